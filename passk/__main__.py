@@ -1,0 +1,7 @@
+"""`python -m passk`."""
+
+import sys
+
+from passk.cli import main
+
+sys.exit(main())

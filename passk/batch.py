@@ -1,0 +1,116 @@
+"""Where text ends and tensors begin: groups and advantages -> weighted rows -> micro-batches.
+
+Weights carry the whole normalisation (counts of *sampled* completions), so the gradient is the
+same however rows are merged, skipped, ordered or cut into micro-batches.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from passk.types import Group
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A prompt with one completion, and what the log-probability of the completion is worth.
+
+    `weights` holds one number per objective: training uses one, diagnostics several at once.
+    `samples` are the (prompt, sample) indices that were merged into the row.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    samples: tuple[tuple[int, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Rows padded on the right: ids and completion mask [B, T], weights [B, objectives]."""
+
+    input_ids_BT: Tensor
+    mask_BT: Tensor
+    weights_BO: Tensor
+    rows: tuple[int, ...]  # positions in the list of rows that was batched
+
+
+def advantage_weights(advantages_PG: np.ndarray, rewards_PG: np.ndarray) -> np.ndarray:
+    """A_i / (P n_x): the share of each sample in the estimate of the gradient, [P, n].
+
+    P counts all sampled prompts and n_x the judged samples of the prompt, also where advantages
+    are zero; samples that were not judged (NaN reward) weigh nothing.
+    """
+    judged_P1 = np.maximum((~np.isnan(rewards_PG)).sum(axis=1, keepdims=True), 1)
+    return advantages_PG / (len(advantages_PG) * judged_P1)
+
+
+def make_rows(
+    groups: Sequence[Group],
+    weights_PGO: np.ndarray,
+    *,
+    merge_identical: bool = True,
+    skip_zero: bool = True,
+) -> list[TokenRow]:
+    """Rows for the learner: identical completions of a prompt become one with summed weights.
+
+    `weights_PGO` is [P, n, objectives]. Rows whose weights are all zero are left out: they add
+    nothing to any gradient.
+    """
+    merged: dict[tuple[int, object], list[tuple[int, int]]] = {}
+    for p, group in enumerate(groups):
+        for i, completion in enumerate(group.completions):
+            identity = completion.token_ids if merge_identical else i
+            merged.setdefault((p, identity), []).append((p, i))
+    rows = []
+    for (p, _), samples in merged.items():
+        weights = weights_PGO[p, [i for _, i in samples]].sum(axis=0)
+        if skip_zero and not weights.any():
+            continue
+        completion = groups[p].completions[samples[0][1]]
+        rows.append(
+            TokenRow(
+                prompt_ids=groups[p].prompt_ids,
+                completion_ids=completion.token_ids,
+                weights=tuple(weights.tolist()),
+                samples=tuple(samples),
+            )
+        )
+    return rows
+
+
+def micro_batches(
+    rows: Sequence[TokenRow], max_tokens: int, device: torch.device
+) -> Iterator[TokenBatch]:
+    """Batches of rows of similar length with at most `max_tokens` padded tokens each."""
+    order = sorted(range(len(rows)), key=lambda b: len(rows[b]))
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * len(rows[order[stop]]) <= max_tokens:
+            stop += 1
+        yield _pad(rows, order[start:stop], device)
+        start = stop
+
+
+def _pad(rows: Sequence[TokenRow], chosen: Sequence[int], device: torch.device) -> TokenBatch:
+    width = max(len(rows[b]) for b in chosen)
+    input_ids_BT = np.zeros((len(chosen), width), dtype=np.int64)
+    mask_BT = np.zeros((len(chosen), width), dtype=bool)
+    for i, b in enumerate(chosen):
+        row = rows[b]
+        input_ids_BT[i, : len(row)] = row.prompt_ids + row.completion_ids
+        mask_BT[i, len(row.prompt_ids) : len(row)] = True
+    weights_BO = np.array([rows[b].weights for b in chosen], dtype=np.float32)
+    return TokenBatch(
+        torch.from_numpy(input_ids_BT).to(device),
+        torch.from_numpy(mask_BT).to(device),
+        torch.from_numpy(weights_BO).to(device),
+        tuple(chosen),
+    )

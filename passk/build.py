@@ -1,0 +1,57 @@
+"""Builds the objects a run is made of from its configuration; the one place that picks engines."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import transformers
+
+from passk.config import LearnerConfig, TrainConfig
+from passk.errors import UserError
+from passk.learner import Learner
+from passk.policy import Tokenizer, load_policy, load_tokenizer
+from passk.problems import Data, load_data
+from passk.sampler import Sampler
+from passk.torch_sampler import TorchSampler
+from passk.verifiers import Verifier, build_verifier
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The objects of a run, built once and shared by every phase."""
+
+    data: Data
+    tokenizer: Tokenizer
+    sampler: Sampler
+    verifier: Verifier
+    learner: Learner
+
+
+def build_parts(cfg: TrainConfig, start: str) -> Parts:
+    """Load data, and the policy at `start` (a folder, a hub id, or `tiny`) twice: to learn with
+    and to sample from."""
+    data = load_data(cfg.data, cfg.eval)
+    if cfg.regime.name == "sft" and not data.corpus:
+        raise UserError("regime=sft needs worked solutions: no row of data.path has a 'solution'")
+    device = _device(cfg.learner)
+    tokenizer = load_tokenizer(start)
+    model = load_policy(cfg.model, start, device)
+    sampler = TorchSampler(copy.deepcopy(model), tokenizer)
+    learner = Learner(model, cfg.learner, cfg.train.num_steps, cfg.rollout.temperature)
+    return Parts(data, tokenizer, sampler, build_verifier(cfg.verifier.name), learner)
+
+
+def prepare_torch(num_threads: int | None) -> None:
+    """Process-wide settings: threads, and no library chatter between our lines."""
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _device(cfg: LearnerConfig) -> torch.device:
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("learner.device=cuda, but torch sees no GPU here; use cpu or auto")
+    if cfg.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(cfg.device)

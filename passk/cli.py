@@ -1,0 +1,145 @@
+"""The command line: `passk <command> [overrides] [-m]`, and what exit codes mean.
+
+0 done, 2 the user's input was at fault (one sentence on stderr), 1 anything else, 130 interrupted.
+Torch is imported only after the configuration has been composed and checked.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from passk import __version__
+from passk.composition import conf_dir, explain, register, to_config
+from passk.errors import Interrupted, UserError
+from passk.rules import claim_directory
+
+SUMMARIES = {
+    "train": "one run: roll out, judge, learn, evaluate     passk train regime=hybrid",
+    "eval": "the Pass@1/Pass@k table of a checkpoint       passk eval run=DIR",
+    "reproduce": "SFT, then three RL regimes from it; report    passk reproduce seeds=3",
+    "report": "tables, plots and one HTML page over runs     passk report DIR...",
+}
+_COMMAND_LINES = "".join(f"  {name:<10} {summary}\n" for name, summary in SUMMARIES.items())
+HELP = f"""passk {__version__}: what does optimising Pass@k do to Pass@1, and on which prompts?
+
+usage: passk <command> [key=value ...] [-m]
+
+{_COMMAND_LINES}
+  passk <command> --help      the configuration groups and keys of a command
+  passk <command> --cfg job   the resolved configuration, nothing run
+  passk train -m regime=hybrid regime.k=2,4,8 regime.pass1_weight=0.5,0.7,0.9
+  passk --version
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    command, rest = words[0], words[1:]
+    if command not in SUMMARIES:
+        return _refuse(f"{command} is not a command of passk; allowed: {', '.join(SUMMARIES)}")
+    if command == "report":
+        rest = _directories_as_override(rest)
+    if "--cfg" in rest and "--resolve" not in rest:
+        rest.append("--resolve")
+    return _run_hydra(command, rest)
+
+
+def _run_hydra(command: str, overrides: list[str]) -> int:
+    """Let Hydra compose and call the job once, or once per cell of a sweep."""
+    codes: list[int] = []
+
+    def job(composed: DictConfig) -> None:
+        codes.append(_run_job(command, composed))
+
+    register()
+    application = hydra.main(
+        version_base="1.3", config_path=str(conf_dir().resolve()), config_name=command
+    )(job)
+    sys.argv = [f"passk {command}", *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; we print them in one sentence
+    try:
+        application()
+    except (HydraException, OmegaConfBaseException) as error:
+        return _refuse(explain(error, command))
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stopped:  # Hydra's argument parser has printed its own usage
+        return int(stopped.code or 0)
+    return max(codes, default=0)
+
+
+def _run_job(command: str, composed: DictConfig) -> int:
+    """One run in the directory that Hydra made for it; never raises, so that a sweep goes on."""
+    job = HydraConfig.get()
+    run_dir = Path(job.runtime.output_dir)
+    in_sweep = job.mode == RunMode.MULTIRUN
+    prefix = f"cell {job.job.num} ({job.job.override_dirname}): " if in_sweep else ""
+    overrides = list(job.overrides.task)
+    try:
+        cfg = to_config(composed)
+        if in_sweep:
+            print(f"passk: {prefix}starts in {run_dir}", flush=True)
+        if command != "report":
+            claim_directory(run_dir, getattr(cfg, "resume", False))
+        from passk.commands import COMMANDS  # imports torch: only once the input is known good
+
+        COMMANDS[command](cfg, run_dir, overrides)
+        return 0
+    except UserError as error:
+        return _refuse(f"{prefix}{error}")
+    except (HydraException, OmegaConfBaseException) as error:
+        return _refuse(f"{prefix}{explain(error, command)}")
+    except Interrupted as stopped:
+        print(f"passk: {prefix}{stopped}", file=sys.stderr)
+        if in_sweep:
+            raise KeyboardInterrupt from None
+        return 130
+    except KeyboardInterrupt:
+        if in_sweep:
+            raise
+        return 130
+    except Exception:
+        traceback.print_exc()
+        print(f"passk: {prefix}failed; see the traceback above ({run_dir})", file=sys.stderr)
+        return 1
+    finally:
+        if run_dir.is_dir() and not any(run_dir.iterdir()):
+            run_dir.rmdir()  # nothing half-written: refused input leaves no directory behind
+
+
+def _refuse(sentence: str) -> int:
+    print(f"passk: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _directories_as_override(words: Sequence[str]) -> list[str]:
+    """`passk report A B out=C` -> the Hydra override dirs=["A","B"] and the rest."""
+    plain = [word for word in words if "=" not in word and not word.startswith("-")]
+    values = set()
+    for flag in ("--cfg", "-c", "--package", "-p"):
+        if flag in words and words.index(flag) + 1 < len(words):
+            values.add(words[words.index(flag) + 1])
+    directories = [word for word in plain if word not in values]
+    others = [word for word in words if word not in directories]
+    return others if not directories else [*others, f"dirs={json.dumps(directories)}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""What each command does once its configuration is known to be good. Imports torch."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from passk.build import build_parts, prepare_torch
+from passk.checkpoint import last_checkpoint, resolve_model, restore
+from passk.composition import compose_train, load_run_config
+from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, TrainConfig
+from passk.errors import Interrupted, UserError
+from passk.interrupt import interrupt_flag
+from passk.progress import display
+from passk.report import write_report
+from passk.reproduce import reproduce
+from passk.run import Run
+from passk.train import Stopped, evaluate, train
+
+# Fields that may differ between a run and its resumption: they change no completed step.
+_FREE_ON_RESUME = ("resume", "num_threads", "train.save_every", "train.keep_last")
+
+
+def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """One training run in `run_dir`, from its start or, resumed, from its last checkpoint.
+
+    `overrides` are the words the user typed. Raises Interrupted when asked to stop.
+    """
+    prepare_torch(cfg.num_threads)
+    start, is_checkpoint = _starting_point(cfg, run_dir)
+    parts = build_parts(cfg, start)
+    if is_checkpoint:
+        restore(Path(start), parts.learner)
+    run = Run(run_dir, "train", cfg.train.seed)
+    run.rewind(parts.learner.step)
+    run.start(cfg, overrides, str(parts.learner.model.device))
+    status = "failed"
+    try:
+        with (
+            interrupt_flag() as stop,
+            display(cfg.regime.name, cfg.train.num_steps, parts.learner.step) as shown,
+        ):
+            train(cfg, parts, run, shown, stop)
+        status = "finished"
+    except Stopped as stopped:
+        status = "interrupted"
+        print(f"saved at step {stopped.step}")
+        raise Interrupted(_how_to_resume("train", run_dir, overrides)) from None
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise Interrupted(_how_to_resume("train", run_dir, overrides)) from None
+    finally:
+        run.finish(status)
+        parts.sampler.close()
+        parts.verifier.close()
+
+
+def _starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, bool]:
+    """Where the weights come from, and whether optimiser state comes with them."""
+    if cfg.resume:
+        _refuse_changes(cfg, run_dir)
+        if any((run_dir / "checkpoints").glob("step-*")):
+            return str(last_checkpoint(run_dir)), True
+    if cfg.train.init_from is not None:
+        return resolve_model(cfg.train.init_from, "train.init_from"), False
+    return cfg.model.path, False
+
+
+def _refuse_changes(cfg: TrainConfig, run_dir: Path) -> None:
+    """A resumed run must be the run that was started, or its record would be of two."""
+    before, now = (_flat(asdict(c)) for c in (load_run_config(run_dir), cfg))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and key not in _FREE_ON_RESUME:
+            raise UserError(
+                f"resume=true with {key}={now.get(key)}, but the run in {run_dir} was started "
+                f"with {key}={before.get(key)}; repeat its overrides, which are in overrides.txt"
+            )
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _how_to_resume(command: str, run_dir: Path, overrides: Sequence[str]) -> str:
+    kept = [word for word in overrides if not word.startswith(("resume=", "hydra.run.dir="))]
+    line = shlex.join(["passk", command, *kept, f"hydra.run.dir={run_dir}", "resume=true"])
+    return f"interrupted; go on with: {line}"
+
+
+def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """The Pass@1/Pass@k table of a run's last checkpoint, or of `model.path`.
+
+    Problems, verifier and sampling are those of the run, unless the user typed others.
+    """
+    prepare_torch(cfg.num_threads)
+    base = TrainConfig(
+        **{name: getattr(cfg, name) for name in ("model", "data", "rollout", "verifier")},
+        learner=cfg.learner,
+        eval=cfg.eval,
+        num_threads=cfg.num_threads,
+    )
+    start = cfg.model.path
+    if cfg.run is not None:
+        trained = load_run_config(Path(cfg.run))
+        typed = {word.lstrip("+").split(".")[0].split("=")[0] for word in overrides}
+        base = replace(
+            base,
+            **{
+                name: getattr(trained, name)
+                for name in ("model", "data", "rollout", "verifier", "eval")
+                if name not in typed
+            },
+        )
+        start = str(last_checkpoint(Path(cfg.run)))
+    parts = build_parts(base, start)
+    run = Run(run_dir, "eval", cfg.eval.seed)
+    run.start(base, overrides, str(parts.learner.model.device))
+    status = "failed"
+    try:
+        with display(f"eval {cfg.run or start}", 1) as shown:
+            evaluate(0, base, parts, run, shown)
+        status = "finished"
+    finally:
+        run.finish(status)
+        parts.sampler.close()
+        parts.verifier.close()
+    print((run_dir / "eval" / "table.md").read_text())
+    print(f"tables are in {run_dir / 'eval'}")
+
+
+def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Tables, plots and one HTML page over the runs in `dirs`, written to `out`."""
+    out = Path(cfg.out or cfg.dirs[0])
+    page = write_report(cfg.dirs, out)
+    print((out / "table.md").read_text())
+    print(f"report: {page}")
+
+
+def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """SFT, the RL regimes from it, alignment at the start, table and report; once per seed."""
+    prepare_torch(cfg.num_threads)
+    run = Run(run_dir, "reproduce", cfg.train.seed)
+    run.start(cfg, overrides, cfg.learner.device)
+    status = "failed"
+    try:
+        reproduce(cfg, run_dir, overrides, compose_train, run_train)
+        page = write_report([run_dir], run_dir)
+        status = "finished"
+    except (Interrupted, KeyboardInterrupt):
+        status = "interrupted"
+        raise Interrupted(_how_to_resume("reproduce", run_dir, overrides)) from None
+    finally:
+        run.finish(status)
+    print((run_dir / "table.md").read_text())
+    print(f"report: {page}")
+
+
+COMMANDS: dict[str, Callable[[Any, Path, Sequence[str]], None]] = {
+    "train": run_train,
+    "eval": run_eval,
+    "reproduce": run_reproduce,
+    "report": run_report,
+}

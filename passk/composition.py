@@ -1,0 +1,126 @@
+"""Where Hydra ends: YAML and overrides in, checked plain dataclasses out.
+
+The only module besides the command line that imports hydra and omegaconf.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from passk.config import (
+    ConventionsConfig,
+    DataConfig,
+    EvaluateConfig,
+    ReportConfig,
+    ReproduceConfig,
+    RunConfig,
+    TrainConfig,
+)
+from passk.errors import UserError
+from passk.rules import check
+
+SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig]] = {
+    "train": TrainConfig,
+    "eval": EvaluateConfig,
+    "reproduce": ReproduceConfig,
+    "report": ReportConfig,
+}
+DATA_SCHEMAS: dict[str, type[DataConfig]] = {"conventions": ConventionsConfig, "jsonl": DataConfig}
+
+
+def conf_dir() -> Path:
+    """The YAML tree: inside the package when installed, beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def register() -> None:
+    """Put the schemas where the `defaults` lists of `conf/` find them."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=schema)
+    for data_name, data_schema in DATA_SCHEMAS.items():
+        store.store(group="data", name=f"{data_name}_schema", node=data_schema)
+
+
+def to_config(composed: DictConfig) -> Any:
+    """A composed configuration as checked plain dataclasses, whose class is in `SCHEMAS`."""
+    with_values = OmegaConf.to_object(composed)
+    cfg = settle(with_values)
+    check(cfg)
+    return cfg
+
+
+def settle(cfg: Any) -> Any:
+    """Fill what follows from other fields: the k that is trained is also evaluated, Pass@1 too."""
+    if isinstance(cfg, RunConfig):
+        trained = {cfg.regime.k} if isinstance(cfg, TrainConfig) else set()
+        cfg.eval.ks = sorted({1, *cfg.eval.ks, *trained})
+    return cfg
+
+
+def compose_train(overrides: Sequence[str]) -> TrainConfig:
+    """The configuration of `passk train OVERRIDES...`; Hydra must be initialised."""
+    cfg: TrainConfig = to_config(compose("train", overrides=list(overrides)))
+    return cfg
+
+
+def load_run_config(run_dir: Path) -> TrainConfig:
+    """The configuration that a training run was started with, from its `config.yaml`."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_dir} is not a run directory: it holds no config.yaml")
+    saved = OmegaConf.load(path)
+    name = OmegaConf.select(saved, "data.name")
+    if name not in DATA_SCHEMAS:
+        raise UserError(f"{path}: data.name={name} is unknown; allowed: {', '.join(DATA_SCHEMAS)}")
+    schema = OmegaConf.structured(TrainConfig)
+    schema.data = OmegaConf.structured(DATA_SCHEMAS[name])
+    cfg: Any = OmegaConf.to_object(OmegaConf.merge(schema, saved))
+    return cfg
+
+
+def explain(error: Exception, command: str) -> str:
+    """One sentence for a composition error of Hydra or OmegaConf, naming key and choices."""
+    causes = [str(e) for e in (error, error.__cause__) if e is not None]
+    text = "\n".join(causes)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _explain_unknown_key(unknown[1], command)
+    missing = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    if missing:
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        shown = [name for name in options if not name.endswith("_schema")]
+        return f"{missing[1]}={missing[2]} is unknown; allowed: {', '.join(shown)}"
+    key = re.search(r"full_key: (\S+)", text)
+    # OmegaConf puts the reason on the last line before the key, Hydra a general remark first.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    before_key = [line for line in lines if not re.match(r"(full_key|reference_type|object_type)", line)]
+    reason = before_key[-1] if key else " ".join(before_key)
+    return f"{key[1]}: {reason}" if key else reason
+
+
+def _explain_unknown_key(key: str, command: str) -> str:
+    """Name the nearest known keys; the schema is walked as far as the key is right."""
+    node: Any = SCHEMAS[command]()
+    path: list[str] = []
+    for part in key.split("."):
+        if isinstance(node, DataConfig):
+            node = ConventionsConfig()
+        names = [field.name for field in fields(node)] if is_dataclass(node) else []
+        if part not in names:
+            prefix = ".".join(path)
+            near = difflib.get_close_matches(part, names, n=1)
+            hint = f"; did you mean {'.'.join([*path, near[0]])}?" if near else ""
+            where = f"{prefix} takes" if prefix else f"passk {command} takes"
+            return f"{key} is not a key of passk {command}{hint} {where}: {', '.join(names)}"
+        node = getattr(node, part)
+        path.append(part)
+    return f"{key} cannot be set here: the chosen {path[0]} has no such field"

@@ -1,0 +1,174 @@
+"""The configuration schema: plain dataclasses, no imports, so that bad input is refused at once.
+
+Hydra composes YAML from `conf/` over these (`passk.composition`), and `passk.rules` checks the rules
+between fields. `null` in YAML is None here. Paths are strings, as the user typed them.
+"""
+
+from dataclasses import dataclass, field
+
+REGIMES = ("sft", "pass1", "passk", "hybrid")
+ESTIMATOR_NAMES = ("mixture", "grpo", "dr_grpo", "s", "s_loo", "s_loo_minus_1", "chen", "maxrl")
+ESTIMATORS_WITHOUT_K = ("grpo", "dr_grpo", "maxrl")
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """Which causal language model to start from."""
+
+    path: str = "tiny"  # `tiny` (shipped in the package), a folder, or a Hugging Face hub id
+    dtype: str = "float32"  # of the learner's and the sampler's weights
+    attn_implementation: str = "sdpa"
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where problems come from. `path` replaces the training problems by those of a file."""
+
+    name: str = ""
+    path: str | None = None
+    eval_path: str | None = None
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class ConventionsConfig(DataConfig):
+    """The embedded task; see `passk.conventions`."""
+
+    num_train: int = 4096
+    num_corpus: int = 65536
+    calculator_fraction: float = 0.24
+    skill_fraction: float = 0.35
+    cue: float = 0.0
+    corpus_calculator_fraction: float = 0.08
+    corpus_skill_fraction: float = 0.1
+    corpus_cue: float = 0.0
+
+
+@dataclass(kw_only=True)
+class RegimeConfig:
+    """What is optimised. RL regimes are one objective with two numbers, k and pass1_weight."""
+
+    name: str = ""
+    estimator: str = "mixture"
+    k: int = 8
+    pass1_weight: float = 0.7
+    num_demonstrations: int = 256  # worked solutions a step, for `sft` only
+
+
+@dataclass(kw_only=True)
+class RolloutConfig:
+    """How answers are sampled for training."""
+
+    engine: str = "auto"
+    num_prompts: int = 64
+    num_samples: int = 16
+    temperature: float = 1.0
+    max_new_tokens: int = 32
+    save_every: int = 1  # steps between rollout files; 0 writes none
+
+
+@dataclass(kw_only=True)
+class VerifierConfig:
+    """How answers are judged."""
+
+    name: str = "conventions"
+
+
+@dataclass(kw_only=True)
+class LearnerConfig:
+    """Optimiser and micro-batches."""
+
+    device: str = "auto"
+    lr: float = 7e-5
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    max_grad_norm: float | None = None
+    max_tokens_per_batch: int = 16384
+    skip_zero_advantages: bool = True
+    merge_identical: bool = True
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """Length, seed, starting point and checkpoints of a run."""
+
+    num_steps: int = 100
+    seed: int = 0
+    init_from: str | None = None
+    save_every: int = 25
+    keep_last: int = 2
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """How a policy is measured on held-out problems."""
+
+    every: int = 25
+    ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
+    num_problems: int = 500
+    num_samples: int = 64
+    temperature: float = 1.0
+    seed: int = 0
+    num_resamples: int = 2000
+
+
+@dataclass(kw_only=True)
+class DiagnosticsConfig:
+    """Gradient alignment during training, from samples of its own."""
+
+    every: int = 25  # 0: never
+    num_prompts: int = 128
+    num_samples: int = 32
+    num_blocks: int = 16
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """What every command that needs a model and data shares."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    num_threads: int | None = None  # torch threads; null leaves torch's own choice
+
+
+@dataclass(kw_only=True)
+class TrainConfig(RunConfig):
+    """`passk train`."""
+
+    regime: RegimeConfig = field(default_factory=RegimeConfig)
+    train: TrainingConfig = field(default_factory=TrainingConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    resume: bool = False
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(RunConfig):
+    """`passk eval`: the table of a run's last checkpoint, or of `model.path`."""
+
+    run: str | None = None
+
+
+@dataclass(kw_only=True)
+class ReproduceConfig(TrainConfig):
+    """`passk reproduce`: SFT, then RL regimes from that checkpoint, once per seed."""
+
+    seeds: int = 1
+    regimes: list[str] = field(default_factory=lambda: ["pass1", "passk", "hybrid"])
+    sft_steps: int | None = None  # null: the default of regime=sft
+    alignment_prompts: int = 1024
+    alignment_samples: int = 64
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """`passk report DIR...`."""
+
+    dirs: list[str] = field(default_factory=list)
+    out: str | None = None  # null: the first directory

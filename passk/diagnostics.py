@@ -1,0 +1,131 @@
+"""Do two objectives pull the same way? Inner products of their gradients, without self-noise.
+
+Gradients estimated from the same samples share their noise, which adds a positive term to their
+inner product and can hide a conflict. So every product here is between disjoint halves A and B of
+each prompt's samples, and cosines are corrected by the split-half products of the norms.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from passk.advantages import estimate_advantages
+from passk.batch import advantage_weights, make_rows, micro_batches
+from passk.policy import token_logprobs
+from passk.statistics import Interval, jackknife_interval
+from passk.types import Group
+
+Objective = Callable[[np.ndarray], np.ndarray]  # rewards [P, n/2] -> advantages [P, n/2]
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """How two objectives agree: their cosine and inner product, with 95 % intervals."""
+
+    cosine: Interval
+    inner_product: Interval
+
+
+def objective(estimator: str, k: int, pass1_weight: float) -> Objective:
+    """The advantages of a regime, as `block_gradients` takes them."""
+    return lambda rewards_PG: estimate_advantages(rewards_PG, estimator, k, pass1_weight)
+
+
+def block_gradients(
+    model: PreTrainedModel,
+    groups: Sequence[Group],
+    objectives: Sequence[Objective],
+    *,
+    num_blocks: int,
+    temperature: float,
+    max_tokens_per_batch: int,
+) -> Tensor:
+    """Ascent gradients of each objective, from each half of the samples, by block of prompts.
+
+    Returns float32 [2 halves, objectives, blocks, parameters] on the CPU. Summed over blocks it is
+    the estimate of the whole gradient over the P prompts; block m holds prompts m, m + M, ... and
+    is what the jackknife leaves out. Prompts are exchangeable, so blocks are too.
+    """
+    rewards_PG = np.array([group.rewards() for group in groups])
+    weights_PGO = _half_weights(rewards_PG, objectives)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    size = sum(p.numel() for p in parameters)
+    gradients = torch.zeros(weights_PGO.shape[2], num_blocks, size)
+    for block in range(num_blocks):
+        chosen = slice(block, None, num_blocks)
+        rows = make_rows(groups[chosen], weights_PGO[chosen])
+        for batch in micro_batches(rows, max_tokens_per_batch, model.device):
+            logp_B = token_logprobs(model, batch.input_ids_BT, batch.mask_BT, temperature).sum(1)
+            values_O = batch.weights_BO.T @ logp_B
+            for o, value in enumerate(values_O):
+                parts = torch.autograd.grad(
+                    value, parameters, retain_graph=o + 1 < len(values_O), allow_unused=True
+                )
+                gradients[o, block] += torch.cat(
+                    [
+                        (torch.zeros_like(p) if g is None else g).flatten().float().cpu()
+                        for p, g in zip(parameters, parts, strict=True)
+                    ]
+                )
+    return gradients.view(2, len(objectives), num_blocks, size)
+
+
+def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:
+    """Sample weights [P, n, 2 x objectives]: each column sees one half of the samples only."""
+    num_prompts, num_samples = rewards_PG.shape
+    half = num_samples // 2
+    weights = np.zeros((num_prompts, num_samples, 2, len(objectives)))
+    for h, samples in enumerate((slice(0, half), slice(half, 2 * half))):
+        for o, advantages in enumerate(objectives):
+            rewards = rewards_PG[:, samples]
+            weights[:, samples, h, o] = advantage_weights(advantages(rewards), rewards)
+    return weights.reshape(num_prompts, num_samples, -1)
+
+
+def alignment(gradients: Tensor, first: int, second: int) -> Alignment:
+    """Agreement of objectives `first` and `second` of `block_gradients`.
+
+    The inner product is (<a_A, b_B> + <a_B, b_A>) / 2; the cosine divides it by
+    sqrt(<a_A, a_B> <b_A, b_B>) and is cut to [-1, 1]. Both NaN where a norm's estimate is not
+    positive. Intervals: delete-a-block jackknife over blocks of prompts.
+    """
+    pair = gradients[:, [first, second]].double()
+    # Everything needed is a sum of inner products between blocks, so take them once.
+    flat = pair.flatten(0, 2)
+    blocks = pair.shape[2]
+    gram = (flat @ flat.T).view(2, 2, blocks, 2, 2, blocks).numpy()
+    cross = gram[0, :, :, 1, :, :]  # [objective, block, objective, block], half A with half B
+
+    def products(kept: np.ndarray) -> tuple[float, float]:
+        scale = (blocks / kept.sum()) ** 2
+        (aa, ab), (ba, bb) = np.einsum("imjn,m,n->ij", cross, kept, kept) * scale
+        inner = (ab + ba) / 2
+        norm = np.sqrt(aa * bb) if aa > 0 and bb > 0 else np.nan
+        return inner, float(np.clip(inner / norm, -1.0, 1.0))
+
+    full = products(np.ones(blocks))
+    left_out = np.array([products(1.0 - np.eye(blocks)[m]) for m in range(blocks)])
+    inner, cosine = (jackknife_interval(left_out[:, i], full[i]) for i in (0, 1))
+    bounded = Interval(cosine.value, max(cosine.low, -1.0), min(cosine.high, 1.0))
+    return Alignment(cosine=bounded, inner_product=inner)
+
+
+def kind_objectives(kinds: Sequence[str]) -> tuple[list[str], list[Objective]]:
+    """One Pass@1 objective per kind of prompt, each the mean over that kind's prompts alone.
+
+    The inner product of two of them is the mean kernel <grad p(x), grad p(x')> over pairs of
+    prompts of the two kinds (paper eq. 5; the mean is bilinear, so it factorises).
+    """
+    names = sorted(set(kinds))
+    of_prompt = np.array(kinds)
+
+    def only(kind: str) -> Objective:
+        member_P1 = (of_prompt == kind)[:, None]
+        scale = len(kinds) / member_P1.sum()
+        return lambda rewards: estimate_advantages(rewards, "mixture", 1, 1.0) * member_P1 * scale
+
+    return names, [only(kind) for kind in names]

@@ -1,0 +1,13 @@
+"""The one exception that means: the user's input is at fault."""
+
+
+class UserError(Exception):
+    """A mistake in what the user asked for, told in one sentence.
+
+    The sentence names the key, file or row and says what is allowed. The command line prints it
+    on stderr and exits with code 2; no traceback, and nothing half-written stays behind.
+    """
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; it is saved, and the message says how to go on with it."""

@@ -1,0 +1,82 @@
+"""Pass@1 and Pass@k of a policy on held-out problems, with intervals."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from passk.config import EvalConfig
+from passk.estimators import pass_at_k
+from passk.policy import Tokenizer
+from passk.rollout import SampleKey, rollout
+from passk.sampler import Sampler, SamplingParams
+from passk.statistics import bootstrap_interval
+from passk.types import Problem
+from passk.verifiers import Verifier
+
+
+def count_correct(
+    sampler: Sampler,
+    verifier: Verifier,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    cfg: EvalConfig,
+    max_new_tokens: int,
+) -> pd.DataFrame:
+    """Sample each problem `eval.num_samples` times: columns problem_id, kind, n, c.
+
+    `n` counts judged samples. Seeds do not depend on the step or the run, so that two policies are
+    compared with common random numbers.
+    """
+    sampled = rollout(
+        sampler,
+        verifier,
+        tokenizer,
+        problems,
+        cfg.num_samples,
+        SamplingParams(cfg.temperature, max_new_tokens),
+        SampleKey(cfg.seed, "eval", 0),
+    )
+    rewards_PG = sampled.rewards_PG
+    return pd.DataFrame(
+        {
+            "problem_id": [p.id for p in problems],
+            "kind": [p.kind for p in problems],
+            "n": (~np.isnan(rewards_PG)).sum(axis=1),
+            "c": np.nansum(rewards_PG, axis=1).astype(np.int64),
+        }
+    )
+
+
+def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
+    """Long form: k, value, ci_low, ci_high, num_problems, num_samples for each k of `eval.ks`.
+
+    Unbiased Pass@k per problem (Chen et al. 2021), mean over problems, percentile bootstrap over
+    problems. Problems with fewer judged samples than the largest k are left out of all rows, and
+    `num_problems` says how many remain.
+    """
+    usable = counts[counts["n"] >= max(cfg.ks)]
+    if usable.empty:
+        return pd.DataFrame(
+            columns=["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
+        )
+    n_P, c_P = usable["n"].to_numpy(), usable["c"].to_numpy()
+    rows = []
+    for k in cfg.ks:
+        interval = bootstrap_interval(
+            pass_at_k(n_P, c_P, k), num_resamples=cfg.num_resamples, seed=cfg.seed
+        )
+        rows.append((k, interval.value, interval.low, interval.high, len(usable), int(n_P.sum())))
+    return pd.DataFrame(
+        rows, columns=["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
+    )
+
+
+def pass_table_by_kind(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
+    """`pass_table` for each kind of problem, with a leading column `kind`."""
+    parts = []
+    for kind, group in counts.groupby("kind", sort=True):
+        table = pass_table(group, cfg)
+        table.insert(0, "kind", kind)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,110 @@
+"""What a step learns from: its own judged samples (RL) or worked solutions (SFT)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from passk.advantages import dead_groups, estimate_advantages, prompt_weights
+from passk.batch import TokenRow, advantage_weights, make_rows
+from passk.config import TrainConfig
+from passk.estimators import pass_at_k
+from passk.policy import Tokenizer, encode_completions, encode_prompts
+from passk.rollout import Rollout, SampleKey, rollout
+from passk.sampler import Sampler, SamplingParams
+from passk.types import Problem
+from passk.verifiers import Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """Weighted rows for the learner, what to log of them, and the rollout behind them."""
+
+    rows: list[TokenRow]
+    metrics: dict[str, Any]
+    num_tokens: int
+    sampled: Rollout | None = None  # None: worked solutions, nothing was sampled
+
+
+def imitate(tokenizer: Tokenizer, problems: Sequence[Problem]) -> Experience:
+    """Worked solutions; the loss is the mean negative log-likelihood of a completion token."""
+    prompts = encode_prompts(tokenizer, [p.prompt for p in problems])
+    completions = encode_completions(tokenizer, [p.solution for p in problems])
+    num_tokens = sum(map(len, completions))
+    rows = [
+        TokenRow(tuple(prompt), tuple(completion), (1.0 / num_tokens,))
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    nothing_sampled = dict.fromkeys(
+        (
+            "reward_mean",
+            "k",
+            "pass1",
+            "passk",
+            "mean_weight",
+            "dead_group_fraction",
+            "dead_fail_fraction",
+            "dead_solved_fraction",
+            "unjudged_fraction",
+            "rollout_seconds",
+            "verify_seconds",
+        )
+    )
+    return Experience(rows, nothing_sampled, num_tokens)
+
+
+def explore(
+    step: int,
+    cfg: TrainConfig,
+    sampler: Sampler,
+    verifier: Verifier,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+) -> Experience:
+    """n judged samples of each problem, weighted by the regime's advantages."""
+    regime = cfg.regime
+    sampled = rollout(
+        sampler,
+        verifier,
+        tokenizer,
+        problems,
+        cfg.rollout.num_samples,
+        SamplingParams(cfg.rollout.temperature, cfg.rollout.max_new_tokens),
+        SampleKey(cfg.train.seed, "train", step),
+    )
+    rewards_PG = sampled.rewards_PG
+    advantages_PG = estimate_advantages(
+        rewards_PG, regime.estimator, regime.k, regime.pass1_weight
+    )
+    rows = make_rows(
+        sampled.groups,
+        advantage_weights(advantages_PG, rewards_PG)[..., None],
+        merge_identical=cfg.learner.merge_identical,
+        skip_zero=cfg.learner.skip_zero_advantages,
+    )
+    metrics = {
+        **_success(rewards_PG, regime.k),
+        "mean_weight": float(
+            np.mean(prompt_weights(rewards_PG, regime.k, regime.pass1_weight))
+        ),
+        **asdict(dead_groups(advantages_PG, rewards_PG)),
+        "rollout_seconds": sampled.sample_seconds,
+        "verify_seconds": sampled.verify_seconds,
+    }
+    return Experience(rows, metrics, sampled.num_tokens, sampled)
+
+
+def _success(rewards_PG: np.ndarray, k: int) -> dict[str, Any]:
+    """Mean reward and unbiased Pass@1 and Pass@k of the batch, over prompts judged k times."""
+    judged_P = (~np.isnan(rewards_PG)).sum(axis=1)
+    usable = judged_P >= k
+    n_P, c_P = judged_P[usable], np.nansum(rewards_PG[usable], axis=1).astype(np.int64)
+    any_usable = bool(usable.any())
+    return {
+        "reward_mean": float(np.nanmean(rewards_PG)) if judged_P.any() else None,
+        "k": k,
+        "pass1": float(np.mean(c_P / n_P)) if any_usable else None,
+        "passk": float(np.mean(pass_at_k(n_P, c_P, k))) if any_usable else None,
+        "unjudged_fraction": float(np.isnan(rewards_PG).mean()),
+    }

@@ -1,0 +1,86 @@
+"""What the figures share: palette, matplotlib settings, direct labels, error bars.
+
+Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from passk.breakdown import kind_order
+
+REGIME_COLORS = {"sft": "#595959", "pass1": "#0072B2", "passk": "#D55E00", "hybrid": "#009E73"}
+KIND_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#009E73", "#F0E442")
+K_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+DASHES = ("-", "--", ":", "-.")
+INK, FAINT = "#222222", "#B8B8B8"
+STYLE: Any = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 2.0,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+    "savefig.dpi": 180,
+}
+
+
+def regime_style(label: str, labels: Iterable[str] = ()) -> dict[str, Any]:
+    """Colour of a regime, and a dash for each variant of it; variants alone get colours as well."""
+    regime = label.split()[0]
+    variants = [other for other in labels if other.split()[0] == regime]
+    place = variants.index(label) if label in variants else 0
+    alone = len(variants) > 1 and len(variants) == len(list(labels))
+    color = K_COLORS[place % len(K_COLORS)] if alone else REGIME_COLORS.get(regime, INK)
+    return {"color": color, "linestyle": DASHES[place % len(DASHES)]}
+
+
+def kind_colors(kinds: Iterable[str]) -> dict[str, str]:
+    """A colour per kind, in the order of `kind_order`."""
+    return dict(zip(kind_order(kinds), cycle(KIND_COLORS), strict=False))
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0.065) -> None:
+    """Name each line at the right of its end, `(height, name, colour)`; close ones pushed apart.
+
+    `gap` is the least distance of two names, as a share of the axes' height.
+    """
+    low, high = axes.get_ylim()
+    ends = sorted(ends)
+    heights = [(end[0] - low) / (high - low) for end in ends]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    # What was pushed up is centred again over where it belongs.
+    shift = float(
+        np.mean([(end[0] - low) / (high - low) - h for end, h in zip(ends, heights, strict=True)])
+    )
+    for height, (_, name, color) in zip(heights, ends, strict=True):
+        axes.text(1.02, height + shift, name, color=color, va="center", transform=axes.transAxes)
+    axes.set_ylim(low, high)
+
+
+def note(axes: Axes, x: float, y: float, text: str, color: str) -> None:
+    """A word beside a point."""
+    axes.annotate(text, (x, y), (7, 5), textcoords="offset points", color=color, fontsize=10)
+
+
+def error_bars(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """Lengths below and above the value, for matplotlib: [2, rows], 0 without an interval."""
+    value, low, high = (rows[column + end].to_numpy(float) for end in ("", "_low", "_high"))
+    lengths: np.ndarray = np.nan_to_num(np.stack([value - low, high - value]))
+    return lengths.clip(0)

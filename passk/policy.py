@@ -1,0 +1,77 @@
+"""The language model: loading it, its tokenizer, and the log-probabilities of given tokens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from passk.config import ModelConfig
+from passk.errors import UserError
+
+__all__ = ["Tokenizer", "encode_completions", "encode_prompts", "load_policy", "load_tokenizer", "token_logprobs"]
+
+TINY = Path(__file__).parent / "assets" / "tiny"
+
+
+def model_location(path: str) -> str:
+    """A folder or hub id for `model.path`, where `tiny` is the model inside the package."""
+    return str(TINY) if path == "tiny" else path
+
+
+def load_policy(cfg: ModelConfig, path: str, device: torch.device) -> PreTrainedModel:
+    """Load the causal LM at `path` (folder or hub id) onto `device`, in training precision."""
+    return _load(
+        AutoModelForCausalLM.from_pretrained,
+        path,
+        dtype=getattr(torch, cfg.dtype),
+        attn_implementation=cfg.attn_implementation,
+    ).to(device)
+
+
+def load_tokenizer(path: str) -> Tokenizer:
+    """Load the tokenizer that lies with the model."""
+    return _load(AutoTokenizer.from_pretrained, path)
+
+
+def _load(loader: Any, path: str, **options: Any) -> Any:
+    try:
+        return loader(model_location(path), **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"model.path={path} cannot be loaded ({reason}); give a folder in Hugging Face form, "
+            "a hub id, or tiny"
+        ) from error
+
+
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each prompt, with the special tokens the tokenizer puts before a text."""
+    return tokenizer(list(prompts))["input_ids"]  # type: ignore[no-any-return,unused-ignore]
+
+
+def encode_completions(tokenizer: Tokenizer, completions: Sequence[str]) -> list[list[int]]:
+    """Token ids of each completion, ended by the end token."""
+    encoded = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+    return [[*ids, tokenizer.eos_token_id] for ids in encoded]
+
+
+def token_logprobs(
+    model: PreTrainedModel, input_ids_BT: Tensor, mask_BT: Tensor, temperature: float
+) -> Tensor:
+    """log pi(y_t | x, y_<t) under the temperature, [B, T], 0 where the mask is False.
+
+    Position t of `mask_BT` and of the result speaks of token t of `input_ids_BT` (so column 0,
+    which nothing predicts, must be masked). Rows are padded on the right: causal attention keeps
+    padding out of every real token's sight, so no attention mask is needed.
+    """
+    logits_BTV = model(input_ids=input_ids_BT, use_cache=False).logits
+    predicted_BT = mask_BT[:, 1:]
+    logits_NV = logits_BTV[:, :-1][predicted_BT].float() / temperature
+    targets_N = input_ids_BT[:, 1:][predicted_BT]
+    logp_N = torch.log_softmax(logits_NV, dim=-1).gather(1, targets_N[:, None]).squeeze(1)
+    logp_BT = torch.zeros(mask_BT.shape, dtype=torch.float32, device=mask_BT.device)
+    return logp_BT.masked_scatter(mask_BT, logp_N)

@@ -1,0 +1,80 @@
+"""What a run shows on the screen: a live line on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_PLAIN_EVERY_SECONDS = 5.0
+
+
+class Display:
+    """Shows steps of one run; `step` after each of them, `say` for a line that stays."""
+
+    def __init__(self, name: str, num_steps: int, bar: Progress | None) -> None:
+        self.name = name
+        self.num_steps = num_steps
+        self._bar = bar
+        self._task = bar.add_task(name, total=num_steps, shown="") if bar else None
+        self._first: tuple[int, float] | None = None
+        self._last_plain = -_PLAIN_EVERY_SECONDS
+
+    def step(self, done: int, metrics: Mapping[str, Any]) -> None:
+        """`done` steps are behind us; `metrics` is the line just logged."""
+        shown = _describe(metrics)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, shown=shown)
+            return
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (done, now)
+        if now - self._last_plain >= _PLAIN_EVERY_SECONDS or done == self.num_steps:
+            self._last_plain = now
+            print(f"{self.name} {done}/{self.num_steps}  {shown}{self._left(done, now)}", flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line above the live one."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def _left(self, done: int, now: float) -> str:
+        assert self._first is not None
+        first_done, first_time = self._first
+        if done == first_done or done == self.num_steps:
+            return ""
+        return f"  {(now - first_time) / (done - first_done) * (self.num_steps - done):.0f} s left"
+
+
+@contextmanager
+def display(name: str, num_steps: int, done: int = 0) -> Iterator[Display]:
+    """A `Display` for the length of a run that has `done` steps behind it."""
+    if not sys.stdout.isatty():
+        yield Display(name, num_steps, None)
+        return
+    with Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[shown]}"),
+        TimeRemainingColumn(),
+        console=Console(),
+    ) as bar:
+        shown = Display(name, num_steps, bar)
+        shown.step(done, {})
+        yield shown
+
+
+def _describe(metrics: Mapping[str, Any]) -> str:
+    parts = [
+        ("loss", metrics.get("loss"), "{:.4f}"),
+        ("reward", metrics.get("reward_mean"), "{:.3f}"),
+        (f"Pass@{metrics.get('k')}", metrics.get("passk"), "{:.3f}"),
+        ("tokens/s", metrics.get("tokens_per_second"), "{:,.0f}"),
+    ]
+    return "  ".join(f"{name} {form.format(value)}" for name, value, form in parts if value is not None)

@@ -1,0 +1,211 @@
+"""Reading run directories back: files in, frozen records and data frames out.
+
+Tables, plots and the report know a run only through `RunRecord`, so everything they show can be
+rebuilt from the files alone. Nothing here is computed; see `passk.tables` for that.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from passk.errors import UserError
+
+REGIMES = ("sft", "pass1", "passk", "hybrid")
+ESTIMATORS_WITHOUT_K = ("grpo", "dr_grpo", "maxrl")
+_EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunRecord:
+    """What one run directory holds, read once.
+
+    Attributes:
+        path: the run directory.
+        config: resolved configuration, nested.
+        manifest: status, times, versions, host; empty where the file is missing.
+        evals: `eval/table.csv`, a row per (step, k); values in [0, 1].
+        by_kind: `eval/table_by_kind.csv`, a row per (step, kind, k).
+        metrics: `metrics.jsonl`, a row per training step.
+        overrides: `overrides.txt`, what the user typed, one setting each.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    evals: pd.DataFrame
+    by_kind: pd.DataFrame
+    metrics: pd.DataFrame
+    overrides: tuple[str, ...]
+
+    @property
+    def regime(self) -> str:
+        return str(self.setting("regime.name", "unknown"))
+
+    @property
+    def k(self) -> int:
+        return int(self.setting("regime.k", 1) or 1)
+
+    @property
+    def pass1_weight(self) -> float:
+        weight = self.setting("regime.pass1_weight", None)
+        return 1.0 if weight is None else float(weight)
+
+    @property
+    def optimises_passk(self) -> bool:
+        """Whether k means something for this run: it is neither SFT nor Pass@1 alone."""
+        knows_k = self.setting("regime.estimator") not in ESTIMATORS_WITHOUT_K
+        return knows_k and self.regime != "sft" and self.pass1_weight < 1 and self.k > 1
+
+    @property
+    def seed(self) -> int:
+        """The number of the `seed-S` directory, else `train.seed`."""
+        if self.seed_dir is not None:
+            return int(self.seed_dir.name.removeprefix("seed-"))
+        return int(self.setting("train.seed", 0) or 0)
+
+    @property
+    def seed_dir(self) -> Path | None:
+        """The `seed-S` directory of `passk reproduce` that this run is part of, if any."""
+        parent = self.path.parent
+        return parent if re.fullmatch(r"seed-\d+", parent.name) else None
+
+    @property
+    def steps(self) -> list[int]:
+        """Evaluated steps whose counts per problem are on disk, ascending."""
+        found = (self.path / "eval").glob("step-*.parquet")
+        return sorted(int(file.stem.removeprefix("step-")) for file in found)
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """The value of a dotted key of the configuration."""
+        node: Any = self.config
+        for part in key.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                return default
+            node = node[part]
+        return node
+
+    def counts(self, step: int) -> pd.DataFrame:
+        """Evaluation counts at a step: problem_id, kind, n samples and c correct, a row each."""
+        file = self.path / "eval" / f"step-{step:06d}.parquet"
+        frame: pd.DataFrame = _read(pd.read_parquet, file).rename(columns={"level": "kind"})
+        if "kind" not in frame:
+            frame["kind"] = ""
+        return frame[["problem_id", "kind", "n", "c"]].astype({"kind": str})
+
+
+def load_run(path: str | Path) -> RunRecord:
+    """Read one run directory; an unfinished run gives the rows it has.
+
+    Raises:
+        UserError: the directory is not a run, or one of its files cannot be read.
+    """
+    path = Path(path)
+    if not _is_run(path):
+        raise UserError(
+            f"{path} is not a run directory: it needs a config.yaml with a regime,"
+            " and metrics.jsonl or eval/table.csv beside it"
+        )
+    manifest_file, overrides_file = path / "manifest.json", path / "overrides.txt"
+    manifest = _read(lambda f: json.loads(f.read_text()), manifest_file, default={})
+    overrides = _read(lambda f: f.read_text().splitlines(), overrides_file, default=[])
+    return RunRecord(
+        path=path.resolve(),
+        config=_read(lambda f: yaml.safe_load(f.read_text()), path / "config.yaml"),
+        manifest=manifest,
+        evals=_read_evals(path / "eval" / "table.csv", ("step", "k")),
+        by_kind=_read_evals(path / "eval" / "table_by_kind.csv", ("step", "kind", "k")),
+        metrics=_read_metrics(path / "metrics.jsonl"),
+        overrides=tuple(line.removeprefix("- ").strip() for line in overrides if line.strip()),
+    )
+
+
+def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
+    """Every run at or below the paths, once each: runs, reproductions and sweeps may be mixed.
+
+    Raises:
+        UserError: a path does not exist or holds no run.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise UserError(f"{path} is not a directory: give run, reproduce or sweep directories")
+        below = sorted((f.parent for f in path.rglob("config.yaml")), key=_natural_order)
+        runs = [d for d in below if not _is_hidden(d.relative_to(path)) and _is_run(d)]
+        if not runs:
+            raise UserError(
+                f"{path} holds no run: expected a config.yaml with a regime,"
+                " and metrics.jsonl or eval/table.csv beside it"
+            )
+        found.update(dict.fromkeys(run.resolve() for run in runs))
+    return [load_run(run) for run in found]
+
+
+def read_seed_table(record: RunRecord, name: str) -> pd.DataFrame | None:
+    """`alignment.csv` or `kernel.csv` of the run's seed directory; None where there is none."""
+    if record.seed_dir is None or not (record.seed_dir / name).is_file():
+        return None
+    table: pd.DataFrame = _read(pd.read_csv, record.seed_dir / name)
+    return table
+
+
+def _is_run(path: Path) -> bool:
+    config = path / "config.yaml"
+    has_rows = (path / "metrics.jsonl").is_file() or (path / "eval" / "table.csv").is_file()
+    return (
+        has_rows
+        and config.is_file()
+        and re.search(r"^regime:", config.read_text(), re.M) is not None
+    )
+
+
+def _is_hidden(path: Path) -> bool:
+    """Hydra keeps its own copy of a config under `.hydra`."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _natural_order(path: Path) -> list[tuple[float, str]]:
+    parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
+    return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
+
+
+def _read(reader: Any, file: Path, default: Any = None) -> Any:
+    """Read a file, or tell in one sentence which file could not be read and why."""
+    if default is not None and not file.is_file():
+        return default
+    try:
+        return reader(file)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file} cannot be read: {reason}") from error
+
+
+def _read_evals(file: Path, key: Sequence[str]) -> pd.DataFrame:
+    columns = list(dict.fromkeys([*key, *_EVAL_COLUMNS]))
+    empty = pd.DataFrame(columns=columns)
+    frame: pd.DataFrame = _read(pd.read_csv, file, default=empty)
+    if missing := [column for column in columns if column not in frame]:
+        raise UserError(f"{file} lacks the column {missing[0]!r}: it needs {', '.join(columns)}")
+    return frame.drop_duplicates(list(key), keep="last").sort_values(list(key), ignore_index=True)
+
+
+def _read_metrics(file: Path) -> pd.DataFrame:
+    """A row per step, the last of a repeated one; a line cut short by a kill is dropped."""
+    lines = _read(lambda f: f.read_text().splitlines(), file, default=[])
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise UserError(
+                    f"{file}, line {number} is not JSON: one object per step"
+                ) from error
+    if not rows:
+        return pd.DataFrame(columns=["step"])
+    return pd.DataFrame(rows).drop_duplicates("step", keep="last", ignore_index=True)

@@ -1,0 +1,156 @@
+"""The main job: SFT, then each RL regime from that one checkpoint, and how their gradients agree."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from passk.build import build_parts
+from passk.checkpoint import last_checkpoint
+from passk.config import ReproduceConfig, TrainConfig
+from passk.diagnostics import (
+    Alignment,
+    Objective,
+    alignment,
+    block_gradients,
+    kind_objectives,
+    objective,
+)
+from passk.problems import ProblemStream
+from passk.rollout import SampleKey, rollout
+from passk.sampler import SamplingParams
+
+ComposeTrain = Callable[[Sequence[str]], TrainConfig]
+RunTrain = Callable[[TrainConfig, Path, Sequence[str]], None]
+
+# What the user may set for `passk reproduce` itself; everything else goes on to the runs.
+_OWN_KEYS = ("seeds", "regimes", "sft_steps", "alignment_", "resume", "hydra.", "train.seed")
+_RL_ONLY_KEYS = ("regime", "train.", "learner.", "diagnostics.", "rollout.", "eval.every")
+
+
+def reproduce(
+    cfg: ReproduceConfig,
+    directory: Path,
+    overrides: Sequence[str],
+    compose_train: ComposeTrain,
+    run_train: RunTrain,
+) -> None:
+    """Run every regime for every seed below `directory`; finished runs are left alone.
+
+    A seed changes the data as well as the training, so that the spread over seeds covers all that
+    chance decides. `overrides` are the user's, and go on to the runs they concern.
+    """
+    shared = [word for word in overrides if not _plain(word).startswith(_OWN_KEYS)]
+    for seed in range(cfg.train.seed, cfg.train.seed + cfg.seeds):
+        seed_dir = directory / f"seed-{seed}"
+        seeded = [f"train.seed={seed}", f"data.seed={seed}"]
+        for_sft = [word for word in shared if not _plain(word).startswith(_RL_ONLY_KEYS)]
+        if cfg.sft_steps is not None:
+            for_sft.append(f"train.num_steps={cfg.sft_steps}")
+        sft_dir = seed_dir / "sft"
+        _run_once(["regime=sft", *for_sft, *seeded], sft_dir, compose_train, run_train)
+        for_rl = [word for word in shared if not _plain(word).startswith("regime=")]
+        runs = {
+            name: [f"regime={name}", *_weight_for(name, for_rl), *seeded] for name in cfg.regimes
+        }
+        start = [f"train.init_from={json.dumps(str(sft_dir))}"]
+        if not (seed_dir / "kernel.csv").is_file():
+            configs = {name: compose_train([*words, *start]) for name, words in runs.items()}
+            measure_start(cfg, configs, sft_dir)
+        for name, words in runs.items():
+            _run_once([*words, *start], seed_dir / name, compose_train, run_train)
+
+
+def _plain(word: str) -> str:
+    """An override without Hydra's leading +, ++ or ~."""
+    return word.lstrip("+~")
+
+
+def _weight_for(regime: str, overrides: Sequence[str]) -> list[str]:
+    """pass1_weight is what tells the regimes apart, so the user's goes to the hybrid alone."""
+    if regime == "hybrid":
+        return list(overrides)
+    return [word for word in overrides if not _plain(word).startswith("regime.pass1_weight=")]
+
+
+def _run_once(
+    words: list[str], run_dir: Path, compose_train: ComposeTrain, run_train: RunTrain
+) -> None:
+    """Train unless the run is finished; go on with one that was begun."""
+    manifest = run_dir / "manifest.json"
+    if manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished":
+        return
+    resume = (run_dir / "config.yaml").is_file()
+    run_train(compose_train([*words, f"resume={str(resume).lower()}"]), run_dir, words)
+
+
+def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir: Path) -> None:
+    """Alignment of each regime with Pass@1, and the kernel between kinds, at the SFT checkpoint.
+
+    Writes `alignment.csv` and `kernel.csv` beside the runs, from `alignment_prompts` training
+    problems with `alignment_samples` samples each, in disjoint halves.
+    """
+    first = next(iter(configs.values()))
+    print(
+        f"gradient alignment at the start: {cfg.alignment_prompts} prompts x "
+        f"{cfg.alignment_samples} samples",
+        flush=True,
+    )
+    parts = build_parts(first, str(last_checkpoint(sft_dir)))
+    problems = ProblemStream(parts.data.train, first.train.seed).take(cfg.alignment_prompts)
+    sampled = rollout(
+        parts.sampler,
+        parts.verifier,
+        parts.tokenizer,
+        problems,
+        cfg.alignment_samples,
+        SamplingParams(first.rollout.temperature, first.rollout.max_new_tokens),
+        SampleKey(first.train.seed, "diagnose", 0),
+    )
+
+    def gradients(objectives: Sequence[Objective]) -> torch.Tensor:
+        return block_gradients(
+            parts.learner.model,
+            sampled.groups,
+            objectives,
+            num_blocks=cfg.diagnostics.num_blocks,
+            temperature=first.rollout.temperature,
+            max_tokens_per_batch=first.learner.max_tokens_per_batch,
+        )
+
+    regimes = [c.regime for c in configs.values()]
+    of_regimes = gradients(
+        [objective("mixture", 1, 1.0)]
+        + [objective(r.estimator, r.k, r.pass1_weight) for r in regimes]
+    )
+    rows = []
+    for i, regime in enumerate(regimes, 1):
+        row = {"regime": regime.name, "k": regime.k, "pass1_weight": regime.pass1_weight}
+        row |= _columns(alignment(of_regimes, i, 0))
+        row |= {"num_prompts": cfg.alignment_prompts, "num_samples": cfg.alignment_samples}
+        rows.append(row)
+    pd.DataFrame(rows).to_csv(sft_dir.parent / "alignment.csv", index=False)
+
+    kinds, by_kind = kind_objectives([problem.kind for problem in problems])
+    of_kinds = gradients(by_kind)
+    kernels = []
+    for a in range(len(kinds)):
+        for b in range(a, len(kinds)):
+            kernel = alignment(of_kinds, a, b).inner_product
+            kernels.append((kinds[a], kinds[b], kernel.value, kernel.low, kernel.high))
+    columns = ["kind_a", "kind_b", "kernel", "kernel_low", "kernel_high"]
+    pd.DataFrame(kernels, columns=columns).to_csv(sft_dir.parent / "kernel.csv", index=False)
+
+
+def _columns(measured: Alignment) -> dict[str, float]:
+    cosine, inner = measured.cosine, measured.inner_product
+    return {
+        "alignment": cosine.value,
+        "alignment_low": cosine.low,
+        "alignment_high": cosine.high,
+        "inner_product": inner.value,
+        "inner_product_low": inner.low,
+        "inner_product_high": inner.high,
+    }

@@ -1,0 +1,174 @@
+"""The tables of the report's page, as text: figures in percent, settings, runs, versions."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from passk.breakdown import kind_table
+from passk.records import RunRecord, read_seed_table
+from passk.tables import in_order, with_all_seeds
+from passk.wording import config_differences, format_cell, heading, shown_columns
+
+_NAMED = (("model", "model.path"), ("data", "data.name"))
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table as the page shows it: headings, and rows of text."""
+
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def facts(records: Sequence[RunRecord]) -> list[str]:
+    """What the page is about, in a few words each."""
+    unfinished = sum(record.manifest.get("status") != "finished" for record in records)
+    seeds, evals = {r.seed for r in records}, [r.evals for r in records if len(r.evals)]
+    named = {f"{what} {r.setting(key)}" for r in records for what, key in _NAMED if r.setting(key)}
+    problems = sorted({int(table["num_problems"].iloc[-1]) for table in evals})
+    return [
+        f"{len(records)} run{'s' * (len(records) > 1)}",
+        *([f"{unfinished} not finished"] if unfinished else []),
+        *([f"{len(seeds)} seeds"] if len(seeds) > 1 else []),
+        *sorted(named),
+        *([f"{' or '.join(map(str, problems))} held-out problems"] if problems else []),
+    ]
+
+
+def column_names(ks: set[int]) -> dict[str, str]:
+    """Column names for people; Pass@k stays general where rows differ in k."""
+    passk = f"Pass@{ks.pop()}" if len(ks) == 1 else "Pass@k"
+    return {
+        "regime": "Regime",
+        "seed": "Seed",
+        "pass1": "Pass@1 (%)",
+        "passk": f"{passk} (%)",
+        "delta_pass1": "Δ Pass@1 (points)",
+        "delta_passk": f"Δ {passk} (points)",
+        "alignment": "Alignment (cosine)",
+        "kind": "Kind",
+        "num_problems": "Problems",
+        "pass1_before": "Pass@1 before (%)",
+        "passk_before": f"{passk} before (%)",
+        "k": "k",
+        "pass1_weight": "Weight of Pass@1",
+    }
+
+
+def sheet(table: pd.DataFrame, headings: Mapping[str, str]) -> Sheet:
+    """A table as text, without the columns that are empty throughout."""
+    shown = [column for column in shown_columns(table) if table[column].notna().any()]
+    rows = [[format_cell(row, column) for column in shown] for row in table.to_dict("records")]
+    return Sheet([heading(column, headings) for column in shown], rows)
+
+
+def kinds(
+    records: Sequence[RunRecord], titles: Mapping[str, str], headings: Mapping[str, str]
+) -> Sheet | None:
+    kinds = kind_table(records)
+    kinds["regime"] = kinds["regime"].map(titles)
+    after = {name: headings[name].replace(" (", " after (") for name in ("pass1", "passk")}
+    return sheet(kinds, {**headings, **after}) if len(kinds) else None
+
+
+def kernel(records: Sequence[RunRecord]) -> Sheet | None:
+    """Mean inner product of the gradients of two problems, by their kinds, over seeds."""
+    frames = []
+    for seed_dir, record in {record.seed_dir: record for record in records}.items():
+        kernel = read_seed_table(record, "kernel.csv")
+        if seed_dir is not None and kernel is not None:
+            frames.append(kernel.assign(name=seed_dir.parent.name, seed=record.seed))
+    if not frames:
+        return None
+    table = with_all_seeds(pd.concat(frames), ["name", "kind_a", "kind_b"])
+    table = table.drop_duplicates(["name", "kind_a", "kind_b"], keep="last")
+    rows = []
+    for row in table.to_dict("records"):
+        value = "{kernel:+.3g} [{kernel_low:+.3g}, {kernel_high:+.3g}]".format_map(row)
+        kinds = f"{row['kind_a']} and {row['kind_b']}"
+        rows.append([kinds, row["name"], str(row["seed"]), value.replace("-", "\u2212")])
+    shown = Sheet(["Kinds", "Reproduction", "Seed", "Kernel"], rows)
+    return shown if table["name"].nunique() > 1 else _without(shown, "Reproduction")
+
+
+def _without(table: Sheet, heading: str) -> Sheet:
+    i = table.headings.index(heading)
+    rows = [row[:i] + row[i + 1 :] for row in table.rows]
+    return Sheet(table.headings[:i] + table.headings[i + 1 :], rows)
+
+
+def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Sheet | None:
+    """The sweep for people: Pass@1 and one Pass@k, and seeds only where they are all there is."""
+    if cells.empty:
+        return None
+    columns = ["regime", "k", "pass1_weight", "seed"]
+    for name in dict.fromkeys(["pass1", f"pass{k}"]):
+        for column in (name, f"delta_{name}"):
+            columns += [column, f"{column}_low", f"{column}_high"]
+    if not cells.duplicated(["k", "pass1_weight", "seed"]).any():
+        columns.remove("regime")
+    return sheet(summary_rows(cells).reindex(columns=columns), headings)
+
+
+def summary_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The row over all seeds where there is one, else the row of the one seed."""
+    several = table[table["seed"] == "all"]["regime"]
+    return table[(table["seed"] == "all") | ~table["regime"].isin(several)]
+
+
+def differences(records: Sequence[RunRecord]) -> Sheet | None:
+    """Settings in which the runs differ, a row per label: seeds count as one."""
+    first = dict(reversed(in_order(records)))
+    different = list(reversed(first.values()))
+    differing = config_differences(different)
+    if differing.empty:
+        return None
+    keys = ["regime.name", *(key for key in differing.index if key != "regime.name")]
+    rows = [["" if (v := r.setting(key)) is None else str(v) for key in keys] for r in different]
+    return Sheet(keys, rows)
+
+
+def runs(records: Sequence[RunRecord], out: Path) -> Sheet:
+    rows = []
+    for record in records:
+        manifest = record.manifest
+        done = record.metrics["step"].max() if len(record.metrics) else 0
+        seconds = manifest.get("seconds")
+        command = ["passk", str(manifest.get("command") or "train"), *record.overrides]
+        rows.append(
+            [
+                _place(record.path, out),
+                str(manifest.get("status", "unknown")),
+                f"{int(done)} of {record.setting('train.num_steps', '?')}",
+                "" if seconds is None else f"{float(seconds):.0f} s",
+                str(manifest.get("device") or ""),
+                shlex.join(command),
+            ]
+        )
+    return Sheet(["Run", "Status", "Steps", "Time", "Device", "Command"], rows)
+
+
+def _place(path: Path, out: Path) -> str:
+    """Relative to the report where the run lies under it, so that folders can be moved."""
+    inside = path.is_relative_to(out.resolve())
+    return str(path.relative_to(out.resolve())) if inside else str(path)
+
+
+def versions(records: Sequence[RunRecord]) -> Sheet | None:
+    """Versions and commits that the runs recorded; several where runs differ."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        facts: dict[str, Any] = dict(record.manifest.get("versions") or {})
+        git = record.manifest.get("git") or {}
+        if isinstance(git, Mapping) and git.get("commit"):
+            facts["git commit"] = f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
+        facts["host"] = record.manifest.get("host")
+        for name, value in facts.items():
+            if value is not None:
+                found.setdefault(name, {})[str(value)] = None
+    rows = [[name, ", ".join(values)] for name, values in found.items()]
+    return Sheet(["What", "Version"], rows) if rows else None

@@ -1,0 +1,153 @@
+"""Intervals: bootstrap over problems, Student's t over seeds, jackknife over blocks.
+
+Resampling is by problem, never by sample: problems are what a run would have drawn differently.
+The same seed and number of problems give the same resamples, so intervals repeat exactly.
+An interval that one observation cannot give has NaN ends.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+FloatArray = NDArray[np.float64]
+MAX_DRAWS = 1 << 21  # problems x resamples held at once
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value and the ends of its interval, in the value's unit; NaN ends where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    values_P: ArrayLike, *, num_resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap of the mean of one value per problem.
+
+    Source: Efron and Tibshirani 1993, chapter 13.
+
+    Raises:
+        ValueError: no values, a value that is not finite, a level outside (0, 1).
+    """
+    values_P1 = _finite(values_P, ndim=1)[:, None]
+    return bootstrap_intervals(values_P1, num_resamples=num_resamples, level=level, seed=seed)[0]
+
+
+def bootstrap_intervals(
+    values_PK: ArrayLike, *, num_resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> list[Interval]:
+    """`bootstrap_interval` of each of K columns, all from the same resamples of the P problems."""
+    values_PK = _finite(values_PK, ndim=2)
+    tails = _tails(level)
+    num_problems = len(values_PK)
+    value_K = values_PK.mean(axis=0)
+    if num_problems < 2:
+        return [Interval(float(value), np.nan, np.nan) for value in value_K]
+    mean_RK = np.concatenate(
+        [
+            counts_RP @ values_PK / num_problems
+            for counts_RP in _resample_counts(num_problems, num_resamples, seed)
+        ]
+    )
+    low_K, high_K = np.quantile(mean_RK, tails, axis=0)
+    return [
+        Interval(float(value), float(low), float(high))
+        for value, low, high in zip(value_K, low_K, high_K, strict=True)
+    ]
+
+
+def paired_difference(
+    before_P: ArrayLike,
+    after_P: ArrayLike,
+    *,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Mean of after - before over the same P problems in the same order, bootstrapped in pairs.
+
+    Raises:
+        ValueError: different numbers of problems, or as `bootstrap_interval`.
+    """
+    before_P, after_P = _finite(before_P, ndim=1), _finite(after_P, ndim=1)
+    if len(before_P) != len(after_P):
+        raise ValueError(f"a paired difference of {len(before_P)} and {len(after_P)} problems.")
+    return bootstrap_interval(
+        after_P - before_P, num_resamples=num_resamples, level=level, seed=seed
+    )
+
+
+def seed_interval(values_S: ArrayLike, level: float = 0.95) -> Interval:
+    """Mean over seeds with a Student-t interval: mean +- t std/sqrt(S), S - 1 degrees of freedom.
+
+    Raises:
+        ValueError: as `bootstrap_interval`.
+    """
+    values_S = _finite(values_S, ndim=1)
+    num_seeds, value = len(values_S), float(values_S.mean())
+    if num_seeds < 2:
+        return _around(value, np.nan)
+    error = float(values_S.std(ddof=1)) / np.sqrt(num_seeds)
+    return _around(value, _t_quantile(num_seeds - 1, level) * error)
+
+
+def jackknife_interval(
+    leave_one_out_values: ArrayLike, full_value: float, level: float = 0.95
+) -> Interval:
+    """Delete-a-block jackknife around the estimate from all the data, with a Student-t quantile.
+
+    `leave_one_out_values` holds the estimate without each of g blocks of equal size; the variance
+    is (g-1)/g times their sum of squares about their mean, with g - 1 degrees of freedom.
+    Source: Efron and Tibshirani 1993, chapter 11.
+
+    Raises:
+        ValueError: as `bootstrap_interval`.
+    """
+    values = _finite(leave_one_out_values, ndim=1)
+    num_blocks = len(values)
+    if num_blocks < 2:
+        return _around(float(full_value), np.nan)
+    error = np.sqrt((num_blocks - 1) * values.var())
+    return _around(float(full_value), _t_quantile(num_blocks - 1, level) * float(error))
+
+
+def _resample_counts(num_problems: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
+    """How often each resample holds each problem, [R, P], in chunks of at most MAX_DRAWS cells."""
+    rng = np.random.default_rng(seed)
+    chunk = max(1, MAX_DRAWS // num_problems)
+    for start in range(0, num_resamples, chunk):
+        rows = min(chunk, num_resamples - start)
+        cells_RP = rng.integers(num_problems, size=(rows, num_problems))
+        cells_RP += num_problems * np.arange(rows)[:, None]
+        counts = np.bincount(cells_RP.ravel(), minlength=rows * num_problems)
+        yield counts.reshape(rows, num_problems).astype(np.float64)
+
+
+def _around(value: float, half_width: float) -> Interval:
+    return Interval(value, value - half_width, value + half_width)
+
+
+def _t_quantile(degrees: int, level: float) -> float:
+    # scipy.special alone: scipy.stats costs most of a second to import
+    return float(stdtrit(degrees, _tails(level)[1]))
+
+
+def _tails(level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, both excluded, got {level}.")
+    return (1 - level) / 2, (1 + level) / 2
+
+
+def _finite(values: ArrayLike, ndim: int) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != ndim or len(array) == 0 or not np.isfinite(array).all():
+        raise ValueError(
+            f"values must be finite, at least one, in {ndim} dimension(s), got shape {array.shape}."
+        )
+    return array

@@ -1,0 +1,210 @@
+"""Run records in, tables out: the reproduction, the sweep, the kinds, the prompts.
+
+All values are probabilities in [0, 1] (alignments are cosines); `passk.wording` writes percent.
+A quantity X with an interval has the columns X, X_low, X_high. What cannot be computed from the
+files at hand is NaN, never a guess.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from passk.estimators import pass_at_k
+from passk.records import REGIMES, RunRecord, find_runs, load_run, read_seed_table
+from passk.statistics import Interval, paired_difference, seed_interval
+from passk.wording import run_labels
+
+__all__ = ["RunRecord", "find_runs", "load_run", "reproduction_table", "sweep_table"]
+
+ALL_SEEDS = "all"
+NOTHING = Interval(np.nan, np.nan, np.nan)
+REPRODUCTION_COLUMNS = [
+    "regime",
+    "seed",
+    "pass1",
+    "passk",
+    *("delta_pass1", "delta_pass1_low", "delta_pass1_high"),
+    *("delta_passk", "delta_passk_low", "delta_passk_high"),
+    *("alignment", "alignment_low", "alignment_high"),
+]
+
+
+def reproduction_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What each regime did to Pass@1 and Pass@k: a row per regime and seed, SFT first.
+
+    `pass1` and `passk` are of the last evaluation; k is `reported_k`. Deltas are against the
+    starting checkpoint (`starting_counts`) with a paired bootstrap over held-out problems.
+    A regime with several seeds ends in a row of seed `all`: means, with Student-t intervals over
+    seeds. `regime` is the label of `run_labels`. Columns: `REPRODUCTION_COLUMNS`.
+    """
+    rows = []
+    for label, record in in_order(records):
+        k = reported_k(record, records)
+        row: dict[str, object] = {"regime": label, "seed": record.seed}
+        before, after = starting_counts(record, records), last_counts(record)
+        for name, this_k in (("pass1", 1), ("passk", k)):
+            row[name] = _mean_pass_at_k(after, this_k)
+            row |= _columns(f"delta_{name}", _paired_delta(before, after, this_k))
+        rows.append(row | _alignment(record))
+    table = pd.DataFrame(rows, columns=REPRODUCTION_COLUMNS)
+    return with_all_seeds(table, ["regime"])
+
+
+def sweep_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Cells of a sweep at a grid of k that all of them evaluated, whatever k each one optimised.
+
+    A row per run: regime (label), k, pass1_weight, seed, then for each j of the grid the columns
+    `pass{j}` and `delta_pass{j}`, each with `_low` and `_high`. Values carry the intervals of
+    `eval/table.csv`; deltas are against the run's own evaluation at step 0, by a paired bootstrap.
+    Cells with several seeds end in a row of seed `all`.
+    """
+    grid = common_ks(records)
+    rows = []
+    for label, record in in_order(records):
+        row: dict[str, object] = {"regime": label, "k": record.k}
+        row |= {"pass1_weight": record.pass1_weight, "seed": record.seed}
+        before, after = _own_start(record), last_counts(record)
+        for k in grid:
+            row |= _columns(f"pass{k}", _last_value(record, k))
+            row |= _columns(f"delta_pass{k}", _paired_delta(before, after, k))
+        rows.append(row)
+    table = pd.DataFrame(rows).sort_values(
+        ["k", "pass1_weight", "regime", "seed"], ascending=[True, False, True, True]
+    )
+    return with_all_seeds(table, ["regime", "k", "pass1_weight"])
+
+
+def reported_k(record: RunRecord, records: Sequence[RunRecord]) -> int:
+    """The k of the `passk` column: the run's own where it optimises Pass@k.
+
+    SFT and Pass@1-only runs take the largest k that the runs of their seed optimise (of all runs
+    given, where none of their seed does), and without any such run the largest k they evaluated.
+    """
+    if record.optimises_passk:
+        return record.k
+    ks = [r.k for r in records if r.optimises_passk and r.path.parent == record.path.parent]
+    ks = ks or [r.k for r in records if r.optimises_passk]
+    return max(ks or [int(k) for k in record.evals["k"]], default=1)
+
+
+def common_ks(records: Sequence[RunRecord]) -> list[int]:
+    """Every k that all runs with an evaluation have evaluated."""
+    grids = [set(record.evals["k"].astype(int)) for record in records if len(record.evals)]
+    return sorted(set.intersection(*grids)) if grids else []
+
+
+def last_counts(record: RunRecord) -> pd.DataFrame | None:
+    """Counts of the last evaluation of a run, None where it has none yet."""
+    return record.counts(record.steps[-1]) if record.steps else None
+
+
+def starting_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
+    """Counts of the checkpoint a run started from.
+
+    Inside a reproduction that is the last evaluation of its seed's SFT run (and None for the SFT
+    run itself); elsewhere it is the run's own evaluation at step 0.
+    """
+    if record.regime == "sft" and record.seed_dir is not None:
+        return None
+    sft = sft_of(record, records)
+    return last_counts(sft) if sft is not None and sft.steps else _own_start(record)
+
+
+def sft_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
+    """The SFT run that a run of a reproduction started from."""
+    if record.regime == "sft" or record.seed_dir is None:
+        return None
+    same_seed = (r for r in records if r.seed_dir == record.seed_dir and r.regime == "sft")
+    return next(same_seed, None)
+
+
+def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """After the rows of each cell that has several seeds, a row of seed `all`: means over seeds.
+
+    Intervals are Student-t over seeds: each seed has its own data and its own start, so they cover
+    the sampling of problems as well.
+    """
+    frames = []
+    for _, cell in table.groupby(keys, sort=False):
+        frames.append(cell.astype({"seed": object}))
+        if cell["seed"].nunique() < 2:
+            continue
+        row: dict[Any, Any] = cell.iloc[0].to_dict() | {"seed": ALL_SEEDS}
+        for name in cell.columns.drop([*keys, "seed"]):
+            if name.endswith(("_low", "_high")):
+                continue
+            values = cell[name].astype(float).dropna().to_numpy()
+            over_seeds = seed_interval(values) if len(values) else NOTHING
+            row[name] = over_seeds.value
+            row |= _columns(name, over_seeds) if f"{name}_low" in cell else {}
+        frames.append(pd.DataFrame([row], columns=table.columns).astype({"seed": object}))
+    return pd.concat(frames, ignore_index=True) if frames else table
+
+
+def _own_start(record: RunRecord) -> pd.DataFrame | None:
+    """The run's evaluation at step 0, once there is a later one to hold against it."""
+    return record.counts(0) if len(record.steps) > 1 and record.steps[0] == 0 else None
+
+
+def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:
+    """Pass@k averaged over the problems with at least k judged samples."""
+    counts = None if counts is None else counts[counts["n"] >= k]
+    if counts is None or counts.empty:
+        return np.nan
+    return float(pass_at_k(counts["n"].to_numpy(), counts["c"].to_numpy(), k).mean())
+
+
+def _paired_delta(before: pd.DataFrame | None, after: pd.DataFrame | None, k: int) -> Interval:
+    """Change in Pass@k, after minus before, over the problems that both evaluated."""
+    if before is None or after is None:
+        return NOTHING
+    both = before.merge(after, on="problem_id", suffixes=("_before", "_after"), validate="1:1")
+    both = both[(both["n_before"] >= k) & (both["n_after"] >= k)]
+    if both.empty:
+        return NOTHING
+    then_P, now_P = (
+        pass_at_k(both[f"n_{when}"].to_numpy(), both[f"c_{when}"].to_numpy(), k)
+        for when in ("before", "after")
+    )
+    return paired_difference(then_P, now_P)
+
+
+def _last_value(record: RunRecord, k: int) -> Interval:
+    last = record.evals[record.evals["step"] == record.evals["step"].max()]
+    row = last[last["k"] == k]
+    if row.empty:
+        return NOTHING
+    return Interval(*row[["value", "ci_low", "ci_high"]].iloc[0].astype(float))
+
+
+def _alignment(record: RunRecord) -> dict[str, float]:
+    """Cosine with the Pass@1 gradient at the starting checkpoint, with its interval.
+
+    From the seed's `alignment.csv`; for a run on its own, what it measured at its first step.
+    """
+    names = ["alignment", "alignment_low", "alignment_high"]
+    table = read_seed_table(record, "alignment.csv")
+    if table is not None:
+        rows = table[table["regime"] == record.regime]
+        if len(rows) > 1:
+            rows = rows[(rows["k"] == record.k) & (rows["pass1_weight"] == record.pass1_weight)]
+    else:
+        rows = record.metrics.reindex(columns=names).head(1)
+    first = rows[names].astype(float).head(1).to_dict("list")
+    return {str(name): values[0] for name, values in first.items() if values}
+
+
+def in_order(records: Sequence[RunRecord]) -> list[tuple[str, RunRecord]]:
+    """(label, record) by regime (SFT first), then label, then seed."""
+
+    def place(item: tuple[str, RunRecord]) -> tuple[int, str, int]:
+        regime = item[1].regime
+        return REGIMES.index(regime) if regime in REGIMES else len(REGIMES), item[0], item[1].seed
+
+    return sorted(zip(run_labels(records), records, strict=True), key=place)
+
+
+def _columns(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}

@@ -1,0 +1,227 @@
+"""The sampler that needs nothing but torch: shared prefixes are computed once.
+
+Each prompt is prefilled once, and samples of a prompt that have drawn identical tokens so far are
+one row with a count. A row's next-token distribution is computed once; each of its samples draws
+from it with its own uniform number, and rows fork where the draws differ. This is the same function
+of (weights, prompt, seed) as sampling every completion alone, only cheaper.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from passk.row_cache import RowCache
+from passk.sampler import SamplingParams
+from passk.seeds import uniforms
+from passk.types import Completion, FinishReason
+
+
+class TorchSampler:
+    """Batched temperature sampling with a Hugging Face model; implements `passk.sampler.Sampler`.
+
+    `model` is owned by the sampler: hand it a copy of its own. `max_batch_samples` bounds the
+    samples in flight, and with them the memory of the cache.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_batch_samples: int = 2048,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.max_batch_samples = max_batch_samples
+        self.policy_version = 0
+        self._parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Copy named parameters in place; an unknown or missing name raises KeyError."""
+        missing = set(self._parameters)
+        with torch.no_grad():
+            for name, tensor in weights:
+                self._parameters[name].copy_(tensor)
+                missing.discard(name)
+        if missing:
+            raise KeyError(f"no weights were given for {sorted(missing)}")
+        self.policy_version = version
+
+    def close(self) -> None:
+        """Nothing outlives the object."""
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds_PG: Sequence[Sequence[int]],
+        params: SamplingParams,
+    ) -> list[list[Completion]]:
+        """See `passk.sampler.Sampler.sample`."""
+        completions: list[list[Completion]] = []
+        start = 0
+        while start < len(prompts):
+            stop, in_flight = start, 0
+            while stop < len(prompts) and (
+                stop == start or in_flight + len(seeds_PG[stop]) <= self.max_batch_samples
+            ):
+                in_flight += len(seeds_PG[stop])
+                stop += 1
+            completions += self._sample_batch(prompts[start:stop], seeds_PG[start:stop], params)
+            start = stop
+        return completions
+
+    @torch.inference_mode()
+    def _sample_batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds_PG: Sequence[Sequence[int]],
+        params: SamplingParams,
+    ) -> list[list[Completion]]:
+        prompt_of_B = np.repeat(np.arange(len(prompts)), [len(seeds) for seeds in seeds_PG])
+        seeds_B = np.array([seed for seeds in seeds_PG for seed in seeds], dtype=np.uint64)
+        draws_BT = uniforms(seeds_B, params.max_new_tokens)
+        tokens_BT = np.zeros(draws_BT.shape, dtype=np.int64)
+        logprobs_BT = np.zeros(draws_BT.shape, dtype=np.float32)
+        lengths_B = np.zeros(len(seeds_B), dtype=np.int64)
+
+        rows = _Rows(self.model, prompts, params.max_new_tokens)
+        active = np.arange(len(seeds_B))  # samples still running
+        row_of = prompt_of_B.copy()  # the row each of them is in
+        for t in range(params.max_new_tokens):
+            logp_RV = torch.log_softmax(rows.logits_RV.float() / params.temperature, dim=-1)
+            token = _draw(logp_RV, row_of, draws_BT[active, t])
+            tokens_BT[active, t] = token
+            logprobs_BT[active, t] = logp_RV[_index(row_of, logp_RV), _index(token, logp_RV)].cpu()
+            lengths_B[active] = t + 1
+            going_on = ~np.isin(token, rows.end_ids)
+            active, row_of, token = active[going_on], row_of[going_on], token[going_on]
+            if not len(active) or t + 1 == params.max_new_tokens:
+                break
+            row_of = rows.fork(row_of, token)
+        return self._completions(prompt_of_B, tokens_BT, logprobs_BT, lengths_B, rows.end_ids)
+
+    def _completions(
+        self,
+        prompt_of_B: np.ndarray,
+        tokens_BT: np.ndarray,
+        logprobs_BT: np.ndarray,
+        lengths_B: np.ndarray,
+        end_ids: np.ndarray,
+    ) -> list[list[Completion]]:
+        """Build the P x n completions; samples that are identical share one object."""
+        keys = [
+            (prompt, tuple(tokens[:length]))
+            for prompt, tokens, length in zip(
+                prompt_of_B.tolist(), tokens_BT.tolist(), lengths_B.tolist(), strict=True
+            )
+        ]
+        first_of = {key: b for b, key in reversed(list(enumerate(keys)))}
+        texts = self.tokenizer.batch_decode(
+            [list(tokens) for _, tokens in first_of], skip_special_tokens=True
+        )
+        made = {
+            (prompt, tokens): Completion(
+                text=text,
+                token_ids=tokens,
+                logprobs=tuple(logprobs_BT[b, : len(tokens)].tolist()),
+                finish_reason=(
+                    FinishReason.STOP if tokens[-1] in end_ids else FinishReason.LENGTH
+                ),
+            )
+            for ((prompt, tokens), b), text in zip(first_of.items(), texts, strict=True)
+        }
+        completions: list[list[Completion]] = [[] for _ in range(int(prompt_of_B[-1]) + 1)]
+        for key in keys:
+            completions[key[0]].append(made[key])
+        return completions
+
+
+class _Rows:
+    """The distinct prefixes in flight: their cache, and the logits that follow each of them."""
+
+    def __init__(
+        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> None:
+        self.model = model
+        self.end_ids = _end_ids(model)
+        longest = max(map(len, prompts))
+        self.cache = RowCache(longest + max_new_tokens)
+        # Left padding: every row writes its next token at the same position of the buffers.
+        self.padding_R = torch.tensor([longest - len(p) for p in prompts], device=model.device)
+        input_ids = torch.tensor(
+            [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts],
+            device=model.device,
+        )
+        self.logits_RV = self._forward(input_ids)
+
+    def fork(self, row_of: np.ndarray, token: np.ndarray) -> np.ndarray:
+        """Append `token` [B] to rows `row_of` [B], one row per distinct pair; the new rows [B].
+
+        The first child of a row stays where its parent is, so that nothing is copied while a row
+        does not split; the others take rows that ended, or new ones.
+        """
+        vocabulary = self.logits_RV.shape[1]
+        pairs, child_of = np.unique(row_of * vocabulary + token, return_inverse=True)
+        parents, tokens = np.divmod(pairs, vocabulary)
+        is_first = np.ones(len(pairs), dtype=bool)
+        is_first[1:] = parents[1:] != parents[:-1]
+        stays = is_first & (parents < len(pairs))
+        slots = np.where(stays, parents, -1)
+        slots[~stays] = np.setdiff1d(np.arange(len(pairs)), parents[stays], assume_unique=True)
+
+        device = self.model.device
+        source = torch.from_numpy(parents[~stays]).to(device)
+        target = torch.from_numpy(slots[~stays]).to(device)
+        self.cache.copy_rows(source, target, len(pairs))
+        by_slot = np.argsort(slots)
+        self.padding_R = self.padding_R[torch.from_numpy(parents[by_slot]).to(device)]
+        self.logits_RV = self._forward(torch.from_numpy(tokens[by_slot][:, None]).to(device))
+        return slots[child_of]
+
+    def _forward(self, input_ids_RT: Tensor) -> Tensor:
+        """Logits [R, V] after the last of the given tokens."""
+        start = self.cache.get_seq_length()
+        positions_T = torch.arange(start + input_ids_RT.shape[1], device=input_ids_RT.device)
+        padding_R1 = self.padding_R[:, None]
+        return self.model(
+            input_ids=input_ids_RT,
+            attention_mask=(positions_T >= padding_R1).long() if self.padding_R.any() else None,
+            position_ids=(positions_T[start:] - padding_R1).clamp(min=0),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+
+def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Invert each row's distribution function at its samples' uniforms: [B] tokens.
+
+    Samples are laid out as [rows, samples of the row] so that no row's distribution is repeated.
+    """
+    order = np.argsort(row_of, kind="stable")
+    sorted_rows = row_of[order]
+    rank = np.arange(len(order)) - np.searchsorted(sorted_rows, sorted_rows)
+    uniform_RG = np.zeros((logp_RV.shape[0], int(rank.max()) + 1))
+    uniform_RG[sorted_rows, rank] = uniform[order]
+    cumulative_RV = logp_RV.double().exp().cumsum(-1)
+    target_RG = torch.from_numpy(uniform_RG).to(logp_RV.device) * cumulative_RV[:, -1:]
+    token_RG = torch.searchsorted(cumulative_RV, target_RG, right=True)
+    token = np.empty(len(order), dtype=np.int64)
+    token[order] = token_RG.cpu().numpy()[sorted_rows, rank]
+    return np.minimum(token, logp_RV.shape[1] - 1)
+
+
+def _index(values: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(like.device)
+
+
+def _end_ids(model: PreTrainedModel) -> np.ndarray:
+    """The ids that end a completion: `eos_token_id` of the generation or model config."""
+    for config in (model.generation_config, model.config):
+        end = getattr(config, "eos_token_id", None)
+        if end is not None:
+            return np.atleast_1d(np.asarray(end, dtype=np.int64))
+    raise ValueError("the model names no eos_token_id: completions would never end")

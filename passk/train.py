@@ -1,0 +1,137 @@
+"""The loop: roll out, judge, estimate, learn, hand the weights back; measured along the way."""
+
+import time
+
+from passk.build import Parts
+from passk.checkpoint import TrainState
+from passk.config import TrainConfig
+from passk.diagnostics import alignment, block_gradients, objective
+from passk.evaluator import count_correct, pass_table, pass_table_by_kind
+from passk.experience import explore, imitate
+from passk.interrupt import InterruptFlag
+from passk.problems import ProblemStream
+from passk.progress import Display
+from passk.rollout import SampleKey, rollout
+from passk.run import Run, sample_logprobs
+from passk.sampler import SamplingParams
+
+
+class Stopped(Exception):
+    """The user or the scheduler asked the run to stop, and it has been saved at `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+def train(cfg: TrainConfig, parts: Parts, run: Run, shown: Display, stop: InterruptFlag) -> None:
+    """Run `regime` from the learner's step to `train.num_steps`, leaving everything in `run`.
+
+    Raises Stopped, after saving, when `stop` is set.
+    """
+    learner, sampler = parts.learner, parts.sampler
+    supervised = cfg.regime.name == "sft"
+    batch_size = cfg.regime.num_demonstrations if supervised else cfg.rollout.num_prompts
+    stream = ProblemStream(
+        parts.data.corpus if supervised else parts.data.train,
+        cfg.train.seed,
+        position=learner.step * batch_size,
+    )
+    sampler.load_weights(learner.weights(), version=learner.step)
+    for step in range(learner.step, cfg.train.num_steps):
+        if is_due(step, cfg.eval.every):
+            evaluate(step, cfg, parts, run, shown)
+        aligned = measure_alignment(step, cfg, parts)
+        started = time.perf_counter()
+        if supervised:
+            experience = imitate(parts.tokenizer, stream.take(batch_size))
+        else:
+            experience = explore(step, cfg, parts.sampler, parts.verifier, parts.tokenizer, stream.take(batch_size))
+        learn_started = time.perf_counter()
+        learned = learner.update(experience.rows)
+        sync_started = time.perf_counter()
+        sampler.load_weights(learner.weights(), version=step + 1)
+        ended = time.perf_counter()
+
+        metrics = {
+            "step": step,
+            "loss": learned.loss,
+            "grad_norm": learned.grad_norm,
+            "learning_rate": learned.learning_rate,
+            **experience.metrics,
+            **aligned,
+            "learn_seconds": sync_started - learn_started,
+            "sync_seconds": ended - sync_started,
+            "tokens_per_second": experience.num_tokens / (ended - started),
+        }
+        if experience.sampled and is_due(step, cfg.rollout.save_every):
+            logprobs = sample_logprobs(experience.rows, learned)
+            run.write_rollouts(step, experience.sampled, logprobs)
+        run.log(metrics)
+        shown.step(step + 1, metrics)
+        state = TrainState(step=step + 1, stream_position=stream.position)
+        last = step + 1 == cfg.train.num_steps
+        if last or is_due(step + 1, cfg.train.save_every) or stop.is_set():
+            run.save(learner, parts.tokenizer, state, cfg.train.keep_last)
+        if stop.is_set() and not last:
+            raise Stopped(step + 1)
+    evaluate(cfg.train.num_steps, cfg, parts, run, shown)
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps (0: never) happens at `step`."""
+    return every > 0 and step % every == 0
+
+
+def evaluate(step: int, cfg: TrainConfig, parts: Parts, run: Run, shown: Display) -> None:
+    """Measure the sampler's policy on the held-out problems and write the tables of `step`."""
+    counts = count_correct(
+        parts.sampler,
+        parts.verifier,
+        parts.tokenizer,
+        parts.data.heldout,
+        cfg.eval,
+        cfg.rollout.max_new_tokens,
+    )
+    table = pass_table(counts, cfg.eval)
+    run.write_eval(step, counts, table, pass_table_by_kind(counts, cfg.eval))
+    values = "  ".join(
+        f"Pass@{row.k} {100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]"
+        for row in table.itertuples()
+    )
+    shown.say(f"{shown.name} step {step}: {values}")
+
+
+def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, float | None]:
+    """Cosine of the regime's gradient with the Pass@1 gradient, when it is due at this step.
+
+    From samples of its own: `diagnostics.num_prompts` training problems, the same at every step,
+    and `diagnostics.num_samples` fresh samples of each, in disjoint halves.
+    """
+    names = ("alignment", "alignment_low", "alignment_high")
+    regime, diagnostics = cfg.regime, cfg.diagnostics
+    if regime.name == "sft" or not is_due(step, diagnostics.every):
+        return dict.fromkeys(names)
+    problems = ProblemStream(parts.data.train, cfg.train.seed).take(diagnostics.num_prompts)
+    sampled = rollout(
+        parts.sampler,
+        parts.verifier,
+        parts.tokenizer,
+        problems,
+        diagnostics.num_samples,
+        SamplingParams(cfg.rollout.temperature, cfg.rollout.max_new_tokens),
+        SampleKey(cfg.train.seed, "diagnose", step),
+    )
+    gradients = block_gradients(
+        parts.learner.model,
+        sampled.groups,
+        [
+            objective(regime.estimator, regime.k, regime.pass1_weight),
+            objective("mixture", 1, 1.0),
+        ],
+        num_blocks=diagnostics.num_blocks,
+        temperature=cfg.rollout.temperature,
+        max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
+    )
+    cosine = alignment(gradients, 0, 1).cosine
+    return dict(zip(names, (cosine.value, cosine.low, cosine.high), strict=True))

@@ -1,0 +1,73 @@
+"""What flows through the loop on the text side: Problem -> Completion -> Verdict -> Group.
+
+Text lives on this side of `passk.batch`, tensors on the other. Dimension letters used as suffixes
+all over the package: P problems, G samples of one problem (n), B rows, T tokens, V vocabulary,
+K values of k.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended: it drew the end token, or it met the length limit."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A prompt with its gold answer.
+
+    Example:
+        Problem("train-17", "T3+4*5=", "23", kind="textbook", solution="4*5=20;3+20=23")
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    kind: str = ""  # the group it is counted under in tables: a kind, a level, a type
+    solution: str = ""  # a worked answer for supervised fine-tuning, empty where there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer.
+
+    `token_ids` ends with the end token when `finish_reason` is STOP. `logprobs` are the sampler's,
+    one per token, under the temperature that was sampled from.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's judgement: the reward (1 right, 0 wrong, None not judged) and why.
+
+    Reasons in use: `correct`, `wrong`, `unparsed` (no answer found), `truncated` (length limit),
+    and with reward None `timeout` and `error`. A sample that was not judged leaves both the
+    numerator and the counts of every estimator.
+    """
+
+    reward: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One problem with its n samples, all drawn from one policy version."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    completions: tuple[Completion, ...]
+    verdicts: tuple[Verdict, ...]
+    policy_version: int
+
+    def rewards(self) -> list[float]:
+        """The n rewards, NaN where the verifier gave none."""
+        return [float("nan") if v.reward is None else v.reward for v in self.verdicts]

@@ -1,0 +1,65 @@
+"""Answer checking: a batch of (problem, completion) in, a verdict each out, bounded in time."""
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from passk.errors import UserError
+from passk.types import Completion, FinishReason, Problem, Verdict
+
+CORRECT = Verdict(1.0, "correct")
+WRONG = Verdict(0.0, "wrong")
+UNPARSED = Verdict(0.0, "unparsed")
+TRUNCATED = Verdict(0.0, "truncated")
+
+
+class Verifier(Protocol):
+    """Judges answers against gold answers."""
+
+    def verify(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[Verdict]:
+        """One verdict per pair, in order.
+
+        Must return within a bounded time whatever the completions hold: an answer whose check
+        takes too long comes back as `Verdict(None, "timeout")`, one whose check breaks as
+        `Verdict(None, "error")`. It must not raise because of what a model wrote.
+        """
+        ...
+
+    def close(self) -> None:
+        """End worker processes, if there are any."""
+        ...
+
+
+class ConventionsVerifier:
+    """Compares the number after the last `=` of the completion with the gold answer.
+
+    A completion that met the length limit is `truncated`, one without such a number `unparsed`.
+    Linear in the length of the text, so no time limit is needed.
+    """
+
+    _FINAL_NUMBER = re.compile(r"=(\d+)$")
+
+    def verify(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[Verdict]:
+        """See `Verifier.verify`."""
+        return [self._verify_one(problem, completion) for problem, completion in pairs]
+
+    def _verify_one(self, problem: Problem, completion: Completion) -> Verdict:
+        if completion.finish_reason is FinishReason.LENGTH:
+            return TRUNCATED
+        found = self._FINAL_NUMBER.search(completion.text)
+        if found is None:
+            return UNPARSED
+        return CORRECT if found[1] == problem.answer else WRONG
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+VERIFIERS: dict[str, type[Verifier]] = {"conventions": ConventionsVerifier}
+
+
+def build_verifier(name: str) -> Verifier:
+    """The verifier that `verifier.name` asks for."""
+    if name not in VERIFIERS:
+        raise UserError(f"verifier.name={name} is unknown; allowed: {', '.join(VERIFIERS)}")
+    return VERIFIERS[name]()

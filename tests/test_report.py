@@ -1,0 +1,181 @@
+"""The report over complete and partial material: its files, its page, its figures."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+from run_files import simulated_counts, write_reproduction, write_run, write_sweep
+
+from passk.errors import UserError
+from passk.figure_style import kind_colors
+from passk.plots import pareto_front
+from passk.report import write_report
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects what the page points to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sources, self.headings, self.text = [], [], [], text
+        self.feed(text)
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+def read_page(file):
+    text = file.read_text()
+    page = Page(text)
+    assert not re.search(r"https?://", text), "the page must not need a network"
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert "@import" not in text and "url(" not in text and "<script" not in text
+    return page
+
+
+def assert_drawn(file):
+    pixels = imread(file)[..., :3]
+    assert min(pixels.shape[:2]) > 200
+    assert (pixels < 0.9).any(axis=-1).mean() > 0.002, f"{file.name} is blank"
+    assert pixels.std() > 0.02
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    write_reproduction(root / "main", seeds=(0, 1))
+    write_sweep(root / "sweep")
+    return write_report([root / "main", root / "sweep"], root / "out")
+
+
+def test_everything_is_written(full):
+    out = full.parent
+    table = pd.read_csv(out / "table.csv")
+    assert list(table.columns[:4]) == ["regime", "seed", "pass1", "passk"]
+    assert len(table) == 4 * 3
+    assert len(pd.read_csv(out / "sweep.csv")) == 4
+    assert "| Pass@8-only | all |" in (out / "table.md").read_text()
+    assert {file.stem for file in (out / "figures").glob("*.png")} == {
+        "training_curves",
+        "pareto_regimes",
+        "alignment_at_start",
+        "alignment_curves",
+        "prompt_scatter",
+        "weight_by_kind",
+        "pareto_sweep",
+    }
+
+
+def test_figures_are_drawn(full):
+    for file in (full.parent / "figures").glob("*.png"):
+        assert_drawn(file)
+
+
+def test_page_is_one_file_with_every_section(full):
+    page = read_page(full)
+    assert len(page.sources) == 7
+    assert page.headings == [
+        "What each regime did to Pass@1 and Pass@k",
+        "Where the gradients point",
+        "Which problems changed, and which were up-weighted",
+        "Sweep over k and the weight of Pass@1",
+        "How it was made",
+    ]
+    for words in (
+        "Pass@8-only",
+        "Against the starting checkpoint",
+        "Each seed",
+        "textbook and calculator",
+        "regime.pass1_weight",
+        "passk train regime=hybrid",
+        "0123abc",
+        "2.12.0",
+    ):
+        assert words in page.text
+
+
+def test_report_repeats_exactly(full, tmp_path):
+    root = full.parent.parent
+    again = write_report([root / "main", root / "sweep"], tmp_path)
+    for name in ("table.csv", "table.md", "sweep.csv"):
+        assert (tmp_path / name).read_bytes() == (full.parent / name).read_bytes()
+    strip = re.compile(r"<th scope=\"row\">[^<]*</th>")  # run folders are relative to the page
+    assert strip.sub("", again.read_text()) == strip.sub("", full.read_text())
+
+
+def test_sft_alone(tmp_path):
+    counts, kinds = simulated_counts("sft", (30,), seed=0)
+    write_run(tmp_path / "run", regime="sft", counts=counts, kinds=kinds)
+    page = read_page(write_report([tmp_path / "run"], tmp_path / "out"))
+    assert page.headings[0].startswith("What each regime")
+    assert "Sweep over k and the weight of Pass@1" not in page.headings
+    assert "Where the gradients point" not in page.headings
+
+
+def test_unfinished_run_without_evaluations(tmp_path):
+    run = tmp_path / "run"
+    write_run(run, regime="passk", counts={}, kinds=[], with_alignment=False, status="running")
+    page = read_page(write_report([run], run))
+    assert page.sources == []
+    assert "1 not finished" in page.text
+    assert page.headings == ["What each regime did to Pass@1 and Pass@k", "How it was made"]
+
+
+def test_run_without_alignment_or_kinds(tmp_path):
+    counts, kinds = simulated_counts("hybrid", (0, 10), seed=0, num_problems=20)
+    run = tmp_path / "run"
+    write_run(run, regime="hybrid", counts=counts, kinds=kinds, with_alignment=False)
+    (run / "eval" / "table_by_kind.csv").unlink()
+    page = read_page(write_report([run], tmp_path / "out"))
+    assert "Where the gradients point" not in page.headings
+    assert len(page.sources) == 4
+    assert "Hybrid 0.7/0.3" in page.text
+
+
+def test_sweep_alone(tmp_path):
+    write_sweep(tmp_path / "sweep", weights=(0.5, 0.7, 0.9))
+    page = read_page(write_report([tmp_path / "sweep"], tmp_path / "out"))
+    assert "Of 6 cells of the sweep" in page.text
+    assert not (tmp_path / "out" / "figures" / "pareto_regimes.png").exists()
+    assert_drawn(tmp_path / "out" / "figures" / "pareto_sweep.png")
+
+
+def test_what_users_typed_is_escaped(tmp_path):
+    counts, kinds = simulated_counts("hybrid", (0, 10), seed=0, num_problems=20)
+    write_run(tmp_path / "run", regime="hybrid", counts=counts, kinds=kinds)
+    (tmp_path / "run" / "overrides.txt").write_text("model.path=<img src=x onerror=alert(1)>\n")
+    page = read_page(write_report([tmp_path / "run"], tmp_path / "out"))
+    assert "&lt;img src=x" in page.text
+
+
+def test_a_directory_without_runs_leaves_nothing_behind(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no run"):
+        write_report([tmp_path / "empty"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pareto_front_keeps_what_none_beats_in_both():
+    points = np.array([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0], [1.0, 1.0], [-1.0, 2.0], [2.0, 0.5]])
+    assert pareto_front(points).tolist() == [[1.0, 2.0], [2.0, 1.0]]
+
+
+def test_kinds_keep_their_colour_whatever_else_is_there():
+    colors = kind_colors(["skill", "textbook", "calculator", "skill"])
+    assert list(colors) == ["textbook", "calculator", "skill"]
+    assert len(set(colors.values())) == 3
