@@ -30,7 +30,7 @@ def mixture_advantages(rewards_PG: FloatArray, k: int, pass1_weight: float) -> F
     """A = [pass1_weight + (1 - pass1_weight) k D(c')] (r - c'/(n-1)), [P, n].
 
     Unbiased for the gradient of pass1_weight Pass@1 + (1 - pass1_weight) Pass@k. Pass@1 alone at
-    weight 1 (RLOO), Pass@k alone at weight 0. Source: design/estimators.md, section 2.1.
+    weight 1 (RLOO), Pass@k alone at weight 0. Source: passk itself, from `rloo_k`.
     """
     return estimate_advantages(rewards_PG, "mixture", k, pass1_weight)
 
@@ -39,7 +39,7 @@ def rloo_k(rewards_PG: FloatArray, k: int) -> FloatArray:
     """A = k D(c') (r - c'/(n-1)); at k = 1 it is RLOO (Kool et al. 2019; arXiv 2402.14740).
 
     Both factors see only the other samples, so the weight is unbiased for k (1-p)^(k-1) and the
-    baseline costs no bias. Source: RLOO_k of design/estimators.md, section 1.
+    baseline costs no bias. Source: passk itself: PKPO's weight (equation 33), RLOO's baseline.
     """
 
     def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:

@@ -48,7 +48,8 @@ def advantage_weights(advantages_PG: np.ndarray, rewards_PG: np.ndarray) -> np.n
     are zero; samples that were not judged (NaN reward) weigh nothing.
     """
     judged_P1 = np.maximum((~np.isnan(rewards_PG)).sum(axis=1, keepdims=True), 1)
-    return advantages_PG / (len(advantages_PG) * judged_P1)
+    weights_PG: np.ndarray = advantages_PG / (len(advantages_PG) * judged_P1)
+    return weights_PG
 
 
 def make_rows(

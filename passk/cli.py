@@ -91,16 +91,10 @@ def _run_job(command: str, composed: DictConfig) -> int:
     run_dir = Path(job.runtime.output_dir)
     in_sweep = job.mode == RunMode.MULTIRUN
     prefix = f"cell {job.job.num} ({job.job.override_dirname}): " if in_sweep else ""
-    overrides = list(job.overrides.task)
     try:
-        cfg = to_config(composed)
         if in_sweep:
             print(f"passk: {prefix}starts in {run_dir}", flush=True)
-        if command != "report":
-            claim_directory(run_dir, getattr(cfg, "resume", False))
-        from passk.commands import COMMANDS  # imports torch: only once the input is known good
-
-        COMMANDS[command](cfg, run_dir, overrides)
+        _run_command(command, composed, run_dir, list(job.overrides.task))
         return 0
     except UserError as error:
         return _refuse(f"{prefix}{error}")
@@ -111,10 +105,6 @@ def _run_job(command: str, composed: DictConfig) -> int:
         if in_sweep:
             raise KeyboardInterrupt from None
         return 130
-    except KeyboardInterrupt:
-        if in_sweep:
-            raise
-        return 130
     except Exception:
         traceback.print_exc()
         print(f"passk: {prefix}failed; see the traceback above ({run_dir})", file=sys.stderr)
@@ -122,6 +112,16 @@ def _run_job(command: str, composed: DictConfig) -> int:
     finally:
         if run_dir.is_dir() and not any(run_dir.iterdir()):
             run_dir.rmdir()  # nothing half-written: refused input leaves no directory behind
+
+
+def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
+    """Check the configuration and the directory, then do the work."""
+    cfg = to_config(composed)
+    if command != "report":
+        claim_directory(run_dir, getattr(cfg, "resume", False))
+    from passk.commands import COMMANDS  # imports torch: only once the input is known good
+
+    COMMANDS[command](cfg, run_dir, overrides)
 
 
 def _refuse(sentence: str) -> int:

@@ -68,7 +68,8 @@ def settle(cfg: Any) -> Any:
 
 def compose_train(overrides: Sequence[str]) -> TrainConfig:
     """The configuration of `passk train OVERRIDES...`; Hydra must be initialised."""
-    cfg: TrainConfig = to_config(compose("train", overrides=list(overrides)))
+    cfg = to_config(compose("train", overrides=list(overrides)))
+    assert isinstance(cfg, TrainConfig)
     return cfg
 
 
@@ -83,7 +84,8 @@ def load_run_config(run_dir: Path) -> TrainConfig:
         raise UserError(f"{path}: data.name={name} is unknown; allowed: {', '.join(DATA_SCHEMAS)}")
     schema = OmegaConf.structured(TrainConfig)
     schema.data = OmegaConf.structured(DATA_SCHEMAS[name])
-    cfg: Any = OmegaConf.to_object(OmegaConf.merge(schema, saved))
+    cfg = OmegaConf.to_object(OmegaConf.merge(schema, saved))
+    assert isinstance(cfg, TrainConfig)
     return cfg
 
 
@@ -102,7 +104,9 @@ def explain(error: Exception, command: str) -> str:
     key = re.search(r"full_key: (\S+)", text)
     # OmegaConf puts the reason on the last line before the key, Hydra a general remark first.
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    before_key = [line for line in lines if not re.match(r"(full_key|reference_type|object_type)", line)]
+    before_key = [
+        line for line in lines if not re.match(r"(full_key|reference_type|object_type)", line)
+    ]
     reason = before_key[-1] if key else " ".join(before_key)
     return f"{key[1]}: {reason}" if key else reason
 

@@ -1,7 +1,7 @@
 """The configuration schema: plain dataclasses, no imports, so that bad input is refused at once.
 
-Hydra composes YAML from `conf/` over these (`passk.composition`), and `passk.rules` checks the rules
-between fields. `null` in YAML is None here. Paths are strings, as the user typed them.
+Hydra composes YAML from `conf/` over these (`passk.composition`), and `passk.rules` checks what
+one field alone cannot tell. `null` in YAML is None here. Paths are strings, as the user typed them.
 """
 
 from dataclasses import dataclass, field

@@ -10,9 +10,11 @@ from passk.estimators import pass_at_k
 from passk.policy import Tokenizer
 from passk.rollout import SampleKey, rollout
 from passk.sampler import Sampler, SamplingParams
-from passk.statistics import bootstrap_interval
+from passk.statistics import bootstrap_intervals
 from passk.types import Problem
 from passk.verifiers import Verifier
+
+_COLUMNS = ["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
 
 
 def count_correct(
@@ -57,19 +59,15 @@ def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
     """
     usable = counts[counts["n"] >= max(cfg.ks)]
     if usable.empty:
-        return pd.DataFrame(
-            columns=["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
-        )
+        return pd.DataFrame(columns=_COLUMNS)
     n_P, c_P = usable["n"].to_numpy(), usable["c"].to_numpy()
-    rows = []
-    for k in cfg.ks:
-        interval = bootstrap_interval(
-            pass_at_k(n_P, c_P, k), num_resamples=cfg.num_resamples, seed=cfg.seed
-        )
-        rows.append((k, interval.value, interval.low, interval.high, len(usable), int(n_P.sum())))
-    return pd.DataFrame(
-        rows, columns=["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
-    )
+    values_PK = np.stack([pass_at_k(n_P, c_P, k) for k in cfg.ks], axis=1)
+    intervals = bootstrap_intervals(values_PK, num_resamples=cfg.num_resamples, seed=cfg.seed)
+    rows = [
+        (k, interval.value, interval.low, interval.high, len(usable), int(n_P.sum()))
+        for k, interval in zip(cfg.ks, intervals, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def pass_table_by_kind(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
@@ -80,3 +78,9 @@ def pass_table_by_kind(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
         table.insert(0, "kind", kind)
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
+
+
+def percent_cells(table: pd.DataFrame) -> list[str]:
+    """`54.7 [52.0, 57.5]`, in percent, for each row of a Pass@k table."""
+    columns = (100 * table[["value", "ci_low", "ci_high"]]).to_numpy()
+    return [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in columns]

@@ -74,9 +74,7 @@ def explore(
         SampleKey(cfg.train.seed, "train", step),
     )
     rewards_PG = sampled.rewards_PG
-    advantages_PG = estimate_advantages(
-        rewards_PG, regime.estimator, regime.k, regime.pass1_weight
-    )
+    advantages_PG = estimate_advantages(rewards_PG, regime.estimator, regime.k, regime.pass1_weight)
     rows = make_rows(
         sampled.groups,
         advantage_weights(advantages_PG, rewards_PG)[..., None],
@@ -85,9 +83,7 @@ def explore(
     )
     metrics = {
         **_success(rewards_PG, regime.k),
-        "mean_weight": float(
-            np.mean(prompt_weights(rewards_PG, regime.k, regime.pass1_weight))
-        ),
+        "mean_weight": float(np.mean(prompt_weights(rewards_PG, regime.k, regime.pass1_weight))),
         **asdict(dead_groups(advantages_PG, rewards_PG)),
         "rollout_seconds": sampled.sample_seconds,
         "verify_seconds": sampled.verify_seconds,

@@ -12,7 +12,14 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from passk.config import ModelConfig
 from passk.errors import UserError
 
-__all__ = ["Tokenizer", "encode_completions", "encode_prompts", "load_policy", "load_tokenizer", "token_logprobs"]
+__all__ = [
+    "Tokenizer",
+    "encode_completions",
+    "encode_prompts",
+    "load_policy",
+    "load_tokenizer",
+    "token_logprobs",
+]
 
 TINY = Path(__file__).parent / "assets" / "tiny"
 
@@ -24,17 +31,20 @@ def model_location(path: str) -> str:
 
 def load_policy(cfg: ModelConfig, path: str, device: torch.device) -> PreTrainedModel:
     """Load the causal LM at `path` (folder or hub id) onto `device`, in training precision."""
-    return _load(
+    model: PreTrainedModel = _load(
         AutoModelForCausalLM.from_pretrained,
         path,
         dtype=getattr(torch, cfg.dtype),
         attn_implementation=cfg.attn_implementation,
-    ).to(device)
+    )
+    model.to(device)  # type: ignore[arg-type]  # a wrapper of transformers hides the signature
+    return model
 
 
 def load_tokenizer(path: str) -> Tokenizer:
     """Load the tokenizer that lies with the model."""
-    return _load(AutoTokenizer.from_pretrained, path)
+    tokenizer: Tokenizer = _load(AutoTokenizer.from_pretrained, path)
+    return tokenizer
 
 
 def _load(loader: Any, path: str, **options: Any) -> Any:
@@ -50,7 +60,8 @@ def _load(loader: Any, path: str, **options: Any) -> Any:
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     """Token ids of each prompt, with the special tokens the tokenizer puts before a text."""
-    return tokenizer(list(prompts))["input_ids"]  # type: ignore[no-any-return,unused-ignore]
+    encoded: list[list[int]] = tokenizer(list(prompts))["input_ids"]
+    return encoded
 
 
 def encode_completions(tokenizer: Tokenizer, completions: Sequence[str]) -> list[list[int]]:

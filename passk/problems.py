@@ -60,9 +60,7 @@ def _conventions(cfg: ConventionsConfig, num_heldout: int) -> Data:
 
     prompts = (cfg.calculator_fraction, cfg.skill_fraction, cfg.cue)
     train = (
-        read_problems(cfg.path, "data.path")
-        if cfg.path
-        else draw(cfg.num_train, "train", *prompts)
+        read_problems(cfg.path, "data.path") if cfg.path else draw(cfg.num_train, "train", *prompts)
     )
     heldout = (
         read_problems(cfg.eval_path, "data.eval_path")[:num_heldout]
@@ -114,7 +112,9 @@ def _parse(line: str, default_id: str, place: str) -> Problem:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not a JSON object ({error.msg}, column {error.colno})") from error
+        raise UserError(
+            f"{place}: not a JSON object ({error.msg}, column {error.colno})"
+        ) from error
     if not isinstance(row, dict):
         raise UserError(f"{place}: a JSON object is needed, found {type(row).__name__}")
     fields = {"id": default_id}

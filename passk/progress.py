@@ -34,7 +34,9 @@ class Display:
             self._first = (done, now)
         if now - self._last_plain >= _PLAIN_EVERY_SECONDS or done == self.num_steps:
             self._last_plain = now
-            print(f"{self.name} {done}/{self.num_steps}  {shown}{self._left(done, now)}", flush=True)
+            print(
+                f"{self.name} {done}/{self.num_steps}  {shown}{self._left(done, now)}", flush=True
+            )
 
     def say(self, text: str) -> None:
         """Print a line above the live one."""
@@ -77,4 +79,6 @@ def _describe(metrics: Mapping[str, Any]) -> str:
         (f"Pass@{metrics.get('k')}", metrics.get("passk"), "{:.3f}"),
         ("tokens/s", metrics.get("tokens_per_second"), "{:,.0f}"),
     ]
-    return "  ".join(f"{name} {form.format(value)}" for name, value, form in parts if value is not None)
+    return "  ".join(
+        f"{name} {form.format(value)}" for name, value, form in parts if value is not None
+    )

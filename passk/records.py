@@ -8,16 +8,16 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from passk.config import ESTIMATORS_WITHOUT_K
 from passk.errors import UserError
 
-REGIMES = ("sft", "pass1", "passk", "hybrid")
-ESTIMATORS_WITHOUT_K = ("grpo", "dr_grpo", "maxrl")
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
 
 
@@ -188,7 +188,8 @@ def _read(reader: Any, file: Path, default: Any = None) -> Any:
 def _read_evals(file: Path, key: Sequence[str]) -> pd.DataFrame:
     columns = list(dict.fromkeys([*key, *_EVAL_COLUMNS]))
     empty = pd.DataFrame(columns=columns)
-    frame: pd.DataFrame = _read(pd.read_csv, file, default=empty)
+    # A kind may be empty or spelt like a missing value, and is text even where it is a number.
+    frame: pd.DataFrame = _read(partial(pd.read_csv, converters={"kind": str}), file, default=empty)
     if missing := [column for column in columns if column not in frame]:
         raise UserError(f"{file} lacks the column {missing[0]!r}: it needs {', '.join(columns)}")
     return frame.drop_duplicates(list(key), keep="last").sort_values(list(key), ignore_index=True)

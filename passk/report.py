@@ -4,6 +4,7 @@ Everything is rebuilt from the files of the runs; a section without material is 
 """
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ _NOTE = (
     "over seeds for several. Alignment is the cosine of the regime's gradient with the Pass@1 "
     "gradient at that checkpoint."
 )
+_MOST_READ = 4  # runs that are told one by one in words
 _CAPTIONS = {
     "training_curves": "Held-out success while training. Bands are 95 % intervals over problems; "
     "with several seeds, each is a thin line and their mean a thick one.",
@@ -34,8 +36,8 @@ _CAPTIONS = {
     "alignment_curves": "The same direction while training, on the policy of that step.",
     "prompt_scatter": "Each held-out problem before and after; on the line, nothing changed. Large "
     "markers are the means of a kind.",
-    "weight_by_kind": "Which problems Pass@{k} up-weights, at the starting checkpoint: the weight "
-    "of a problem by its success (top), how many problems are where (bottom), and the share of "
+    "weight_by_kind": "Which problems Pass@{k} up-weights, where {run} started: the weight of a "
+    "problem by its success (top), how many problems are where (bottom), and the share of "
     "all weight that falls on each kind (right).",
     "pareto_sweep": "The sweep: change in Pass@1 against change in Pass@{k} from the starting "
     "checkpoint, a line per optimised k, with 95 % intervals. Dashed: cells that no other one "
@@ -47,8 +49,8 @@ def write_report(dirs: Iterable[str | Path], out_dir: str | Path) -> Path:
     """Write table.csv, table.md, figures/*.png and report.html (and sweep.csv); returns the page.
 
     `dirs` may be runs, reproductions and sweeps. The headline table holds the runs of
-    reproductions, or all runs where there is none; two RL runs or more outside a reproduction make
-    a sweep.
+    reproductions, or all runs where there is none. RL runs outside a reproduction make a sweep
+    where they are not all there is, or more than one.
 
     Raises:
         UserError: a directory holds no run, or a file of a run cannot be read.
@@ -56,32 +58,26 @@ def write_report(dirs: Iterable[str | Path], out_dir: str | Path) -> Path:
     records = find_runs(dirs)
     reproduced = [record for record in records if record.seed_dir is not None]
     headline = reproduced or records
-    sweep = [r for r in records if r.seed_dir is None and r.regime != "sft"]
-    cells = sweep_table(sweep) if len(sweep) > 1 else pd.DataFrame()
-    table, titles = (
-        reproduction_table(headline),
-        {label: run_title(record, label) for label, record in in_order(headline)},
-    )
+    swept = [r for r in records if r.seed_dir is None and r.regime != "sft"]
+    cells = sweep_table(swept) if len(swept) > (0 if reproduced else 1) else pd.DataFrame()
+    table = reproduction_table(headline)
+    titles = {label: run_title(record, label) for label, record in in_order(headline)}
     ks = {label: reported_k(record, headline) for label, record in in_order(headline)}
-    headings = sheets.column_names(set(ks.values()))
     k = max(ks.values())
-    sentences = sweep_reading(cells, k) if len(cells) else []
-    if reproduced or len(titles) <= 4:
-        sentences = reading(table, titles, ks) + sentences
+    sentences = reading(table, titles, ks) if reproduced or len(titles) <= _MOST_READ else []
+    sentences += sweep_reading(cells, _shown_k(cells, k)) if len(cells) else []
+    headings = sheets.column_names(set(ks.values()))
+    people = table.assign(regime=table["regime"].map(titles))
     figures = _figures(headline, table, titles, cells, k)
 
     out = Path(out_dir)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "table.csv", index=False)
-    people = table.assign(regime=table["regime"].map(titles))
-    words = "".join(f"\n{sentence}\n" for sentence in [*sentences, _NOTE])
-    (out / "table.md").write_text(markdown(people, headings) + words)
     if len(cells):
         cells.to_csv(out / "sweep.csv", index=False)
-    pictures = {
-        name: (*_save(figure, out / "figures" / f"{name}.png"), _CAPTIONS[name].format(k=k))
-        for name, figure in figures.items()
-    }
+    words = "".join(f"\n{sentence}\n" for sentence in [*sentences, _NOTE])
+    (out / "table.md").write_text(markdown(people, headings) + words, encoding="utf-8")
+    run = titles[_focus(headline, k)]
     page = {
         "title": _page_title(headline),
         "sentences": sentences,
@@ -91,12 +87,24 @@ def write_report(dirs: Iterable[str | Path], out_dir: str | Path) -> Path:
         "per_seed": sheets.sheet(people, headings) if (people["seed"] == "all").any() else None,
         "kinds": sheets.kinds(headline, titles, headings),
         "kernel": sheets.kernel(headline),
-        "figures": pictures,
-        "sweep": sheets.cells(cells, k, headings),
+        "figures": {
+            name: (
+                *_save(figure, out / "figures" / f"{name}.png"),
+                _CAPTIONS[name].format(k=_shown_k(cells, k) if "sweep" in name else k, run=run),
+            )
+            for name, figure in figures.items()
+        },
+        "sweep": sheets.cells(cells, _shown_k(cells, k), headings) if len(cells) else None,
         "differences": sheets.differences(records),
         "runs": sheets.runs(records, out),
         "versions": sheets.versions(records),
     }
+    file = out / "report.html"
+    file.write_text(_render(page), encoding="utf-8")
+    return file
+
+
+def _render(page: Mapping[str, object]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("passk", "assets"),
         autoescape=True,
@@ -104,9 +112,7 @@ def write_report(dirs: Iterable[str | Path], out_dir: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    file = out / "report.html"
-    file.write_text(environment.get_template("report.html.j2").render(page))
-    return file
+    return environment.get_template("report.html.j2").render(page)
 
 
 def _figures(
@@ -118,19 +124,34 @@ def _figures(
 ) -> dict[str, Figure]:
     """The figures that the material allows, by name, in the order of the page."""
     prompts = prompt_changes(records)
+    of_focus = prompts[prompts["regime"] == _focus(records, k)]
     trained = [r for r in records if r.regime != "sft"]
     regimes = sweep_table(trained) if trained else pd.DataFrame()
     swept_alone = len(cells) > 0 and not any(r.seed_dir for r in records)
     drawn = {
         "training_curves": plots.training_curves(records, titles),
-        "pareto_regimes": None if swept_alone else plots.pareto(regimes, k, titles),
+        "pareto_regimes": None
+        if swept_alone
+        else plots.pareto(regimes, _shown_k(regimes, k), titles),
         "alignment_at_start": plots.alignment_at_start(table, titles),
         "alignment_curves": plots.alignment_curves(records, titles),
         "prompt_scatter": prompt_plots.prompt_scatter(prompts, titles),
-        "weight_by_kind": prompt_plots.weight_by_kind(prompts, k),
-        "pareto_sweep": plots.pareto(cells, k),
+        "weight_by_kind": prompt_plots.weight_by_kind(of_focus, k),
+        "pareto_sweep": plots.pareto(cells, _shown_k(cells, k)),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _shown_k(cells: pd.DataFrame, k: int) -> int:
+    """k where all cells evaluated it, else the largest that all did."""
+    grid = [int(name[4:]) for name in map(str, cells) if re.fullmatch(r"pass\d+", name)]
+    return k if k in grid else max(grid, default=1)
+
+
+def _focus(records: Sequence[RunRecord], k: int) -> str:
+    """The label whose start the weights are shown for: Pass@k-only if there, else the first."""
+    at_k = [(label, r) for label, r in in_order(records) if reported_k(r, records) == k]
+    return min(at_k, key=lambda item: (not item[1].optimises_passk, item[1].pass1_weight))[0]
 
 
 def _page_title(records: Sequence[RunRecord]) -> str:

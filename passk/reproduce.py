@@ -1,4 +1,4 @@
-"""The main job: SFT, then each RL regime from that one checkpoint, and how their gradients agree."""
+"""The main job: SFT, then each RL regime from that one checkpoint; how their gradients agree."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,9 +1,8 @@
 """A key/value cache whose rows can fork: static buffers that hold each shared prefix once."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -66,12 +65,13 @@ class RowCache(Cache):
     """The cache that `TorchSampler` hands to the model; any `AutoModelForCausalLM` takes it."""
 
     def __init__(self, max_length: int) -> None:
-        super().__init__(layer_class_to_replicate=partial(_RowLayer, max_length))
+        # Layers are made as the model first reaches them, so any callable that makes one will do.
+        super().__init__(layer_class_to_replicate=cast(Any, partial(_RowLayer, max_length)))
 
     def copy_rows(self, source: Tensor, target: Tensor, num_rows: int) -> None:
         """Fork rows: afterwards rows `target` [C] continue the prefixes of `source` [C].
 
         No row may be both in `source` and in `target`. Rows from `num_rows` on are given up.
         """
-        for layer in self.layers:
+        for layer in cast(list[_RowLayer], self.layers):
             layer.copy_rows(source, target, num_rows)

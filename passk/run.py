@@ -18,6 +18,7 @@ import yaml
 
 from passk.checkpoint import TrainState, checkpoint_name, save_checkpoint
 from passk.config import RunConfig
+from passk.evaluator import percent_cells
 from passk.learner import Learner, LearnStats
 from passk.policy import Tokenizer
 from passk.rollout import Rollout
@@ -139,9 +140,7 @@ class Run:
             shutil.rmtree(old)
 
 
-def sample_logprobs(
-    rows: Sequence[Any], stats: LearnStats
-) -> dict[tuple[int, int], float]:
+def sample_logprobs(rows: Sequence[Any], stats: LearnStats) -> dict[tuple[int, int], float]:
     """The learner's log pi(y|x) by (prompt, sample), from the rows it was fed."""
     return {
         sample: value
@@ -166,14 +165,12 @@ def _write(path: Path, text: str) -> None:
 def _markdown(table: Path) -> str:
     """`eval/table.csv` for people: a row per step, a column per k, percent with intervals."""
     rows = pd.read_csv(table)
-    cells = [
-        f"{100 * r.value:.1f} [{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]"
-        for r in rows.itertuples()
-    ]
-    wide = rows.assign(cell=cells).pivot(index="step", columns="k", values="cell")
+    wide = rows.assign(cell=percent_cells(rows)).pivot(index="step", columns="k", values="cell")
     header = ["step", *(f"Pass@{k}" for k in wide.columns)]
     lines = [header, ["---:"] * len(header)]
-    lines += [[str(step), *map(str, cells)] for step, cells in zip(wide.index, wide.values, strict=True)]
+    lines += [
+        [str(step), *map(str, cells)] for step, cells in zip(wide.index, wide.values, strict=True)
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

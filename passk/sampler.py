@@ -1,4 +1,4 @@
-"""The seam for rollout engines: token ids in, completions out, weights replaced from the learner."""
+"""The seam for rollout engines: token ids in, completions out, weights from the learner."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -40,4 +40,5 @@ def uniforms(seeds_B: np.ndarray, num_draws: int) -> np.ndarray:
     mixed_BT = (state_BT ^ (state_BT >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed_BT = (mixed_BT ^ (mixed_BT >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed_BT ^= mixed_BT >> np.uint64(31)
-    return (mixed_BT >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    uniform_BT: np.ndarray = (mixed_BT >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniform_BT

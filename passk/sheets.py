@@ -101,10 +101,8 @@ def _without(table: Sheet, heading: str) -> Sheet:
     return Sheet(table.headings[:i] + table.headings[i + 1 :], rows)
 
 
-def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Sheet | None:
+def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Sheet:
     """The sweep for people: Pass@1 and one Pass@k, and seeds only where they are all there is."""
-    if cells.empty:
-        return None
     columns = ["regime", "k", "pass1_weight", "seed"]
     for name in dict.fromkeys(["pass1", f"pass{k}"]):
         for column in (name, f"delta_{name}"):
@@ -166,7 +164,7 @@ def versions(records: Sequence[RunRecord]) -> Sheet | None:
         git = record.manifest.get("git") or {}
         if isinstance(git, Mapping) and git.get("commit"):
             facts["git commit"] = f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
-        facts["host"] = record.manifest.get("host")
+        facts |= {name: record.manifest.get(name) for name in ("host", "machine")}
         for name, value in facts.items():
             if value is not None:
                 found.setdefault(name, {})[str(value)] = None

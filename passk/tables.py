@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from passk.config import REGIMES
 from passk.estimators import pass_at_k
-from passk.records import REGIMES, RunRecord, find_runs, load_run, read_seed_table
+from passk.records import RunRecord, find_runs, load_run, read_seed_table
 from passk.statistics import Interval, paired_difference, seed_interval
 from passk.wording import run_labels
 
@@ -124,7 +125,7 @@ def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """After the rows of each cell that has several seeds, a row of seed `all`: means over seeds.
 
     Intervals are Student-t over seeds: each seed has its own data and its own start, so they cover
-    the sampling of problems as well.
+    the sampling of problems as well. Those of cosines end at -1 and 1.
     """
     frames = []
     for _, cell in table.groupby(keys, sort=False):
@@ -140,7 +141,10 @@ def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
             row[name] = over_seeds.value
             row |= _columns(name, over_seeds) if f"{name}_low" in cell else {}
         frames.append(pd.DataFrame([row], columns=table.columns).astype({"seed": object}))
-    return pd.concat(frames, ignore_index=True) if frames else table
+    merged = pd.concat(frames, ignore_index=True) if frames else table
+    cosines = merged.columns.intersection(["alignment", "alignment_low", "alignment_high"])
+    merged[cosines] = merged[cosines].astype(float).clip(-1, 1)
+    return merged
 
 
 def _own_start(record: RunRecord) -> pd.DataFrame | None:

@@ -127,9 +127,7 @@ class TorchSampler:
                 text=text,
                 token_ids=tokens,
                 logprobs=tuple(logprobs_BT[b, : len(tokens)].tolist()),
-                finish_reason=(
-                    FinishReason.STOP if tokens[-1] in end_ids else FinishReason.LENGTH
-                ),
+                finish_reason=(FinishReason.STOP if tokens[-1] in end_ids else FinishReason.LENGTH),
             )
             for ((prompt, tokens), b), text in zip(first_of.items(), texts, strict=True)
         }
@@ -186,14 +184,15 @@ class _Rows:
         start = self.cache.get_seq_length()
         positions_T = torch.arange(start + input_ids_RT.shape[1], device=input_ids_RT.device)
         padding_R1 = self.padding_R[:, None]
-        return self.model(
+        logits_R1V: Tensor = self.model(
             input_ids=input_ids_RT,
             attention_mask=(positions_T >= padding_R1).long() if self.padding_R.any() else None,
             position_ids=(positions_T[start:] - padding_R1).clamp(min=0),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
-        ).logits[:, -1]
+        ).logits
+        return logits_R1V[:, -1]
 
 
 def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from passk.build import Parts
 from passk.checkpoint import TrainState
 from passk.config import TrainConfig
 from passk.diagnostics import alignment, block_gradients, objective
-from passk.evaluator import count_correct, pass_table, pass_table_by_kind
+from passk.evaluator import count_correct, pass_table, pass_table_by_kind, percent_cells
 from passk.experience import explore, imitate
 from passk.interrupt import InterruptFlag
 from passk.problems import ProblemStream
@@ -46,7 +46,9 @@ def train(cfg: TrainConfig, parts: Parts, run: Run, shown: Display, stop: Interr
         if supervised:
             experience = imitate(parts.tokenizer, stream.take(batch_size))
         else:
-            experience = explore(step, cfg, parts.sampler, parts.verifier, parts.tokenizer, stream.take(batch_size))
+            experience = explore(
+                step, cfg, parts.sampler, parts.verifier, parts.tokenizer, stream.take(batch_size)
+            )
         learn_started = time.perf_counter()
         learned = learner.update(experience.rows)
         sync_started = time.perf_counter()
@@ -96,8 +98,7 @@ def evaluate(step: int, cfg: TrainConfig, parts: Parts, run: Run, shown: Display
     table = pass_table(counts, cfg.eval)
     run.write_eval(step, counts, table, pass_table_by_kind(counts, cfg.eval))
     values = "  ".join(
-        f"Pass@{row.k} {100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]"
-        for row in table.itertuples()
+        f"Pass@{k} {cell}" for k, cell in zip(table["k"], percent_cells(table), strict=True)
     )
     shown.say(f"{shown.name} step {step}: {values}")
 

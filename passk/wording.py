@@ -10,7 +10,7 @@ import pandas as pd
 from passk.records import RunRecord
 
 # Settings that say where, when or how often a run happened, not what it did.
-_INCIDENTAL = {"seed", "seeds", "init_from", "resume", "device", "num_threads", "save_every"}
+_INCIDENTAL = {"seed", "init_from", "resume", "device", "num_threads", "save_every", "ks"}
 _PLAIN = ("k", "pass1_weight", "num_problems")  # numbers that are not rates
 _MOST_IN_A_SENTENCE = 4
 
@@ -192,8 +192,10 @@ def _change(row: Mapping[Any, Any], titles: Mapping[str, str], ks: Mapping[str, 
             clauses.append(f"made no clear change to Pass@{k} ({value} points {interval})")
         else:
             clauses.append(f"changed Pass@{k} by {value} points {interval}")
-    if clauses[1].startswith("changed") and clauses[0].startswith("changed"):
-        clauses[1] = clauses[1].removeprefix("changed ")
+    verbs = ("changed ", "made no clear change to ")
+    for verb, joint in zip(verbs, ("and", "or"), strict=True):
+        if all(clause.startswith(verb) for clause in clauses):
+            return f"{titles[row['regime']]} {clauses[0]} {joint} {clauses[1].removeprefix(verb)}"
     return f"{titles[row['regime']]} {' and '.join(clauses)}"
 
 

@@ -40,7 +40,7 @@ def write_run(
     """One run; `counts` gives the correct samples of each problem at each evaluated step."""
     (path / "eval").mkdir(parents=True)
     weight = WEIGHTS[regime] if pass1_weight is None else pass1_weight
-    num_steps = max(counts, default=10)
+    num_steps = max(counts, default=0) or 10
     config: dict[str, dict[str, Any]] = {
         "model": {"path": "tiny"},
         "data": {"name": "conventions", "cue": 0.0, "seed": seed},

@@ -66,6 +66,7 @@ def test_unbiased_for_every_k_up_to_n(p: Fraction) -> None:
         (10**6, 999_000, 8),
         (10**6, 1_000, 1_000),
         (10**6, 30, 999_900),
+        (10**12, 1, 1),  # a tiny value keeps all its digits
     ],
 )
 def test_large_counts_are_exact_where_binomials_overflow(n: int, c: int, k: int) -> None:
