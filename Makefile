@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SEEDS ?= 1
+seeds ?= 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -18,11 +18,11 @@ $(VENV)/.installed: pyproject.toml
 	$(PIP) --editable '.[dev]'
 	touch $@
 
-reproduce: install ## SFT, Pass@1, Pass@k and hybrid on the embedded task; table and report (SEEDS=3)
-	$(BIN)/passk reproduce seeds=$(SEEDS)
+reproduce: install ## SFT, Pass@1, Pass@k and hybrid on the embedded task; table and report (seeds=3)
+	$(BIN)/passk reproduce seeds=$(seeds)
 
-train: install ## one run; ARGS="regime=passk regime.k=4"
-	$(BIN)/passk train $(ARGS)
+train: install ## one run; args="regime=passk regime.k=4"
+	$(BIN)/passk train $(args)
 
 test: install ## every test
 	$(BIN)/python -m pytest

@@ -13,7 +13,7 @@ from passk.tables import in_order, last_counts, reported_k, sft_of, starting_cou
 def kind_table(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Success by kind of problem at the start and the end, averaged over seeds.
 
-    Columns: regime, kind, num_problems (of one seed), pass1_before, pass1, passk_before, passk.
+    Columns: regime, kind, num_problems (of all seeds), pass1_before, pass1, passk_before, passk.
     SFT has rows only where there is nothing else: it is what the others had before. Read from
     `eval/table_by_kind.csv` of the run and of its starting point.
     """
@@ -34,7 +34,10 @@ def kind_table(records: Sequence[RunRecord]) -> pd.DataFrame:
             rows.append(row)
     columns = ["regime", "kind", "num_problems", "pass1_before", "pass1", "passk_before", "passk"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.groupby(["regime", "kind"], sort=False, as_index=False).mean()
+    cells = table.groupby(["regime", "kind"], sort=False, as_index=False)
+    means = cells.mean()
+    means["num_problems"] = cells["num_problems"].sum()["num_problems"]
+    return means
 
 
 def prompt_changes(records: Sequence[RunRecord]) -> pd.DataFrame:

@@ -80,6 +80,9 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
         return _refuse(explain(error, command))
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except SystemExit as stopped:  # Hydra's argument parser has printed its own usage
         return int(stopped.code or 0)
     return max(codes, default=0)

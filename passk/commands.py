@@ -2,14 +2,14 @@
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from passk.build import build_parts, prepare_torch
 from passk.checkpoint import last_checkpoint, resolve_model, restore
 from passk.composition import compose_train, load_run_config
-from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, TrainConfig
+from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
 from passk.errors import Interrupted, UserError
 from passk.interrupt import interrupt_flag
 from passk.progress import display
@@ -99,23 +99,14 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     Problems, verifier and sampling are those of the run, unless the user typed others.
     """
     prepare_torch(cfg.num_threads)
-    base = TrainConfig(
-        **{name: getattr(cfg, name) for name in ("model", "data", "rollout", "verifier")},
-        learner=cfg.learner,
-        eval=cfg.eval,
-        num_threads=cfg.num_threads,
-    )
+    base = TrainConfig(**{field.name: getattr(cfg, field.name) for field in fields(RunConfig)})
     start = cfg.model.path
     if cfg.run is not None:
         trained = load_run_config(Path(cfg.run))
         typed = {word.lstrip("+").split(".")[0].split("=")[0] for word in overrides}
+        kept = {"model", "data", "rollout", "verifier", "eval"} - typed
         base = replace(
-            base,
-            **{
-                name: getattr(trained, name)
-                for name in ("model", "data", "rollout", "verifier", "eval")
-                if name not in typed
-            },
+            base, regime=trained.regime, **{name: getattr(trained, name) for name in sorted(kept)}
         )
         start = str(last_checkpoint(Path(cfg.run)))
     parts = build_parts(base, start)

@@ -61,7 +61,8 @@ def to_config(composed: DictConfig) -> Any:
 def settle(cfg: Any) -> Any:
     """Fill what follows from other fields: the k that is trained is also evaluated, Pass@1 too."""
     if isinstance(cfg, RunConfig):
-        trained = {cfg.regime.k} if isinstance(cfg, TrainConfig) else set()
+        trains_k = isinstance(cfg, TrainConfig) and cfg.regime.name != "sft"
+        trained = {cfg.regime.k} if trains_k else set()
         cfg.eval.ks = sorted({1, *cfg.eval.ks, *trained})
     return cfg
 
@@ -122,8 +123,8 @@ def _explain_unknown_key(key: str, command: str) -> str:
         if part not in names:
             prefix = ".".join(path)
             near = difflib.get_close_matches(part, names, n=1)
-            hint = f"; did you mean {'.'.join([*path, near[0]])}?" if near else ""
-            where = f"{prefix} takes" if prefix else f"passk {command} takes"
+            hint = f"; did you mean {'.'.join([*path, near[0]])}?" if near else ";"
+            where = f"{prefix} takes" if prefix else "it takes"
             return f"{key} is not a key of passk {command}{hint} {where}: {', '.join(names)}"
         node = getattr(node, part)
         path.append(part)

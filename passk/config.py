@@ -16,7 +16,7 @@ class ModelConfig:
     """Which causal language model to start from."""
 
     path: str = "tiny"  # `tiny` (shipped in the package), a folder, or a Hugging Face hub id
-    dtype: str = "float32"  # of the learner's and the sampler's weights
+    dtype: str = "float32"  # of the weights that are trained and sampled from
     attn_implementation: str = "sdpa"
 
 
@@ -37,9 +37,9 @@ class ConventionsConfig(DataConfig):
     num_train: int = 4096
     num_corpus: int = 65536
     calculator_fraction: float = 0.24
-    skill_fraction: float = 0.35
+    skill_fraction: float = 0.38
     cue: float = 0.0
-    corpus_calculator_fraction: float = 0.08
+    corpus_calculator_fraction: float = 0.09
     corpus_skill_fraction: float = 0.1
     corpus_cue: float = 0.0
 
@@ -79,8 +79,8 @@ class LearnerConfig:
     """Optimiser and micro-batches."""
 
     device: str = "auto"
-    lr: float = 7e-5
-    schedule: str = "constant"
+    lr: float = 2e-4
+    schedule: str = "linear"
     warmup_steps: int = 0
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -95,7 +95,7 @@ class LearnerConfig:
 class TrainingConfig:
     """Length, seed, starting point and checkpoints of a run."""
 
-    num_steps: int = 100
+    num_steps: int = 150
     seed: int = 0
     init_from: str | None = None
     save_every: int = 25

@@ -90,8 +90,9 @@ def alignment(gradients: Tensor, first: int, second: int) -> Alignment:
     """Agreement of objectives `first` and `second` of `block_gradients`.
 
     The inner product is (<a_A, b_B> + <a_B, b_A>) / 2; the cosine divides it by
-    sqrt(<a_A, a_B> <b_A, b_B>) and is cut to [-1, 1]. Both NaN where a norm's estimate is not
-    positive. Intervals: delete-a-block jackknife over blocks of prompts.
+    sqrt(<a_A, a_B> <b_A, b_B>) and is cut to [-1, 1]. The cosine is NaN where a norm's estimate is
+    not positive, its ends where that is so without some block. Intervals: delete-a-block jackknife
+    over blocks of prompts.
     """
     pair = gradients[:, [first, second]].double()
     # Everything needed is a sum of inner products between blocks, so take them once.
@@ -109,7 +110,10 @@ def alignment(gradients: Tensor, first: int, second: int) -> Alignment:
 
     full = products(np.ones(blocks))
     left_out = np.array([products(1.0 - np.eye(blocks)[m]) for m in range(blocks)])
-    inner, cosine = (jackknife_interval(left_out[:, i], full[i]) for i in (0, 1))
+    inner = jackknife_interval(left_out[:, 0], full[0])
+    cosine = Interval(full[1], np.nan, np.nan)
+    if np.isfinite(left_out[:, 1]).all():
+        cosine = jackknife_interval(left_out[:, 1], full[1])
     bounded = Interval(cosine.value, max(cosine.low, -1.0), min(cosine.high, 1.0))
     return Alignment(cosine=bounded, inner_product=inner)
 

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from passk.figure_style import (
     FAINT,
@@ -90,7 +91,13 @@ def pareto(cells: pd.DataFrame, k: int, titles: Titles | None = None) -> Figure 
     front = pareto_front(100 * cells[[x, y]].to_numpy(float))
     axes.plot(*front.T, color="#777777", linewidth=1.2, linestyle=(0, (4, 3)), zorder=1.5)
     axes.plot(0, 0, "s", color=INK, ms=7, zorder=4)
-    note(axes, 0, 0, "start", INK)
+    below: dict[str, Any] = {
+        "xytext": (-7, -14),
+        "textcoords": "offset points",
+        "ha": "right",
+        "fontsize": 10,
+    }
+    axes.annotate("start", (0, 0), color=INK, **below)
     groups = cells.groupby("regime" if titles else "k", sort=False)
     for place, (group, points) in enumerate(groups):
         color = regime_style(str(group))["color"] if titles else K_COLORS[place % len(K_COLORS)]
@@ -192,6 +199,7 @@ def _draw_seeds(
         shared = pd.concat([line.set_index("step")["value"] for line in lines], axis=1).dropna()
         steps, value = shared.index.to_numpy(), shared.mean(axis=1).to_numpy()
     axes.plot(steps, scale * value, marker="o", markersize=4, **style)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     return scale * float(value[-1] if len(value) else lines[0]["value"].iloc[-1])
 
 

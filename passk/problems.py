@@ -88,7 +88,7 @@ def read_problems(path: str, key: str) -> tuple[Problem, ...]:
     """
     file = Path(path)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # U+2028 may stand inside a string
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{key}={path} cannot be read as a UTF-8 text file: {error}") from error
     problems, seen = [], dict[str, int]()

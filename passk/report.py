@@ -26,8 +26,8 @@ _NOTE = (
 )
 _MOST_READ = 4  # runs that are told one by one in words
 _CAPTIONS = {
-    "training_curves": "Held-out success while training. Bands are 95 % intervals over problems; "
-    "with several seeds, each is a thin line and their mean a thick one.",
+    "training_curves": "Held-out success while training. Bands, for few lines, are 95 % intervals "
+    "over problems; with several seeds, each is a thin line and their mean a thick one.",
     "pareto_regimes": "What each regime trades: change in Pass@1 against change in Pass@{k} from "
     "the starting checkpoint, with 95 % intervals. Dashed: those that none beats in "
     "both.",

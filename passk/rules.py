@@ -18,7 +18,7 @@ from passk.config import (
 from passk.errors import UserError
 
 _CHOICES = {
-    "model.dtype": ("float32", "bfloat16"),
+    "model.dtype": ("float32", "float64"),
     "model.attn_implementation": ("sdpa", "eager"),
     "rollout.engine": ("auto", "torch"),
     "verifier.name": ("conventions",),

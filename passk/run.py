@@ -60,7 +60,12 @@ class Run:
         _write(self.path / "manifest.json", json.dumps(self._manifest, indent=2) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop records of steps at or after `step`, which a resumed run is about to repeat."""
+        """Drop records of steps at or after `step`, which a resumed run is about to repeat.
+
+        Half-written files, which a kill leaves under temporary names, go too.
+        """
+        for partial in self.path.rglob(".*.partial"):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         metrics = self.path / "metrics.jsonl"
         if metrics.is_file():
             kept = [line for line in _whole_lines(metrics) if json.loads(line)["step"] < step]
@@ -126,7 +131,7 @@ class Run:
     def _write_parquet(self, folder: str, step: int, rows: pd.DataFrame) -> None:
         path = self.path / folder / f"{checkpoint_name(step)}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        partial = path.with_name(f".{path.name}.partial")
         rows.to_parquet(partial, index=False)
         os.replace(partial, path)
 

@@ -1,5 +1,6 @@
 """The tables of the report's page, as text: figures in percent, settings, runs, versions."""
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -131,29 +132,23 @@ def differences(records: Sequence[RunRecord]) -> Sheet | None:
 
 
 def runs(records: Sequence[RunRecord], out: Path) -> Sheet:
+    """How far each run came and what was typed; paths are relative to the page."""
     rows = []
-    for record in records:
+    for _, record in in_order(records):
         manifest = record.manifest
-        done = record.metrics["step"].max() if len(record.metrics) else 0
         seconds = manifest.get("seconds")
         command = ["passk", str(manifest.get("command") or "train"), *record.overrides]
         rows.append(
             [
-                _place(record.path, out),
+                os.path.relpath(record.path, out.resolve()),
                 str(manifest.get("status", "unknown")),
-                f"{int(done)} of {record.setting('train.num_steps', '?')}",
+                f"{len(record.metrics)} of {record.setting('train.num_steps', '?')}",
                 "" if seconds is None else f"{float(seconds):.0f} s",
                 str(manifest.get("device") or ""),
                 shlex.join(command),
             ]
         )
     return Sheet(["Run", "Status", "Steps", "Time", "Device", "Command"], rows)
-
-
-def _place(path: Path, out: Path) -> str:
-    """Relative to the report where the run lies under it, so that folders can be moved."""
-    inside = path.is_relative_to(out.resolve())
-    return str(path.relative_to(out.resolve())) if inside else str(path)
 
 
 def versions(records: Sequence[RunRecord]) -> Sheet | None:

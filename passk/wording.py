@@ -174,9 +174,10 @@ def sweep_reading(cells: pd.DataFrame, k: int) -> list[str]:
     free = gained & (cells["delta_pass1_high"] >= 0)
     best = cells.iloc[int(cells[f"delta_pass{k}"].argmax())].to_dict()
     gain, price = (_number(best[name], name) for name in (f"delta_pass{k}", "delta_pass1"))
+    cost = f", {free.sum() or 'none'} of them without a clear loss of Pass@1" if any(gained) else ""
     return [
-        f"Of {len(cells)} cells of the sweep, {gained.sum()} clearly raised Pass@{k}, "
-        f"{free.sum()} of them without a clear loss of Pass@1; the largest gain, {gain} points of "
+        f"Of {len(cells)} cells of the sweep, {gained.sum() or 'none'} clearly raised Pass@{k}"
+        f"{cost}; the largest gain, {gain} points of "
         f"Pass@{k} (k = {best['k']}, weight of Pass@1 {best['pass1_weight']:g}), came with "
         f"{price} points of Pass@1."
     ]

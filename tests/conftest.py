@@ -1,0 +1,23 @@
+"""Fixtures that several test files use. Torch is imported late: many tests do without it."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """The shipped model, float32 on one thread. Shared: copy it before changing anything."""
+    import torch
+
+    from passk.config import ModelConfig
+    from passk.policy import load_policy
+
+    torch.set_num_threads(1)
+    return load_policy(ModelConfig(), "tiny", torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """The tokenizer of the shipped model: 18 tokens, `</s>` is 1."""
+    from passk.policy import load_tokenizer
+
+    return load_tokenizer("tiny")

@@ -1,0 +1,387 @@
+"""The torch sampler is the same function as sampling every completion alone, only cheaper."""
+
+import copy
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import chdtrc
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Qwen3Config,
+)
+
+from passk.policy import encode_prompts, token_logprobs
+from passk.sampler import SamplingParams
+from passk.seeds import group_seeds
+from passk.torch_sampler import TorchSampler
+from passk.types import FinishReason
+
+EOS = 1
+VOCABULARY = 18  # the tokenizer's
+PARAMS = SamplingParams(temperature=1.0, max_new_tokens=32)
+PROMPTS = ("T3+4*5=", "C12+9*8=", "T37+48+59=", "C7+2*2=", "T10+99+31=")
+
+_SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    # Large enough that what is attended to matters, as it does not in a fresh model.
+    "initializer_range": 0.4,
+    "bos_token_id": None,
+    "eos_token_id": EOS,
+    "pad_token_id": 0,
+}
+ARCHITECTURES = {
+    "llama": (LlamaConfig, {"num_key_value_heads": 4}),
+    "qwen3": (Qwen3Config, {"num_key_value_heads": 2, "head_dim": 8}),
+    "gpt_neox": (GPTNeoXConfig, {}),
+    "gemma3": (
+        Gemma3TextConfig,
+        {
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "num_hidden_layers": 3,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+}
+
+
+def random_model(architecture: str = "llama", *, vocabulary: int = VOCABULARY, seed: int = 0):
+    config_class, options = ARCHITECTURES[architecture]
+    torch.manual_seed(seed)
+    config = config_class(vocab_size=vocabulary, **(_SMALL | options))
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def seeds_for(num_prompts: int, num_samples: int, *, step: int = 0) -> list[list[int]]:
+    names = [f"p{p}" for p in range(num_prompts)]
+    return group_seeds(0, "train", step, names, num_samples)
+
+
+def forward_alone(model, prompt, completion, temperature=1.0) -> np.ndarray:
+    """Log-probabilities of one completion by one forward pass: no cache, no padding."""
+    ids = torch.tensor([[*prompt, *completion.token_ids]])
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    mask[:, len(prompt) :] = True
+    with torch.no_grad():
+        return token_logprobs(model, ids, mask, temperature)[0, len(prompt) :].numpy()
+
+
+class ForwardLog:
+    """What each forward pass was given and where its cache lies."""
+
+    def __init__(self, model) -> None:
+        self.rows: list[int] = []
+        self.widths: list[int] = []
+        self.buffers: list[tuple[int, int]] = []  # data_ptr and rows of the first layer's keys
+        model.register_forward_hook(self._record, with_kwargs=True)
+
+    def _record(self, _module, _args, kwargs, _output) -> None:
+        rows, width = kwargs["input_ids"].shape
+        keys = kwargs["past_key_values"].layers[0].keys
+        self.rows.append(rows)
+        self.widths.append(width)
+        self.buffers.append((keys.data_ptr(), keys.shape[0]))
+
+
+@pytest.fixture
+def prompts(tiny_tokenizer):
+    return encode_prompts(tiny_tokenizer, PROMPTS)
+
+
+def test_merged_sampling_is_each_sample_drawn_alone(tiny_model, tiny_tokenizer, prompts):
+    sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
+    seeds_PG = seeds_for(len(prompts), 12)
+    merged = sampler.sample(prompts, seeds_PG, PARAMS)
+    distinct = 0
+    for prompt, seeds, completions in zip(prompts, seeds_PG, merged, strict=True):
+        distinct += len(set(completions))
+        for seed, completion in zip(seeds, completions, strict=True):
+            ((alone,),) = sampler.sample([prompt], [[seed]], PARAMS)
+            assert alone.token_ids == completion.token_ids
+            assert alone.text == completion.text
+            assert alone.finish_reason == completion.finish_reason
+            np.testing.assert_allclose(alone.logprobs, completion.logprobs, atol=1e-5, rtol=0)
+    # Both ways of the algorithm were used: rows that were shared and rows that split.
+    assert len(prompts) < distinct < 12 * len(prompts)
+
+
+def exact_distribution(model, prompt, max_new_tokens: int, temperature: float, vocabulary: int):
+    """Every completion and its probability, by one full forward pass per prefix."""
+    finished, running = {}, {(): 1.0}
+    for t in range(max_new_tokens):
+        prefixes = list(running)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*prompt, *p] for p in prefixes])).logits[:, -1]
+        next_PV = torch.softmax(logits.double() / temperature, dim=-1).numpy()
+        grown = {
+            (*prefix, token): running[prefix] * next_PV[i, token]
+            for i, prefix in enumerate(prefixes)
+            for token in range(vocabulary)
+        }
+        last = t + 1 == max_new_tokens
+        finished |= {c: p for c, p in grown.items() if last or c[-1] == EOS}
+        running = {c: p for c, p in grown.items() if c[-1] != EOS}
+    return finished
+
+
+def chi_square_p_value(counts: Counter, probabilities: dict, total: int) -> float:
+    """Pearson's test; outcomes expected fewer than 5 times are one cell."""
+    rare = [c for c, p in probabilities.items() if p * total < 5]
+    cells = [(counts[c], p * total) for c, p in probabilities.items() if p * total >= 5]
+    if rare:
+        cells.append((sum(counts[c] for c in rare), total * sum(probabilities[c] for c in rare)))
+    statistic = sum((seen - expected) ** 2 / expected for seen, expected in cells)
+    return float(chdtrc(len(cells) - 1, statistic))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_merged_samples_have_the_exact_distribution(tiny_tokenizer, temperature):
+    model, prompt, total = random_model(vocabulary=5, seed=3), [2, 4, 3], 20_000
+    exact = exact_distribution(model, prompt, 3, temperature, vocabulary=5)
+    assert len(exact) == 1 + 4 + 16 * 5
+    assert sum(exact.values()) == pytest.approx(1.0)
+
+    sampler = TorchSampler(copy.deepcopy(model), tiny_tokenizer)
+    (completions,) = sampler.sample([prompt], seeds_for(1, total), SamplingParams(temperature, 3))
+    counts = Counter(c.token_ids for c in completions)
+    assert set(counts) <= set(exact)
+    assert chi_square_p_value(counts, exact, total) > 1e-3
+    # The test has power: the distribution at another temperature is refused.
+    other = exact_distribution(model, prompt, 3, 1.7 - temperature, vocabulary=5)
+    assert chi_square_p_value(counts, other, total) < 1e-9
+    for completion in set(completions):
+        assert np.exp(sum(completion.logprobs)) == pytest.approx(
+            exact[completion.token_ids], rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logprobs_are_those_of_a_full_forward_pass(tiny_tokenizer, architecture, temperature):
+    model = random_model(architecture)
+    generator = np.random.default_rng(0)
+    prompts = [generator.integers(2, VOCABULARY, size).tolist() for size in (3, 9, 6, 1)]
+    sampler = TorchSampler(copy.deepcopy(model), tiny_tokenizer)
+    params = SamplingParams(temperature, 14)
+    sampled = sampler.sample(prompts, seeds_for(len(prompts), 8), params)
+    longest = 0
+    for prompt, completions in zip(prompts, sampled, strict=True):
+        for completion in completions:
+            expected = forward_alone(model, prompt, completion, temperature)
+            np.testing.assert_allclose(completion.logprobs, expected, atol=1e-5, rtol=1e-5)
+            longest = max(longest, len(completion.token_ids))
+    assert longest > 4  # beyond Gemma's sliding window
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_completions_do_not_depend_on_their_company(tiny_tokenizer, architecture):
+    generator = np.random.default_rng(1)
+    prompts = [generator.integers(2, VOCABULARY, size).tolist() for size in (3, 9, 6, 12)]
+    seeds_PG = seeds_for(4, 6)
+    params = SamplingParams(1.0, 10)
+
+    def tokens(chosen, **options):
+        sampler = TorchSampler(random_model(architecture), tiny_tokenizer, **options)
+        sampled = sampler.sample(
+            [prompts[p] for p in chosen], [seeds_PG[p] for p in chosen], params
+        )
+        return {
+            p: [c.token_ids for c in completions]
+            for p, completions in zip(chosen, sampled, strict=True)
+        }
+
+    together = tokens([0, 1, 2, 3])
+    assert tokens([0, 1, 2, 3]) == together  # the same seeds repeat
+    assert tokens([2, 0]) == {p: together[p] for p in (0, 2)}
+    assert tokens([0, 1, 2, 3], max_batch_samples=12) == together
+    assert tokens([0, 1, 2, 3], max_batch_samples=1) == together
+
+
+def test_more_samples_leave_the_first_ones_alone(tiny_model, tiny_tokenizer, prompts):
+    sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
+    few = sampler.sample(prompts, seeds_for(len(prompts), 3), PARAMS)
+    many = sampler.sample(prompts, seeds_for(len(prompts), 10), PARAMS)
+    assert [[c.token_ids for c in group[:3]] for group in many] == [
+        [c.token_ids for c in group] for group in few
+    ]
+    other = sampler.sample(prompts, seeds_for(len(prompts), 10, step=1), PARAMS)
+    assert [[c.token_ids for c in group] for group in other] != [
+        [c.token_ids for c in group] for group in many
+    ]
+
+
+def test_prompts_may_have_different_numbers_of_samples(tiny_model, tiny_tokenizer, prompts):
+    sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
+    seeds_PG = seeds_for(3, 5)
+    ragged = [seeds_PG[0][:1], seeds_PG[1], seeds_PG[2][:3]]
+    full = sampler.sample(prompts[:3], seeds_PG, PARAMS)
+    sampled = sampler.sample(prompts[:3], ragged, PARAMS)
+    assert [len(group) for group in sampled] == [1, 5, 3]
+    for some, all_of_them in zip(sampled, full, strict=True):
+        assert [c.token_ids for c in some] == [c.token_ids for c in all_of_them[: len(some)]]
+
+
+def test_chunks_respect_the_bound_on_samples_in_flight(tiny_model, tiny_tokenizer, prompts):
+    model = copy.deepcopy(tiny_model)
+    log = ForwardLog(model)
+    sampler = TorchSampler(model, tiny_tokenizer, max_batch_samples=8)
+    sampler.sample(prompts, seeds_for(len(prompts), 4), PARAMS)
+    assert max(log.rows) <= 8
+    prefills = [rows for rows, width in zip(log.rows, log.widths, strict=True) if width > 1]
+    assert prefills == [2, 2, 1]
+
+
+def test_completions_end_at_the_end_token_or_the_limit(tiny_model, tiny_tokenizer, prompts):
+    sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
+    limit = 14  # long enough for some solutions, too short for others
+    reasons = Counter()
+    for group in sampler.sample(prompts, seeds_for(len(prompts), 8), SamplingParams(1.0, limit)):
+        for completion in group:
+            reasons[completion.finish_reason] += 1
+            ids = completion.token_ids
+            assert EOS not in ids[:-1]
+            assert len(ids) == len(completion.logprobs) <= limit
+            if completion.finish_reason is FinishReason.STOP:
+                assert ids[-1] == EOS
+                body = ids[:-1]
+            else:
+                assert len(ids) == limit and ids[-1] != EOS
+                body = ids
+            # One character per token, and the end token leaves no trace.
+            assert completion.text == "".join(tiny_tokenizer.convert_ids_to_tokens(list(body)))
+    assert reasons[FinishReason.STOP] > 0 and reasons[FinishReason.LENGTH] > 0
+
+
+def test_the_limit_counts_the_end_token(tiny_model, tiny_tokenizer, prompts):
+    sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
+    seeds_PG = seeds_for(1, 1)
+    ((whole,),) = sampler.sample(prompts[:1], seeds_PG, PARAMS)
+    length = len(whole.token_ids)
+    assert whole.finish_reason is FinishReason.STOP and length > 2
+    ((fits,),) = sampler.sample(prompts[:1], seeds_PG, SamplingParams(1.0, length))
+    assert fits == whole
+    ((cut,),) = sampler.sample(prompts[:1], seeds_PG, SamplingParams(1.0, length - 1))
+    assert cut.token_ids == whole.token_ids[:-1] and cut.text == whole.text
+    assert cut.finish_reason is FinishReason.LENGTH
+
+
+def test_every_end_token_of_the_generation_config_ends(tiny_tokenizer):
+    model = random_model(seed=5)
+    model.generation_config.eos_token_id = [EOS, 7]
+    sampler = TorchSampler(model, tiny_tokenizer)
+    (completions,) = sampler.sample([[5, 6, 3]], seeds_for(1, 200), SamplingParams(1.0, 20))
+    ended = [c for c in completions if c.finish_reason is FinishReason.STOP]
+    assert {c.token_ids[-1] for c in ended} == {EOS, 7}
+    assert all(not {EOS, 7} & set(c.token_ids[:-1]) for c in completions)
+
+
+def certain_model():
+    """A model whose logits are so far apart that its samples never differ."""
+    model = random_model(seed=2)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e6)
+    return model
+
+
+def test_identical_samples_are_one_row_from_beginning_to_end(tiny_tokenizer):
+    model = certain_model()
+    log = ForwardLog(model)
+    prompts = [[5, 6, 7], [8, 9], [3], [4, 11, 12, 13]]
+    sampler = TorchSampler(model, tiny_tokenizer)
+    sampled = sampler.sample(prompts, seeds_for(4, 50), SamplingParams(1.0, 10))
+    assert [len(set(group)) for group in sampled] == [1, 1, 1, 1]
+    lengths = [len(group[0].token_ids) for group in sampled]
+    # Forward pass t gives the distribution of token t, for the prompts that are still running.
+    assert log.rows == [sum(length > t for length in lengths) for t in range(max(lengths))]
+    assert log.rows[0] == 4 and len(log.rows) > 1
+    assert log.widths == [4] + [1] * (len(log.rows) - 1)
+
+
+def test_prompts_are_prefilled_once_and_rows_are_distinct_prefixes(
+    tiny_model, tiny_tokenizer, prompts
+):
+    model = copy.deepcopy(tiny_model)
+    log = ForwardLog(model)
+    sampled = TorchSampler(model, tiny_tokenizer).sample(
+        prompts, seeds_for(len(prompts), 16), PARAMS
+    )
+    assert log.widths == [max(map(len, prompts))] + [1] * (len(log.widths) - 1)
+    for t, rows in enumerate(log.rows):
+        prefixes = {
+            (p, c.token_ids[:t])
+            for p, group in enumerate(sampled)
+            for c in group
+            if len(c.token_ids) > t
+        }
+        assert rows == len(prefixes), f"forward pass {t}"
+    assert log.rows[0] == len(prompts) < max(log.rows) < 16 * len(prompts)
+
+
+def test_buffers_stay_in_place_unless_the_rows_outgrow_them(tiny_model, tiny_tokenizer, prompts):
+    model = certain_model()
+    steady = ForwardLog(model)
+    TorchSampler(model, tiny_tokenizer).sample(
+        [[5, 6, 7], [8, 9]], seeds_for(2, 50), SamplingParams(1.0, 10)
+    )
+    assert len(steady.buffers) > 2 and len(set(steady.buffers)) == 1
+
+    model = copy.deepcopy(tiny_model)
+    growing = ForwardLog(model)
+    TorchSampler(model, tiny_tokenizer).sample(prompts, seeds_for(len(prompts), 32), PARAMS)
+    num_moves = 0
+    for t in range(1, len(growing.rows)):
+        (_, capacity), moved = growing.buffers[t - 1], growing.buffers[t] != growing.buffers[t - 1]
+        assert moved == (growing.rows[t] > capacity)
+        if moved:
+            assert growing.buffers[t][1] >= 2 * capacity
+            num_moves += 1
+    assert num_moves >= 1
+
+
+def test_load_weights_copies_and_sets_the_version(tiny_model, tiny_tokenizer, prompts):
+    sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
+    assert sampler.policy_version == 0
+    learner = copy.deepcopy(tiny_model)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    snapshot = copy.deepcopy(learner)
+    sampler.load_weights(learner.named_parameters(), version=7)
+    assert sampler.policy_version == 7
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.zero_()  # the learner goes on; the sampler has its own copy
+    ((completion,),) = sampler.sample(prompts[:1], [[11]], PARAMS)
+    expected = forward_alone(snapshot, prompts[0], completion)
+    np.testing.assert_allclose(completion.logprobs, expected, atol=1e-5)
+    before = forward_alone(tiny_model, prompts[0], completion)
+    assert np.abs(before - expected).max() > 1e-3  # the weights did change the distribution
+
+
+def test_load_weights_refuses_missing_and_unknown_names(tiny_model, tiny_tokenizer):
+    sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
+    weights = list(tiny_model.named_parameters())
+    with pytest.raises(KeyError, match=weights[3][0].replace(".", r"\.")):
+        sampler.load_weights(weights[:3] + weights[4:], version=1)
+    with pytest.raises(KeyError, match="no_such_layer"):
+        sampler.load_weights([*weights, ("no_such_layer.weight", torch.zeros(1))], version=1)
+    assert sampler.policy_version == 0
+
+
+def test_a_model_without_an_end_token_is_refused(tiny_tokenizer):
+    model = random_model()
+    model.generation_config.eos_token_id = None
+    model.config.eos_token_id = None
+    with pytest.raises(ValueError, match="eos_token_id"):
+        TorchSampler(model, tiny_tokenizer).sample([[5]], [[1]], PARAMS)
