@@ -41,8 +41,9 @@ def build_parts(cfg: TrainConfig, start: str) -> Parts:
     return Parts(data, tokenizer, sampler, build_verifier(cfg.verifier.name), learner)
 
 
-def prepare_torch(num_threads: int | None) -> None:
-    """Process-wide settings: threads, and no library chatter between our lines."""
+def prepare_torch(num_threads: int | None, seed: int = 0) -> None:
+    """Process-wide settings: seed (for dropout), threads, no library chatter between our lines."""
+    torch.manual_seed(seed)
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     transformers.utils.logging.set_verbosity_error()

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -88,16 +89,21 @@ def last_checkpoint(run_dir: Path) -> Path:
     folders = sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)
     if not folders:
         raise UserError(f"{run_dir} holds no checkpoint (checkpoints/step-NNNNNN is missing)")
-    problem = damage(folders[0])
+    return _proved(folders[0], folders[1:])
+
+
+def _proved(folder: Path, earlier: Sequence[Path]) -> Path:
+    """The checkpoint if it is whole; otherwise a sentence that offers the first whole earlier."""
+    problem = damage(folder)
     if problem is None:
-        return folders[0]
-    whole = next((folder for folder in folders[1:] if damage(folder) is None), None)
+        return folder
+    whole = next((other for other in earlier if damage(other) is None), None)
     advice = (
         f"{whole.name} before it is whole: remove the damaged folder to go on from there"
         if whole
         else "and no earlier one is whole"
     )
-    raise UserError(f"checkpoint {folders[0]} is damaged: {problem}; {advice}")
+    raise UserError(f"checkpoint {folder} is damaged: {problem}; {advice}")
 
 
 def resolve_model(path: str, key: str) -> str:
@@ -108,8 +114,9 @@ def resolve_model(path: str, key: str) -> str:
     folder = Path(path)
     if (folder / "checkpoints").is_dir():
         return str(last_checkpoint(folder))
-    if (folder / "files.json").is_file() and (problem := damage(folder)):
-        raise UserError(f"{key}={path} is damaged: {problem}")
+    if (folder / "files.json").is_file():
+        siblings = sorted(folder.resolve().parent.glob("step-*"), reverse=True)
+        return str(_proved(folder, [other for other in siblings if other.name < folder.name]))
     if not folder.is_dir():
         raise UserError(f"{key}={path} does not exist; give a run directory or a checkpoint")
     if not (folder / "config.json").is_file():

@@ -83,6 +83,8 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # jobs catch their own; this is Hydra making the directory
+        return _refuse(f"hydra.run.dir cannot be made: {error}")
     except SystemExit as stopped:  # Hydra's argument parser has printed its own usage
         return int(stopped.code or 0)
     return max(codes, default=0)
@@ -113,8 +115,7 @@ def _run_job(command: str, composed: DictConfig) -> int:
         print(f"passk: {prefix}failed; see the traceback above ({run_dir})", file=sys.stderr)
         return 1
     finally:
-        if run_dir.is_dir() and not any(run_dir.iterdir()):
-            run_dir.rmdir()  # nothing half-written: refused input leaves no directory behind
+        _remove_if_empty(run_dir)
 
 
 def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
@@ -127,6 +128,16 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     COMMANDS[command](cfg, run_dir, overrides)
 
 
+def _remove_if_empty(run_dir: Path) -> None:
+    """Nothing half-written: refused input leaves no directory behind, nor those made around it."""
+    here = Path.cwd()
+    for folder in (run_dir, *run_dir.parents):
+        is_ours = folder == run_dir or here in folder.parents
+        if not is_ours or not folder.is_dir() or any(folder.iterdir()):
+            return
+        folder.rmdir()
+
+
 def _refuse(sentence: str) -> int:
     print(f"passk: {sentence}", file=sys.stderr)
     return 2
@@ -134,14 +145,22 @@ def _refuse(sentence: str) -> int:
 
 def _directories_as_override(words: Sequence[str]) -> list[str]:
     """`passk report A B out=C` -> the Hydra override dirs=["A","B"] and the rest."""
-    plain = [word for word in words if "=" not in word and not word.startswith("-")]
+    plain = [  # a cell of a sweep has = in its name
+        word
+        for word in words
+        if not word.startswith("-") and ("=" not in word or Path(word).is_dir())
+    ]
     values = set()
     for flag in ("--cfg", "-c", "--package", "-p"):
         if flag in words and words.index(flag) + 1 < len(words):
             values.add(words[words.index(flag) + 1])
     directories = [word for word in plain if word not in values]
     others = [word for word in words if word not in directories]
-    return others if not directories else [*others, f"dirs={json.dumps(directories)}"]
+    return (
+        others
+        if not directories
+        else [*others, f"dirs={json.dumps(directories, ensure_ascii=False)}"]
+    )
 
 
 if __name__ == "__main__":

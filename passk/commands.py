@@ -1,5 +1,6 @@
 """What each command does once its configuration is known to be good. Imports torch."""
 
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
@@ -12,6 +13,7 @@ from passk.composition import compose_train, load_run_config
 from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
 from passk.errors import Interrupted, UserError
 from passk.interrupt import interrupt_flag
+from passk.problems import load_data
 from passk.progress import display
 from passk.report import write_report
 from passk.reproduce import reproduce
@@ -19,7 +21,14 @@ from passk.run import Run
 from passk.train import Stopped, evaluate, train
 
 # Fields that may differ between a run and its resumption: they change no completed step.
-_FREE_ON_RESUME = ("resume", "num_threads", "train.save_every", "train.keep_last")
+_FREE_ON_RESUME = (
+    "resume",
+    "num_threads",
+    "train.save_every",
+    "train.keep_last",
+    "seeds",  # a finished reproduction may be given more of both
+    "regimes",
+)
 
 
 def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None:
@@ -27,7 +36,7 @@ def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None
 
     `overrides` are the words the user typed. Raises Interrupted when asked to stop.
     """
-    prepare_torch(cfg.num_threads)
+    prepare_torch(cfg.num_threads, cfg.train.seed)
     start, is_checkpoint = _starting_point(cfg, run_dir)
     parts = build_parts(cfg, start)
     if is_checkpoint:
@@ -64,12 +73,18 @@ def _starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, bool]:
             return str(last_checkpoint(run_dir)), True
     if cfg.train.init_from is not None:
         return resolve_model(cfg.train.init_from, "train.init_from"), False
-    return cfg.model.path, False
+    return _model_location(cfg), False
+
+
+def _model_location(cfg: RunConfig) -> str:
+    """`model.path`: what is a folder here may be a run or checkpoint too; the rest goes by name."""
+    path = cfg.model.path
+    return resolve_model(path, "model.path") if Path(path).is_dir() else path
 
 
 def _refuse_changes(cfg: TrainConfig, run_dir: Path) -> None:
     """A resumed run must be the run that was started, or its record would be of two."""
-    before, now = (_flat(asdict(c)) for c in (load_run_config(run_dir), cfg))
+    before, now = (_flat(asdict(c)) for c in (load_run_config(run_dir, type(cfg)), cfg))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and key not in _FREE_ON_RESUME:
             raise UserError(
@@ -89,7 +104,9 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _how_to_resume(command: str, run_dir: Path, overrides: Sequence[str]) -> str:
     kept = [word for word in overrides if not word.startswith(("resume=", "hydra.run.dir="))]
-    line = shlex.join(["passk", command, *kept, f"hydra.run.dir={run_dir}", "resume=true"])
+    # Quoted for Hydra too: a cell of a sweep has = and commas in its name.
+    named = f"hydra.run.dir={json.dumps(str(run_dir), ensure_ascii=False)}"
+    line = shlex.join(["passk", command, *kept, named, "resume=true"])
     return f"interrupted; go on with: {line}"
 
 
@@ -98,9 +115,9 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
 
     Problems, verifier and sampling are those of the run, unless the user typed others.
     """
-    prepare_torch(cfg.num_threads)
+    prepare_torch(cfg.num_threads, cfg.eval.seed)
     base = TrainConfig(**{field.name: getattr(cfg, field.name) for field in fields(RunConfig)})
-    start = cfg.model.path
+    start = _model_location(cfg)
     if cfg.run is not None:
         trained = load_run_config(Path(cfg.run))
         typed = {word.lstrip("+").split(".")[0].split("=")[0] for word in overrides}
@@ -135,7 +152,11 @@ def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> No
 
 def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """SFT, the RL regimes from it, alignment at the start, table and report; once per seed."""
-    prepare_torch(cfg.num_threads)
+    prepare_torch(cfg.num_threads, cfg.train.seed)
+    if cfg.resume:
+        _refuse_changes(cfg, run_dir)
+    _model_location(cfg)
+    load_data(cfg.data, cfg.eval)  # bad input is refused before anything is written
     run = Run(run_dir, "reproduce", cfg.train.seed)
     run.start(cfg, overrides, cfg.learner.device)
     status = "failed"

@@ -61,9 +61,10 @@ def to_config(composed: DictConfig) -> Any:
 def settle(cfg: Any) -> Any:
     """Fill what follows from other fields: the k that is trained is also evaluated, Pass@1 too."""
     if isinstance(cfg, RunConfig):
-        trains_k = isinstance(cfg, TrainConfig) and cfg.regime.name != "sft"
-        trained = {cfg.regime.k} if trains_k else set()
-        cfg.eval.ks = sorted({1, *cfg.eval.ks, *trained})
+        ks = {1, *cfg.eval.ks}
+        if isinstance(cfg, TrainConfig) and cfg.regime.name != "sft":
+            ks.add(cfg.regime.k)
+        cfg.eval.ks = sorted(ks)
     return cfg
 
 
@@ -74,8 +75,8 @@ def compose_train(overrides: Sequence[str]) -> TrainConfig:
     return cfg
 
 
-def load_run_config(run_dir: Path) -> TrainConfig:
-    """The configuration that a training run was started with, from its `config.yaml`."""
+def load_run_config(run_dir: Path, kind: type[TrainConfig] = TrainConfig) -> TrainConfig:
+    """The configuration that a run was started with, from its `config.yaml`."""
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run directory: it holds no config.yaml")
@@ -83,7 +84,7 @@ def load_run_config(run_dir: Path) -> TrainConfig:
     name = OmegaConf.select(saved, "data.name")
     if name not in DATA_SCHEMAS:
         raise UserError(f"{path}: data.name={name} is unknown; allowed: {', '.join(DATA_SCHEMAS)}")
-    schema = OmegaConf.structured(TrainConfig)
+    schema = OmegaConf.structured(kind)
     schema.data = OmegaConf.structured(DATA_SCHEMAS[name])
     cfg = OmegaConf.to_object(OmegaConf.merge(schema, saved))
     assert isinstance(cfg, TrainConfig)

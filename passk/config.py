@@ -162,8 +162,8 @@ class ReproduceConfig(TrainConfig):
     seeds: int = 1
     regimes: list[str] = field(default_factory=lambda: ["pass1", "passk", "hybrid"])
     sft_steps: int | None = None  # null: the default of regime=sft
-    alignment_prompts: int = 1024
-    alignment_samples: int = 64
+    alignment_prompts: int = 2048
+    alignment_samples: int = 32
 
 
 @dataclass(kw_only=True)

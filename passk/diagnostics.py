@@ -55,6 +55,9 @@ def block_gradients(
     parameters = [p for p in model.parameters() if p.requires_grad]
     size = sum(p.numel() for p in parameters)
     gradients = torch.zeros(weights_PGO.shape[2], num_blocks, size)
+    # Columns that ask for the same gradient (Pass@1 as regime and as reference) are computed once.
+    weights_PGO, columns = np.unique(weights_PGO, axis=2, return_inverse=True)
+    gradients = gradients[: weights_PGO.shape[2]]
     for block in range(num_blocks):
         chosen = slice(block, None, num_blocks)
         rows = make_rows(groups[chosen], weights_PGO[chosen])
@@ -71,7 +74,7 @@ def block_gradients(
                         for p, g in zip(parameters, parts, strict=True)
                     ]
                 )
-    return gradients.view(2, len(objectives), num_blocks, size)
+    return gradients[columns].view(2, len(objectives), num_blocks, size)
 
 
 def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:
@@ -86,27 +89,25 @@ def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np
     return weights.reshape(num_prompts, num_samples, -1)
 
 
-def alignment(gradients: Tensor, first: int, second: int) -> Alignment:
-    """Agreement of objectives `first` and `second` of `block_gradients`.
+def alignment(first: Tensor, second: Tensor) -> Alignment:
+    """Agreement of two objectives, each [2 halves, blocks, parameters] from `block_gradients`.
 
     The inner product is (<a_A, b_B> + <a_B, b_A>) / 2; the cosine divides it by
-    sqrt(<a_A, a_B> <b_A, b_B>) and is cut to [-1, 1]. The cosine is NaN where a norm's estimate is
-    not positive, its ends where that is so without some block. Intervals: delete-a-block jackknife
-    over blocks of prompts.
+    sqrt(<a_A, a_B> <b_A, b_B>) and is cut to [-1, 1]; it is NaN where the estimate of a norm is
+    not positive, and its ends are where that is so without some block. Intervals: delete-a-block
+    jackknife over blocks of prompts.
     """
-    pair = gradients[:, [first, second]].double()
-    # Everything needed is a sum of inner products between blocks, so take them once.
-    flat = pair.flatten(0, 2)
-    blocks = pair.shape[2]
-    gram = (flat @ flat.T).view(2, 2, blocks, 2, 2, blocks).numpy()
-    cross = gram[0, :, :, 1, :, :]  # [objective, block, objective, block], half A with half B
+    blocks = first.shape[1]
+    half_a, half_b = torch.stack([first, second], dim=1).double()  # [objective, block, parameter]
+    # All that is needed are sums of inner products between blocks, so take those once.
+    cross = torch.einsum("imd,jnd->imjn", half_a, half_b).numpy()
 
-    def products(kept: np.ndarray) -> tuple[float, float]:
-        scale = (blocks / kept.sum()) ** 2
-        (aa, ab), (ba, bb) = np.einsum("imjn,m,n->ij", cross, kept, kept) * scale
-        inner = (ab + ba) / 2
-        norm = np.sqrt(aa * bb) if aa > 0 and bb > 0 else np.nan
-        return inner, float(np.clip(inner / norm, -1.0, 1.0))
+    def products(kept_M: np.ndarray) -> tuple[float, float]:
+        (aa, ab), (ba, bb) = np.einsum("imjn,m,n->ij", cross, kept_M, kept_M)
+        scale = (blocks / kept_M.sum()) ** 2
+        inner = scale * (ab + ba) / 2
+        norm = scale * np.sqrt(aa * bb) if aa > 0 and bb > 0 else np.nan
+        return float(inner), float(np.clip(inner / norm, -1.0, 1.0))
 
     full = products(np.ones(blocks))
     left_out = np.array([products(1.0 - np.eye(blocks)[m]) for m in range(blocks)])
@@ -116,20 +117,3 @@ def alignment(gradients: Tensor, first: int, second: int) -> Alignment:
         cosine = jackknife_interval(left_out[:, 1], full[1])
     bounded = Interval(cosine.value, max(cosine.low, -1.0), min(cosine.high, 1.0))
     return Alignment(cosine=bounded, inner_product=inner)
-
-
-def kind_objectives(kinds: Sequence[str]) -> tuple[list[str], list[Objective]]:
-    """One Pass@1 objective per kind of prompt, each the mean over that kind's prompts alone.
-
-    The inner product of two of them is the mean kernel <grad p(x), grad p(x')> over pairs of
-    prompts of the two kinds (paper eq. 5; the mean is bilinear, so it factorises).
-    """
-    names = sorted(set(kinds))
-    of_prompt = np.array(kinds)
-
-    def only(kind: str) -> Objective:
-        member_P1 = (of_prompt == kind)[:, None]
-        scale = len(kinds) / member_P1.sum()
-        return lambda rewards: estimate_advantages(rewards, "mixture", 1, 1.0) * member_P1 * scale
-
-    return names, [only(kind) for kind in names]

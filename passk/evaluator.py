@@ -71,9 +71,12 @@ def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
 
 
 def pass_table_by_kind(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
-    """`pass_table` for each kind of problem, with a leading column `kind`."""
+    """`pass_table` for each kind that has usable problems, with a leading column `kind`."""
+    usable = counts[counts["n"] >= max(cfg.ks)]  # an empty table's columns would have no type
+    if usable.empty:
+        return pd.DataFrame(columns=["kind", *_COLUMNS])
     parts = []
-    for kind, group in counts.groupby("kind", sort=True):
+    for kind, group in usable.groupby("kind", sort=True):
         table = pass_table(group, cfg)
         table.insert(0, "kind", kind)
         parts.append(table)

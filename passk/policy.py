@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -50,7 +51,7 @@ def load_tokenizer(path: str) -> Tokenizer:
 def _load(loader: Any, path: str, **options: Any) -> Any:
     try:
         return loader(model_location(path), **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"model.path={path} cannot be loaded ({reason}); give a folder in Hugging Face form, "

@@ -1,26 +1,24 @@
 """The main job: SFT, then each RL regime from that one checkpoint; how their gradients agree."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from passk.build import build_parts
+from passk.build import Parts, build_parts
 from passk.checkpoint import last_checkpoint
 from passk.config import ReproduceConfig, TrainConfig
-from passk.diagnostics import (
-    Alignment,
-    Objective,
-    alignment,
-    block_gradients,
-    kind_objectives,
-    objective,
-)
+from passk.diagnostics import Alignment, alignment, block_gradients, objective
 from passk.problems import ProblemStream
 from passk.rollout import SampleKey, rollout
 from passk.sampler import SamplingParams
+from passk.statistics import Interval
+from passk.types import Group
 
 ComposeTrain = Callable[[Sequence[str]], TrainConfig]
 RunTrain = Callable[[TrainConfig, Path, Sequence[str]], None]
@@ -55,7 +53,7 @@ def reproduce(
         runs = {
             name: [f"regime={name}", *_weight_for(name, for_rl), *seeded] for name in cfg.regimes
         }
-        start = [f"train.init_from={json.dumps(str(sft_dir))}"]
+        start = [f"train.init_from={json.dumps(str(sft_dir), ensure_ascii=False)}"]
         if not (seed_dir / "kernel.csv").is_file():
             configs = {name: compose_train([*words, *start]) for name, words in runs.items()}
             measure_start(cfg, configs, sft_dir)
@@ -110,38 +108,52 @@ def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir
         SampleKey(first.train.seed, "diagnose", 0),
     )
 
-    def gradients(objectives: Sequence[Objective]) -> torch.Tensor:
-        return block_gradients(
-            parts.learner.model,
-            sampled.groups,
-            objectives,
-            num_blocks=cfg.diagnostics.num_blocks,
-            temperature=first.rollout.temperature,
-            max_tokens_per_batch=first.learner.max_tokens_per_batch,
-        )
-
-    regimes = [c.regime for c in configs.values()]
-    of_regimes = gradients(
-        [objective("mixture", 1, 1.0)]
-        + [objective(r.estimator, r.k, r.pass1_weight) for r in regimes]
-    )
+    by_kind = _gradients_by_kind(cfg, parts, sampled.groups, configs)
+    of_kind = Counter(problem.kind for problem in problems)
+    shares = torch.tensor([of_kind[kind] / len(problems) for kind in by_kind])
+    overall = torch.einsum("s,shomd->homd", shares, torch.stack(list(by_kind.values())))
     rows = []
-    for i, regime in enumerate(regimes, 1):
-        row = {"regime": regime.name, "k": regime.k, "pass1_weight": regime.pass1_weight}
-        row |= _columns(alignment(of_regimes, i, 0))
+    for i, (name, run_cfg) in enumerate(configs.items(), 1):
+        row = {"regime": name, "k": run_cfg.regime.k, "pass1_weight": run_cfg.regime.pass1_weight}
+        row |= _columns(alignment(overall[:, i], overall[:, 0]))
         row |= {"num_prompts": cfg.alignment_prompts, "num_samples": cfg.alignment_samples}
         rows.append(row)
     pd.DataFrame(rows).to_csv(sft_dir.parent / "alignment.csv", index=False)
-
-    kinds, by_kind = kind_objectives([problem.kind for problem in problems])
-    of_kinds = gradients(by_kind)
-    kernels = []
-    for a in range(len(kinds)):
-        for b in range(a, len(kinds)):
-            kernel = alignment(of_kinds, a, b).inner_product
-            kernels.append((kinds[a], kinds[b], kernel.value, kernel.low, kernel.high))
+    kernels = [
+        (a, b, *_ends(alignment(by_kind[a][:, 0], by_kind[b][:, 0]).inner_product))
+        for a, b in combinations_with_replacement(by_kind, 2)
+    ]
     columns = ["kind_a", "kind_b", "kernel", "kernel_low", "kernel_high"]
     pd.DataFrame(kernels, columns=columns).to_csv(sft_dir.parent / "kernel.csv", index=False)
+
+
+def _gradients_by_kind(
+    cfg: ReproduceConfig, parts: Parts, groups: Sequence[Group], configs: dict[str, TrainConfig]
+) -> dict[str, Tensor]:
+    """`block_gradients` of Pass@1 and then of each regime, over the prompts of each kind alone.
+
+    Weighted by the kinds' shares they add up to the gradients over all prompts; by themselves they
+    give the kernel, because the mean of <grad p(x), grad p(x')> over pairs of prompts of two kinds
+    (paper eq. 5) is the product of the two mean gradients.
+    """
+    regimes = [run_cfg.regime for run_cfg in configs.values()]
+    objectives = [objective("mixture", 1, 1.0)]
+    objectives += [objective(r.estimator, r.k, r.pass1_weight) for r in regimes]
+    return {
+        kind: block_gradients(
+            parts.learner.model,
+            [group for group in groups if group.problem.kind == kind],
+            objectives,
+            num_blocks=cfg.diagnostics.num_blocks,
+            temperature=cfg.rollout.temperature,
+            max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
+        )
+        for kind in sorted({group.problem.kind for group in groups})
+    }
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.value, interval.low, interval.high
 
 
 def _columns(measured: Alignment) -> dict[str, float]:

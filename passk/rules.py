@@ -68,12 +68,13 @@ def check(cfg: RunConfig | ReportConfig) -> None:
     """Raise UserError, with a sentence that names the key, for the first rule that is broken."""
     for key, value in _flatten(cfg):
         _check_field(key, value)
-    if isinstance(cfg, RunConfig):
-        _check_data(cfg)
-        _check_eval(cfg)
     if isinstance(cfg, TrainConfig):
         _check_regime(cfg)
         _check_diagnostics(cfg)
+    if isinstance(cfg, RunConfig):
+        _check_data(cfg)
+        _check_learner(cfg)
+        _check_eval(cfg)
     if isinstance(cfg, ReproduceConfig):
         _check_reproduce(cfg)
     if isinstance(cfg, TrainConfig) and cfg.train.init_from is not None:
@@ -120,7 +121,10 @@ def _check_field(key: str, value: object) -> None:
 
 def _check_data(cfg: RunConfig) -> None:
     data = cfg.data
-    if not isinstance(data, ConventionsConfig):
+    is_conventions = isinstance(data, ConventionsConfig)
+    if data.name != ("conventions" if is_conventions else "jsonl"):
+        raise UserError(f"data.name={data.name} cannot be set on its own; use data={data.name}")
+    if not is_conventions:
         return
     for calculator, skill in (
         ("calculator_fraction", "skill_fraction"),
@@ -129,6 +133,12 @@ def _check_data(cfg: RunConfig) -> None:
         total = getattr(data, calculator) + getattr(data, skill)
         if total > 1:
             raise UserError(f"data.{calculator} + data.{skill} = {total:g}; at most 1 is possible")
+
+
+def _check_learner(cfg: RunConfig) -> None:
+    betas = cfg.learner.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"learner.betas={betas} must be two numbers from 0 on and below 1")
 
 
 def _check_eval(cfg: RunConfig) -> None:
@@ -189,10 +199,17 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
         raise UserError(
             f"regimes={cfg.regimes} must name some of pass1, passk, hybrid; sft always comes first"
         )
-    if cfg.alignment_samples < 2 * cfg.regime.k:
+    k = cfg.regime.k
+    half = max(k + (cfg.regime.estimator == "s_loo"), 2)
+    if cfg.alignment_samples < 2 * half:
         raise UserError(
             f"alignment_samples={cfg.alignment_samples} cannot give two halves of "
-            f"{cfg.regime.k} for Pass@{cfg.regime.k}; use at least {2 * cfg.regime.k}"
+            f"{half} for Pass@{k}; use at least {2 * half}"
+        )
+    if cfg.alignment_prompts < cfg.diagnostics.num_blocks:
+        raise UserError(
+            f"alignment_prompts={cfg.alignment_prompts} is less than "
+            f"diagnostics.num_blocks={cfg.diagnostics.num_blocks}; every block needs a prompt"
         )
 
 

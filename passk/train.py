@@ -134,5 +134,5 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
         temperature=cfg.rollout.temperature,
         max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
     )
-    cosine = alignment(gradients, 0, 1).cosine
+    cosine = alignment(gradients[:, 0], gradients[:, 1]).cosine
     return dict(zip(names, (cosine.value, cosine.low, cosine.high), strict=True))

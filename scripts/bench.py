@@ -3,31 +3,35 @@
 Prints its tables and puts them into docs/benchmarks.md, between two markers; the rest of that file
 is left alone. A benchmark, not a test: targets stand beside the figures, and no figure fails it.
 
-Every measured process is one of its own (`--worker`), so that peak memory is its own too.
+What is timed runs in processes of its own (`bench_workers.py`), so that peak memory is its own too.
 """
 
 import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from bench_workers import Steps
+
+WORKERS = str(Path(__file__).with_name("bench_workers.py"))
 DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- begin: make bench -->", "<!-- end: make bench -->"
 TITLE = "# Benchmarks\n\nMeasured, not promised: each section says on what machine and how.\n"
 PACKAGES = ("passk", "torch", "transformers", "trl", "accelerate", "numpy")
-# What to turn off in the passk step; `unshared` samples every completion alone.
+# Threads that spin while they wait cost 10 times the step where a neighbour uses one of the cores.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+ENVIRONMENT = {**WAITING, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+# What to turn off in the passk step, as switches of `bench_workers.py`.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "all on": (),
     "no shared prefixes": ("unshared",),
@@ -51,206 +55,190 @@ COMMANDS = (
 )
 
 
-@dataclass
-class Steps:
-    """What a worker measures: one entry per step, warm-up first; `phases` are seconds too."""
+@dataclass(frozen=True)
+class Settings:
+    """How much to measure, from the command line."""
 
-    seconds: list[float] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    completions: list[int] = field(default_factory=list)
-    lengths: list[float] = field(default_factory=list)  # mean tokens of a completion, end included
-    phases: dict[str, list[float]] = field(default_factory=dict)
-    rows: list[int] = field(default_factory=list)  # fed to the learner
-    start_mib: float = 0.0  # resident memory before the first step
-    peak_mib: float = 0.0
+    steps: int
+    warmup: int
+    threads: list[int]
 
-
-# ---- in a worker process ----
-
-
-def compose(overrides: Sequence[str]) -> Any:
-    """The default configuration of `passk train`, with `overrides`."""
-    from hydra import initialize_config_dir
-
-    from passk.composition import compose_train, conf_dir, register
-
-    register()
-    with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
-        return compose_train(overrides)
-
-
-def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
-    """Time the step of `passk.train.train`: roll out, verify, weigh, update, hand weights over."""
-    from passk.build import build_parts, prepare_torch
-    from passk.experience import explore
-    from passk.problems import ProblemStream
-
-    cfg = compose([switch for switch in switches if switch != "unshared"])
-    prepare_torch(threads)
-    parts = build_parts(cfg, cfg.model.path)
-    sampler, learner = parts.sampler, parts.learner
-    if "unshared" in switches:
-        sampler.sample = _alone(sampler.sample)
-    stream = ProblemStream(parts.data.train, cfg.train.seed)
-    steps = Steps(start_mib=_resident_mib())
-    for step in range(num_steps):
-        started = time.perf_counter()
-        experience = explore(
-            step,
-            cfg,
-            sampler,
-            parts.verifier,
-            parts.tokenizer,
-            stream.take(cfg.rollout.num_prompts),
+    def measure(self, name: str, threads: int, switches: Sequence[str] = ()) -> Steps:
+        """Run a worker in a process of its own and give its steps without the warm-up."""
+        print(f"measuring {name}, {threads} threads", *switches, file=sys.stderr, flush=True)
+        done = subprocess.run(
+            [sys.executable, WORKERS, name, f"{self.steps + self.warmup}", f"{threads}", *switches],
+            env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)},
+            capture_output=True,
+            text=True,
         )
-        explored = time.perf_counter()
-        learner.update(experience.rows)
-        learned = time.perf_counter()
-        sampler.load_weights(learner.weights(), version=step + 1)
-        ended = time.perf_counter()
+        if done.returncode != 0:
+            sys.exit(f"{done.stderr}\nbench: the {name} worker failed; see above")
+        steps = Steps(**json.loads(done.stdout.splitlines()[-1]))
+        for seconds in (steps.seconds, *steps.phases.values()):
+            del seconds[: self.warmup]
+        return steps
 
-        metrics = experience.metrics
-        count = sum(len(group.completions) for group in experience.sampled.groups)
-        known = {
-            "sample": metrics["rollout_seconds"],
-            "verify": metrics["verify_seconds"],
-            "learn": learned - explored,
-            "sync": ended - learned,
+
+def compare(settings: Settings) -> str:
+    """passk beside TRL: time with quartiles, memory, and whether both sample one policy."""
+    rows, ratios = [], []
+    for threads in settings.threads:
+        sides = {
+            "passk (hybrid, k=8)": settings.measure("passk", threads),
+            "TRL `GRPOTrainer`": settings.measure("trl", threads),
         }
-        known["advantages and rows"] = ended - started - sum(known.values())
-        for name, seconds in known.items():
-            steps.phases.setdefault(name, []).append(seconds)
-        steps.seconds.append(ended - started)
-        steps.rewards.append(metrics["reward_mean"])
-        steps.completions.append(count)
-        steps.lengths.append(experience.num_tokens / count)
-        steps.rows.append(len(experience.rows))
-    return steps
-
-
-def _alone(sample: Callable[..., list[list[Any]]]) -> Callable[..., list[list[Any]]]:
-    """The same sampling with every completion as a prompt of its own, so that nothing is shared."""
-
-    def sample_alone(prompts: Any, seeds_PG: Any, params: Any) -> list[list[Any]]:
-        repeated = [p for p, seeds in zip(prompts, seeds_PG, strict=True) for _ in seeds]
-        alone = iter(sample(repeated, [[seed] for seeds in seeds_PG for seed in seeds], params))
-        return [[next(alone)[0] for _ in seeds] for seeds in seeds_PG]
-
-    return sample_alone
-
-
-def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
-    """Time TRL's step on the same problems, batch and lengths, with its overheads turned off.
-
-    From the start of a step, with its prompts in memory, to its end; not the trainer's set-up.
-    """
-    import torch
-    from datasets import Dataset
-    from transformers import TrainerCallback
-    from trl import GRPOTrainer
-
-    from passk.build import prepare_torch
-    from passk.policy import load_policy, load_tokenizer
-    from passk.problems import ProblemStream, load_data
-    from passk.types import Completion, FinishReason, Problem
-    from passk.verifiers import build_verifier
-
-    cfg = compose(switches)
-    prepare_torch(threads)
-    tokenizer, verifier = load_tokenizer(cfg.model.path), build_verifier(cfg.verifier.name)
-    stream = ProblemStream(load_data(cfg.data, cfg.eval).train, cfg.train.seed)
-    problems = stream.take(cfg.rollout.num_prompts * num_steps)
-    steps = Steps()
-
-    def reward(
-        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **rest: Any
-    ) -> list[float]:
-        pairs = [
-            (
-                Problem("", prompt, answer),
-                Completion(
-                    text,
-                    tuple(ids),
-                    (),
-                    FinishReason.STOP
-                    if ids[-1] == tokenizer.eos_token_id
-                    else FinishReason.LENGTH,
-                ),
-            )
-            for prompt, answer, text, ids in zip(
-                prompts, rest["answer"], completions, completion_ids, strict=True
-            )
-        ]
-        rewards = [verdict.reward or 0.0 for verdict in verifier.verify(pairs)]
-        steps.rewards.append(statistics.fmean(rewards))
-        steps.completions.append(len(rewards))
-        steps.lengths.append(statistics.fmean(map(len, completion_ids)))
-        return rewards
-
-    class Stopwatch(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            steps.start_mib = steps.start_mib or _resident_mib()
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            steps.seconds.append(time.perf_counter() - self.started)
-
-    with tempfile.TemporaryDirectory() as folder:
-        GRPOTrainer(
-            model=load_policy(cfg.model, cfg.model.path, torch.device("cpu")),
-            processing_class=tokenizer,
-            reward_funcs=reward,
-            args=_trl_config(cfg, num_steps, folder),
-            train_dataset=Dataset.from_list(
-                [{"prompt": p.prompt, "answer": p.answer} for p in problems]
-            ),
-            callbacks=[Stopwatch()],
-        ).train()
-    return steps
-
-
-def _trl_config(cfg: Any, num_steps: int, folder: str) -> Any:
-    """passk's batch in TRL's words; no checkpointing of any kind, no logging, full precision."""
-    from trl import GRPOConfig
-
-    return GRPOConfig(
-        output_dir=folder,
-        max_steps=num_steps,
-        per_device_train_batch_size=cfg.rollout.num_prompts * cfg.rollout.num_samples,
-        num_generations=cfg.rollout.num_samples,
-        max_completion_length=cfg.rollout.max_new_tokens,
-        temperature=cfg.rollout.temperature,
-        learning_rate=cfg.learner.lr,
-        lr_scheduler_type="constant",
-        max_grad_norm=0.0,
-        beta=0.0,
-        loss_type="dr_grpo",
-        scale_rewards="none",
-        num_iterations=1,
-        shuffle_dataset=False,
-        use_vllm=False,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        ours, theirs = (statistics.median(side.seconds) for side in sides.values())
+        ratios.append(f"{theirs / ours:.1f} with {threads} thread{'s' * (threads > 1)}")
+        rows += [[str(threads), name, *_cells(side)] for name, side in sides.items()]
+    header = ["threads", "", "step, s", "quartiles, s", "peak MiB", "MiB before step 1"]
+    header += ["completions a step", "mean tokens", "reward, step 1", "reward, all steps"]
+    return _section(
+        f"A training step, times as fast as TRL's: {', '.join(ratios)} (target: at least 4)",
+        "64 prompts x 16 samples of the default task, the shipped tiny model, at most 32 new "
+        "tokens, temperature 1: sampling, verifying, advantages, one optimiser step, weights "
+        f"handed over. Medians of {settings.steps} steps after {settings.warmup} to warm up, each "
+        "side in a process of its own. TRL: transformers engine, `beta=0`, `loss_type=dr_grpo`, "
+        "the 1,024 completions in one batch, no gradient checkpointing, no bf16, no logging, no "
+        "saving; same prompts in the same order, same verifier. Both wait for threads passively "
+        f"({', '.join(f'`{name}={value}`' for name, value in WAITING.items())}). Step 1 samples "
+        "the same policy on both sides; later the objectives differ.",
+        header,
+        rows,
     )
 
 
-def run_estimator(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
-    """Time unbiased Pass@k of 5,000 problems with 1,024 samples each, at ten values of k."""
-    import numpy as np
+def _cells(steps: Steps) -> list[str]:
+    return [
+        _median(steps.seconds),
+        _quartiles(steps.seconds),
+        f"{steps.peak_mib:.0f}",
+        f"{steps.start_mib:.0f}",
+        f"{statistics.fmean(steps.completions):.0f}",
+        f"{statistics.fmean(steps.lengths):.2f}",
+        f"{steps.rewards[0]:.3f}",
+        f"{statistics.fmean(steps.rewards):.3f}",
+    ]
 
-    from passk.estimators import pass_at_k
 
-    c_P = np.random.default_rng(0).integers(0, 1025, size=5000)
-    ks = 2 ** np.arange(10)
-    steps = Steps()
-    for _ in range(num_steps):
-        started = time.perf_counter()
-        pass_at_k(1024, c_P[:, None], ks)
-        steps.seconds.append(time.perf_counter() - started)
-    return steps
+def split(settings: Settings) -> str:
+    """Where the passk step spends its time, and what each way of not repeating work saves."""
+    header, rows = [], []
+    for label, switches in VARIANTS.items():
+        steps = settings.measure("passk", 1, switches)
+        header = ["", "step", *steps.phases, "rows", "peak MiB"]
+        rows.append(
+            [
+                label,
+                _median(steps.seconds),
+                *map(_median, steps.phases.values()),
+                f"{statistics.fmean(steps.rows):.0f}",
+                f"{steps.peak_mib:.0f}",
+            ]
+        )
+    return _section(
+        "The passk step by phase, and without its savings",
+        "One torch thread, median seconds; `rows` are what the learner is fed a step, of 1,024.",
+        header,
+        rows,
+    )
+
+
+def start_up(repeats: int = 5) -> str:
+    """Commands that do no work, as a user starts them, in an empty folder."""
+    passk = str(Path(sys.executable).with_name("passk"))
+    rows = []
+    for words in COMMANDS:
+        seconds, code = [], 0
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(repeats):
+                started = time.perf_counter()
+                code = subprocess.run([passk, *words], cwd=folder, capture_output=True).returncode
+                seconds.append(time.perf_counter() - started)
+        rows.append(
+            [f"`passk {' '.join(words)}`", _median(seconds), _quartiles(seconds), str(code)]
+        )
+    return _section(
+        "Start-up (target: under 1 s each)",
+        f"Medians of {repeats} processes; the last command is refused, with exit code 2.",
+        ["command", "s", "quartiles, s", "exit code"],
+        rows,
+    )
+
+
+def estimator(settings: Settings) -> str:
+    """Unbiased Pass@k at the size of a large evaluation."""
+    seconds = settings.measure("estimator", 1).seconds
+    return _section(
+        "`pass_at_k` (target: under 1 s)",
+        "5,000 problems x n = 1,024 samples, c drawn uniformly from 0..n, k = 1, 2, 4, ..., 512.",
+        ["s", "quartiles, s"],
+        [[_median(seconds), _quartiles(seconds)]],
+    )
+
+
+def _median(seconds: Sequence[float]) -> str:
+    return f"{statistics.median(seconds):.4f}"
+
+
+def _quartiles(seconds: Sequence[float]) -> str:
+    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return f"{low:.4f} to {high:.4f}"
+
+
+def _section(title: str, text: str, header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"### {title}\n\n{text}\n\n{table}\n"
+
+
+def machine() -> str:
+    """Date, processor and versions; nothing that names the host or a path."""
+    info = Path("/proc/cpuinfo")
+    models = [
+        line.split(":", 1)[1].strip()
+        for line in (info.read_text().splitlines() if info.is_file() else [])
+        if line.startswith("model name")
+    ]
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"{date.today()}, {models[0] if models else platform.machine()}, {os.cpu_count()} cores; "
+        f"Python {platform.python_version()}, {versions}. Command: `make bench`."
+    )
+
+
+def write(generated: str) -> None:
+    """Replace what stands between the markers in docs/benchmarks.md, or append it with them."""
+    block = f"{BEGIN}\n{generated}{END}\n"
+    text = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.is_file() else TITLE
+    before, found, rest = text.partition(BEGIN)
+    if not found:
+        text = f"{text.rstrip()}\n\n{block}"
+    else:
+        _, closed, after = rest.partition(END)
+        if not closed:
+            sys.exit(f"bench: {DOCUMENT.name} has {BEGIN!r} but not {END!r}; put it back")
+        text = before + block + after.removeprefix("\n")
+    DOCUMENT.parent.mkdir(exist_ok=True)
+    DOCUMENT.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Measure everything, print it and write it down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=20, help="timed steps")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before them")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="torch threads, on both sides"
+    )
+    args = parser.parse_args()
+    settings = Settings(args.steps, args.warmup, args.threads)
+    heading = f"## The default task (`make bench`)\n\n{machine()}\n"
+    sections = [compare(settings), split(settings), estimator(settings), start_up()]
+    generated = "\n".join([heading, *sections])
+    print(generated)
+    write(generated)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The processes that `scripts/bench.py` measures: passk's step, TRL's step, `pass_at_k`.
+
+`python scripts/bench_workers.py NAME STEPS THREADS [SWITCH...]` prints a line of JSON. A switch is
+an override of `passk train`, or `unshared`: sample every completion alone.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Steps:
+    """What a worker measures: one entry per step, warm-up first; `phases` are seconds too."""
+
+    seconds: list[float] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    completions: list[int] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)  # mean tokens of a completion, end included
+    phases: dict[str, list[float]] = field(default_factory=dict)
+    rows: list[int] = field(default_factory=list)  # fed to the learner
+    start_mib: float = 0.0  # resident memory before the first step
+    peak_mib: float = 0.0
+
+
+def compose(overrides: Sequence[str]) -> Any:
+    """The default configuration of `passk train` with `overrides`; a fixed rate, as TRL has it."""
+    from hydra import initialize_config_dir
+
+    from passk.composition import compose_train, conf_dir, register
+
+    register()
+    with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        return compose_train(["learner.schedule=constant", *overrides])
+
+
+def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
+    """Time the step of `passk.train.train`: roll out, verify, weigh, update, hand weights over."""
+    from passk.build import build_parts, prepare_torch
+    from passk.experience import explore
+    from passk.problems import ProblemStream
+
+    cfg = compose([switch for switch in switches if switch != "unshared"])
+    prepare_torch(threads, cfg.train.seed)
+    parts = build_parts(cfg, cfg.model.path)
+    sampler, learner = parts.sampler, parts.learner
+    if "unshared" in switches:
+        sampler.sample = _alone(sampler.sample)
+    stream = ProblemStream(parts.data.train, cfg.train.seed)
+    steps = Steps(start_mib=_resident_mib())
+    for step in range(num_steps):
+        started = time.perf_counter()
+        experience = explore(
+            step,
+            cfg,
+            sampler,
+            parts.verifier,
+            parts.tokenizer,
+            stream.take(cfg.rollout.num_prompts),
+        )
+        explored = time.perf_counter()
+        learner.update(experience.rows)
+        learned = time.perf_counter()
+        sampler.load_weights(learner.weights(), version=step + 1)
+        ended = time.perf_counter()
+
+        metrics = experience.metrics
+        count = sum(len(group.completions) for group in experience.sampled.groups)
+        known = {
+            "sample": metrics["rollout_seconds"],
+            "verify": metrics["verify_seconds"],
+            "learn": learned - explored,
+            "sync": ended - learned,
+        }
+        known["advantages and rows"] = ended - started - sum(known.values())
+        for name, seconds in known.items():
+            steps.phases.setdefault(name, []).append(seconds)
+        steps.seconds.append(ended - started)
+        steps.rewards.append(metrics["reward_mean"])
+        steps.completions.append(count)
+        steps.lengths.append(experience.num_tokens / count)
+        steps.rows.append(len(experience.rows))
+    return steps
+
+
+def _alone(sample: Callable[..., list[list[Any]]]) -> Callable[..., list[list[Any]]]:
+    """The same sampling with every completion as a prompt of its own, so that nothing is shared."""
+
+    def sample_alone(prompts: Any, seeds_PG: Any, params: Any) -> list[list[Any]]:
+        repeated = [p for p, seeds in zip(prompts, seeds_PG, strict=True) for _ in seeds]
+        alone = iter(sample(repeated, [[seed] for seeds in seeds_PG for seed in seeds], params))
+        return [[next(alone)[0] for _ in seeds] for seeds in seeds_PG]
+
+    return sample_alone
+
+
+def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
+    """Time TRL's step on the same problems, batch and lengths, with its overheads turned off.
+
+    From the start of a step, with its prompts in memory, to its end; not the trainer's set-up.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOTrainer
+
+    from passk.build import prepare_torch
+    from passk.policy import load_policy, load_tokenizer
+    from passk.problems import ProblemStream, load_data
+    from passk.types import Completion, FinishReason, Problem
+    from passk.verifiers import build_verifier
+
+    cfg = compose(switches)
+    prepare_torch(threads, cfg.train.seed)
+    tokenizer, verifier = load_tokenizer(cfg.model.path), build_verifier(cfg.verifier.name)
+    stream = ProblemStream(load_data(cfg.data, cfg.eval).train, cfg.train.seed)
+    problems = stream.take(cfg.rollout.num_prompts * num_steps)
+    steps = Steps()
+
+    def reward(
+        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **rest: Any
+    ) -> list[float]:
+        pairs = [
+            (
+                Problem("", prompt, answer),
+                Completion(
+                    text,
+                    tuple(ids),
+                    (),
+                    FinishReason.STOP if ids[-1] == tokenizer.eos_token_id else FinishReason.LENGTH,
+                ),
+            )
+            for prompt, answer, text, ids in zip(
+                prompts, rest["answer"], completions, completion_ids, strict=True
+            )
+        ]
+        rewards = [verdict.reward or 0.0 for verdict in verifier.verify(pairs)]
+        steps.rewards.append(statistics.fmean(rewards))
+        steps.completions.append(len(rewards))
+        steps.lengths.append(statistics.fmean(map(len, completion_ids)))
+        return rewards
+
+    class Stopwatch(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            steps.start_mib = steps.start_mib or _resident_mib()
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            steps.seconds.append(time.perf_counter() - self.started)
+
+    with tempfile.TemporaryDirectory() as folder:
+        GRPOTrainer(
+            model=load_policy(cfg.model, cfg.model.path, torch.device("cpu")),
+            processing_class=tokenizer,
+            reward_funcs=reward,
+            args=_trl_config(cfg, num_steps, folder),
+            train_dataset=Dataset.from_list(
+                [{"prompt": p.prompt, "answer": p.answer} for p in problems]
+            ),
+            callbacks=[Stopwatch()],
+        ).train()
+    return steps
+
+
+def _trl_config(cfg: Any, num_steps: int, folder: str) -> Any:
+    """passk's batch in TRL's words; no checkpointing of any kind, no logging, full precision."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=folder,
+        max_steps=num_steps,
+        per_device_train_batch_size=cfg.rollout.num_prompts * cfg.rollout.num_samples,
+        num_generations=cfg.rollout.num_samples,
+        max_completion_length=cfg.rollout.max_new_tokens,
+        temperature=cfg.rollout.temperature,
+        learning_rate=cfg.learner.lr,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        beta=0.0,
+        loss_type="dr_grpo",
+        scale_rewards="none",
+        num_iterations=1,
+        shuffle_dataset=False,
+        use_vllm=False,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def run_estimator(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
+    """Time unbiased Pass@k of 5,000 problems with 1,024 samples each, at ten values of k."""
+    import numpy as np
+
+    from passk.estimators import pass_at_k
+
+    c_P = np.random.default_rng(0).integers(0, 1025, size=5000)
+    ks = 2 ** np.arange(10)
+    steps = Steps()
+    for _ in range(num_steps):
+        started = time.perf_counter()
+        pass_at_k(1024, c_P[:, None], ks)
+        steps.seconds.append(time.perf_counter() - started)
+    return steps
+
+
+WORKERS: dict[str, Callable[[int, int, Sequence[str]], Steps]] = {
+    "passk": run_passk,
+    "trl": run_trl,
+    "estimator": run_estimator,
+}
+
+
+def work(name: str, num_steps: int, threads: int, switches: Sequence[str]) -> None:
+    """Run one worker in this process and print what it measured as the last line."""
+    steps = WORKERS[name](threads, num_steps, switches)
+    steps.peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+    print(json.dumps(asdict(steps)))
+
+
+def _resident_mib() -> float:
+    import psutil
+
+    return float(psutil.Process().memory_info().rss / 2**20)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

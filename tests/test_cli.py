@@ -1,0 +1,286 @@
+"""What the command line prints and returns; bad input costs one line and leaves nothing behind."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from small_runs import SMALL, Outcome, cut_short, in_subprocess, snapshot, train
+
+from passk import __version__, cli
+from passk.cli import SUMMARIES, main
+
+
+@pytest.fixture
+def passk(capfd, tmp_path, monkeypatch):
+    """Call the command line in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Outcome:
+        capfd.readouterr()
+        code = main(list(words))
+        return Outcome(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished run of two steps with a checkpoint after each."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert train(run, "train.num_steps=2", "train.save_every=1", "diagnostics.every=0") == 0
+    return run
+
+
+def assert_refused(outcome: Outcome, *says: str) -> None:
+    assert outcome.code == 2
+    assert outcome.err.startswith("passk: ")
+    assert outcome.err.count("\n") == 1 and outcome.err.endswith("\n"), outcome.err
+    assert "Traceback" not in outcome.out
+    for words in says:
+        assert words in outcome.err
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_the_commands(passk, words):
+    outcome = passk(*words)
+    assert (outcome.code, outcome.err) == (0, "")
+    for command in SUMMARIES:
+        assert f"\n  {command} " in outcome.out
+
+
+def test_version(passk):
+    assert passk("--version") == Outcome(0, f"{__version__}\n", "")
+
+
+def test_unknown_command(passk, tmp_path):
+    assert_refused(passk("trian"), "trian is not a command", "train, eval, reproduce, report")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", sorted(SUMMARIES))
+def test_help_of_every_command(passk, tmp_path, command):
+    outcome = passk(command, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"passk {command}" in outcome.out
+    assert "hydra.run.dir=DIR" in outcome.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_of_train_names_groups_and_keys(passk):
+    shown = passk("train", "--help").out
+    for group, options in {
+        "model": "tiny",
+        "data": "conventions, ",
+        "regime": "hybrid, pass1, passk, sft",
+        "rollout": "auto, torch",
+        "learner": "adamw",
+        "eval": "default",
+        "experiment": "smoke",
+    }.items():
+        assert f"{group}: {options}" in shown
+    for key in ("pass1_weight", "num_samples", "init_from", "calculator_fraction"):
+        assert key in shown
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "reproduce"])
+def test_cfg_job_prints_resolved_yaml(passk, tmp_path, command):
+    outcome = passk(command, "data.cue=0.25", "--cfg", "job")
+    assert (outcome.code, outcome.err) == (0, "")
+    shown = yaml.safe_load(outcome.out)
+    assert shown["data"]["corpus_cue"] == 0.25
+    assert "${" not in outcome.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_cheap_paths_do_not_import_torch(tmp_path):
+    code = f"""
+import io, contextlib, sys
+from passk.cli import main
+codes = []
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    for words in (["--help"], ["train", "--help"], ["train", "--cfg", "job"],
+                  ["train", "regime.k=99"], ["train", "regime.kk=1"], ["report"],
+                  ["train", "hydra.run.dir={tmp_path}"], ["eval", "run=nowhere"]):
+        codes.append(main(words))
+print(codes, [m for m in ("torch", "transformers", "pandas") if m in sys.modules])
+"""
+    (tmp_path / "something").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[0, 0, 0, 2, 2, 2, 2, 2] []\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["something"]
+
+
+REFUSED = [
+    (["regime.kk=3"], ["regime.kk", "did you mean regime.k?"]),
+    (["nonsense=1"], ["nonsense is not a key"]),
+    (["+unknown=1"], ["unknown is not a key"]),
+    (["regime.k=32"], ["regime.k=32", "no unbiased estimator"]),
+    (["regime.k=many"], ["regime.k", "many"]),
+    (["regime=none"], ["regime=none is unknown", "hybrid, pass1, passk, sft"]),
+    (["train.init_from=no/such/run"], ["train.init_from=no/such/run does not exist"]),
+    (["data=jsonl"], ["data.path", "data.eval_path"]),
+    (["data.path=nowhere.jsonl"], ["data.path=nowhere.jsonl cannot be read"]),
+    (["regime.k=[1"], ["[1"]),
+    (["train"], ["train"]),
+    (["regime.k=2,4"], ["--multirun"]),
+    (["resume=true", "hydra.run.dir=empty"], ["hydra.run.dir", "holds no run to resume"]),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), REFUSED)
+def test_bad_input_is_one_line_and_leaves_nothing(passk, tmp_path, words, says):
+    assert_refused(passk("train", *words), *says)
+    assert snapshot(tmp_path) == {}
+
+
+@pytest.mark.parametrize("command", ["eval", "reproduce"])
+def test_other_commands_refuse_as_train_does(passk, tmp_path, command):
+    assert_refused(passk(command, "model.pth=x"), "model.pth", "did you mean model.path?")
+    assert_refused(passk(command, "eval.num_samples=4"), "eval.num_samples=4")
+    assert snapshot(tmp_path) == {}
+
+
+def test_a_refusal_from_the_shell(tmp_path):
+    outcome = in_subprocess(["train", "regime.k=32", "eval.num_samples=128"], tmp_path)
+    assert_refused(outcome, "regime.k=32 with rollout.num_samples=16", "no unbiased estimator")
+    assert (outcome.out, snapshot(tmp_path)) == ("", {})
+
+
+def test_missing_run_to_evaluate(passk, tmp_path):
+    assert_refused(passk("eval", "run=no/such/run"), "run=no/such/run does not exist")
+    (tmp_path / "plain").mkdir()
+    before = snapshot(tmp_path)
+    assert_refused(passk("eval", "run=plain"), "plain is not a run directory")
+    assert_refused(passk("train", "train.init_from=plain"), "neither a run directory nor")
+    assert snapshot(tmp_path) == before
+
+
+def test_run_directory_that_is_not_empty(passk, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("precious")
+    before = snapshot(tmp_path)
+    for command in ("train", "reproduce", "eval"):
+        assert_refused(passk(command, "hydra.run.dir=mine"), "mine is not empty", "resume=true")
+    assert_refused(passk("train", "hydra.run.dir=mine", "resume=true"), "holds no run to resume")
+    assert snapshot(tmp_path) == before
+
+
+def test_run_directory_that_cannot_be_made(passk, tmp_path):
+    (tmp_path / "file").touch()
+    assert_refused(passk("train", "hydra.run.dir=file/run"), "hydra.run.dir", "file")
+    assert list(snapshot(tmp_path)) == ["file"]
+
+
+MALFORMED = [
+    ('{"prompt": "T1+1=", "answer": 2}', "'answer' must be a non-empty string"),
+    ('{"prompt": "T1+1="}', "'answer' is missing"),
+    ('{"prompt": "T1+1=", ', "not a JSON object"),
+]
+
+
+@pytest.mark.parametrize(("row", "says"), MALFORMED)
+@pytest.mark.parametrize("key", ["path", "eval_path"])
+def test_malformed_data_row_names_file_and_line(passk, tmp_path, key, row, says):
+    (tmp_path / "good.jsonl").write_text('{"prompt": "T1+2=", "answer": "3"}\n')
+    (tmp_path / "bad.jsonl").write_text(f'{{"prompt": "T2+2=", "answer": "4"}}\n{row}\n')
+    before = snapshot(tmp_path)
+    paths = {"path": "good.jsonl", "eval_path": "good.jsonl"} | {key: "bad.jsonl"}
+    words = [f"data.{name}={file}" for name, file in paths.items()]
+    assert_refused(passk("train", "data=jsonl", *words), "bad.jsonl, line 2", says)
+    assert snapshot(tmp_path) == before
+
+
+def test_reproduce_refuses_a_malformed_row_and_leaves_nothing(passk, tmp_path):
+    (tmp_path / "bad.jsonl").write_text("no\n")
+    before = snapshot(tmp_path)
+    assert_refused(passk("reproduce", *SMALL, "data.path=bad.jsonl"), "bad.jsonl, line 1")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "train.init_from=run"],
+        ["train", "train.init_from=run/checkpoints/step-000002"],
+        ["train", "model.path=run/checkpoints/step-000002"],
+        ["eval", "run=run"],
+        ["eval", "model.path=run/checkpoints/step-000002"],
+    ],
+)
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_checkpoint_cut_short_is_found_and_the_one_before_offered(
+    passk, tmp_path, trained, words, file
+):
+    shutil.copytree(trained, tmp_path / "run")
+    cut_short(tmp_path / "run" / "checkpoints" / "step-000002" / file)
+    before = snapshot(tmp_path)
+    outcome = passk(*words, *(SMALL if words[0] == "train" else ()))
+    assert_refused(outcome, "step-000002 is damaged", file, "1000 bytes", "step-000001 before it")
+    assert snapshot(tmp_path) == before
+
+
+def test_checkpoint_of_the_right_size_with_other_content(passk, tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "run")
+    for step in (1, 2):
+        file = tmp_path / "run" / "checkpoints" / f"step-00000{step}" / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    assert_refused(passk("eval", "run=run"), "model.safetensors", "SHA-256", "no earlier one")
+
+
+def test_checkpoint_with_a_file_missing(passk, tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "step-000002" / "learner.safetensors").unlink()
+    assert_refused(passk("eval", "run=run"), "learner.safetensors is missing", "step-000001")
+
+
+def test_eval_gives_the_table_of_the_last_checkpoint(passk, tmp_path, trained):
+    outcome = passk("eval", f'run="{trained}"', "hydra.run.dir=measured", "num_threads=1")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "| step | Pass@1 | Pass@2 |" in outcome.out
+    measured, ended = tmp_path / "measured", trained / "eval" / "step-000002.parquet"
+    assert (measured / "eval" / "step-000000.parquet").read_bytes() == ended.read_bytes()
+    assert json.loads((measured / "manifest.json").read_text())["command"] == "eval"
+
+
+def test_report_takes_directories_even_with_an_equals_sign(passk, tmp_path, trained):
+    cell = tmp_path / "regime.k=2,regime.pass1_weight=0.5"
+    shutil.copytree(trained, cell)
+    outcome = passk("report", str(cell), "out=page")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert {"table.csv", "table.md", "report.html"} <= set(snapshot(tmp_path / "page"))
+    assert not (tmp_path / "outputs").exists()
+    assert_refused(passk("report", "nowhere"), "nowhere is not a directory")
+
+
+def test_sweep_goes_on_past_a_bad_cell(passk, tmp_path):
+    words = ["regime.k=2,9", "train.num_steps=1", "hydra.sweep.dir=sweep", "diagnostics.every=0"]
+    small = [word for word in SMALL if not word.startswith(("regime.k=", "eval.ks"))]
+    name = "hydra.sweep.subdir=cell-${hydra.job.num}"
+    outcome = passk("train", "-m", *small, *words, name, "eval.num_samples=36", "eval.ks=[1]")
+    assert outcome.code == 2
+    assert "cell 0 (" in outcome.out and "cell 1 (" in outcome.out
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("passk: cell 1 (")
+    assert "regime.k=9 with rollout.num_samples=4" in outcome.err
+    manifest = json.loads((tmp_path / "sweep" / "cell-0" / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == ["cell-0", "multirun.yaml"]
+
+
+def test_anything_else_is_exit_code_1_with_a_traceback(passk, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(cli, "to_config", broken)
+    outcome = passk("train")
+    assert outcome.code == 1
+    assert "RuntimeError: a bug of ours" in outcome.err
+    assert outcome.err.splitlines()[-1].startswith("passk: failed")

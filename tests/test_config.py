@@ -1,0 +1,347 @@
+"""Every file of `conf/` composes; what is wrong is refused in a sentence, and without torch."""
+
+import subprocess
+import sys
+from dataclasses import asdict, fields
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from passk.advantages import ESTIMATORS
+from passk.composition import SCHEMAS, conf_dir, explain, register, settle, to_config
+from passk.config import (
+    ESTIMATOR_NAMES,
+    REGIMES,
+    ConventionsConfig,
+    DataConfig,
+    EvaluateConfig,
+    LearnerConfig,
+    ReproduceConfig,
+    TrainConfig,
+)
+from passk.errors import UserError
+from passk.rules import check, claim_directory
+from passk.verifiers import VERIFIERS, build_verifier
+
+CONF = conf_dir()
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "hydra")
+OPTIONS = [
+    (group, option.stem) for group in GROUPS for option in sorted((CONF / group).glob("*.yaml"))
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF.resolve())):
+        yield
+
+
+def configured(*overrides, command="train"):
+    return to_config(compose(command, overrides=list(overrides)))
+
+
+def refusal(*overrides, command="train"):
+    """The sentence with which a command line is refused."""
+    with pytest.raises(UserError) as refused:
+        configured(*overrides, command=command)
+    return str(refused.value)
+
+
+def test_there_are_groups_and_a_file_per_command():
+    assert GROUPS == [
+        "data", "eval", "experiment", "learner", "model", "regime", "rollout", "verifier",
+    ]  # fmt: skip
+    assert {p.stem for p in CONF.glob("*.yaml")} == {*SCHEMAS, "run_directory"}
+    assert {p.stem for p in (CONF / "hydra" / "help").glob("*.yaml")} == set(SCHEMAS)
+
+
+# passk eval trains nothing, so it has neither regimes nor experiments.
+EVAL_OPTIONS = [choice for choice in OPTIONS if choice[0] not in ("regime", "experiment")]
+
+
+@pytest.mark.parametrize(
+    ("command", "group", "option"),
+    [(command, *choice) for command in ("train", "reproduce") for choice in OPTIONS]
+    + [("eval", *choice) for choice in EVAL_OPTIONS],
+)
+def test_every_option_of_every_group_composes(command, group, option):
+    cfg = configured(f"{group}={option}", command=command)
+    assert type(cfg) is SCHEMAS[command]
+    if group in ("regime", "data"):
+        assert getattr(cfg, group).name == option
+
+
+def test_report_composes_with_directories_and_is_refused_without():
+    assert configured('dirs=["a","b"]', command="report").dirs == ["a", "b"]
+    assert "at least one run directory" in refusal(command="report")
+
+
+def test_yaml_states_only_what_the_schema_knows():
+    for _, option in OPTIONS:
+        for file in CONF.rglob(f"{option}.yaml"):
+            assert yaml.safe_load(file.read_text()) is not None, file
+
+
+@pytest.mark.parametrize("group", ["model", "learner", "eval", "verifier", "rollout"])
+def test_composed_defaults_are_those_of_the_dataclasses(group):
+    assert asdict(getattr(configured(), group)) == asdict(getattr(settle(TrainConfig()), group))
+
+
+def test_composed_data_defaults_are_those_of_the_dataclass():
+    assert configured().data == ConventionsConfig(name="conventions")
+    assert configured("data=jsonl").data == DataConfig(name="jsonl")
+
+
+def test_reproduce_defaults_are_those_of_the_dataclass():
+    cfg, plain = configured(command="reproduce"), ReproduceConfig()
+    for name in ("seeds", "regimes", "sft_steps", "alignment_prompts", "alignment_samples"):
+        assert getattr(cfg, name) == getattr(plain, name)
+
+
+def test_names_agree_wherever_they_are_listed():
+    assert set(REGIMES) == {p.stem for p in (CONF / "regime").glob("*.yaml")}
+    assert set(ESTIMATOR_NAMES) == set(ESTIMATORS)
+    assert set(VERIFIERS) == {p.stem for p in (CONF / "verifier").glob("*.yaml")}
+    for name in VERIFIERS:
+        assert configured(f"verifier.name={name}").verifier.name == name
+        build_verifier(name).close()
+    for name in ESTIMATOR_NAMES:
+        check_passes = configured(f"regime.estimator={name}", "regime=pass1", "regime.k=4")
+        assert check_passes.regime.estimator == name
+
+
+@pytest.mark.parametrize(
+    ("regime", "k", "weight"), [("pass1", 8, 1.0), ("passk", 8, 0.0), ("hybrid", 8, 0.7)]
+)
+def test_regimes_are_one_objective_with_two_numbers(regime, k, weight):
+    chosen = configured(f"regime={regime}").regime
+    assert (chosen.name, chosen.k, chosen.pass1_weight) == (regime, k, weight)
+
+
+def test_sft_has_settings_of_its_own():
+    cfg, rl = configured("regime=sft"), configured()
+    assert cfg.regime.name == "sft"
+    assert cfg.learner.lr > rl.learner.lr
+    assert (
+        cfg.train.num_steps
+        == yaml.safe_load((CONF / "regime" / "sft.yaml").read_text())["train"]["num_steps"]
+    )
+    assert cfg.eval.every == 0
+    assert configured("regime=sft", "learner.lr=0.5", "train.num_steps=3").learner.lr == 0.5
+
+
+def test_corpus_cue_follows_cue_unless_set():
+    follows = configured("data.cue=0.5").data
+    assert (follows.cue, follows.corpus_cue) == (0.5, 0.5)
+    apart = configured("data.cue=1", "data.corpus_cue=0").data
+    assert (apart.cue, apart.corpus_cue) == (1.0, 0.0)
+
+
+def test_what_is_trained_is_evaluated_and_pass1_too():
+    assert configured("regime.k=3", "eval.ks=[2]").eval.ks == [1, 2, 3]
+    assert configured("eval.ks=[]", command="eval").eval.ks == [1]
+    assert configured("regime=sft", "eval.ks=[2]").eval.ks == [1, 2], "sft trains no k"
+    assert configured("regime=sft", "eval.ks=[2]", "eval.num_samples=8").eval.num_samples == 8
+
+
+MISSPELT = [
+    ("train", "regime.kk=3", "regime.kk", "did you mean regime.k?"),
+    ("train", "learner.scedule=1", "learner.scedule", "did you mean learner.schedule?"),
+    ("train", "regim.k=3", "regim.k", "did you mean regime?"),
+    ("train", "train.num_step=3", "train.num_step", "did you mean train.num_steps?"),
+    ("train", "data.calculator_fractions=1", "data.calculator_fractions", "calculator_fraction?"),
+    ("eval", "runs=3", "runs", "did you mean run?"),
+    ("reproduce", "seed=3", "seed", "did you mean seeds?"),
+    ("train", "seeds=3", "seeds", "resume"),
+]
+
+
+@pytest.mark.parametrize(("command", "override", "key", "hint"), MISSPELT)
+def test_misspelt_keys_are_named_with_a_suggestion(command, override, key, hint):
+    with pytest.raises(COMPOSITION_ERRORS) as refused:
+        compose(command, overrides=[override])
+    sentence = explain(refused.value, command)
+    assert sentence.startswith(f"{key} is not a key of passk {command}; ")
+    assert hint in sentence
+    assert "\n" not in sentence
+
+
+WRONG_VALUES = [
+    ("regime.k=abc", "regime.k", "Integer"),
+    ("regime.k=1.5", "regime.k", "Integer"),
+    ("regime.k=null", "regime.k", "not Optional"),
+    ("resume=maybe", "resume", "bool"),
+    ("eval.ks=3", "eval.ks", "list"),
+    ("eval.ks=[1,x]", "eval.ks[1]", "Integer"),
+    ("learner.lr=fast", "learner.lr", "Float"),
+]
+
+
+@pytest.mark.parametrize(("override", "key", "says"), WRONG_VALUES)
+def test_wrong_types_are_named_with_the_key(override, key, says):
+    with pytest.raises(COMPOSITION_ERRORS) as refused:
+        compose("train", overrides=[override])
+    sentence = explain(refused.value, "train")
+    assert sentence.startswith(f"{key}: ")
+    assert says in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("override", "choices"),
+    [
+        ("regime=pass2", "hybrid, pass1, passk, sft"),
+        ("data=gsm8k", "conventions, jsonl"),
+        ("experiment=nope", "smoke"),
+        ("verifier=xx", "conventions"),
+    ],
+)
+def test_unknown_options_are_answered_with_those_there_are(override, choices):
+    with pytest.raises(COMPOSITION_ERRORS) as refused:
+        compose("train", overrides=[override])
+    assert explain(refused.value, "train") == f"{override} is unknown; allowed: {choices}"
+
+
+def test_interpolation_to_nowhere_is_an_omegaconf_error_in_one_line():
+    with pytest.raises(OmegaConfBaseException) as refused:
+        configured("regime.k=${nowhere}")
+    assert "nowhere" in explain(refused.value, "train")
+    assert "\n" not in explain(refused.value, "train")
+
+
+RULES = [
+    (["regime.k=32", "eval.num_samples=128"], "regime.k=32", "no unbiased estimator"),
+    (["regime.k=17", "eval.num_samples=128"], "rollout.num_samples=16", "no unbiased estimator"),
+    (["eval.ks=[1,32]"], "eval.num_samples=64", "eval.num_samples=128"),
+    (["eval.ks=[0,1]"], "eval.ks=[0, 1", "from 1 on"),
+    (["data.calculator_fraction=1.2"], "data.calculator_fraction=1.2", "between 0 and 1"),
+    (["data.cue=-0.1"], "data.cue=-0.1", "between 0 and 1"),
+    (["regime.pass1_weight=1.01"], "regime.pass1_weight=1.01", "between 0 and 1"),
+    (["regime.pass1_weight=nan"], "regime.pass1_weight=nan", "between 0 and 1"),
+    (["data.calculator_fraction=1"], "data.calculator_fraction + data.skill_fraction", "at most 1"),
+    (["data.corpus_skill_fraction=0.95"], "data.corpus_skill_fraction", "at most 1"),
+    (["regime.estimator=grpo"], "regime.estimator=grpo", "pass1_weight=1"),
+    (["regime.estimator=dr_grpo"], "regime.estimator=dr_grpo", "pass1_weight=1"),
+    (["regime.estimator=maxrl", "regime=passk"], "regime.estimator=maxrl", "pass1_weight=1"),
+    (["regime.estimator=best"], "regime.estimator=best", "mixture, grpo"),
+    (["regime.estimator=s_loo", "regime.k=16"], "s_loo needs regime.k <=", "15"),
+    (["diagnostics.num_samples=15"], "diagnostics.num_samples=15", "two halves of 8"),
+    (["diagnostics.num_samples=16", "regime.estimator=s_loo"], "diagnostics.num_samples=16", "18"),
+    (["diagnostics.num_samples=3", "regime.k=1"], "diagnostics.num_samples=3", "two halves of 2"),
+    (["diagnostics.num_prompts=15"], "diagnostics.num_prompts=15", "num_blocks=16"),
+    (["diagnostics.num_blocks=2"], "diagnostics.num_blocks=2", "at least 3"),
+    (["rollout.num_samples=1", "regime.k=1"], "rollout.num_samples=1", "at least 2"),
+    (["rollout.engine=sglang"], "rollout.engine=sglang", "auto, torch"),
+    (["learner.device=tpu"], "learner.device=tpu", "auto, cpu, cuda"),
+    (["learner.schedule=step"], "learner.schedule=step", "constant, linear, cosine"),
+    (["learner.lr=0"], "learner.lr=0", "above 0"),
+    (["learner.max_grad_norm=-1"], "learner.max_grad_norm=-1", "above 0"),
+    (["learner.betas=[0.9]"], "learner.betas=[0.9]", "two numbers"),
+    (["learner.betas=[0.9,1.0]"], "learner.betas=[0.9, 1.0]", "below 1"),
+    (["rollout.temperature=0"], "rollout.temperature=0", "above 0"),
+    (["train.num_steps=0"], "train.num_steps=0", "at least 1"),
+    (["train.keep_last=0"], "train.keep_last=0", "at least 1"),
+    (["num_threads=0"], "num_threads=0", "at least 1"),
+    (["regime.name=reinforce"], "regime.name=reinforce", "sft, pass1, passk, hybrid"),
+    (["data.name=jsonl"], "data.name=jsonl", "data=jsonl"),
+    (["+unknown=1"], "unknown is not a key", "model, data"),
+    (["+regime.gamma=1"], "regime.gamma is not a key", "pass1_weight"),
+    (["train.init_from=/no/such/run"], "train.init_from=/no/such/run", "run directory"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "names", "says"), RULES)
+def test_rules_between_fields_are_sentences(overrides, names, says):
+    sentence = refusal(*overrides)
+    assert names in sentence
+    assert says in sentence
+    assert "\n" not in sentence
+
+
+REPRODUCE_RULES = [
+    (["regimes=[passk,foo]"], "regimes=['passk', 'foo']", "pass1, passk, hybrid"),
+    (["regimes=[sft]"], "regimes=['sft']", "sft always comes first"),
+    (["regimes=[]"], "regimes=[]", "pass1, passk, hybrid"),
+    (["seeds=0"], "seeds=0", "at least 1"),
+    (["sft_steps=0"], "sft_steps=0", "at least 1"),
+    (["alignment_samples=15"], "alignment_samples=15", "16"),
+    (["alignment_samples=2", "regime.k=1"], "alignment_samples=2", "at least 4"),
+    (["alignment_prompts=15"], "alignment_prompts=15", "num_blocks=16"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "names", "says"), REPRODUCE_RULES)
+def test_rules_of_reproduce_are_sentences(overrides, names, says):
+    sentence = refusal(*overrides, command="reproduce")
+    assert names in sentence
+    assert says in sentence
+
+
+def test_eval_refuses_a_run_that_does_not_exist():
+    assert "run=/no/such/run does not exist" in refusal("run=/no/such/run", command="eval")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["regime=sft", "regime.k=64"],
+        ["regime.k=16"],
+        ["regime.k=1", "rollout.num_samples=2", "diagnostics.num_samples=4"],
+        ["diagnostics.num_samples=2", "diagnostics.every=0"],
+        ["data.calculator_fraction=0.5", "data.skill_fraction=0.5"],
+        ["regime=pass1", "regime.estimator=grpo"],
+        ["regime.estimator=s_loo", "regime.k=15"],
+        ["learner.betas=[0,0.5]"],
+    ],
+)
+def test_what_is_just_allowed_is_allowed(overrides):
+    assert isinstance(configured(*overrides), TrainConfig)
+
+
+def test_rules_hold_for_configurations_made_by_hand():
+    check(settle(TrainConfig(data=ConventionsConfig(name="conventions"), regime=_hybrid())))
+    with pytest.raises(UserError, match=r"learner\.lr=-1"):
+        check(TrainConfig(regime=_hybrid(), learner=LearnerConfig(lr=-1.0)))
+    with pytest.raises(UserError, match="run=/no/such"):
+        check(EvaluateConfig(run="/no/such", data=ConventionsConfig(name="conventions")))
+
+
+def _hybrid():
+    return configured().regime
+
+
+def test_a_directory_with_something_in_it_is_not_claimed(tmp_path):
+    claim_directory(tmp_path / "new", resume=False)
+    claim_directory(tmp_path, resume=False)
+    with pytest.raises(UserError, match="holds no run to resume"):
+        claim_directory(tmp_path, resume=True)
+    (tmp_path / "config.yaml").touch()
+    claim_directory(tmp_path, resume=True)
+    with pytest.raises(UserError, match="not empty"):
+        claim_directory(tmp_path, resume=False)
+
+
+HEAVY = ("torch", "transformers", "pandas", "pyarrow", "scipy", "matplotlib")
+
+
+@pytest.mark.parametrize("module", ["config", "rules", "composition", "cli", "errors"])
+def test_configuration_is_checked_without_heavy_imports(module):
+    code = f"import sys, passk.{module}; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_config_needs_nothing_but_the_standard_library():
+    code = "import sys, passk.config; print([m for m in ('hydra', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_field_has_a_default():
+    for schema in SCHEMAS.values():
+        assert schema() == schema(), [field.name for field in fields(schema)]

@@ -1,0 +1,382 @@
+"""Gradient products across halves of the samples: unbiased, and where exact values exist, right."""
+
+import copy
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from passk.advantages import estimate_advantages
+from passk.batch import advantage_weights, make_rows
+from passk.config import LearnerConfig
+from passk.conventions import make_problems
+from passk.diagnostics import alignment, block_gradients, kind_objectives, objective
+from passk.learner import Learner
+from passk.rollout import SampleKey, rollout
+from passk.sampler import SamplingParams
+from passk.torch_sampler import TorchSampler
+from passk.types import Completion, FinishReason, Group, Problem, Verdict
+from passk.verifiers import ConventionsVerifier
+
+NUM_PROMPTS, NUM_SAMPLES, K = 12, 12, 3
+PASS1 = objective("mixture", 1, 1.0)
+PASSK = objective("mixture", K, 0.0)
+HYBRID = objective("mixture", K, 0.7)
+
+
+@pytest.fixture(scope="module")
+def groups(tiny_model, tiny_tokenizer):
+    problems = make_problems(
+        NUM_PROMPTS, split="train", seed=1, calculator_fraction=0.4, skill_fraction=0.2, cue=0.0
+    )
+    sampled = rollout(
+        TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer),
+        ConventionsVerifier(),
+        tiny_tokenizer,
+        problems,
+        NUM_SAMPLES,
+        SamplingParams(1.0, 32),
+        SampleKey(0, "diagnose", 0),
+    )
+    correct = sampled.rewards_PG.sum(axis=1)
+    assert ((correct > 0) & (correct < NUM_SAMPLES)).sum() >= 6
+    return sampled.groups
+
+
+def gradients_of(model, groups, objectives, *, num_blocks=4):
+    return block_gradients(
+        model,
+        groups,
+        objectives,
+        num_blocks=num_blocks,
+        temperature=1.0,
+        max_tokens_per_batch=1024,
+    )
+
+
+def ascent_of_half(model, groups, half: int, advantages) -> torch.Tensor:
+    """The learner's gradient, sign turned, from the groups as if only one half was drawn."""
+    size = NUM_SAMPLES // 2
+    kept = slice(half * size, (half + 1) * size)
+    cut = [
+        Group(g.problem, g.prompt_ids, g.completions[kept], g.verdicts[kept], g.policy_version)
+        for g in groups
+    ]
+    rewards_PG = np.array([g.rewards() for g in cut])
+    weights_PG = advantage_weights(advantages(rewards_PG), rewards_PG)
+    learner = Learner(copy.deepcopy(model), LearnerConfig(), 1, 1.0)
+    learner.accumulate_gradient(make_rows(cut, weights_PG[..., None]))
+    if not any(p.grad is not None for p in learner.model.parameters()):
+        return torch.zeros(sum(p.numel() for p in learner.model.parameters()))
+    return -learner.gradient()
+
+
+def test_the_hybrid_gradient_is_the_mixture_of_the_two(tiny_model, groups):
+    g1, gk, mixed = gradients_of(tiny_model, groups, [PASS1, PASSK, HYBRID]).unbind(dim=1)
+    assert g1.norm() > 0 and gk.norm() > 0 and not torch.allclose(g1, gk, rtol=0.1)
+    expected = 0.7 * g1 + 0.3 * gk
+    assert (mixed - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_blocks_add_up_to_the_learners_gradient_of_the_half(tiny_model, groups, half):
+    objectives = [PASS1, PASSK, HYBRID]
+    gradients = gradients_of(tiny_model, groups, objectives, num_blocks=5)
+    assert gradients.shape[:3] == (2, 3, 5) and gradients.dtype == torch.float32
+    for o, advantages in enumerate(objectives):
+        expected = ascent_of_half(tiny_model, groups, half, advantages)
+        total = gradients[half, o].sum(dim=0)
+        assert (total - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_block_m_holds_prompts_m_and_every_mth_after(tiny_model, groups):
+    by_block = gradients_of(tiny_model, groups, [PASS1], num_blocks=4)
+    by_prompt = gradients_of(tiny_model, groups, [PASS1], num_blocks=NUM_PROMPTS)
+    for m in range(4):
+        expected = by_prompt[:, :, m::4].sum(dim=2)
+        torch.testing.assert_close(by_block[:, :, m], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_halves_share_no_sample(tiny_model, groups):
+    half = NUM_SAMPLES // 2
+    turned = []
+    for group in groups:
+        other = tuple(
+            Verdict(1.0 - v.reward, "turned") if i >= half else v
+            for i, v in enumerate(group.verdicts)
+        )
+        turned.append(
+            Group(group.problem, group.prompt_ids, group.completions, other, group.policy_version)
+        )
+    before = gradients_of(tiny_model, groups, [PASS1, HYBRID])
+    after = gradients_of(tiny_model, turned, [PASS1, HYBRID])
+    # Rows that both halves share change the batches and so the rounding, nothing more.
+    difference = (after - before).flatten(2).norm(dim=2)
+    scale = before.flatten(2).norm(dim=2)
+    assert (difference[0] < 1e-5 * scale[0]).all()
+    assert (difference[1] > 0.1 * scale[1]).all()
+
+
+def test_an_odd_sample_out_is_not_used(tiny_model, groups):
+    odd = [
+        Group(
+            g.problem,
+            g.prompt_ids,
+            g.completions[: NUM_SAMPLES - 1],
+            g.verdicts[: NUM_SAMPLES - 1],
+            g.policy_version,
+        )
+        for g in groups
+    ]
+    even = [
+        Group(
+            g.problem,
+            g.prompt_ids,
+            g.completions[: NUM_SAMPLES - 2],
+            g.verdicts[: NUM_SAMPLES - 2],
+            g.policy_version,
+        )
+        for g in groups
+    ]
+    with_odd, without = (gradients_of(tiny_model, x, [PASS1]) for x in (odd, even))
+    torch.testing.assert_close(with_odd, without, rtol=1e-4, atol=1e-6)
+
+
+def test_the_models_own_gradients_are_left_alone(tiny_model, groups):
+    model = copy.deepcopy(tiny_model)
+    gradients_of(model, groups[:2], [PASS1], num_blocks=2)
+    assert all(p.grad is None for p in model.parameters())
+
+
+# The worked example of the paper: an easy and a hard prompt, one answer each way, and parameters
+# that both share, so that what helps the hard prompt hurts the easy one.
+FEATURES = torch.tensor([[1.0, -0.1], [1.0, 0.1]])  # easy, hard
+RIGHT = (0, 1)  # the easy prompt wants answer 0, the hard one answer 1
+THETA = (-2.0, -2.0)
+
+
+class TwoPromptBandit(nn.Module):
+    """A causal LM with p(answer 1 | x) = sigmoid(theta . psi(x)) for the prompt token x."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(THETA))
+
+    def forward(self, input_ids, use_cache=False):
+        score = FEATURES[input_ids] @ self.theta
+        return SimpleNamespace(logits=torch.stack([torch.zeros_like(score), score], dim=-1))
+
+
+def exact_success() -> np.ndarray:
+    scores = (FEATURES.double() @ torch.tensor(THETA).double()).numpy()
+    up = 1 / (1 + np.exp(-scores))
+    return np.array([1 - up[0], up[1]])
+
+
+def exact_gradient(k: int) -> np.ndarray:
+    """grad J_k = mean over the two prompts of k (1-p)^(k-1) grad p."""
+    p = exact_success()
+    sign = np.array([-1.0, 1.0])
+    grad_p = (sign * p * (1 - p))[:, None] * FEATURES.double().numpy()
+    return (k * (1 - p[:, None]) ** (k - 1) * grad_p).mean(axis=0)
+
+
+def draw_bandit(rng: np.random.Generator, prompts: np.ndarray, num_samples: int) -> list[Group]:
+    success = exact_success()
+    groups = []
+    for x in prompts.tolist():
+        right = rng.random(num_samples) < success[x]
+        answers = np.where(right, RIGHT[x], 1 - RIGHT[x]).tolist()
+        groups.append(
+            Group(
+                problem=Problem(f"x{x}", "", "", kind=("easy", "hard")[x]),
+                prompt_ids=(x,),
+                completions=tuple(
+                    Completion("", (answer,), (0.0,), FinishReason.STOP) for answer in answers
+                ),
+                verdicts=tuple(Verdict(float(r), "") for r in right.tolist()),
+                policy_version=0,
+            )
+        )
+    return groups
+
+
+def test_the_bandit_is_the_papers():
+    assert exact_success() == pytest.approx([0.85815, 0.09975], abs=1e-5)
+    g1, g10 = exact_gradient(1), exact_gradient(10)
+    cosine = g1 @ g10 / math.sqrt(g1 @ g1 * (g10 @ g10))
+    assert cosine == pytest.approx(-0.774558, abs=1e-6)
+    # And the exact gradient is what autograd makes of the module.
+    model = TwoPromptBandit()
+    answer_probabilities = model(torch.tensor([0, 1])).logits.softmax(-1)
+    p = answer_probabilities[torch.tensor([0, 1]), torch.tensor(RIGHT)]
+    (autograd,) = torch.autograd.grad((1 - (1 - p) ** 10).mean(), model.theta)
+    assert autograd.tolist() == pytest.approx(g10.tolist(), rel=1e-5)
+
+
+def test_products_across_halves_are_unbiased_and_same_sample_products_are_not():
+    k, num_samples, repetitions = 4, 16, 1500
+    model, rng = TwoPromptBandit(), np.random.default_rng(0)
+    objectives = [PASS1, objective("mixture", k, 0.0)]
+    across, same = np.empty(repetitions), np.empty(repetitions)
+    means = np.empty((repetitions, 2, 2))
+    for i in range(repetitions):
+        groups = draw_bandit(rng, np.array([0, 1]), num_samples)
+        gradients = gradients_of(model, groups, objectives, num_blocks=1)
+        means[i] = gradients.sum(dim=2).mean(dim=0).numpy()
+        (a_1, a_k), (b_1, b_k) = gradients.sum(dim=2).double()
+        across[i] = float(a_1 @ b_k + b_1 @ a_k) / 2
+        same[i] = float(a_1 @ a_k + b_1 @ b_k) / 2
+
+    exact_1, exact_k = exact_gradient(1), exact_gradient(k)
+    for o, exact in enumerate((exact_1, exact_k)):
+        error = means[:, o].std(axis=0, ddof=1) / math.sqrt(repetitions)
+        assert (np.abs(means[:, o].mean(axis=0) - exact) < 4 * error).all()
+    exact = float(exact_1 @ exact_k)
+    error = across.std(ddof=1) / math.sqrt(repetitions)
+    assert abs(across.mean() - exact) < 4 * error
+    # Enough repetitions to see the sign of the conflict, and the one the same samples invent.
+    assert exact < 0 and across.mean() + 2 * error < 0
+    same_error = same.std(ddof=1) / math.sqrt(repetitions)
+    assert same.mean() - exact > 10 * same_error
+    assert same.mean() > 4 * same_error
+
+
+def test_an_objective_is_aligned_with_itself(tiny_model, groups):
+    gradients = gradients_of(tiny_model, groups, [PASS1, PASS1, HYBRID])
+    for first, second in ((0, 0), (0, 1), (2, 2)):
+        measured = alignment(gradients, first, second)
+        assert measured.cosine.value == pytest.approx(1.0)
+        assert measured.cosine.low == pytest.approx(1.0)
+        assert measured.inner_product.value > 0
+    a, b = gradients.sum(dim=2).double()[:, 0]
+    assert alignment(gradients, 0, 0).inner_product.value == pytest.approx(float(a @ b))
+
+
+def test_alignment_by_hand():
+    """Two equal blocks, two parameters: products of the halves, and the cosine without noise."""
+
+    def measure(a_A, b_A, a_B, b_B):
+        whole = torch.tensor([[a_A, b_A], [a_B, b_B]])  # [halves, objectives, parameters]
+        return alignment(torch.stack([whole / 2, whole / 2], dim=2), 0, 1)
+
+    measured = measure([1.0, 2.0], [3.0, -1.0], [2.0, 1.0], [1.0, 1.0])
+    # <a_A, b_B> = 3, <b_A, a_B> = 5, <a_A, a_B> = 4, <b_A, b_B> = 2
+    assert measured.inner_product.value == pytest.approx(4.0)
+    assert measured.cosine.value == 1.0  # 4 / sqrt(8), cut
+    milder = measure([1.0, 2.0], [3.0, -1.0], [2.0, 1.0], [1.0, -1.0])
+    # Now <a_A, b_B> = -1 and <b_A, b_B> = 4
+    assert milder.inner_product.value == pytest.approx(2.0)
+    assert milder.cosine.value == pytest.approx(2.0 / 4.0)
+    assert milder.cosine.low == milder.cosine.high == pytest.approx(0.5)  # the blocks agree
+    turned = measure([0.5, 1.0], [-0.3, 0.1], [2.0, 1.0], [1.0, 1.0])
+    # Now <a_A, b_B> = 1.5, <b_A, a_B> = -0.5, <a_A, a_B> = 2, <b_A, b_B> = -0.2
+    assert turned.inner_product.value == pytest.approx(0.5)
+    assert math.isnan(turned.cosine.value)
+
+
+def test_the_jackknife_is_that_of_the_estimate_without_each_block():
+    torch.manual_seed(0)
+    common = torch.tensor([[1.0, 0.5, 0.0], [0.2, 1.0, 0.4]])[None, :, None, :]
+    gradients = (common + 0.3 * torch.randn(2, 2, 6, 3)) / 6
+    measured = alignment(gradients, 0, 1)
+
+    def value(kept: list[int]) -> tuple[float, float]:
+        sums = gradients[:, :, kept].double().sum(dim=2) * 6 / len(kept)
+        (a_A, b_A), (a_B, b_B) = sums
+        inner = float(a_A @ b_B + b_A @ a_B) / 2
+        return inner, inner / math.sqrt(float(a_A @ a_B) * float(b_A @ b_B))
+
+    left_out = np.array([value([b for b in range(6) if b != m]) for m in range(6)])
+    errors = np.sqrt(5 / 6 * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
+    quantile = 2.5705818  # Student's t, 5 degrees of freedom, 97.5 %
+    for interval, full, error in zip(
+        (measured.inner_product, measured.cosine), value(list(range(6))), errors, strict=True
+    ):
+        assert interval.value == pytest.approx(full)
+        assert interval.high - interval.value == pytest.approx(quantile * error)
+        assert interval.value - interval.low == pytest.approx(quantile * error)
+
+
+def test_no_signal_gives_no_cosine_and_does_not_break_a_run():
+    nothing = alignment(torch.zeros(2, 2, 4, 5), 0, 1)
+    assert math.isnan(nothing.cosine.value) and math.isnan(nothing.cosine.low)
+    assert nothing.inner_product.value == nothing.inner_product.high == 0.0
+    torch.manual_seed(0)
+    noise = [alignment(torch.randn(2, 2, 8, 10), 0, 1) for _ in range(50)]
+    assert any(math.isnan(measured.cosine.value) for measured in noise)
+    assert all(math.isfinite(measured.inner_product.low) for measured in noise)
+    for measured in noise:
+        cosine = measured.cosine
+        ends = (cosine.low, cosine.value, cosine.high)
+        assert any(map(math.isnan, ends)) or -1.0 <= ends[0] <= ends[1] <= ends[2] <= 1.0
+
+
+def test_intervals_cover_the_exact_values():
+    k, num_prompts, num_samples, repetitions = 4, 240, 16, 60
+    model, rng = TwoPromptBandit(), np.random.default_rng(1)
+    g1, gk = exact_gradient(1), exact_gradient(k)
+    exact_inner = float(g1 @ gk)
+    exact_cosine = exact_inner / math.sqrt(float(g1 @ g1) * float(gk @ gk))
+    objectives = [PASS1, objective("mixture", k, 0.0)]
+    inner_covered = cosine_covered = told_conflict = 0
+    for _ in range(repetitions):
+        # As many easy as hard ones: the exact gradient over the prompts is the population's.
+        prompts = rng.permutation(np.arange(num_prompts) % 2)
+        groups = draw_bandit(rng, prompts, num_samples)
+        measured = alignment(gradients_of(model, groups, objectives, num_blocks=12), 0, 1)
+        inner, cosine = measured.inner_product, measured.cosine
+        inner_covered += inner.low <= exact_inner <= inner.high
+        # NaN ends, where a norm is lost in noise, do not count as covering.
+        cosine_covered += cosine.low <= exact_cosine <= cosine.high
+        told_conflict += cosine.high < 0
+    assert inner_covered >= 0.85 * repetitions
+    assert cosine_covered >= 0.85 * repetitions
+    assert told_conflict >= 0.3 * repetitions  # and not by being as wide as can be
+
+
+def test_kind_objectives_give_the_mean_kernel_between_kinds(tiny_model, groups):
+    kinds, objectives = kind_objectives([group.problem.kind for group in groups])
+    assert kinds == ["calculator", "skill", "textbook"]
+    of_kinds = gradients_of(tiny_model, groups, objectives)
+
+    # Each prompt's own gradient of p, from each half: [half, prompt, parameters].
+    per_prompt = torch.stack(
+        [
+            torch.stack([ascent_of_half(tiny_model, [group], half, PASS1) for group in groups])
+            for half in (0, 1)
+        ]
+    ).double()
+    products = (per_prompt[0] @ per_prompt[1].T).numpy()  # <grad of x in A, grad of x' in B>
+    of_prompt = np.array([group.problem.kind for group in groups])
+    for a, first in enumerate(kinds):
+        for b, second in enumerate(kinds):
+            rows, columns = of_prompt == first, of_prompt == second
+            direct = (products[rows][:, columns].mean() + products[columns][:, rows].mean()) / 2
+            kernel = alignment(of_kinds, a, b).inner_product.value
+            assert kernel == pytest.approx(direct, rel=1e-4, abs=1e-6 * np.abs(products).max())
+
+
+def test_the_mean_kernel_of_the_bandit_is_the_exact_one():
+    """grad p(easy) . grad p(hard) = -0.0108: the interference that the paper prints."""
+    model, rng = TwoPromptBandit(), np.random.default_rng(2)
+    groups = draw_bandit(rng, np.arange(400) % 2, 64)
+    kinds, objectives = kind_objectives([group.problem.kind for group in groups])
+    assert kinds == ["easy", "hard"]
+    # 25 blocks: an odd number, so that every block holds both kinds.
+    kernel = alignment(gradients_of(model, groups, objectives, num_blocks=25), 0, 1).inner_product
+    assert kernel.low < -0.010822 < kernel.high < 0
+    assert kernel.value == pytest.approx(-0.010822, rel=0.15)
+
+
+def test_objectives_are_the_named_estimators():
+    rewards = np.array([[1.0, 0, 0, 1], [0, 0, 1, np.nan]])
+    for name, k, weight in (("mixture", 2, 0.3), ("s_loo_minus_1", 3, 0.0), ("grpo", 1, 1.0)):
+        np.testing.assert_array_equal(
+            objective(name, k, weight)(rewards), estimate_advantages(rewards, name, k, weight)
+        )

@@ -1,0 +1,129 @@
+"""The shape of the package: imports flow one way, engines stay optional, files stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "passk"
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+# A module imports from levels below its own only. A new module takes the lowest it can.
+LEVELS = (
+    ("__init__", "errors", "types", "config", "seeds", "estimators", "statistics"),
+    ("conventions", "advantages", "verifiers", "batch", "policy", "sampler"),
+    ("row_cache", "rules", "records", "interrupt", "progress"),
+    ("problems", "rollout", "torch_sampler", "learner", "diagnostics", "composition", "wording"),
+    ("checkpoint", "evaluator", "experience", "build", "tables"),
+    ("run", "breakdown", "reproduce"),
+    ("train", "figure_style", "sheets"),
+    ("plots", "prompt_plots"),
+    ("report",),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
+# What is read, checked and refused before torch is imported, and the numbers without tensors.
+WITHOUT_TORCH = ("errors", "types", "config", "seeds", "estimators", "statistics", "advantages")
+WITHOUT_TORCH += ("conventions", "problems", "verifiers", "rules", "composition", "cli", "records")
+WITHOUT_TORCH += ("wording", "tables", "breakdown", "interrupt", "progress")
+
+
+def tree(name: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{name}.py").read_text())
+
+
+def imported(nodes) -> set[str]:
+    """Full dotted names of what the nodes import; `from a import b` counts as a and a.b."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "relative import"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def siblings(name: str) -> set[str]:
+    parts = (dotted.split(".") for dotted in imported(ast.walk(tree(name))))
+    return {p[1] for p in parts if p[0] == "passk" and len(p) > 1 and p[1] in MODULES}
+
+
+def roots(nodes) -> set[str]:
+    return {dotted.split(".")[0] for dotted in imported(nodes)}
+
+
+def at_import(node: ast.AST):
+    """Every node that runs when the module is imported: not the bodies of functions."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from at_import(child)
+
+
+def test_every_module_has_its_place():
+    assert sorted(LEVEL_OF) == MODULES
+    assert len(LEVEL_OF) == sum(map(len, LEVELS)), "a module is named twice"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_flow_one_way(name):
+    upward = {other for other in siblings(name) if LEVEL_OF[other] >= LEVEL_OF[name]}
+    assert not upward, f"{name} (level {LEVEL_OF[name]}) imports {upward}"
+
+
+def test_hydra_ends_at_the_door():
+    users = {name for name in MODULES if roots(ast.walk(tree(name))) & {"hydra", "omegaconf"}}
+    assert users == {"composition", "cli"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_optional_packages_are_never_imported_with_the_module(name):
+    optional = {"vllm", "trl", "wandb", "tensorboard", "trackio", "mlflow", "psutil"}
+    assert not roots(at_import(tree(name))) & optional
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_modules_that_do_without_torch(name):
+    """Neither they nor what they import with themselves may need torch or transformers."""
+    todo, seen = {name}, set()
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        nodes = list(at_import(tree(module)))
+        assert not roots(nodes) & {"torch", "transformers"}, f"{name} -> {module}"
+        parts = (dotted.split(".") for dotted in imported(nodes))
+        inside = {p[1] for p in parts if p[0] == "passk" and len(p) > 1 and p[1] in MODULES}
+        todo |= inside - seen
+
+
+def test_only_the_command_layer_touches_the_process():
+    """sys.argv, environment and exit belong to the command line."""
+    for name in set(MODULES) - {"cli", "__main__"}:
+        words = {n.attr for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute)}
+        assert not words & {"argv", "environ", "exit", "_exit"}, name
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_files_and_functions_are_small(name):
+    assert len((PACKAGE / f"{name}.py").read_text().splitlines()) <= 300
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno + 1 <= 70, f"{name}.{node.name}"
+
+
+def test_no_module_is_named_after_nothing():
+    empty_names = {"utils", "util", "helpers", "helper", "common", "misc", "core", "base", "tools"}
+    assert not empty_names & set(MODULES)
+    assert not list(PACKAGE.rglob("utils*"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_things_are_documented(name):
+    module = tree(name)
+    assert ast.get_docstring(module), name
+    for node in ast.walk(module):
+        is_thing = isinstance(node, ast.FunctionDef | ast.ClassDef)
+        if is_thing and node in module.body and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{name}.{node.name}"

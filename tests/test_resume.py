@@ -1,0 +1,240 @@
+"""A run that was stopped, killed or damaged and then resumed is the run that never was."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import SMALL, cut_short, metrics, snapshot, train, without_times
+
+STEPS = 6
+RL = ("regime=hybrid", f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9")
+RL += ("eval.every=2", "diagnostics.every=2", "learner.lr=1e-3")
+SFT = ("regime=sft", f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """An RL run that nothing happened to."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert train(run, *RL) == 0
+    return run
+
+
+@pytest.fixture
+def stopped(whole, tmp_path) -> Path:
+    """The same run as a kill after step 5 leaves it: the last checkpoint is that of step 4."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    as_if_killed(run, last_step=4)
+    return run
+
+
+def as_if_killed(run: Path, last_step: int) -> None:
+    for folder in (run / "checkpoints").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > last_step:
+            shutil.rmtree(folder)
+
+
+def assert_same_run(one: Path, other: Path, last: int) -> None:
+    """Everything but times is identical, to the last bit of weights and optimiser."""
+    lines = without_times(metrics(one))
+    assert [line["step"] for line in lines] == list(range(last))
+    assert lines == without_times(metrics(other))
+    for folder in ("eval", "rollouts"):
+        names = sorted(p.name for p in (one / folder).glob("*"))
+        assert names == sorted(p.name for p in (other / folder).glob("*"))
+        for name in names:
+            mine, theirs = one / folder / name, other / folder / name
+            if name.endswith(".parquet"):
+                pd.testing.assert_frame_equal(pd.read_parquet(mine), pd.read_parquet(theirs))
+            else:
+                assert mine.read_text() == theirs.read_text()
+    end = f"step-{last:06d}"
+    for file in ("model.safetensors", "learner.safetensors"):
+        mine, theirs = (load_file(run / "checkpoints" / end / file) for run in (one, other))
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            assert torch.equal(mine[name], theirs[name]), name
+    states = [(run / "checkpoints" / end / "state.json").read_text() for run in (one, other)]
+    assert states[0] == states[1]
+
+
+def test_the_weights_move_so_that_identity_means_something(whole):
+    first, last = (
+        load_file(whole / "checkpoints" / f"step-{step:06d}" / "model.safetensors")
+        for step in (2, STEPS)
+    )
+    assert not all(torch.equal(first[name], last[name]) for name in first)
+    losses = [line["loss"] for line in metrics(whole)]
+    assert len(set(losses)) == STEPS
+
+
+def test_two_runs_are_identical(whole, tmp_path):
+    assert train(tmp_path / "again", *RL) == 0
+    assert_same_run(tmp_path / "again", whole, STEPS)
+
+
+def test_resumed_run_is_identical(whole, stopped):
+    assert train(stopped, *RL, "resume=true") == 0
+    assert_same_run(stopped, whole, STEPS)
+    assert json.loads((stopped / "manifest.json").read_text())["status"] == "finished"
+
+
+def test_half_a_line_and_half_a_file_are_dropped(whole, stopped):
+    lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:40])
+    (stopped / "checkpoints" / ".step-000006.partial").mkdir()
+    (stopped / "checkpoints" / ".step-000006.partial" / "model.safetensors").write_bytes(b"half")
+    (stopped / "rollouts" / ".step-000005.parquet.partial").write_bytes(b"half")
+    assert train(stopped, *RL, "resume=true") == 0
+    assert_same_run(stopped, whole, STEPS)
+    assert not list(stopped.rglob("*.partial"))
+
+
+def test_run_without_a_checkpoint_starts_again(whole, stopped):
+    as_if_killed(stopped, last_step=0)
+    assert train(stopped, *RL, "resume=true") == 0
+    assert_same_run(stopped, whole, STEPS)
+
+
+def test_finished_run_may_be_resumed_and_stays_as_it_is(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    assert train(tmp_path / "run", *RL, "resume=true") == 0
+    assert_same_run(tmp_path / "run", whole, STEPS)
+
+
+@pytest.mark.parametrize("changed", ["learner.lr=0.5", "regime.k=3", "data.cue=1", "train.seed=1"])
+def test_resuming_as_another_run_is_refused(stopped, capsys, changed):
+    before = snapshot(stopped)
+    assert train(stopped, *RL, changed, "resume=true", "eval.num_samples=12") == 2
+    err = capsys.readouterr().err
+    key = changed.split("=")[0]
+    assert re.search(rf"^passk: resume=true with ({re.escape(key)}|eval\.\w+|data\.\w+)=", err)
+    assert train(stopped, *RL, "learner.eps=1e-4", "resume=true") == 2
+    assert "resume=true with learner.eps=0.0001" in capsys.readouterr().err
+    assert snapshot(stopped) == before
+
+
+def test_changed_learning_rate_is_named(stopped, capsys):
+    assert train(stopped, *RL, "learner.lr=0.5", "resume=true") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("passk: resume=true with learner.lr=0.5, but the run in ")
+    assert "learner.lr=0.001" in err and err.count("\n") == 1
+
+
+def test_what_changes_no_step_may_change(whole, stopped):
+    assert train(stopped, *RL, "resume=true", "train.save_every=0", "train.keep_last=1") == 0
+    assert_same_run(stopped, whole, STEPS)
+    assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-000006"]
+
+
+def test_damaged_checkpoint_is_refused_and_removing_it_goes_on(whole, stopped, capsys):
+    cut_short(stopped / "checkpoints" / "step-000004" / "learner.safetensors")
+    before = snapshot(stopped)
+    assert train(stopped, *RL, "resume=true") == 2
+    err = capsys.readouterr().err
+    assert "step-000004 is damaged: learner.safetensors has 1000 bytes" in err
+    assert "step-000002 before it is whole: remove the damaged folder" in err
+    assert snapshot(stopped) == before
+    shutil.rmtree(stopped / "checkpoints" / "step-000004")
+    assert train(stopped, *RL, "resume=true") == 0
+    assert_same_run(stopped, whole, STEPS)
+
+
+def test_empty_directory_cannot_be_resumed(tmp_path, capsys):
+    assert train(tmp_path / "empty", *RL, "resume=true") == 2
+    assert "holds no run to resume" in capsys.readouterr().err
+    assert not (tmp_path / "empty").exists()
+
+
+def test_sft_resumes_where_its_data_stood(tmp_path):
+    """12 of 64 demonstrations a step: six steps end in the second pass over the corpus."""
+    assert train(tmp_path / "whole", *SFT) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    as_if_killed(tmp_path / "run", last_step=4)
+    assert train(tmp_path / "run", *SFT, "resume=true") == 0
+    for run in (tmp_path / "whole", tmp_path / "run"):
+        (run / "rollouts").mkdir()  # nothing is sampled
+    assert_same_run(tmp_path / "run", tmp_path / "whole", STEPS)
+    state = tmp_path / "run" / "checkpoints" / "step-000006" / "state.json"
+    assert json.loads(state.read_text()) == {"step": 6, "stream_position": 72}
+    losses = [line["loss"] for line in metrics(tmp_path / "run")]
+    assert len(set(losses)) == STEPS
+
+
+LONG = 30
+KILLED = ("regime=passk", f"train.num_steps={LONG}", "train.save_every=3", "eval.every=10")
+KILLED += ("diagnostics.every=10", "rollout.save_every=1", "learner.lr=1e-3")
+
+
+def start(run: Path, *overrides: str) -> subprocess.Popen[str]:
+    words = ["train", *SMALL, *overrides, f'hydra.run.dir="{run}"']
+    return subprocess.Popen(
+        [sys.executable, "-m", "passk", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=run.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_lines(run: Path, count: int, process: subprocess.Popen[str]) -> None:
+    file, deadline = run / "metrics.jsonl", time.monotonic() + 60
+    while not file.is_file() or file.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("long") / "run"
+    assert train(run, *KILLED) == 0
+    return run
+
+
+def test_killed_run_resumes_to_the_same_end(long_run, tmp_path):
+    run = tmp_path / "run"
+    with start(run, *KILLED) as process:
+        wait_for_lines(run, 11, process)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert json.loads((run / "manifest.json").read_text())["status"] == "running"
+    assert 11 <= len(metrics(run)) < LONG
+    assert train(run, *KILLED, "resume=true") == 0
+    assert_same_run(run, long_run, LONG)
+    assert not list(run.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_and_says_how_to_go_on(long_run, tmp_path, number):
+    run = tmp_path / "a=b, c"  # as a cell of a sweep is named, and with a space
+    with start(run, *KILLED) as process:
+        wait_for_lines(run, 8, process)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    done = len(metrics(run))
+    assert 8 <= done < LONG
+    assert f"saved at step {done}" in out
+    assert (run / "checkpoints" / f"step-{done:06d}").is_dir()
+    assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
+    assert "Traceback" not in err
+    line = re.search(r"^passk: interrupted; go on with: (passk train .*)$", err, re.M)[1]
+    assert "resume=true" in line
+    if number == signal.SIGINT:
+        words = [sys.executable, "-m", *shlex.split(line)]
+        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+        assert_same_run(run, long_run, LONG)
