@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 _PLAIN_EVERY_SECONDS = 5.0
 
@@ -60,11 +60,10 @@ def display(name: str, num_steps: int, done: int = 0) -> Iterator[Display]:
         yield Display(name, num_steps, None)
         return
     with Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TextColumn("[bold]{task.description}[/] {task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=8),  # the line fits a terminal of 80 columns
         TextColumn("{task.fields[shown]}"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         console=Console(),
     ) as bar:
         shown = Display(name, num_steps, bar)
@@ -73,12 +72,14 @@ def display(name: str, num_steps: int, done: int = 0) -> Iterator[Display]:
 
 
 def _describe(metrics: Mapping[str, Any]) -> str:
-    parts = [
-        ("loss", metrics.get("loss"), "{:.4f}"),
-        ("reward", metrics.get("reward_mean"), "{:.3f}"),
-        (f"Pass@{metrics.get('k')}", metrics.get("passk"), "{:.3f}"),
-        ("tokens/s", metrics.get("tokens_per_second"), "{:,.0f}"),
-    ]
-    return "  ".join(
-        f"{name} {form.format(value)}" for name, value, form in parts if value is not None
-    )
+    """Reward and batch estimates of Pass@1 and Pass@k (SFT: the loss), and the speed."""
+    shown = []
+    if metrics.get("reward_mean") is not None:
+        shown.append(f"reward {metrics['reward_mean']:.3f}")
+    elif metrics.get("loss") is not None:
+        shown.append(f"loss {metrics['loss']:.4f}")
+    if metrics.get("passk") is not None:
+        shown.append(f"Pass@1/{metrics['k']} {metrics['pass1']:.3f}/{metrics['passk']:.3f}")
+    if metrics.get("tokens_per_second") is not None:
+        shown.append(f"{metrics['tokens_per_second'] / 1000:.0f}k tok/s")
+    return "  ".join(shown)

@@ -26,6 +26,16 @@ RunTrain = Callable[[TrainConfig, Path, Sequence[str]], None]
 # What the user may set for `passk reproduce` itself; everything else goes on to the runs.
 _OWN_KEYS = ("seeds", "regimes", "sft_steps", "alignment_", "resume", "hydra.", "train.seed")
 _RL_ONLY_KEYS = ("regime", "train.", "learner.", "diagnostics.", "rollout.", "eval.every")
+# ... but for these: where SFT starts and how much it sees, the device, and what it is measured by.
+_SFT_TOO = (
+    "regime.num_demonstrations",
+    "train.init_from",
+    "learner.device",
+    "learner.max_tokens_per_batch",
+    "rollout.engine",
+    "rollout.temperature",
+    "rollout.max_new_tokens",
+)
 
 
 def reproduce(
@@ -44,7 +54,7 @@ def reproduce(
     for seed in range(cfg.train.seed, cfg.train.seed + cfg.seeds):
         seed_dir = directory / f"seed-{seed}"
         seeded = [f"train.seed={seed}", f"data.seed={seed}"]
-        for_sft = [word for word in shared if not _plain(word).startswith(_RL_ONLY_KEYS)]
+        for_sft = [word for word in shared if _concerns_sft(_plain(word))]
         if cfg.sft_steps is not None:
             for_sft.append(f"train.num_steps={cfg.sft_steps}")
         sft_dir = seed_dir / "sft"
@@ -64,6 +74,10 @@ def reproduce(
 def _plain(word: str) -> str:
     """An override without Hydra's leading +, ++ or ~."""
     return word.lstrip("+~")
+
+
+def _concerns_sft(word: str) -> bool:
+    return word.startswith(_SFT_TOO) or not word.startswith(_RL_ONLY_KEYS)
 
 
 def _weight_for(regime: str, overrides: Sequence[str]) -> list[str]:

@@ -70,6 +70,7 @@ def sheet(table: pd.DataFrame, headings: Mapping[str, str]) -> Sheet:
 def kinds(
     records: Sequence[RunRecord], titles: Mapping[str, str], headings: Mapping[str, str]
 ) -> Sheet | None:
+    """Success by kind of prompt, a row per run and kind; None where no run tells kinds."""
     kinds = kind_table(records)
     kinds["regime"] = kinds["regime"].map(titles)
     after = {name: headings[name].replace(" (", " after (") for name in ("pass1", "passk")}

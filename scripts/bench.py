@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
-from bench_workers import Steps
+from bench_workers import READY, RESULT, Steps
 
 WORKERS = str(Path(__file__).with_name("bench_workers.py"))
 DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -55,6 +56,14 @@ COMMANDS = (
 )
 
 
+class Job(NamedTuple):
+    """A worker to run; see `bench_workers.py`."""
+
+    name: str
+    threads: int = 1
+    switches: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Settings:
     """How much to measure, from the command line."""
@@ -63,34 +72,60 @@ class Settings:
     warmup: int
     threads: list[int]
 
-    def measure(self, name: str, threads: int, switches: Sequence[str] = ()) -> Steps:
-        """Run a worker in a process of its own and give its steps without the warm-up."""
-        print(f"measuring {name}, {threads} threads", *switches, file=sys.stderr, flush=True)
-        done = subprocess.run(
-            [sys.executable, WORKERS, name, f"{self.steps + self.warmup}", f"{threads}", *switches],
-            env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode != 0:
-            sys.exit(f"{done.stderr}\nbench: the {name} worker failed; see above")
-        steps = Steps(**json.loads(done.stdout.splitlines()[-1]))
-        for seconds in (steps.seconds, *steps.phases.values()):
-            del seconds[: self.warmup]
-        return steps
+    def measure(self, *jobs: Job) -> list[Steps]:
+        """Run workers in processes of their own, and give their steps without the warm-up.
+
+        They take turns step by step, so that a noisy machine is as noisy for each of them.
+        """
+        print("measuring", *jobs, sep="\n  ", file=sys.stderr, flush=True)
+        total, results = self.steps + self.warmup, []
+        workers = [_start(job, total) for job in jobs]
+        for worker in workers:
+            _read_until(READY, worker)
+        for step in range(total):
+            for worker in workers:
+                print(file=worker.stdin, flush=True)
+                if step + 1 < total:
+                    _read_until(READY, worker)
+                else:
+                    results.append(Steps(**json.loads(_read_until(RESULT, worker))))
+                    worker.communicate()
+        for result in results:
+            for seconds in (result.seconds, *result.phases.values()):
+                del seconds[: self.warmup]
+        return results
+
+
+def _start(job: Job, num_steps: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, WORKERS, job.name, str(num_steps), str(job.threads), *job.switches],
+        env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(job.threads)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _read_until(marker: str, worker: subprocess.Popen[str]) -> str:
+    """The rest of the worker's next line that begins with `marker`."""
+    seen = []
+    for line in worker.stdout or ():
+        if line.startswith(marker):
+            return line.removeprefix(marker)
+        seen.append(line)
+    sys.exit(f"{''.join(seen)}\nbench: a worker failed; its output is above")
 
 
 def compare(settings: Settings) -> str:
     """passk beside TRL: time with quartiles, memory, and whether both sample one policy."""
     rows, ratios = [], []
     for threads in settings.threads:
-        sides = {
-            "passk (hybrid, k=8)": settings.measure("passk", threads),
-            "TRL `GRPOTrainer`": settings.measure("trl", threads),
-        }
-        ours, theirs = (statistics.median(side.seconds) for side in sides.values())
+        sides = settings.measure(Job("passk", threads), Job("trl", threads))
+        ours, theirs = (statistics.median(side.seconds) for side in sides)
         ratios.append(f"{theirs / ours:.1f} with {threads} thread{'s' * (threads > 1)}")
-        rows += [[str(threads), name, *_cells(side)] for name, side in sides.items()]
+        names = ("passk (hybrid, k=8)", "TRL `GRPOTrainer`")
+        rows += [[str(threads), *_cells(*pair)] for pair in zip(names, sides, strict=True)]
     header = ["threads", "", "step, s", "quartiles, s", "peak MiB", "MiB before step 1"]
     header += ["completions a step", "mean tokens", "reward, step 1", "reward, all steps"]
     return _section(
@@ -98,7 +133,7 @@ def compare(settings: Settings) -> str:
         "64 prompts x 16 samples of the default task, the shipped tiny model, at most 32 new "
         "tokens, temperature 1: sampling, verifying, advantages, one optimiser step, weights "
         f"handed over. Medians of {settings.steps} steps after {settings.warmup} to warm up, each "
-        "side in a process of its own. TRL: transformers engine, `beta=0`, `loss_type=dr_grpo`, "
+        "side in a process of its own, taking turns step by step. TRL: transformers engine, `beta=0`, `loss_type=dr_grpo`, "
         "the 1,024 completions in one batch, no gradient checkpointing, no bf16, no logging, no "
         "saving; same prompts in the same order, same verifier. Both wait for threads passively "
         f"({', '.join(f'`{name}={value}`' for name, value in WAITING.items())}). Step 1 samples "
@@ -108,8 +143,9 @@ def compare(settings: Settings) -> str:
     )
 
 
-def _cells(steps: Steps) -> list[str]:
+def _cells(name: str, steps: Steps) -> list[str]:
     return [
+        name,
         _median(steps.seconds),
         _quartiles(steps.seconds),
         f"{steps.peak_mib:.0f}",
@@ -123,10 +159,9 @@ def _cells(steps: Steps) -> list[str]:
 
 def split(settings: Settings) -> str:
     """Where the passk step spends its time, and what each way of not repeating work saves."""
-    header, rows = [], []
-    for label, switches in VARIANTS.items():
-        steps = settings.measure("passk", 1, switches)
-        header = ["", "step", *steps.phases, "rows", "peak MiB"]
+    variants = settings.measure(*(Job("passk", 1, switches) for switches in VARIANTS.values()))
+    header, rows = ["", "step", *variants[0].phases, "rows", "peak MiB"], []
+    for label, steps in zip(VARIANTS, variants, strict=True):
         rows.append(
             [
                 label,
@@ -168,7 +203,7 @@ def start_up(repeats: int = 5) -> str:
 
 def estimator(settings: Settings) -> str:
     """Unbiased Pass@k at the size of a large evaluation."""
-    seconds = settings.measure("estimator", 1).seconds
+    seconds = settings.measure(Job("estimator"))[0].seconds
     return _section(
         "`pass_at_k` (target: under 1 s)",
         "5,000 problems x n = 1,024 samples, c drawn uniformly from 0..n, k = 1, 2, 4, ..., 512.",

@@ -1,7 +1,8 @@
 """The processes that `scripts/bench.py` measures: passk's step, TRL's step, `pass_at_k`.
 
-`python scripts/bench_workers.py NAME STEPS THREADS [SWITCH...]` prints a line of JSON. A switch is
-an override of `passk train`, or `unshared`: sample every completion alone.
+`python scripts/bench_workers.py NAME STEPS THREADS [SWITCH...]` waits for a line on its input before
+each step, and prints what it measured as JSON. A switch is an override of `passk train`, or
+`unshared`: sample every completion alone.
 """
 
 import json
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+READY, RESULT = "worker-ready", "worker-result "  # start the lines that are meant for the bench
 
 
 @dataclass
@@ -55,6 +58,7 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     stream = ProblemStream(parts.data.train, cfg.train.seed)
     steps = Steps(start_mib=_resident_mib())
     for step in range(num_steps):
+        _wait_for_turn()
         started = time.perf_counter()
         experience = explore(
             step,
@@ -113,7 +117,6 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     from passk.build import prepare_torch
     from passk.policy import load_policy, load_tokenizer
     from passk.problems import ProblemStream, load_data
-    from passk.types import Completion, FinishReason, Problem
     from passk.verifiers import build_verifier
 
     cfg = compose(switches)
@@ -123,32 +126,10 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     problems = stream.take(cfg.rollout.num_prompts * num_steps)
     steps = Steps()
 
-    def reward(
-        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **rest: Any
-    ) -> list[float]:
-        pairs = [
-            (
-                Problem("", prompt, answer),
-                Completion(
-                    text,
-                    tuple(ids),
-                    (),
-                    FinishReason.STOP if ids[-1] == tokenizer.eos_token_id else FinishReason.LENGTH,
-                ),
-            )
-            for prompt, answer, text, ids in zip(
-                prompts, rest["answer"], completions, completion_ids, strict=True
-            )
-        ]
-        rewards = [verdict.reward or 0.0 for verdict in verifier.verify(pairs)]
-        steps.rewards.append(statistics.fmean(rewards))
-        steps.completions.append(len(rewards))
-        steps.lengths.append(statistics.fmean(map(len, completion_ids)))
-        return rewards
-
     class Stopwatch(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             steps.start_mib = steps.start_mib or _resident_mib()
+            _wait_for_turn()
             self.started = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -158,7 +139,7 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
         GRPOTrainer(
             model=load_policy(cfg.model, cfg.model.path, torch.device("cpu")),
             processing_class=tokenizer,
-            reward_funcs=reward,
+            reward_funcs=_trl_reward(verifier, tokenizer.eos_token_id, steps),
             args=_trl_config(cfg, num_steps, folder),
             train_dataset=Dataset.from_list(
                 [{"prompt": p.prompt, "answer": p.answer} for p in problems]
@@ -166,6 +147,29 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
             callbacks=[Stopwatch()],
         ).train()
     return steps
+
+
+def _trl_reward(verifier: Any, end_id: int, steps: Steps) -> Callable[..., list[float]]:
+    """A reward function that asks passk's verifier, and notes what TRL sampled."""
+    from passk.types import Completion, FinishReason, Problem
+
+    def reward(
+        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **rest: Any
+    ) -> list[float]:
+        pairs = []
+        for prompt, answer, text, ids in zip(
+            prompts, rest["answer"], completions, completion_ids, strict=True
+        ):
+            reason = FinishReason.STOP if ids[-1] == end_id else FinishReason.LENGTH
+            completion = Completion(text, tuple(ids), (), reason)
+            pairs.append((Problem("", prompt, answer), completion))
+        rewards = [verdict.reward or 0.0 for verdict in verifier.verify(pairs)]
+        steps.rewards.append(statistics.fmean(rewards))
+        steps.completions.append(len(rewards))
+        steps.lengths.append(statistics.fmean(map(len, completion_ids)))
+        return rewards
+
+    return reward
 
 
 def _trl_config(cfg: Any, num_steps: int, folder: str) -> Any:
@@ -209,6 +213,7 @@ def run_estimator(threads: int, num_steps: int, switches: Sequence[str]) -> Step
     ks = 2 ** np.arange(10)
     steps = Steps()
     for _ in range(num_steps):
+        _wait_for_turn()
         started = time.perf_counter()
         pass_at_k(1024, c_P[:, None], ks)
         steps.seconds.append(time.perf_counter() - started)
@@ -223,10 +228,16 @@ WORKERS: dict[str, Callable[[int, int, Sequence[str]], Steps]] = {
 
 
 def work(name: str, num_steps: int, threads: int, switches: Sequence[str]) -> None:
-    """Run one worker in this process and print what it measured as the last line."""
+    """Run one worker in this process and print what it measured."""
     steps = WORKERS[name](threads, num_steps, switches)
     steps.peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-    print(json.dumps(asdict(steps)))
+    print(f"\n{RESULT}{json.dumps(asdict(steps))}", flush=True)
+
+
+def _wait_for_turn() -> None:
+    print(f"\n{READY}", flush=True)
+    if not sys.stdin.readline():
+        sys.exit("the bench is gone")
 
 
 def _resident_mib() -> float:

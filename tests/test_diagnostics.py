@@ -13,7 +13,7 @@ from passk.advantages import estimate_advantages
 from passk.batch import advantage_weights, make_rows
 from passk.config import LearnerConfig
 from passk.conventions import make_problems
-from passk.diagnostics import alignment, block_gradients, kind_objectives, objective
+from passk.diagnostics import Alignment, alignment, block_gradients, objective
 from passk.learner import Learner
 from passk.rollout import SampleKey, rollout
 from passk.sampler import SamplingParams
@@ -57,6 +57,10 @@ def gradients_of(model, groups, objectives, *, num_blocks=4):
     )
 
 
+def agreement(gradients: torch.Tensor, first: int, second: int) -> Alignment:
+    return alignment(gradients[:, first], gradients[:, second])
+
+
 def ascent_of_half(model, groups, half: int, advantages) -> torch.Tensor:
     """The learner's gradient, sign turned, from the groups as if only one half was drawn."""
     size = NUM_SAMPLES // 2
@@ -79,6 +83,13 @@ def test_the_hybrid_gradient_is_the_mixture_of_the_two(tiny_model, groups):
     assert g1.norm() > 0 and gk.norm() > 0 and not torch.allclose(g1, gk, rtol=0.1)
     expected = 0.7 * g1 + 0.3 * gk
     assert (mixed - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_objectives_do_not_see_one_another(tiny_model, groups):
+    together = gradients_of(tiny_model, groups, [PASSK, PASS1, HYBRID, PASS1, PASSK])
+    for o, advantages in enumerate([PASSK, PASS1, HYBRID, PASS1, PASSK]):
+        alone = gradients_of(tiny_model, groups, [advantages])[:, 0]
+        assert (together[:, o] - alone).norm() < 1e-5 * alone.norm()
 
 
 @pytest.mark.parametrize("half", [0, 1])
@@ -220,7 +231,7 @@ def test_the_bandit_is_the_papers():
 
 
 def test_products_across_halves_are_unbiased_and_same_sample_products_are_not():
-    k, num_samples, repetitions = 4, 16, 1500
+    k, num_samples, repetitions = 4, 16, 1000
     model, rng = TwoPromptBandit(), np.random.default_rng(0)
     objectives = [PASS1, objective("mixture", k, 0.0)]
     across, same = np.empty(repetitions), np.empty(repetitions)
@@ -250,12 +261,12 @@ def test_products_across_halves_are_unbiased_and_same_sample_products_are_not():
 def test_an_objective_is_aligned_with_itself(tiny_model, groups):
     gradients = gradients_of(tiny_model, groups, [PASS1, PASS1, HYBRID])
     for first, second in ((0, 0), (0, 1), (2, 2)):
-        measured = alignment(gradients, first, second)
+        measured = agreement(gradients, first, second)
         assert measured.cosine.value == pytest.approx(1.0)
         assert measured.cosine.low == pytest.approx(1.0)
         assert measured.inner_product.value > 0
     a, b = gradients.sum(dim=2).double()[:, 0]
-    assert alignment(gradients, 0, 0).inner_product.value == pytest.approx(float(a @ b))
+    assert agreement(gradients, 0, 0).inner_product.value == pytest.approx(float(a @ b))
 
 
 def test_alignment_by_hand():
@@ -263,7 +274,7 @@ def test_alignment_by_hand():
 
     def measure(a_A, b_A, a_B, b_B):
         whole = torch.tensor([[a_A, b_A], [a_B, b_B]])  # [halves, objectives, parameters]
-        return alignment(torch.stack([whole / 2, whole / 2], dim=2), 0, 1)
+        return agreement(torch.stack([whole / 2, whole / 2], dim=2), 0, 1)
 
     measured = measure([1.0, 2.0], [3.0, -1.0], [2.0, 1.0], [1.0, 1.0])
     # <a_A, b_B> = 3, <b_A, a_B> = 5, <a_A, a_B> = 4, <b_A, b_B> = 2
@@ -284,7 +295,7 @@ def test_the_jackknife_is_that_of_the_estimate_without_each_block():
     torch.manual_seed(0)
     common = torch.tensor([[1.0, 0.5, 0.0], [0.2, 1.0, 0.4]])[None, :, None, :]
     gradients = (common + 0.3 * torch.randn(2, 2, 6, 3)) / 6
-    measured = alignment(gradients, 0, 1)
+    measured = agreement(gradients, 0, 1)
 
     def value(kept: list[int]) -> tuple[float, float]:
         sums = gradients[:, :, kept].double().sum(dim=2) * 6 / len(kept)
@@ -304,11 +315,11 @@ def test_the_jackknife_is_that_of_the_estimate_without_each_block():
 
 
 def test_no_signal_gives_no_cosine_and_does_not_break_a_run():
-    nothing = alignment(torch.zeros(2, 2, 4, 5), 0, 1)
+    nothing = agreement(torch.zeros(2, 2, 4, 5), 0, 1)
     assert math.isnan(nothing.cosine.value) and math.isnan(nothing.cosine.low)
     assert nothing.inner_product.value == nothing.inner_product.high == 0.0
     torch.manual_seed(0)
-    noise = [alignment(torch.randn(2, 2, 8, 10), 0, 1) for _ in range(50)]
+    noise = [agreement(torch.randn(2, 2, 8, 10), 0, 1) for _ in range(50)]
     assert any(math.isnan(measured.cosine.value) for measured in noise)
     assert all(math.isfinite(measured.inner_product.low) for measured in noise)
     for measured in noise:
@@ -318,7 +329,7 @@ def test_no_signal_gives_no_cosine_and_does_not_break_a_run():
 
 
 def test_intervals_cover_the_exact_values():
-    k, num_prompts, num_samples, repetitions = 4, 240, 16, 60
+    k, num_prompts, num_samples, repetitions = 4, 192, 16, 60
     model, rng = TwoPromptBandit(), np.random.default_rng(1)
     g1, gk = exact_gradient(1), exact_gradient(k)
     exact_inner = float(g1 @ gk)
@@ -329,7 +340,7 @@ def test_intervals_cover_the_exact_values():
         # As many easy as hard ones: the exact gradient over the prompts is the population's.
         prompts = rng.permutation(np.arange(num_prompts) % 2)
         groups = draw_bandit(rng, prompts, num_samples)
-        measured = alignment(gradients_of(model, groups, objectives, num_blocks=12), 0, 1)
+        measured = agreement(gradients_of(model, groups, objectives, num_blocks=12), 0, 1)
         inner, cosine = measured.inner_product, measured.cosine
         inner_covered += inner.low <= exact_inner <= inner.high
         # NaN ends, where a norm is lost in noise, do not count as covering.
@@ -340,10 +351,19 @@ def test_intervals_cover_the_exact_values():
     assert told_conflict >= 0.3 * repetitions  # and not by being as wide as can be
 
 
-def test_kind_objectives_give_the_mean_kernel_between_kinds(tiny_model, groups):
-    kinds, objectives = kind_objectives([group.problem.kind for group in groups])
+def test_gradients_by_kind_give_the_mean_kernel_and_add_up(tiny_model, groups):
+    """As `reproduce` uses them: the mean of <grad p(x), grad p(x')> over pairs of two kinds."""
+    of_prompt = np.array([group.problem.kind for group in groups])
+    kinds = sorted(set(of_prompt))
     assert kinds == ["calculator", "skill", "textbook"]
-    of_kinds = gradients_of(tiny_model, groups, objectives)
+    by_kind = [
+        gradients_of(tiny_model, [g for g in groups if g.problem.kind == kind], [PASS1, HYBRID])
+        for kind in kinds
+    ]
+    shares = [(of_prompt == kind).mean() for kind in kinds]
+    together = gradients_of(tiny_model, groups, [PASS1, HYBRID]).sum(dim=2)
+    added = sum(share * part.sum(dim=2) for share, part in zip(shares, by_kind, strict=True))
+    assert (added - together).norm() < 1e-5 * together.norm()
 
     # Each prompt's own gradient of p, from each half: [half, prompt, parameters].
     per_prompt = torch.stack(
@@ -353,12 +373,11 @@ def test_kind_objectives_give_the_mean_kernel_between_kinds(tiny_model, groups):
         ]
     ).double()
     products = (per_prompt[0] @ per_prompt[1].T).numpy()  # <grad of x in A, grad of x' in B>
-    of_prompt = np.array([group.problem.kind for group in groups])
-    for a, first in enumerate(kinds):
-        for b, second in enumerate(kinds):
+    for first, of_first in zip(kinds, by_kind, strict=True):
+        for second, of_second in zip(kinds, by_kind, strict=True):
             rows, columns = of_prompt == first, of_prompt == second
             direct = (products[rows][:, columns].mean() + products[columns][:, rows].mean()) / 2
-            kernel = alignment(of_kinds, a, b).inner_product.value
+            kernel = alignment(of_first[:, 0], of_second[:, 0]).inner_product.value
             assert kernel == pytest.approx(direct, rel=1e-4, abs=1e-6 * np.abs(products).max())
 
 
@@ -366,10 +385,8 @@ def test_the_mean_kernel_of_the_bandit_is_the_exact_one():
     """grad p(easy) . grad p(hard) = -0.0108: the interference that the paper prints."""
     model, rng = TwoPromptBandit(), np.random.default_rng(2)
     groups = draw_bandit(rng, np.arange(400) % 2, 64)
-    kinds, objectives = kind_objectives([group.problem.kind for group in groups])
-    assert kinds == ["easy", "hard"]
-    # 25 blocks: an odd number, so that every block holds both kinds.
-    kernel = alignment(gradients_of(model, groups, objectives, num_blocks=25), 0, 1).inner_product
+    easy, hard = (gradients_of(model, groups[x::2], [PASS1], num_blocks=20)[:, 0] for x in (0, 1))
+    kernel = alignment(easy, hard).inner_product
     assert kernel.low < -0.010822 < kernel.high < 0
     assert kernel.value == pytest.approx(-0.010822, rel=0.15)
 

@@ -23,6 +23,7 @@ TINY = (
     "alignment_prompts=12",
     "alignment_samples=8",
     "learner.lr=1e-3",
+    "rollout.max_new_tokens=24",
 )
 CHILDREN = ("sft", "pass1", "passk", "hybrid")
 TABLE = (
@@ -135,6 +136,8 @@ def test_overrides_go_to_the_runs_they_concern(reproduced):
                 [1, 2],
                 48,
             )
+            assert cfg["rollout"]["max_new_tokens"] == 24, "all are measured alike"
+            assert cfg["regime"]["num_demonstrations"] == 12
             is_sft = child == "sft"
             assert cfg["train"]["num_steps"] == (3 if is_sft else 2)
             assert (cfg["learner"]["lr"] == 1e-3) == (not is_sft or _sft_default("lr") == 1e-3)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def test_half_a_line_and_half_a_file_are_dropped(whole, stopped):
     (stopped / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:40])
     (stopped / "checkpoints" / ".step-000006.partial").mkdir()
     (stopped / "checkpoints" / ".step-000006.partial" / "model.safetensors").write_bytes(b"half")
+    (stopped / "checkpoints" / ".step-000005.partial").mkdir()
     (stopped / "rollouts" / ".step-000005.parquet.partial").write_bytes(b"half")
     assert train(stopped, *RL, "resume=true") == 0
     assert_same_run(stopped, whole, STEPS)
@@ -218,23 +220,47 @@ def test_killed_run_resumes_to_the_same_end(long_run, tmp_path):
     assert not list(run.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_saves_and_says_how_to_go_on(long_run, tmp_path, number):
+def test_interrupt_saves_and_says_how_to_go_on(long_run, tmp_path):
     run = tmp_path / "a=b, c"  # as a cell of a sweep is named, and with a space
     with start(run, *KILLED) as process:
         wait_for_lines(run, 8, process)
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
+    line = assert_interrupted(run, out, err)
+    words = [sys.executable, "-m", *shlex.split(line)]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    assert_same_run(run, long_run, LONG)
+
+
+def assert_interrupted(run: Path, out: str, err: str) -> str:
+    """Saved at its last step, and said so; the command line that goes on."""
     done = len(metrics(run))
-    assert 8 <= done < LONG
+    assert 0 < done < LONG
     assert f"saved at step {done}" in out
     assert (run / "checkpoints" / f"step-{done:06d}").is_dir()
     assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
     assert "Traceback" not in err
-    line = re.search(r"^passk: interrupted; go on with: (passk train .*)$", err, re.M)[1]
-    assert "resume=true" in line
-    if number == signal.SIGINT:
-        words = [sys.executable, "-m", *shlex.split(line)]
-        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
-        assert_same_run(run, long_run, LONG)
+    found = re.search(r"^passk: interrupted; go on with: (passk train .* resume=true)$", err, re.M)
+    assert found, err
+    return found[1]
+
+
+def test_sigterm_as_a_scheduler_sends_it(tmp_path, capfd):
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # should it come late: harmless
+    run = tmp_path / "run"
+
+    def send_when_running() -> None:
+        while not (run / "metrics.jsonl").is_file():
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send_when_running, daemon=True)
+    try:
+        sender.start()
+        assert train(run, *KILLED) == 130
+        handler_is_back = signal.getsignal(signal.SIGTERM).__name__ == "<lambda>"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert handler_is_back
+    assert_interrupted(run, *capfd.readouterr())

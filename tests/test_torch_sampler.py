@@ -10,6 +10,7 @@ from scipy.special import chdtrc
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     Qwen3Config,
@@ -42,6 +43,11 @@ ARCHITECTURES = {
     "llama": (LlamaConfig, {"num_key_value_heads": 4}),
     "qwen3": (Qwen3Config, {"num_key_value_heads": 2, "head_dim": 8}),
     "gpt_neox": (GPTNeoXConfig, {}),
+    # Positions are learned, not rotated: an offset by the padding would show.
+    "gpt2": (
+        GPT2Config,
+        {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    ),
     "gemma3": (
         Gemma3TextConfig,
         {
