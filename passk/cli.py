@@ -123,6 +123,9 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     cfg = to_config(composed)
     if command != "report":
         claim_directory(run_dir, getattr(cfg, "resume", False))
+    # Waiting threads sleep: those of OpenMP would spin, and where another process wants the core
+    # that made a training step five times as slow.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from passk.commands import COMMANDS  # imports torch: only once the input is known good
 
     COMMANDS[command](cfg, run_dir, overrides)

@@ -17,6 +17,7 @@ from passk.problems import load_data
 from passk.progress import display
 from passk.report import write_report
 from passk.reproduce import reproduce
+from passk.rules import check
 from passk.run import Run
 from passk.train import Stopped, evaluate, train
 
@@ -117,15 +118,12 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     """
     prepare_torch(cfg.num_threads, cfg.eval.seed)
     base = TrainConfig(**{field.name: getattr(cfg, field.name) for field in fields(RunConfig)})
-    start = _model_location(cfg)
     if cfg.run is not None:
-        trained = load_run_config(Path(cfg.run))
-        typed = {word.lstrip("+").split(".")[0].split("=")[0] for word in overrides}
-        kept = {"model", "data", "rollout", "verifier", "eval"} - typed
-        base = replace(
-            base, regime=trained.regime, **{name: getattr(trained, name) for name in sorted(kept)}
-        )
+        base = _with_typed(load_run_config(Path(cfg.run)), base, overrides)
+        check(base)
         start = str(last_checkpoint(Path(cfg.run)))
+    else:
+        start = _model_location(cfg)
     parts = build_parts(base, start)
     run = Run(run_dir, "eval", cfg.eval.seed)
     run.start(base, overrides, str(parts.learner.model.device))
@@ -140,6 +138,22 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
         parts.verifier.close()
     print((run_dir / "eval" / "table.md").read_text())
     print(f"tables are in {run_dir / 'eval'}")
+
+
+def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """The run's configuration, with what the user typed for this evaluation in its place."""
+    merged = replace(trained, resume=False)
+    for word in overrides:
+        name, *rest = word.lstrip("+").split("=")[0].split(".")
+        if name == "run" or not hasattr(merged, name):
+            continue
+        if not rest:
+            setattr(merged, name, getattr(typed, name))
+        elif hasattr(getattr(merged, name), rest[0]):
+            setattr(getattr(merged, name), rest[0], getattr(getattr(typed, name), rest[0]))
+        else:
+            raise UserError(f"{word}: the run's {name} has no field {rest[0]}")
+    return merged
 
 
 def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> None:

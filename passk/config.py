@@ -36,10 +36,10 @@ class ConventionsConfig(DataConfig):
 
     num_train: int = 4096
     num_corpus: int = 65536
-    calculator_fraction: float = 0.24
-    skill_fraction: float = 0.38
+    calculator_fraction: float = 0.2
+    skill_fraction: float = 0.42
     cue: float = 0.0
-    corpus_calculator_fraction: float = 0.09
+    corpus_calculator_fraction: float = 0.08
     corpus_skill_fraction: float = 0.1
     corpus_cue: float = 0.0
 
@@ -86,7 +86,7 @@ class LearnerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     max_grad_norm: float | None = None
-    max_tokens_per_batch: int = 16384
+    max_tokens_per_batch: int = 2048  # padded; small ones stay in a CPU's cache
     skip_zero_advantages: bool = True
     merge_identical: bool = True
 
@@ -119,8 +119,8 @@ class EvalConfig:
 class DiagnosticsConfig:
     """Gradient alignment during training, from samples of its own."""
 
-    every: int = 25  # 0: never
-    num_prompts: int = 128
+    every: int = 50  # 0: never
+    num_prompts: int = 256
     num_samples: int = 32
     num_blocks: int = 16
 

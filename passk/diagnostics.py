@@ -92,28 +92,31 @@ def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np
 def alignment(first: Tensor, second: Tensor) -> Alignment:
     """Agreement of two objectives, each [2 halves, blocks, parameters] from `block_gradients`.
 
-    The inner product is (<a_A, b_B> + <a_B, b_A>) / 2; the cosine divides it by
-    sqrt(<a_A, a_B> <b_A, b_B>) and is cut to [-1, 1]; it is NaN where the estimate of a norm is
-    not positive, and its ends are where that is so without some block. Intervals: delete-a-block
-    jackknife over blocks of prompts.
+    The inner product is (<a_A, b_B> + <a_B, b_A>) / 2, the cosine divides it by
+    sqrt(<a_A, a_B> <b_A, b_B>). Only products between different blocks count: those of a prompt
+    with itself are never negative for our objectives and weigh 1/P, so among few prompts they
+    would hide a conflict. What is left estimates the population that the prompts are drawn from.
+    The cosine is cut to [-1, 1], and NaN where the estimate of a norm is not positive (its ends
+    where that is so without some block). Intervals: delete-a-block jackknife over blocks.
     """
     blocks = first.shape[1]
     half_a, half_b = torch.stack([first, second], dim=1).double()  # [objective, block, parameter]
     # All that is needed are sums of inner products between blocks, so take those once.
     cross = torch.einsum("imd,jnd->imjn", half_a, half_b).numpy()
+    different = 1.0 - np.eye(blocks)
 
     def products(kept_M: np.ndarray) -> tuple[float, float]:
-        (aa, ab), (ba, bb) = np.einsum("imjn,m,n->ij", cross, kept_M, kept_M)
-        scale = (blocks / kept_M.sum()) ** 2
+        (aa, ab), (ba, bb) = np.einsum("imjn,m,n,mn->ij", cross, kept_M, kept_M, different)
+        scale = blocks**2 / (kept_M.sum() * (kept_M.sum() - 1))
         inner = scale * (ab + ba) / 2
         norm = scale * np.sqrt(aa * bb) if aa > 0 and bb > 0 else np.nan
-        return float(inner), float(np.clip(inner / norm, -1.0, 1.0))
+        return float(inner), float(inner / norm)
 
     full = products(np.ones(blocks))
-    left_out = np.array([products(1.0 - np.eye(blocks)[m]) for m in range(blocks)])
+    left_out = np.array([products(kept_M) for kept_M in different])
     inner = jackknife_interval(left_out[:, 0], full[0])
     cosine = Interval(full[1], np.nan, np.nan)
     if np.isfinite(left_out[:, 1]).all():
         cosine = jackknife_interval(left_out[:, 1], full[1])
-    bounded = Interval(cosine.value, max(cosine.low, -1.0), min(cosine.high, 1.0))
-    return Alignment(cosine=bounded, inner_product=inner)
+    cut = np.clip([cosine.value, cosine.low, cosine.high], -1.0, 1.0)
+    return Alignment(cosine=Interval(*cut.tolist()), inner_product=inner)

@@ -32,7 +32,7 @@ class Learner:
     def __init__(
         self, model: PreTrainedModel, cfg: LearnerConfig, num_steps: int, temperature: float
     ) -> None:
-        self.model = model.train()
+        self.model = model.eval()  # no dropout: the policy that learns is the one that sampled
         self.cfg = cfg
         self.num_steps = num_steps
         self.temperature = temperature

@@ -82,8 +82,9 @@ def token_logprobs(
     """
     logits_BTV = model(input_ids=input_ids_BT, use_cache=False).logits
     predicted_BT = mask_BT[:, 1:]
-    logits_NV = logits_BTV[:, :-1][predicted_BT].float() / temperature
+    logits_NV = logits_BTV[:, :-1][predicted_BT]
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)) / temperature
     targets_N = input_ids_BT[:, 1:][predicted_BT]
     logp_N = torch.log_softmax(logits_NV, dim=-1).gather(1, targets_N[:, None]).squeeze(1)
-    logp_BT = torch.zeros(mask_BT.shape, dtype=torch.float32, device=mask_BT.device)
+    logp_BT = torch.zeros(mask_BT.shape, dtype=logp_N.dtype, device=mask_BT.device)
     return logp_BT.masked_scatter(mask_BT, logp_N)

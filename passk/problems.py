@@ -24,7 +24,7 @@ class Data:
 def load_data(cfg: DataConfig, eval_cfg: EvalConfig) -> Data:
     """Generate or read what `data` names, with the first `eval.num_problems` held-out problems.
 
-    A training problem whose prompt and answer also stand on the held-out side is refused.
+    Prompts that stand on both sides are refused.
     """
     if isinstance(cfg, ConventionsConfig):
         data = _conventions(cfg, eval_cfg.num_problems)

@@ -101,10 +101,13 @@ class TorchSampler:
             if not len(active) or t + 1 == params.max_new_tokens:
                 break
             row_of = rows.fork(row_of, token)
-        return self._completions(prompt_of_B, tokens_BT, logprobs_BT, lengths_B, rows.end_ids)
+        return self._completions(
+            len(prompts), prompt_of_B, tokens_BT, logprobs_BT, lengths_B, rows.end_ids
+        )
 
     def _completions(
         self,
+        num_prompts: int,
         prompt_of_B: np.ndarray,
         tokens_BT: np.ndarray,
         logprobs_BT: np.ndarray,
@@ -131,7 +134,7 @@ class TorchSampler:
             )
             for ((prompt, tokens), b), text in zip(first_of.items(), texts, strict=True)
         }
-        completions: list[list[Completion]] = [[] for _ in range(int(prompt_of_B[-1]) + 1)]
+        completions: list[list[Completion]] = [[] for _ in range(num_prompts)]
         for key in keys:
             completions[key[0]].append(made[key])
         return completions

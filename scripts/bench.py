@@ -9,27 +9,20 @@ What is timed runs in processes of its own (`bench_workers.py`), so that peak me
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from bench_document import machine, median, quartiles, section, write
 from bench_workers import READY, RESULT, Steps
 
 WORKERS = str(Path(__file__).with_name("bench_workers.py"))
-DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- begin: make bench -->", "<!-- end: make bench -->"
-TITLE = "# Benchmarks\n\nMeasured, not promised: each section says on what machine and how.\n"
-PACKAGES = ("passk", "torch", "transformers", "trl", "accelerate", "numpy")
-# Threads that spin while they wait cost 10 times the step where a neighbour uses one of the cores.
+# Threads that spin while they wait make a step several times slower where a neighbour is busy.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 ENVIRONMENT = {**WAITING, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 # What to turn off in the passk step, as switches of `bench_workers.py`.
@@ -128,14 +121,15 @@ def compare(settings: Settings) -> str:
         rows += [[str(threads), *_cells(*pair)] for pair in zip(names, sides, strict=True)]
     header = ["threads", "", "step, s", "quartiles, s", "peak MiB", "MiB before step 1"]
     header += ["completions a step", "mean tokens", "reward, step 1", "reward, all steps"]
-    return _section(
+    return section(
         f"A training step, times as fast as TRL's: {', '.join(ratios)} (target: at least 4)",
         "64 prompts x 16 samples of the default task, the shipped tiny model, at most 32 new "
         "tokens, temperature 1: sampling, verifying, advantages, one optimiser step, weights "
         f"handed over. Medians of {settings.steps} steps after {settings.warmup} to warm up, each "
-        "side in a process of its own, taking turns step by step. TRL: transformers engine, `beta=0`, `loss_type=dr_grpo`, "
-        "the 1,024 completions in one batch, no gradient checkpointing, no bf16, no logging, no "
-        "saving; same prompts in the same order, same verifier. Both wait for threads passively "
+        "side in a process of its own, taking turns step by step. TRL: transformers engine, "
+        "`beta=0`, `loss_type=dr_grpo`, the 1,024 completions in one batch, no gradient "
+        "checkpointing, no bf16, no logging, no saving; same prompts in the same order, same "
+        "verifier. Both wait for threads passively "
         f"({', '.join(f'`{name}={value}`' for name, value in WAITING.items())}). Step 1 samples "
         "the same policy on both sides; later the objectives differ.",
         header,
@@ -146,8 +140,8 @@ def compare(settings: Settings) -> str:
 def _cells(name: str, steps: Steps) -> list[str]:
     return [
         name,
-        _median(steps.seconds),
-        _quartiles(steps.seconds),
+        median(steps.seconds),
+        quartiles(steps.seconds),
         f"{steps.peak_mib:.0f}",
         f"{steps.start_mib:.0f}",
         f"{statistics.fmean(steps.completions):.0f}",
@@ -165,13 +159,13 @@ def split(settings: Settings) -> str:
         rows.append(
             [
                 label,
-                _median(steps.seconds),
-                *map(_median, steps.phases.values()),
+                median(steps.seconds),
+                *map(median, steps.phases.values()),
                 f"{statistics.fmean(steps.rows):.0f}",
                 f"{steps.peak_mib:.0f}",
             ]
         )
-    return _section(
+    return section(
         "The passk step by phase, and without its savings",
         "One torch thread, median seconds; `rows` are what the learner is fed a step, of 1,024.",
         header,
@@ -190,10 +184,8 @@ def start_up(repeats: int = 5) -> str:
                 started = time.perf_counter()
                 code = subprocess.run([passk, *words], cwd=folder, capture_output=True).returncode
                 seconds.append(time.perf_counter() - started)
-        rows.append(
-            [f"`passk {' '.join(words)}`", _median(seconds), _quartiles(seconds), str(code)]
-        )
-    return _section(
+        rows.append([f"`passk {' '.join(words)}`", median(seconds), quartiles(seconds), str(code)])
+    return section(
         "Start-up (target: under 1 s each)",
         f"Medians of {repeats} processes; the last command is refused, with exit code 2.",
         ["command", "s", "quartiles, s", "exit code"],
@@ -204,58 +196,12 @@ def start_up(repeats: int = 5) -> str:
 def estimator(settings: Settings) -> str:
     """Unbiased Pass@k at the size of a large evaluation."""
     seconds = settings.measure(Job("estimator"))[0].seconds
-    return _section(
+    return section(
         "`pass_at_k` (target: under 1 s)",
         "5,000 problems x n = 1,024 samples, c drawn uniformly from 0..n, k = 1, 2, 4, ..., 512.",
         ["s", "quartiles, s"],
-        [[_median(seconds), _quartiles(seconds)]],
+        [[median(seconds), quartiles(seconds)]],
     )
-
-
-def _median(seconds: Sequence[float]) -> str:
-    return f"{statistics.median(seconds):.4f}"
-
-
-def _quartiles(seconds: Sequence[float]) -> str:
-    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return f"{low:.4f} to {high:.4f}"
-
-
-def _section(title: str, text: str, header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"### {title}\n\n{text}\n\n{table}\n"
-
-
-def machine() -> str:
-    """Date, processor and versions; nothing that names the host or a path."""
-    info = Path("/proc/cpuinfo")
-    models = [
-        line.split(":", 1)[1].strip()
-        for line in (info.read_text().splitlines() if info.is_file() else [])
-        if line.startswith("model name")
-    ]
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return (
-        f"{date.today()}, {models[0] if models else platform.machine()}, {os.cpu_count()} cores; "
-        f"Python {platform.python_version()}, {versions}. Command: `make bench`."
-    )
-
-
-def write(generated: str) -> None:
-    """Replace what stands between the markers in docs/benchmarks.md, or append it with them."""
-    block = f"{BEGIN}\n{generated}{END}\n"
-    text = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.is_file() else TITLE
-    before, found, rest = text.partition(BEGIN)
-    if not found:
-        text = f"{text.rstrip()}\n\n{block}"
-    else:
-        _, closed, after = rest.partition(END)
-        if not closed:
-            sys.exit(f"bench: {DOCUMENT.name} has {BEGIN!r} but not {END!r}; put it back")
-        text = before + block + after.removeprefix("\n")
-    DOCUMENT.parent.mkdir(exist_ok=True)
-    DOCUMENT.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

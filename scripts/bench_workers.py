@@ -1,6 +1,6 @@
 """The processes that `scripts/bench.py` measures: passk's step, TRL's step, `pass_at_k`.
 
-`python scripts/bench_workers.py NAME STEPS THREADS [SWITCH...]` waits for a line on its input before
+`python scripts/bench_workers.py NAME STEPS THREADS [SWITCH...]` waits for a line of input before
 each step, and prints what it measured as JSON. A switch is an override of `passk train`, or
 `unshared`: sample every completion alone.
 """
@@ -60,14 +60,8 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     for step in range(num_steps):
         _wait_for_turn()
         started = time.perf_counter()
-        experience = explore(
-            step,
-            cfg,
-            sampler,
-            parts.verifier,
-            parts.tokenizer,
-            stream.take(cfg.rollout.num_prompts),
-        )
+        problems = stream.take(cfg.rollout.num_prompts)
+        experience = explore(step, cfg, sampler, parts.verifier, parts.tokenizer, problems)
         explored = time.perf_counter()
         learner.update(experience.rows)
         learned = time.perf_counter()
@@ -75,7 +69,7 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
         ended = time.perf_counter()
 
         metrics = experience.metrics
-        count = sum(len(group.completions) for group in experience.sampled.groups)
+        count = experience.sampled.rewards_PG.size
         known = {
             "sample": metrics["rollout_seconds"],
             "verify": metrics["verify_seconds"],
@@ -107,7 +101,7 @@ def _alone(sample: Callable[..., list[list[Any]]]) -> Callable[..., list[list[An
 def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """Time TRL's step on the same problems, batch and lengths, with its overheads turned off.
 
-    From the start of a step, with its prompts in memory, to its end; not the trainer's set-up.
+    From a step's start, with its prompts in memory, to its end; the trainer's set-up is left out.
     """
     import torch
     from datasets import Dataset
