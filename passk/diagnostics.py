@@ -7,6 +7,7 @@ each prompt's samples, and cosines are corrected by the split-half products of t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,8 +27,19 @@ Objective = Callable[[np.ndarray], np.ndarray]  # rewards [P, n/2] -> advantages
 class Alignment:
     """How two objectives agree: their cosine and inner product, with 95 % intervals."""
 
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        *("alignment", "alignment_low", "alignment_high"),
+        *("inner_product", "inner_product_low", "inner_product_high"),
+    )
+
     cosine: Interval
     inner_product: Interval
+
+    def columns(self) -> dict[str, float]:
+        """As the run files name it: `alignment` is the cosine."""
+        intervals = (self.cosine, self.inner_product)
+        values = [end for i in intervals for end in (i.value, i.low, i.high)]
+        return dict(zip(self.COLUMNS, values, strict=True))
 
 
 def objective(estimator: str, k: int, pass1_weight: float) -> Objective:
@@ -97,7 +109,10 @@ def alignment(first: Tensor, second: Tensor) -> Alignment:
     with itself are never negative for our objectives and weigh 1/P, so among few prompts they
     would hide a conflict. What is left estimates the population that the prompts are drawn from.
     The cosine is cut to [-1, 1], and NaN where the estimate of a norm is not positive (its ends
-    where that is so without some block). Intervals: delete-a-block jackknife over blocks.
+    where that is so without some block). Intervals: delete-a-block jackknife over blocks, which
+    count as equally large. Where the norms are small against the scatter between prompts, the
+    cosine's interval is too narrow (0.74 instead of 0.95 in the worst case tested) and the inner
+    product is the number to trust.
     """
     blocks = first.shape[1]
     half_a, half_b = torch.stack([first, second], dim=1).double()  # [objective, block, parameter]

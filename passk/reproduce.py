@@ -13,7 +13,7 @@ from torch import Tensor
 from passk.build import Parts, build_parts
 from passk.checkpoint import last_checkpoint
 from passk.config import ReproduceConfig, TrainConfig
-from passk.diagnostics import Alignment, alignment, block_gradients, objective
+from passk.diagnostics import alignment, block_gradients, objective
 from passk.problems import ProblemStream
 from passk.rollout import SampleKey, rollout
 from passk.sampler import SamplingParams
@@ -129,7 +129,7 @@ def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir
     rows = []
     for i, (name, run_cfg) in enumerate(configs.items(), 1):
         row = {"regime": name, "k": run_cfg.regime.k, "pass1_weight": run_cfg.regime.pass1_weight}
-        row |= _columns(alignment(overall[:, i], overall[:, 0]))
+        row |= alignment(overall[:, i], overall[:, 0]).columns()
         row |= {"num_prompts": cfg.alignment_prompts, "num_samples": cfg.alignment_samples}
         rows.append(row)
     pd.DataFrame(rows).to_csv(sft_dir.parent / "alignment.csv", index=False)
@@ -168,15 +168,3 @@ def _gradients_by_kind(
 
 def _ends(interval: Interval) -> tuple[float, float, float]:
     return interval.value, interval.low, interval.high
-
-
-def _columns(measured: Alignment) -> dict[str, float]:
-    cosine, inner = measured.cosine, measured.inner_product
-    return {
-        "alignment": cosine.value,
-        "alignment_low": cosine.low,
-        "alignment_high": cosine.high,
-        "inner_product": inner.value,
-        "inner_product_low": inner.low,
-        "inner_product_high": inner.high,
-    }

@@ -5,7 +5,7 @@ import time
 from passk.build import Parts
 from passk.checkpoint import TrainState
 from passk.config import TrainConfig
-from passk.diagnostics import alignment, block_gradients, objective
+from passk.diagnostics import Alignment, alignment, block_gradients, objective
 from passk.evaluator import count_correct, pass_table, pass_table_by_kind, percent_cells
 from passk.experience import explore, imitate
 from passk.interrupt import InterruptFlag
@@ -109,10 +109,9 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
     From samples of its own: `diagnostics.num_prompts` training problems, the same at every step,
     and `diagnostics.num_samples` fresh samples of each, in disjoint halves.
     """
-    names = ("alignment", "alignment_low", "alignment_high")
     regime, diagnostics = cfg.regime, cfg.diagnostics
     if regime.name == "sft" or not is_due(step, diagnostics.every):
-        return dict.fromkeys(names)
+        return dict.fromkeys(Alignment.COLUMNS)
     problems = ProblemStream(parts.data.train, cfg.train.seed).take(diagnostics.num_prompts)
     sampled = rollout(
         parts.sampler,
@@ -134,5 +133,5 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
         temperature=cfg.rollout.temperature,
         max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
     )
-    cosine = alignment(gradients[:, 0], gradients[:, 1]).cosine
-    return dict(zip(names, (cosine.value, cosine.low, cosine.high), strict=True))
+    measured = alignment(gradients[:, 0], gradients[:, 1])
+    return dict(measured.columns())
