@@ -27,11 +27,11 @@ class Parts:
     learner: Learner
 
 
-def build_parts(cfg: TrainConfig, start: str) -> Parts:
+def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> Parts:
     """Load data, and the policy at `start` (a folder, a hub id, or `tiny`) twice: to learn with
     and to sample from."""
-    data = load_data(cfg.data, cfg.eval)
-    if cfg.regime.name == "sft" and not data.corpus:
+    data = load_data(cfg.data, cfg.eval, needs_training=needs_training)
+    if needs_training and cfg.regime.name == "sft" and not data.corpus:
         raise UserError("regime=sft needs worked solutions: no row of data.path has a 'solution'")
     device = _device(cfg.learner)
     tokenizer = load_tokenizer(start)

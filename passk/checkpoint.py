@@ -67,6 +67,11 @@ def restore(folder: Path, learner: Learner) -> TrainState:
     return state
 
 
+def saved_step(folder: Path) -> int:
+    """The optimiser steps behind a checkpoint."""
+    return int(json.loads((folder / "state.json").read_text())["step"])
+
+
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint (a file missing, cut short or altered), or None."""
     try:

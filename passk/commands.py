@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from passk.build import build_parts, prepare_torch
-from passk.checkpoint import last_checkpoint, resolve_model, restore
+from passk.checkpoint import TrainState, last_checkpoint, resolve_model, restore, saved_step
 from passk.composition import compose_train, load_run_config
 from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
 from passk.errors import Interrupted, UserError
@@ -16,7 +16,7 @@ from passk.interrupt import interrupt_flag
 from passk.problems import load_data
 from passk.progress import display
 from passk.report import write_report
-from passk.reproduce import reproduce
+from passk.reproduce import planned_overrides, reproduce
 from passk.rules import check
 from passk.run import Run
 from passk.train import Stopped, evaluate, train
@@ -40,8 +40,7 @@ def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, is_checkpoint = _starting_point(cfg, run_dir)
     parts = build_parts(cfg, start)
-    if is_checkpoint:
-        restore(Path(start), parts.learner)
+    state = restore(Path(start), parts.learner) if is_checkpoint else TrainState(0, 0)
     run = Run(run_dir, "train", cfg.train.seed)
     run.rewind(parts.learner.step)
     run.start(cfg, overrides, str(parts.learner.model.device))
@@ -51,8 +50,10 @@ def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None
             interrupt_flag() as stop,
             display(cfg.regime.name, cfg.train.num_steps, parts.learner.step) as shown,
         ):
-            train(cfg, parts, run, shown, stop)
+            train(cfg, parts, run, shown, stop, state)
         status = "finished"
+        if stop.is_set():
+            raise Interrupted(f"stopped as asked; the run in {run_dir} had just finished")
     except Stopped as stopped:
         status = "interrupted"
         print(f"saved at step {stopped.step}")
@@ -80,6 +81,8 @@ def _starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, bool]:
 def _model_location(cfg: RunConfig) -> str:
     """`model.path`: what is a folder here may be a run or checkpoint too; the rest goes by name."""
     path = cfg.model.path
+    if path.startswith(("/", "./", "../", "~")) and not Path(path).is_dir():
+        raise UserError(f"model.path={path} does not exist; give a folder, a hub id, or tiny")
     return resolve_model(path, "model.path") if Path(path).is_dir() else path
 
 
@@ -121,16 +124,17 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     if cfg.run is not None:
         base = _with_typed(load_run_config(Path(cfg.run)), base, overrides)
         check(base)
-        start = str(last_checkpoint(Path(cfg.run)))
+        checkpoint = last_checkpoint(Path(cfg.run))
+        start, step = str(checkpoint), saved_step(checkpoint)
     else:
-        start = _model_location(cfg)
-    parts = build_parts(base, start)
+        start, step = _model_location(cfg), 0
+    parts = build_parts(base, start, needs_training=False)
     run = Run(run_dir, "eval", cfg.eval.seed)
     run.start(base, overrides, str(parts.learner.model.device))
     status = "failed"
     try:
         with display(f"eval {cfg.run or start}", 1) as shown:
-            evaluate(0, base, parts, run, shown)
+            evaluate(step, base, parts, run, shown)
         status = "finished"
     finally:
         run.finish(status)
@@ -142,11 +146,14 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
 
 def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     """The run's configuration, with what the user typed for this evaluation in its place."""
-    merged = replace(trained, resume=False)
+    # Where its training started from is not needed here, and need not exist any more.
+    merged = replace(trained, resume=False, train=replace(trained.train, init_from=None))
     for word in overrides:
         name, *rest = word.lstrip("+").split("=")[0].split(".")
         if name == "run" or not hasattr(merged, name):
             continue
+        if name == "model":
+            raise UserError(f"{word} with run=: give the one or the other")
         if not rest:
             setattr(merged, name, getattr(typed, name))
         elif hasattr(getattr(merged, name), rest[0]):
@@ -158,7 +165,9 @@ def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[st
 
 def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Tables, plots and one HTML page over the runs in `dirs`, written to `out`."""
-    out = Path(cfg.out or cfg.dirs[0])
+    # A sweep or reproduction keeps its own report; a run's directory is never written into.
+    alone = len(cfg.dirs) == 1 and not (Path(cfg.dirs[0]) / "metrics.jsonl").is_file()
+    out = Path(cfg.out) if cfg.out else Path(cfg.dirs[0]) if alone else run_dir
     page = write_report(cfg.dirs, out)
     print((out / "table.md").read_text())
     print(f"report: {page}")
@@ -171,6 +180,8 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
         _refuse_changes(cfg, run_dir)
     _model_location(cfg)
     load_data(cfg.data, cfg.eval)  # bad input is refused before anything is written
+    for words in planned_overrides(cfg, overrides):
+        compose_train(words)
     run = Run(run_dir, "reproduce", cfg.train.seed)
     run.start(cfg, overrides, cfg.learner.device)
     status = "failed"

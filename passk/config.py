@@ -172,3 +172,9 @@ class ReportConfig:
 
     dirs: list[str] = field(default_factory=list)
     out: str | None = None  # null: the first directory
+
+
+def trained_k(regime: RegimeConfig) -> int:
+    """The k that training needs samples for: 1 where the objective or estimator knows no k."""
+    knows_k = regime.pass1_weight < 1 and regime.estimator not in ESTIMATORS_WITHOUT_K
+    return regime.k if knows_k else 1

@@ -16,10 +16,12 @@ from transformers import PreTrainedModel
 
 from passk.advantages import estimate_advantages
 from passk.batch import advantage_weights, make_rows, micro_batches
+from passk.errors import UserError
 from passk.policy import token_logprobs
 from passk.statistics import Interval, jackknife_interval
 from passk.types import Group
 
+MAX_GRADIENT_BYTES = 16 * 2**30
 Objective = Callable[[np.ndarray], np.ndarray]  # rewards [P, n/2] -> advantages [P, n/2]
 
 
@@ -66,10 +68,15 @@ def block_gradients(
     weights_PGO = _half_weights(rewards_PG, objectives)
     parameters = [p for p in model.parameters() if p.requires_grad]
     size = sum(p.numel() for p in parameters)
-    gradients = torch.zeros(weights_PGO.shape[2], num_blocks, size)
     # Columns that ask for the same gradient (Pass@1 as regime and as reference) are computed once.
     weights_PGO, columns = np.unique(weights_PGO, axis=2, return_inverse=True)
-    gradients = gradients[: weights_PGO.shape[2]]
+    if (needed := 4 * len(columns.ravel()) * num_blocks * size) > MAX_GRADIENT_BYTES:
+        raise UserError(
+            f"gradient alignment of a model with {size:,} parameters would take "
+            f"{needed / 2**30:.0f} GiB in blocks; use fewer diagnostics.num_blocks, or "
+            "diagnostics.every=0"
+        )
+    gradients = torch.zeros(weights_PGO.shape[2], num_blocks, size)
     for block in range(num_blocks):
         chosen = slice(block, None, num_blocks)
         rows = make_rows(groups[chosen], weights_PGO[chosen])
@@ -86,7 +93,7 @@ def block_gradients(
                         for p, g in zip(parameters, parts, strict=True)
                     ]
                 )
-    return gradients[columns].view(2, len(objectives), num_blocks, size)
+    return gradients[columns.ravel()].view(2, len(objectives), num_blocks, size)
 
 
 def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:

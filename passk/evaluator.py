@@ -53,6 +53,8 @@ def count_correct(
 def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
     """Long form: k, value, ci_low, ci_high, num_problems, num_samples for each k of `eval.ks`.
 
+    `num_samples` is n, the samples of one problem (the most that were judged).
+
     Unbiased Pass@k per problem (Chen et al. 2021), mean over problems, percentile bootstrap over
     problems. Problems with fewer judged samples than the largest k are left out of all rows, and
     `num_problems` says how many remain.
@@ -64,7 +66,7 @@ def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
     values_PK = np.stack([pass_at_k(n_P, c_P, k) for k in cfg.ks], axis=1)
     intervals = bootstrap_intervals(values_PK, num_resamples=cfg.num_resamples, seed=cfg.seed)
     rows = [
-        (k, interval.value, interval.low, interval.high, len(usable), int(n_P.sum()))
+        (k, interval.value, interval.low, interval.high, len(usable), int(n_P.max()))
         for k, interval in zip(cfg.ks, intervals, strict=True)
     ]
     return pd.DataFrame(rows, columns=_COLUMNS)

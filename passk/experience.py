@@ -8,7 +8,7 @@ import numpy as np
 
 from passk.advantages import dead_groups, estimate_advantages, prompt_weights
 from passk.batch import TokenRow, advantage_weights, make_rows
-from passk.config import TrainConfig
+from passk.config import TrainConfig, trained_k
 from passk.estimators import pass_at_k
 from passk.policy import Tokenizer, encode_completions, encode_prompts
 from passk.rollout import Rollout, SampleKey, rollout
@@ -74,7 +74,8 @@ def explore(
         SampleKey(cfg.train.seed, "train", step),
     )
     rewards_PG = sampled.rewards_PG
-    advantages_PG = estimate_advantages(rewards_PG, regime.estimator, regime.k, regime.pass1_weight)
+    k = trained_k(regime)
+    advantages_PG = estimate_advantages(rewards_PG, regime.estimator, k, regime.pass1_weight)
     rows = make_rows(
         sampled.groups,
         advantage_weights(advantages_PG, rewards_PG)[..., None],
@@ -83,7 +84,11 @@ def explore(
     )
     metrics = {
         **_success(rewards_PG, regime.k),
-        "mean_weight": float(np.mean(prompt_weights(rewards_PG, regime.k, regime.pass1_weight))),
+        "mean_weight": (
+            float(np.mean(prompt_weights(rewards_PG, k, regime.pass1_weight)))
+            if regime.estimator == "mixture"
+            else None
+        ),
         **asdict(dead_groups(advantages_PG, rewards_PG)),
         "rollout_seconds": sampled.sample_seconds,
         "verify_seconds": sampled.verify_seconds,
@@ -100,7 +105,9 @@ def _success(rewards_PG: np.ndarray, k: int) -> dict[str, Any]:
     return {
         "reward_mean": float(np.nanmean(rewards_PG)) if judged_P.any() else None,
         "k": k,
-        "pass1": float(np.mean(c_P / n_P)) if any_usable else None,
+        "pass1": float(np.nanmean(np.nanmean(rewards_PG[judged_P > 0], axis=1)))
+        if judged_P.any()
+        else None,
         "passk": float(np.mean(pass_at_k(n_P, c_P, k))) if any_usable else None,
         "unjudged_fraction": float(np.isnan(rewards_PG).mean()),
     }

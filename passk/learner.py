@@ -59,6 +59,10 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), math.inf if limit is None else limit
         )
+        if not math.isfinite(loss) or not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"step {self.step}: loss {loss}, gradient norm {norm.item()}; the run has diverged"
+            )
         learning_rate = self.cfg.lr * schedule(self.cfg, self.step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

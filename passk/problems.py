@@ -21,7 +21,7 @@ class Data:
     corpus: tuple[Problem, ...]
 
 
-def load_data(cfg: DataConfig, eval_cfg: EvalConfig) -> Data:
+def load_data(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool = True) -> Data:
     """Generate or read what `data` names, with the first `eval.num_problems` held-out problems.
 
     Prompts that stand on both sides are refused.
@@ -29,9 +29,12 @@ def load_data(cfg: DataConfig, eval_cfg: EvalConfig) -> Data:
     if isinstance(cfg, ConventionsConfig):
         data = _conventions(cfg, eval_cfg.num_problems)
     else:
-        if cfg.path is None or cfg.eval_path is None:
-            raise UserError("data=jsonl needs two files: data.path (training) and data.eval_path")
-        train = read_problems(cfg.path, "data.path")
+        if cfg.eval_path is None or (needs_training and cfg.path is None):
+            raise UserError(
+                "data=jsonl needs two files: data.path (training) and data.eval_path (held out); "
+                "passk eval needs only the second"
+            )
+        train = read_problems(cfg.path, "data.path") if cfg.path else ()
         heldout = read_problems(cfg.eval_path, "data.eval_path")[: eval_cfg.num_problems]
         data = Data(train, heldout, tuple(p for p in train if p.solution))
     overlap = {p.prompt for p in data.heldout} & {p.prompt for p in (*data.train, *data.corpus)}

@@ -155,7 +155,10 @@ def read_seed_table(record: RunRecord, name: str) -> pd.DataFrame | None:
 
 
 def _is_run(path: Path) -> bool:
-    config = path / "config.yaml"
+    """A training run; `passk eval` leaves the same files, but is not one."""
+    config, manifest = path / "config.yaml", path / "manifest.json"
+    if manifest.is_file() and '"command": "eval"' in manifest.read_text():
+        return False
     has_rows = (path / "metrics.jsonl").is_file() or (path / "eval" / "table.csv").is_file()
     return (
         has_rows

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from passk.build import Parts, build_parts
 from passk.checkpoint import last_checkpoint
-from passk.config import ReproduceConfig, TrainConfig
+from passk.config import ConventionsConfig, ReproduceConfig, TrainConfig, trained_k
 from passk.diagnostics import alignment, block_gradients, objective
-from passk.problems import ProblemStream
-from passk.rollout import SampleKey, rollout
-from passk.sampler import SamplingParams
+from passk.errors import UserError
 from passk.statistics import Interval
+from passk.train import diagnostic_groups
 from passk.types import Group
 
 ComposeTrain = Callable[[Sequence[str]], TrainConfig]
@@ -50,25 +49,65 @@ def reproduce(
     A seed changes the data as well as the training, so that the spread over seeds covers all that
     chance decides. `overrides` are the user's, and go on to the runs they concern.
     """
-    shared = [word for word in overrides if not _plain(word).startswith(_OWN_KEYS)]
-    for seed in range(cfg.train.seed, cfg.train.seed + cfg.seeds):
+    for seed in _seeds(cfg):
         seed_dir = directory / f"seed-{seed}"
-        seeded = [f"train.seed={seed}", f"data.seed={seed}"]
-        for_sft = [word for word in shared if _concerns_sft(_plain(word))]
-        if cfg.sft_steps is not None:
-            for_sft.append(f"train.num_steps={cfg.sft_steps}")
         sft_dir = seed_dir / "sft"
-        _run_once(["regime=sft", *for_sft, *seeded], sft_dir, compose_train, run_train)
-        for_rl = [word for word in shared if not _plain(word).startswith("regime=")]
-        runs = {
-            name: [f"regime={name}", *_weight_for(name, for_rl), *seeded] for name in cfg.regimes
-        }
-        start = [f"train.init_from={json.dumps(str(sft_dir), ensure_ascii=False)}"]
-        if not (seed_dir / "kernel.csv").is_file():
-            configs = {name: compose_train([*words, *start]) for name, words in runs.items()}
-            measure_start(cfg, configs, sft_dir)
+        _run_once(_sft_overrides(cfg, overrides, seed), sft_dir, compose_train, run_train)
+        start = f"train.init_from={json.dumps(str(sft_dir), ensure_ascii=False)}"
+        runs = {name: [*_rl_overrides(name, overrides, seed), start] for name in cfg.regimes}
+        if not _is_measured(seed_dir, cfg.regimes):
+            measure_start(cfg, {name: compose_train(runs[name]) for name in runs}, sft_dir)
         for name, words in runs.items():
-            _run_once([*words, *start], seed_dir / name, compose_train, run_train)
+            _run_once(words, seed_dir / name, compose_train, run_train)
+
+
+def planned_overrides(cfg: ReproduceConfig, overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every run to come, so that all can be checked before the first begins."""
+    if any(_plain(word).startswith("data.seed=") for word in overrides):
+        raise UserError(
+            "passk reproduce sets data.seed to the seed of each repetition; use train.seed=S for "
+            "the first of them"
+        )
+    return [
+        words
+        for seed in _seeds(cfg)
+        for words in (
+            _sft_overrides(cfg, overrides, seed),
+            *(_rl_overrides(name, overrides, seed) for name in cfg.regimes),
+        )
+    ]
+
+
+def _seeds(cfg: ReproduceConfig) -> range:
+    return range(cfg.train.seed, cfg.train.seed + cfg.seeds)
+
+
+def _sft_overrides(cfg: ReproduceConfig, overrides: Sequence[str], seed: int) -> list[str]:
+    words = [word for word in _shared(overrides) if _concerns_sft(_plain(word))]
+    if isinstance(cfg.data, ConventionsConfig):  # its path holds RL prompts; SFT has a corpus
+        words = [word for word in words if not _plain(word).startswith("data.path=")]
+    if cfg.sft_steps is not None:
+        words.append(f"train.num_steps={cfg.sft_steps}")
+    # Measured at the k of the RL regimes too, which SFT itself knows nothing of.
+    words.append(f"eval.ks=[{','.join(map(str, cfg.eval.ks))}]")
+    return ["regime=sft", *words, f"train.seed={seed}", f"data.seed={seed}"]
+
+
+def _rl_overrides(regime: str, overrides: Sequence[str], seed: int) -> list[str]:
+    words = [word for word in _shared(overrides) if not _plain(word).startswith("regime=")]
+    if regime != "hybrid":  # pass1_weight is what tells the regimes apart
+        words = [word for word in words if not _plain(word).startswith("regime.pass1_weight=")]
+    return [f"regime={regime}", *words, f"train.seed={seed}", f"data.seed={seed}"]
+
+
+def _shared(overrides: Sequence[str]) -> list[str]:
+    return [word for word in overrides if not _plain(word).startswith(_OWN_KEYS)]
+
+
+def _is_measured(seed_dir: Path, regimes: Sequence[str]) -> bool:
+    if not (seed_dir / "kernel.csv").is_file():
+        return False
+    return set(regimes) <= set(pd.read_csv(seed_dir / "alignment.csv")["regime"])
 
 
 def _plain(word: str) -> str:
@@ -78,13 +117,6 @@ def _plain(word: str) -> str:
 
 def _concerns_sft(word: str) -> bool:
     return word.startswith(_SFT_TOO) or not word.startswith(_RL_ONLY_KEYS)
-
-
-def _weight_for(regime: str, overrides: Sequence[str]) -> list[str]:
-    """pass1_weight is what tells the regimes apart, so the user's goes to the hybrid alone."""
-    if regime == "hybrid":
-        return list(overrides)
-    return [word for word in overrides if not _plain(word).startswith("regime.pass1_weight=")]
 
 
 def _run_once(
@@ -111,26 +143,17 @@ def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir
         flush=True,
     )
     parts = build_parts(first, str(last_checkpoint(sft_dir)))
-    problems = ProblemStream(parts.data.train, first.train.seed).take(cfg.alignment_prompts)
-    sampled = rollout(
-        parts.sampler,
-        parts.verifier,
-        parts.tokenizer,
-        problems,
-        cfg.alignment_samples,
-        SamplingParams(first.rollout.temperature, first.rollout.max_new_tokens),
-        SampleKey(first.train.seed, "diagnose", 0),
-    )
+    groups = diagnostic_groups(0, first, parts, cfg.alignment_prompts, cfg.alignment_samples)
 
-    by_kind = _gradients_by_kind(cfg, parts, sampled.groups, configs)
-    of_kind = Counter(problem.kind for problem in problems)
-    shares = torch.tensor([of_kind[kind] / len(problems) for kind in by_kind])
+    by_kind = _gradients_by_kind(cfg, parts, groups, configs)
+    of_kind = Counter(group.problem.kind for group in groups)
+    shares = torch.tensor([of_kind[kind] / len(groups) for kind in by_kind])
     overall = torch.einsum("s,shomd->homd", shares, torch.stack(list(by_kind.values())))
     rows = []
     for i, (name, run_cfg) in enumerate(configs.items(), 1):
         row = {"regime": name, "k": run_cfg.regime.k, "pass1_weight": run_cfg.regime.pass1_weight}
         row |= alignment(overall[:, i], overall[:, 0]).columns()
-        row |= {"num_prompts": cfg.alignment_prompts, "num_samples": cfg.alignment_samples}
+        row |= {"num_prompts": len(groups), "num_samples": cfg.alignment_samples}
         rows.append(row)
     pd.DataFrame(rows).to_csv(sft_dir.parent / "alignment.csv", index=False)
     kernels = [
@@ -152,13 +175,13 @@ def _gradients_by_kind(
     """
     regimes = [run_cfg.regime for run_cfg in configs.values()]
     objectives = [objective("mixture", 1, 1.0)]
-    objectives += [objective(r.estimator, r.k, r.pass1_weight) for r in regimes]
+    objectives += [objective(r.estimator, trained_k(r), r.pass1_weight) for r in regimes]
     return {
         kind: block_gradients(
             parts.learner.model,
             [group for group in groups if group.problem.kind == kind],
             objectives,
-            num_blocks=cfg.diagnostics.num_blocks,
+            num_blocks=min(cfg.diagnostics.num_blocks, len(groups)),
             temperature=cfg.rollout.temperature,
             max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
         )

@@ -14,6 +14,7 @@ from passk.config import (
     ReproduceConfig,
     RunConfig,
     TrainConfig,
+    trained_k,
 )
 from passk.errors import UserError
 
@@ -156,8 +157,13 @@ def _check_eval(cfg: RunConfig) -> None:
 def _check_regime(cfg: TrainConfig) -> None:
     regime, n = cfg.regime, cfg.rollout.num_samples
     if regime.name == "sft":
+        if isinstance(cfg.data, ConventionsConfig) and cfg.data.path is not None:
+            raise UserError(
+                "regime=sft with data=conventions learns from generated solutions and would not "
+                "read data.path; use data=jsonl for your own"
+            )
         return
-    if regime.k > n:
+    if trained_k(regime) > n:
         raise UserError(
             f"regime.k={regime.k} with rollout.num_samples={n} is refused: no unbiased estimator "
             f"of Pass@{regime.k} exists from fewer than k samples; use rollout.num_samples>="
@@ -168,7 +174,7 @@ def _check_regime(cfg: TrainConfig) -> None:
             f"regime.estimator={regime.estimator} knows no k: it goes with "
             f"regime.pass1_weight=1 only, not {regime.pass1_weight:g}"
         )
-    if regime.estimator == "s_loo" and regime.k > n - 1:
+    if regime.estimator == "s_loo" and trained_k(regime) > n - 1:
         raise UserError(
             f"regime.estimator=s_loo needs regime.k <= rollout.num_samples - 1 = {n - 1}, "
             f"not {regime.k}"
@@ -176,7 +182,7 @@ def _check_regime(cfg: TrainConfig) -> None:
 
 
 def _check_diagnostics(cfg: TrainConfig) -> None:
-    diagnostics, k = cfg.diagnostics, cfg.regime.k
+    diagnostics, k = cfg.diagnostics, trained_k(cfg.regime)
     if cfg.regime.name == "sft" or diagnostics.every == 0:
         return
     needed = 2 * max(k + (cfg.regime.estimator == "s_loo"), 2)

@@ -6,6 +6,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from passk.evaluator import percent_cells
 from passk.learner import Learner, LearnStats
 from passk.policy import Tokenizer
 from passk.rollout import Rollout
+from passk.seeds import first_samples
 
 _PACKAGES = ("passk", "torch", "transformers", "hydra-core", "omegaconf", "numpy", "pandas")
 
@@ -42,17 +44,27 @@ class Run:
         }
 
     def start(self, cfg: RunConfig, overrides: Sequence[str], device: str) -> None:
-        """Write config, overrides and manifest; the run counts as running from here on."""
+        """Write config, overrides and manifest; the run counts as running from here on.
+
+        A resumed run keeps the overrides and the start of its first session.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        before: dict[str, Any] = {}
+        if (self.path / "manifest.json").is_file():
+            before = json.loads((self.path / "manifest.json").read_text())
+        else:
+            _write(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
         _write(self.path / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
-        _write(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
-        self._manifest |= {"device": device, "start": _now(), "status": "running"}
+        self._session_start = time.monotonic()
+        self._seconds_before = float(before.get("seconds", 0.0))
+        self._manifest |= {"device": device, "start": before.get("start", _now())}
+        self._manifest["status"] = "running"
         self._write_manifest()
 
     def finish(self, status: str) -> None:
         """Record how the run ended: `finished`, `interrupted` or `failed`."""
-        start = datetime.fromisoformat(self._manifest["start"])
-        seconds = round((datetime.now(UTC) - start).total_seconds(), 1)
+        session = time.monotonic() - self._session_start
+        seconds = round(self._seconds_before + session, 1)
         self._manifest |= {"end": _now(), "seconds": seconds, "status": status}
         self._write_manifest()
 
@@ -94,11 +106,14 @@ class Run:
         Log-probabilities are of whole completions, in nats; the learner's is null for a sample it
         was not fed because its advantage is zero.
         """
+        firsts = first_samples(
+            [group.problem.id for group in sampled.groups], len(sampled.groups[0].completions)
+        )
         rows = [
             {
                 "step": step,
                 "problem_id": group.problem.id,
-                "sample": i,
+                "sample": firsts[p] + i,
                 "completion": completion.text,
                 "num_tokens": len(completion.token_ids),
                 "finish_reason": completion.finish_reason.value,

@@ -5,6 +5,7 @@ or sharded. So every sample owns a seed computed from (run seed, purpose, step, 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,11 +22,26 @@ def sample_seed(run_seed: int, purpose: str, step: int, problem_id: str, sample:
 def group_seeds(
     run_seed: int, purpose: str, step: int, problem_ids: Sequence[str], num_samples: int
 ) -> list[list[int]]:
-    """`sample_seed` for the first `num_samples` samples of each problem, as P lists of n."""
+    """`sample_seed` for the next `num_samples` samples of each problem, as P lists of n.
+
+    A problem that stands in the batch twice gets other samples the second time.
+    """
     return [
-        [sample_seed(run_seed, purpose, step, problem_id, i) for i in range(num_samples)]
-        for problem_id in problem_ids
+        [sample_seed(run_seed, purpose, step, problem_id, first + i) for i in range(num_samples)]
+        for problem_id, first in zip(
+            problem_ids, first_samples(problem_ids, num_samples), strict=True
+        )
     ]
+
+
+def first_samples(problem_ids: Sequence[str], num_samples: int) -> list[int]:
+    """The index of each problem's first sample in a batch: 0, or n more for each repetition."""
+    seen = Counter[str]()
+    first = []
+    for problem_id in problem_ids:
+        first.append(seen[problem_id] * num_samples)
+        seen[problem_id] += 1
+    return first
 
 
 def uniforms(seeds_B: np.ndarray, num_draws: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import time
 
 from passk.build import Parts
 from passk.checkpoint import TrainState
-from passk.config import TrainConfig
+from passk.config import TrainConfig, trained_k
 from passk.diagnostics import Alignment, alignment, block_gradients, objective
 from passk.evaluator import count_correct, pass_table, pass_table_by_kind, percent_cells
 from passk.experience import explore, imitate
@@ -14,6 +14,7 @@ from passk.progress import Display
 from passk.rollout import SampleKey, rollout
 from passk.run import Run, sample_logprobs
 from passk.sampler import SamplingParams
+from passk.types import Group
 
 
 class Stopped(Exception):
@@ -24,10 +25,17 @@ class Stopped(Exception):
         self.step = step
 
 
-def train(cfg: TrainConfig, parts: Parts, run: Run, shown: Display, stop: InterruptFlag) -> None:
-    """Run `regime` from the learner's step to `train.num_steps`, leaving everything in `run`.
+def train(
+    cfg: TrainConfig,
+    parts: Parts,
+    run: Run,
+    shown: Display,
+    stop: InterruptFlag,
+    start: TrainState,
+) -> None:
+    """Run `regime` from `start` to `train.num_steps`, leaving everything in `run`.
 
-    Raises Stopped, after saving, when `stop` is set.
+    Raises Stopped, after saving, when `stop` is set before the last step.
     """
     learner, sampler = parts.learner, parts.sampler
     supervised = cfg.regime.name == "sft"
@@ -35,10 +43,10 @@ def train(cfg: TrainConfig, parts: Parts, run: Run, shown: Display, stop: Interr
     stream = ProblemStream(
         parts.data.corpus if supervised else parts.data.train,
         cfg.train.seed,
-        position=learner.step * batch_size,
+        position=start.stream_position,
     )
-    sampler.load_weights(learner.weights(), version=learner.step)
-    for step in range(learner.step, cfg.train.num_steps):
+    sampler.load_weights(learner.weights(), version=start.step)
+    for step in range(start.step, cfg.train.num_steps):
         if is_due(step, cfg.eval.every):
             evaluate(step, cfg, parts, run, shown)
         aligned = measure_alignment(step, cfg, parts)
@@ -112,26 +120,33 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
     regime, diagnostics = cfg.regime, cfg.diagnostics
     if regime.name == "sft" or not is_due(step, diagnostics.every):
         return dict.fromkeys(Alignment.COLUMNS)
-    problems = ProblemStream(parts.data.train, cfg.train.seed).take(diagnostics.num_prompts)
-    sampled = rollout(
-        parts.sampler,
-        parts.verifier,
-        parts.tokenizer,
-        problems,
-        diagnostics.num_samples,
-        SamplingParams(cfg.rollout.temperature, cfg.rollout.max_new_tokens),
-        SampleKey(cfg.train.seed, "diagnose", step),
-    )
+    groups = diagnostic_groups(step, cfg, parts, diagnostics.num_prompts, diagnostics.num_samples)
     gradients = block_gradients(
         parts.learner.model,
-        sampled.groups,
+        groups,
         [
-            objective(regime.estimator, regime.k, regime.pass1_weight),
+            objective(regime.estimator, trained_k(regime), regime.pass1_weight),
             objective("mixture", 1, 1.0),
         ],
-        num_blocks=diagnostics.num_blocks,
+        num_blocks=min(diagnostics.num_blocks, len(groups)),
         temperature=cfg.rollout.temperature,
         max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
     )
     measured = alignment(gradients[:, 0], gradients[:, 1])
     return dict(measured.columns())
+
+
+def diagnostic_groups(
+    step: int, cfg: TrainConfig, parts: Parts, num_prompts: int, num_samples: int
+) -> list[Group]:
+    """Fresh samples of training problems, each problem once: all of them where there are fewer."""
+    stream = ProblemStream(parts.data.train, cfg.train.seed)
+    return rollout(
+        parts.sampler,
+        parts.verifier,
+        parts.tokenizer,
+        stream.take(min(num_prompts, len(parts.data.train))),
+        num_samples,
+        SamplingParams(cfg.rollout.temperature, cfg.rollout.max_new_tokens),
+        SampleKey(cfg.train.seed, "diagnose", step),
+    ).groups

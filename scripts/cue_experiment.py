@@ -80,6 +80,7 @@ def markdown(rows: pd.DataFrame) -> str:
         "kernel": "mean kernel textbook x calculator",
     }
     digits = {"alignment": 2, "kernel": 2}
+    rows = rows.assign(alignment_high=rows["alignment_high"].clip(upper=1.0))
     lines = ["| condition | " + " | ".join(headings.values()) + " |"]
     lines.append("|---|" + "---:|" * len(headings))
     for _, row in rows.iterrows():

@@ -246,7 +246,7 @@ def test_eval_gives_the_table_of_the_last_checkpoint(passk, tmp_path, trained):
     assert (outcome.code, outcome.err) == (0, "")
     assert "| step | Pass@1 | Pass@2 |" in outcome.out
     measured, ended = tmp_path / "measured", trained / "eval" / "step-000002.parquet"
-    assert (measured / "eval" / "step-000000.parquet").read_bytes() == ended.read_bytes()
+    assert (measured / "eval" / "step-000002.parquet").read_bytes() == ended.read_bytes()
     assert json.loads((measured / "manifest.json").read_text())["command"] == "eval"
 
 

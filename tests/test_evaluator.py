@@ -156,7 +156,7 @@ def test_pass_table_by_hand():
         expected = np.mean([rho(8, c, row.k) for c in (4, 0, 8, 1)])
         assert row.value == pytest.approx(expected)
         assert 0.0 <= row.ci_low < row.value < row.ci_high <= 1.0
-        assert (row.num_problems, row.num_samples) == (4, 32)
+        assert (row.num_problems, row.num_samples) == (4, 8)
     # By hand: (4/8 + 0 + 1 + 1/8) / 4 and (1 - 6/28 + 0 + 1 + 7/28) / 4.
     assert table["value"].tolist()[:2] == pytest.approx([13 / 32, (3 - 6 / 28 + 7 / 28 - 1) / 4])
 
@@ -189,7 +189,7 @@ def test_problems_judged_too_seldom_leave_every_row():
     counts = counts_of([("a", "x", 8, 4), ("b", "x", 3, 3), ("c", "x", 4, 1), ("d", "x", 0, 0)])
     table = pass_table(counts, EvalConfig(ks=[1, 4], num_resamples=100))
     assert table["num_problems"].tolist() == [2, 2]  # also where k = 1 could use problem b
-    assert table["num_samples"].tolist() == [12, 12]
+    assert table["num_samples"].tolist() == [8, 8]
     assert table["value"].tolist() == pytest.approx(
         [(rho(8, 4, 1) + rho(4, 1, 1)) / 2, (rho(8, 4, 4) + rho(4, 1, 4)) / 2]
     )
@@ -239,6 +239,6 @@ def test_a_kind_without_usable_problems_is_left_out_and_numbers_stay_numbers():
 
 def test_percent_cells():
     table = pd.DataFrame(
-        [(1, 0.54749, 0.52, 0.5746, 4, 32), (8, 1.0, 1.0, 1.0, 4, 32)], columns=COLUMNS
+        [(1, 0.54749, 0.52, 0.5746, 4, 8), (8, 1.0, 1.0, 1.0, 4, 8)], columns=COLUMNS
     )
     assert percent_cells(table) == ["54.7 [52.0, 57.5]", "100.0 [100.0, 100.0]"]
