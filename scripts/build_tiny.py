@@ -102,6 +102,7 @@ def main(folder: Path) -> None:
         weight_decay=0.01,
         betas=[0.9, 0.98],
         max_grad_norm=1.0,
+        max_tokens_per_batch=16384,
     )
     learner = Learner(build_model(tokenizer), cfg, NUM_STEPS, temperature=1.0)
     corpus = make_problems(NUM_STEPS * BATCH_SIZE, split="corpus", seed=1000, **CORPUS)
