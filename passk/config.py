@@ -135,7 +135,7 @@ class RunConfig:
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    num_threads: int | None = None  # torch threads; null leaves torch's own choice
+    num_threads: int | None = None  # of torch; null: 1 for models under 1M parameters, else torch's
 
 
 @dataclass(kw_only=True)
