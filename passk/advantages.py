@@ -114,7 +114,8 @@ def chen(rewards_PG: FloatArray, k: int) -> FloatArray:
     def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
         failure, success = all_wrong(n, c, k), pass_at_k(n, c, k)
         odds = np.divide(failure, success, out=np.zeros_like(failure), where=success > 0)
-        return np.sqrt(odds) * np.where(r == 1, 1.0, -c / np.maximum(n - c, 1))
+        signed: FloatArray = np.sqrt(odds) * np.where(r == 1, 1.0, -c / np.maximum(n - c, 1))
+        return signed
 
     return _per_sample(rewards_PG, rule, k, needs=k)
 
@@ -126,7 +127,8 @@ def maxrl(rewards_PG: FloatArray, k: int) -> FloatArray:
     """
 
     def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
-        return np.where(c > 0, n * r / np.maximum(c, 1) - 1, 0.0)
+        gain: FloatArray = np.where(c > 0, n * r / np.maximum(c, 1) - 1, 0.0)
+        return gain
 
     return _per_sample(rewards_PG, rule, k, needs=1)
 

@@ -11,6 +11,7 @@ from passk.errors import UserError
 from passk.learner import Learner
 from passk.policy import Tokenizer, load_policy, load_tokenizer
 from passk.problems import Data, load_data
+from passk.prompts import PromptEncoder
 from passk.sampler import Sampler
 from passk.torch_sampler import TorchSampler
 from passk.verifiers import Verifier, build_verifier
@@ -26,6 +27,7 @@ class Parts:
 
     data: Data
     tokenizer: Tokenizer
+    encoder: PromptEncoder
     sampler: Sampler
     verifier: Verifier
     learner: Learner
@@ -44,7 +46,8 @@ def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) ->
         torch.set_num_threads(1)
     sampler = TorchSampler(copy.deepcopy(model), tokenizer)
     learner = Learner(model, cfg.learner, cfg.train.num_steps, cfg.rollout.temperature)
-    return Parts(data, tokenizer, sampler, build_verifier(cfg.verifier.name), learner)
+    encoder = PromptEncoder(tokenizer, cfg.data.prompt)
+    return Parts(data, tokenizer, encoder, sampler, build_verifier(cfg.verifier.name), learner)
 
 
 def prepare_torch(num_threads: int | None, seed: int = 0) -> None:

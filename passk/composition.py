@@ -15,12 +15,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from passk.config import (
+    VERIFIER_OF_DATA,
     ConventionsConfig,
     DataConfig,
     EvaluateConfig,
     ReportConfig,
     ReproduceConfig,
     RunConfig,
+    TableConfig,
     TrainConfig,
 )
 from passk.errors import UserError
@@ -32,7 +34,12 @@ SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig]] = {
     "reproduce": ReproduceConfig,
     "report": ReportConfig,
 }
-DATA_SCHEMAS: dict[str, type[DataConfig]] = {"conventions": ConventionsConfig, "jsonl": DataConfig}
+DATA_SCHEMAS: dict[str, type[DataConfig]] = {
+    "conventions": ConventionsConfig,
+    "gsm8k": TableConfig,
+    "math": TableConfig,
+    "jsonl": TableConfig,
+}
 
 
 def conf_dir() -> Path:
@@ -46,7 +53,7 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
-    for data_name, data_schema in DATA_SCHEMAS.items():
+    for data_schema, data_name in ((ConventionsConfig, "conventions"), (TableConfig, "table")):
         store.store(group="data", name=f"{data_name}_schema", node=data_schema)
 
 
@@ -65,6 +72,8 @@ def settle(cfg: Any) -> Any:
         if isinstance(cfg, TrainConfig) and cfg.regime.name != "sft":
             ks.add(cfg.regime.k)
         cfg.eval.ks = sorted(ks)
+        if cfg.verifier.name == "auto" and cfg.data.name in VERIFIER_OF_DATA:
+            cfg.verifier.name = VERIFIER_OF_DATA[cfg.data.name]
     return cfg
 
 

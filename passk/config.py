@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 REGIMES = ("sft", "pass1", "passk", "hybrid")
 ESTIMATOR_NAMES = ("mixture", "grpo", "dr_grpo", "s", "s_loo", "s_loo_minus_1", "chen", "maxrl")
+VERIFIER_OF_DATA = {"conventions": "conventions", "gsm8k": "math", "math": "math"}
 ESTIMATORS_WITHOUT_K = ("grpo", "dr_grpo", "maxrl")
 
 
@@ -16,8 +17,27 @@ class ModelConfig:
     """Which causal language model to start from."""
 
     path: str = "tiny"  # `tiny` (shipped in the package), a folder, or a Hugging Face hub id
-    dtype: str = "float32"  # of the weights that are trained and sampled from
+    dtype: str = "float32"  # of the weights that are trained
     attn_implementation: str = "sdpa"
+    trust_remote_code: bool = False  # run code that comes with the model
+    lora_rank: int = 0  # 0 trains all weights; above, adapters of this rank (needs peft)
+    lora_alpha: int = 32
+    lora_targets: str = "all-linear"  # or names of modules, separated by spaces
+
+
+@dataclass(kw_only=True)
+class PromptConfig:
+    """How a problem becomes a prompt, and a worked solution its completion."""
+
+    style: str = (
+        "plain"  # plain, chat (the tokenizer's chat template), or auto: chat if there is one
+    )
+    template: str = "{problem}"  # the user's turn (chat) or the whole prompt (plain)
+    completion_template: str = "{solution}"  # of worked solutions: shots and supervised fine-tuning
+    separator: str = "\n\n"  # between shots of a plain prompt
+    system: str | None = None  # the system turn, chat only
+    num_shots: int = 0  # worked training problems shown first; they are not trained on
+    stop: list[str] = field(default_factory=list)  # texts that end a completion, left out of it
 
 
 @dataclass(kw_only=True)
@@ -28,6 +48,33 @@ class DataConfig:
     path: str | None = None
     eval_path: str | None = None
     seed: int = 0
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    answer_tokens: int = 32  # room for an answer; rollout.max_new_tokens follows it
+    check_gold: bool = True  # before step 0: does the verifier accept the data's own answers?
+
+
+@dataclass(kw_only=True)
+class TableConfig(DataConfig):
+    """Problems of a hub data set, a folder or a file, read through `datasets`.
+
+    `path` is a hub id or a folder with both splits, or a file with the training problems; then
+    `eval_path` is the file of the held-out ones.
+    """
+
+    subset: str | None = None  # the hub data set's configuration
+    train_split: str = "train"
+    eval_split: str = "test"
+    prompt_column: str = "prompt"
+    answer_column: str = "answer"
+    solution_column: str | None = "solution"
+    id_column: str | None = "id"  # absent: split and row
+    kind_column: str | None = "kind"
+    level_column: str | None = None
+    type_column: str | None = None
+    gold_in: str = (
+        "whole"  # the answer is the whole field, after_hash (####), or in_box (\\boxed{})
+    )
+    strip_calculations: bool = False  # GSM8K's <<48/2=24>> in worked solutions
 
 
 @dataclass(kw_only=True)
@@ -59,19 +106,33 @@ class RegimeConfig:
 class RolloutConfig:
     """How answers are sampled for training."""
 
-    engine: str = "auto"
+    engine: str = "auto"  # auto: vllm where a GPU and vLLM are there, else torch
     num_prompts: int = 64
     num_samples: int = 16
     temperature: float = 1.0
     max_new_tokens: int = 32
+    max_model_len: int | None = None  # prompt and answer; null: what the data needs
     save_every: int = 1  # steps between rollout files; 0 writes none
+    dtype: str | None = None  # of the sampler's weights; null: model.dtype
+    max_batch_samples: int = 2048  # in flight at once, torch engine
+    memory_fraction: float = 0.4  # of the GPU (CPU engine: of main memory), vllm engine
+    sleep: bool = True  # give GPU memory back while learning, vllm engine
+    enforce_eager: bool = False  # no CUDA graphs or compilation, vllm engine
+    importance_cap: float | None = 2.0  # truncated importance weights; null: none
+    max_logprob_gap: float = 0.05  # mean |sampler - learner| a token, nats; above it a run stops
+    num_synced_checks: int = 8  # tensors compared after each hand-over of weights
 
 
 @dataclass(kw_only=True)
 class VerifierConfig:
     """How answers are judged."""
 
-    name: str = "conventions"
+    name: str = "auto"  # auto: the one that belongs to the data
+    answer_in: list[str] = field(default_factory=lambda: ["boxed", "hash", "last_number"])
+    timeout_seconds: float = 5.0  # of one check, wall clock
+    num_workers: int | None = None  # null: one per core, at most 8
+    max_memory_mib: int = 2048  # of one check
+    max_file_mib: int = 16  # written by one check, verifier=python
 
 
 @dataclass(kw_only=True)
@@ -80,6 +141,8 @@ class LearnerConfig:
 
     device: str = "auto"
     lr: float = 2e-4
+    compute_dtype: str | None = None  # of activations (autocast); null: model.dtype
+    gradient_checkpointing: bool = False
     schedule: str = "linear"
     warmup_steps: int = 0
     weight_decay: float = 0.0
@@ -111,8 +174,11 @@ class EvalConfig:
     num_problems: int = 500
     num_samples: int = 64
     temperature: float = 1.0
+    greedy: bool = False  # one more answer per problem, at temperature 0
+    max_new_tokens: int | None = None  # null: rollout.max_new_tokens
     seed: int = 0
     num_resamples: int = 2000
+    chunk_size: int = 50  # problems whose samples are saved together, passk eval
 
 
 @dataclass(kw_only=True)
@@ -153,6 +219,7 @@ class EvaluateConfig(RunConfig):
     """`passk eval`: the table of a run's last checkpoint, or of `model.path`."""
 
     run: str | None = None
+    resume: bool = False
 
 
 @dataclass(kw_only=True)

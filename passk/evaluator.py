@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from passk.config import EvalConfig
+from passk.config import EvalConfig, RunConfig
 from passk.estimators import pass_at_k
-from passk.policy import Tokenizer
-from passk.rollout import SampleKey, rollout
-from passk.sampler import Sampler, SamplingParams
+from passk.prompts import PromptEncoder
+from passk.rollout import SampleKey, eval_params, rollout
+from passk.sampler import Sampler
 from passk.statistics import bootstrap_intervals
 from passk.types import Problem
 from passk.verifiers import Verifier
@@ -20,10 +20,9 @@ _COLUMNS = ["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
 def count_correct(
     sampler: Sampler,
     verifier: Verifier,
-    tokenizer: Tokenizer,
+    encoder: PromptEncoder,
     problems: Sequence[Problem],
-    cfg: EvalConfig,
-    max_new_tokens: int,
+    cfg: RunConfig,
 ) -> pd.DataFrame:
     """Sample each problem `eval.num_samples` times: columns problem_id, kind, n, c.
 
@@ -33,11 +32,11 @@ def count_correct(
     sampled = rollout(
         sampler,
         verifier,
-        tokenizer,
+        encoder,
         problems,
-        cfg.num_samples,
-        SamplingParams(cfg.temperature, max_new_tokens),
-        SampleKey(cfg.seed, "eval", 0),
+        cfg.eval.num_samples,
+        eval_params(cfg),
+        SampleKey(cfg.eval.seed, "eval", 0),
     )
     rewards_PG = sampled.rewards_PG
     return pd.DataFrame(

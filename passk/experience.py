@@ -10,9 +10,9 @@ from passk.advantages import dead_groups, estimate_advantages, prompt_weights
 from passk.batch import TokenRow, advantage_weights, make_rows
 from passk.config import TrainConfig, trained_k
 from passk.estimators import pass_at_k
-from passk.policy import Tokenizer, encode_completions, encode_prompts
-from passk.rollout import Rollout, SampleKey, rollout
-from passk.sampler import Sampler, SamplingParams
+from passk.prompts import PromptEncoder
+from passk.rollout import Rollout, SampleKey, rollout, training_params
+from passk.sampler import Sampler
 from passk.types import Problem
 from passk.verifiers import Verifier
 
@@ -27,10 +27,10 @@ class Experience:
     sampled: Rollout | None = None  # None: worked solutions, nothing was sampled
 
 
-def imitate(tokenizer: Tokenizer, problems: Sequence[Problem]) -> Experience:
+def imitate(encoder: PromptEncoder, problems: Sequence[Problem]) -> Experience:
     """Worked solutions; the loss is the mean negative log-likelihood of a completion token."""
-    prompts = encode_prompts(tokenizer, [p.prompt for p in problems])
-    completions = encode_completions(tokenizer, [p.solution for p in problems])
+    prompts = encoder.prompts(problems)
+    completions = encoder.completions(problems)
     num_tokens = sum(map(len, completions))
     rows = [
         TokenRow(tuple(prompt), tuple(completion), (1.0 / num_tokens,))
@@ -59,7 +59,7 @@ def explore(
     cfg: TrainConfig,
     sampler: Sampler,
     verifier: Verifier,
-    tokenizer: Tokenizer,
+    encoder: PromptEncoder,
     problems: Sequence[Problem],
 ) -> Experience:
     """n judged samples of each problem, weighted by the regime's advantages."""
@@ -67,10 +67,10 @@ def explore(
     sampled = rollout(
         sampler,
         verifier,
-        tokenizer,
+        encoder,
         problems,
         cfg.rollout.num_samples,
-        SamplingParams(cfg.rollout.temperature, cfg.rollout.max_new_tokens),
+        training_params(cfg),
         SampleKey(cfg.train.seed, "train", step),
     )
     rewards_PG = sampled.rewards_PG

@@ -207,4 +207,5 @@ def pareto_front(points: np.ndarray) -> np.ndarray:
     """The points no other one beats in both coordinates, by the first coordinate: [N, 2]."""
     ordered = points[np.lexsort((-points[:, 1], -points[:, 0]))]
     best = np.maximum.accumulate(ordered[:, 1])
-    return ordered[np.r_[True, ordered[1:, 1] > best[:-1]]][::-1]
+    front: np.ndarray = ordered[np.r_[True, ordered[1:, 1] > best[:-1]]][::-1]
+    return front

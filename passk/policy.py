@@ -1,6 +1,5 @@
 """The language model: loading it, its tokenizer, and the log-probabilities of given tokens."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from passk.errors import UserError
 
 __all__ = [
     "Tokenizer",
-    "encode_completions",
-    "encode_prompts",
     "load_policy",
     "load_tokenizer",
     "token_logprobs",
@@ -57,18 +54,6 @@ def _load(loader: Any, path: str, **options: Any) -> Any:
             f"model.path={path} cannot be loaded ({reason}); give a folder in Hugging Face form, "
             "a hub id, or tiny"
         ) from error
-
-
-def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each prompt, with the special tokens the tokenizer puts before a text."""
-    encoded: list[list[int]] = tokenizer(list(prompts))["input_ids"]
-    return encoded
-
-
-def encode_completions(tokenizer: Tokenizer, completions: Sequence[str]) -> list[list[int]]:
-    """Token ids of each completion, ended by the end token."""
-    encoded = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
-    return [[*ids, tokenizer.eos_token_id] for ids in encoded]
 
 
 def token_logprobs(

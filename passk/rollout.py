@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from passk.policy import Tokenizer, encode_prompts
+from passk.config import RunConfig
+from passk.prompts import PromptEncoder
 from passk.sampler import Sampler, SamplingParams
 from passk.seeds import group_seeds
-from passk.types import Group, Problem
+from passk.types import Completion, Group, Problem, Verdict
 from passk.verifiers import Verifier
 
 
@@ -41,43 +43,59 @@ class SampleKey:
     step: int
 
 
+def training_params(cfg: RunConfig) -> SamplingParams:
+    """How answers are sampled for training and its diagnostics."""
+    return SamplingParams(
+        cfg.rollout.temperature, cfg.rollout.max_new_tokens, tuple(cfg.data.prompt.stop)
+    )
+
+
+def eval_params(cfg: RunConfig, *, greedy: bool = False) -> SamplingParams:
+    """How answers are sampled for measurement."""
+    temperature = 0.0 if greedy else cfg.eval.temperature
+    max_new_tokens = cfg.eval.max_new_tokens or cfg.rollout.max_new_tokens
+    return SamplingParams(temperature, max_new_tokens, tuple(cfg.data.prompt.stop))
+
+
 def rollout(
     sampler: Sampler,
     verifier: Verifier,
-    tokenizer: Tokenizer,
+    encoder: PromptEncoder,
     problems: Sequence[Problem],
     num_samples: int,
     params: SamplingParams,
     key: SampleKey,
 ) -> Rollout:
-    """Draw `num_samples` completions of each problem and judge them.
+    """Draw `num_samples` completions of each problem, and judge them while others are drawn.
 
     Identical completions of a problem are judged once: the verdict depends on nothing else.
+    `verify_seconds` is what judging took beyond sampling.
     """
     started = time.perf_counter()
-    prompts = encode_prompts(tokenizer, [problem.prompt for problem in problems])
+    prompts = encoder.prompts(problems)
     seeds_PG = group_seeds(
         key.run_seed, key.purpose, key.step, [p.id for p in problems], num_samples
     )
-    completions_PG = sampler.sample(prompts, seeds_PG, params)
-    sampled = time.perf_counter()
+    drawn: dict[int, list[Completion]] = {}
+    judged: dict[int, Future[list[Verdict]]] = {}
+    with ThreadPoolExecutor(1) as judging:
+        for index, completions in sampler.sample(prompts, seeds_PG, params):
+            drawn[index] = completions
+            distinct = {c.token_ids: (problems[index], c) for c in completions}
+            judged[index] = judging.submit(verifier.verify, list(distinct.values()))
+        sampled = time.perf_counter()
 
-    pairs = {
-        (index, completion.token_ids): (problem, completion)
-        for index, (problem, completions) in enumerate(zip(problems, completions_PG, strict=True))
-        for completion in completions
-    }
-    verdicts = dict(zip(pairs, verifier.verify(list(pairs.values())), strict=True))
-    groups = [
-        Group(
-            problem=problem,
-            prompt_ids=tuple(prompt_ids),
-            completions=tuple(completions),
-            verdicts=tuple(verdicts[index, c.token_ids] for c in completions),
-            policy_version=sampler.policy_version,
+    groups = []
+    for index, problem in enumerate(problems):
+        distinct_ids = dict.fromkeys(c.token_ids for c in drawn[index])
+        verdicts = dict(zip(distinct_ids, judged[index].result(), strict=True))
+        groups.append(
+            Group(
+                problem=problem,
+                prompt_ids=tuple(prompts[index]),
+                completions=tuple(drawn[index]),
+                verdicts=tuple(verdicts[c.token_ids] for c in drawn[index]),
+                policy_version=sampler.policy_version,
+            )
         )
-        for index, (problem, prompt_ids, completions) in enumerate(
-            zip(problems, prompts, completions_PG, strict=True)
-        )
-    ]
     return Rollout(groups, sampled - started, time.perf_counter() - sampled)

@@ -19,10 +19,14 @@ from passk.config import (
 from passk.errors import UserError
 
 _CHOICES = {
-    "model.dtype": ("float32", "float64"),
-    "model.attn_implementation": ("sdpa", "eager"),
-    "rollout.engine": ("auto", "torch"),
-    "verifier.name": ("conventions",),
+    "model.dtype": ("float32", "float64", "bfloat16"),
+    "model.attn_implementation": ("sdpa", "eager", "flash_attention_2", "flash_attention_3"),
+    "rollout.engine": ("auto", "torch", "vllm"),
+    "rollout.dtype": ("float32", "float64", "bfloat16", "float16"),
+    "verifier.name": ("auto", "conventions", "exact", "math", "python"),
+    "learner.compute_dtype": ("bfloat16", "float16"),
+    "data.prompt.style": ("plain", "chat", "auto"),
+    "data.gold_in": ("whole", "after_hash", "in_box"),
     "learner.device": ("auto", "cpu", "cuda"),
     "learner.schedule": ("constant", "linear", "cosine"),
     "regime.name": REGIMES,
@@ -33,6 +37,14 @@ _AT_LEAST = {
     "rollout.num_samples": 2,
     "rollout.max_new_tokens": 1,
     "rollout.save_every": 0,
+    "rollout.max_batch_samples": 1,
+    "rollout.max_model_len": 2,
+    "rollout.num_synced_checks": 0,
+    "model.lora_rank": 0,
+    "model.lora_alpha": 1,
+    "verifier.num_workers": 1,
+    "verifier.max_memory_mib": 64,
+    "verifier.max_file_mib": 1,
     "learner.warmup_steps": 0,
     "learner.max_tokens_per_batch": 1,
     "learner.weight_decay": 0,
@@ -45,13 +57,17 @@ _AT_LEAST = {
     "eval.num_problems": 1,
     "eval.num_samples": 1,
     "eval.num_resamples": 1,
+    "eval.max_new_tokens": 1,
+    "eval.chunk_size": 1,
     "diagnostics.every": 0,
     "diagnostics.num_blocks": 3,
+    "data.answer_tokens": 1,
     "data.num_train": 1,
     "data.num_corpus": 1,
     "seeds": 1,
     "sft_steps": 1,
     "num_threads": 1,
+    "data.prompt.num_shots": 0,
 }
 _FRACTIONS = (
     "regime.pass1_weight",
@@ -61,8 +77,17 @@ _FRACTIONS = (
     "data.corpus_skill_fraction",
     "data.cue",
     "data.corpus_cue",
+    "rollout.memory_fraction",
 )
-_POSITIVE = ("rollout.temperature", "eval.temperature", "learner.lr", "learner.max_grad_norm")
+_POSITIVE = (
+    "rollout.temperature",
+    "rollout.importance_cap",
+    "rollout.max_logprob_gap",
+    "eval.temperature",
+    "learner.lr",
+    "learner.max_grad_norm",
+    "verifier.timeout_seconds",
+)
 
 
 def check(cfg: RunConfig | ReportConfig) -> None:
@@ -122,8 +147,13 @@ def _check_field(key: str, value: object) -> None:
 
 def _check_data(cfg: RunConfig) -> None:
     data = cfg.data
+    if cfg.verifier.name == "auto":
+        raise UserError(
+            f"data={data.name} does not say how its answers are judged; add verifier=math, "
+            "verifier=exact, verifier=python or verifier=conventions"
+        )
     is_conventions = isinstance(data, ConventionsConfig)
-    if data.name != ("conventions" if is_conventions else "jsonl"):
+    if is_conventions != (data.name == "conventions"):
         raise UserError(f"data.name={data.name} cannot be set on its own; use data={data.name}")
     if not is_conventions:
         return

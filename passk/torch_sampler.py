@@ -6,7 +6,7 @@ from it with its own uniform number, and rows fork where the draws differ. This 
 of (weights, prompt, seed) as sampling every completion alone, only cheaper.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from passk.row_cache import RowCache
-from passk.sampler import SamplingParams
+from passk.sampler import Checksum, SamplingParams, checksum
 from passk.seeds import uniforms
 from passk.types import Completion, FinishReason
 
@@ -50,6 +50,13 @@ class TorchSampler:
             raise KeyError(f"no weights were given for {sorted(missing)}")
         self.policy_version = version
 
+    def checksums(self, names: Sequence[str]) -> dict[str, Checksum]:
+        """See `passk.sampler.Sampler.checksums`."""
+        return {name: checksum(self._parameters[name]) for name in names}
+
+    def sleep(self) -> None:
+        """Nothing to give back: the cache lives only while sampling."""
+
     def close(self) -> None:
         """Nothing outlives the object."""
 
@@ -58,9 +65,8 @@ class TorchSampler:
         prompts: Sequence[Sequence[int]],
         seeds_PG: Sequence[Sequence[int]],
         params: SamplingParams,
-    ) -> list[list[Completion]]:
+    ) -> Iterator[tuple[int, list[Completion]]]:
         """See `passk.sampler.Sampler.sample`."""
-        completions: list[list[Completion]] = []
         start = 0
         while start < len(prompts):
             stop, in_flight = start, 0
@@ -69,9 +75,9 @@ class TorchSampler:
             ):
                 in_flight += len(seeds_PG[stop])
                 stop += 1
-            completions += self._sample_batch(prompts[start:stop], seeds_PG[start:stop], params)
+            batch = self._sample_batch(prompts[start:stop], seeds_PG[start:stop], params)
+            yield from enumerate(batch, start)
             start = stop
-        return completions
 
     @torch.inference_mode()
     def _sample_batch(

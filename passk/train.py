@@ -11,9 +11,8 @@ from passk.experience import explore, imitate
 from passk.interrupt import InterruptFlag
 from passk.problems import ProblemStream
 from passk.progress import Display
-from passk.rollout import SampleKey, rollout
+from passk.rollout import SampleKey, rollout, training_params
 from passk.run import Run, sample_logprobs
-from passk.sampler import SamplingParams
 from passk.types import Group
 
 
@@ -52,10 +51,10 @@ def train(
         aligned = measure_alignment(step, cfg, parts)
         started = time.perf_counter()
         if supervised:
-            experience = imitate(parts.tokenizer, stream.take(batch_size))
+            experience = imitate(parts.encoder, stream.take(batch_size))
         else:
             experience = explore(
-                step, cfg, parts.sampler, parts.verifier, parts.tokenizer, stream.take(batch_size)
+                step, cfg, parts.sampler, parts.verifier, parts.encoder, stream.take(batch_size)
             )
         learn_started = time.perf_counter()
         learned = learner.update(experience.rows)
@@ -98,10 +97,9 @@ def evaluate(step: int, cfg: TrainConfig, parts: Parts, run: Run, shown: Display
     counts = count_correct(
         parts.sampler,
         parts.verifier,
-        parts.tokenizer,
+        parts.encoder,
         parts.data.heldout,
-        cfg.eval,
-        cfg.rollout.max_new_tokens,
+        cfg,
     )
     table = pass_table(counts, cfg.eval)
     run.write_eval(step, counts, table, pass_table_by_kind(counts, cfg.eval))
@@ -144,9 +142,9 @@ def diagnostic_groups(
     return rollout(
         parts.sampler,
         parts.verifier,
-        parts.tokenizer,
+        parts.encoder,
         stream.take(min(num_prompts, len(parts.data.train))),
         num_samples,
-        SamplingParams(cfg.rollout.temperature, cfg.rollout.max_new_tokens),
+        training_params(cfg),
         SampleKey(cfg.train.seed, "diagnose", step),
     ).groups

@@ -27,8 +27,10 @@ class Problem:
     id: str
     prompt: str
     answer: str
-    kind: str = ""  # the group it is counted under in tables: a kind, a level, a type
+    kind: str = ""  # the groups it is counted under in tables, empty where there are none
     solution: str = ""  # a worked answer for supervised fine-tuning, empty where there is none
+    level: str = ""
+    type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,17 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's judgement: the reward (1 right, 0 wrong, None not judged) and why.
+    """A verifier's judgement: the reward (1 right, 0 wrong, None not judged), why, and of what.
 
     Reasons in use: `correct`, `wrong`, `unparsed` (no answer found), `truncated` (length limit),
     and with reward None `timeout` and `error`. A sample that was not judged leaves both the
-    numerator and the counts of every estimator.
+    numerator and the counts of every estimator. `answer` is what the verifier took as the answer
+    of the completion, normalised as far as it can; majority votes are over it.
     """
 
     reward: float | None
     reason: str
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
         _wait_for_turn()
         started = time.perf_counter()
         problems = stream.take(cfg.rollout.num_prompts)
-        experience = explore(step, cfg, sampler, parts.verifier, parts.tokenizer, problems)
+        experience = explore(step, cfg, sampler, parts.verifier, parts.encoder, problems)
         explored = time.perf_counter()
         learner.update(experience.rows)
         learned = time.perf_counter()

@@ -18,11 +18,12 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers import decoders as token_decoders
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from passk.config import LearnerConfig
+from passk.config import LearnerConfig, PromptConfig
 from passk.conventions import KINDS, make_problems
 from passk.estimators import pass_at_k
 from passk.experience import imitate
 from passk.learner import Learner
+from passk.prompts import PromptEncoder
 from passk.rollout import SampleKey, rollout
 from passk.sampler import SamplingParams
 from passk.torch_sampler import TorchSampler
@@ -77,7 +78,7 @@ def success_rates(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
         sampled = rollout(
             TorchSampler(model, tokenizer),
             ConventionsVerifier(),
-            tokenizer,
+            PromptEncoder(tokenizer, PromptConfig()),
             problems,
             64,
             SamplingParams(temperature=1.0, max_new_tokens=32),
@@ -109,7 +110,7 @@ def main(folder: Path) -> None:
     random.Random(SEED).shuffle(corpus)
     for step in range(NUM_STEPS):
         batch = corpus[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-        stats = learner.update(imitate(tokenizer, batch).rows)
+        stats = learner.update(imitate(PromptEncoder(tokenizer, PromptConfig()), batch).rows)
         if step % 100 == 0 or step + 1 == NUM_STEPS:
             assert math.isfinite(stats.loss)
             print(f"step {step}  loss {stats.loss:.4f}  {time.time() - started:.0f} s", flush=True)

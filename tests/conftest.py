@@ -21,3 +21,12 @@ def tiny_tokenizer():
     from passk.policy import load_tokenizer
 
     return load_tokenizer("tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_tokenizer):
+    """Problems as the shipped model reads them: the bare prompt."""
+    from passk.config import PromptConfig
+    from passk.prompts import PromptEncoder
+
+    return PromptEncoder(tiny_tokenizer, PromptConfig())

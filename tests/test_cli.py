@@ -124,7 +124,8 @@ REFUSED = [
     (["regime.k=many"], ["regime.k", "many"]),
     (["regime=none"], ["regime=none is unknown", "hybrid, pass1, passk, sft"]),
     (["train.init_from=no/such/run"], ["train.init_from=no/such/run does not exist"]),
-    (["data=jsonl"], ["data.path", "data.eval_path"]),
+    (["data=jsonl"], ["data=jsonl", "verifier=math"]),
+    (["data=jsonl", "verifier=exact"], ["data.path", "data.eval_path"]),
     (["data.path=nowhere.jsonl"], ["data.path=nowhere.jsonl cannot be read"]),
     (["regime.k=[1"], ["[1"]),
     (["train"], ["train"]),
@@ -192,7 +193,9 @@ def test_malformed_data_row_names_file_and_line(passk, tmp_path, key, row, says)
     before = snapshot(tmp_path)
     paths = {"path": "good.jsonl", "eval_path": "good.jsonl"} | {key: "bad.jsonl"}
     words = [f"data.{name}={file}" for name, file in paths.items()]
-    assert_refused(passk("train", "data=jsonl", *words), "bad.jsonl, line 2", says)
+    assert_refused(
+        passk("train", "data=jsonl", "verifier=conventions", *words), "bad.jsonl, line 2", says
+    )
     assert snapshot(tmp_path) == before
 
 

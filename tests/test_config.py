@@ -16,10 +16,10 @@ from passk.config import (
     ESTIMATOR_NAMES,
     REGIMES,
     ConventionsConfig,
-    DataConfig,
     EvaluateConfig,
     LearnerConfig,
     ReproduceConfig,
+    TableConfig,
     TrainConfig,
 )
 from passk.errors import UserError
@@ -54,14 +54,14 @@ def refusal(*overrides, command="train"):
 
 def test_there_are_groups_and_a_file_per_command():
     assert GROUPS == [
-        "data", "eval", "experiment", "learner", "model", "regime", "rollout", "verifier",
+        "data", "debug", "eval", "experiment", "learner", "model", "regime", "rollout", "verifier",
     ]  # fmt: skip
     assert {p.stem for p in CONF.glob("*.yaml")} == {*SCHEMAS, "run_directory"}
     assert {p.stem for p in (CONF / "hydra" / "help").glob("*.yaml")} == set(SCHEMAS)
 
 
 # passk eval trains nothing, so it has neither regimes nor experiments.
-EVAL_OPTIONS = [choice for choice in OPTIONS if choice[0] not in ("regime", "experiment")]
+EVAL_OPTIONS = [choice for choice in OPTIONS if choice[0] not in ("regime", "experiment", "debug")]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,8 @@ EVAL_OPTIONS = [choice for choice in OPTIONS if choice[0] not in ("regime", "exp
     + [("eval", *choice) for choice in EVAL_OPTIONS],
 )
 def test_every_option_of_every_group_composes(command, group, option):
-    cfg = configured(f"{group}={option}", command=command)
+    needed = ["verifier=exact"] if option == "jsonl" else []
+    cfg = configured(f"{group}={option}", *needed, command=command)
     assert type(cfg) is SCHEMAS[command]
     if group in ("regime", "data"):
         assert getattr(cfg, group).name == option
@@ -89,12 +90,15 @@ def test_yaml_states_only_what_the_schema_knows():
 
 @pytest.mark.parametrize("group", ["model", "learner", "eval", "verifier", "rollout"])
 def test_composed_defaults_are_those_of_the_dataclasses(group):
-    assert asdict(getattr(configured(), group)) == asdict(getattr(settle(TrainConfig()), group))
+    plain = TrainConfig(data=ConventionsConfig(name="conventions"))
+    assert asdict(getattr(configured(), group)) == asdict(getattr(settle(plain), group))
 
 
 def test_composed_data_defaults_are_those_of_the_dataclass():
     assert configured().data == ConventionsConfig(name="conventions")
-    assert configured("data=jsonl").data == DataConfig(name="jsonl")
+    assert configured("data=jsonl", "verifier=exact").data == TableConfig(
+        name="jsonl", answer_tokens=256
+    )
 
 
 def test_reproduce_defaults_are_those_of_the_dataclass():
@@ -196,9 +200,9 @@ def test_wrong_types_are_named_with_the_key(override, key, says):
     ("override", "choices"),
     [
         ("regime=pass2", "hybrid, pass1, passk, sft"),
-        ("data=gsm8k", "conventions, jsonl"),
+        ("data=gsm9k", "conventions, gsm8k, jsonl, math"),
         ("experiment=nope", "smoke"),
-        ("verifier=xx", "conventions"),
+        ("verifier=xx", "auto, conventions, exact, math, python"),
     ],
 )
 def test_unknown_options_are_answered_with_those_there_are(override, choices):
@@ -248,7 +252,7 @@ RULES = [
     (["train.keep_last=0"], "train.keep_last=0", "at least 1"),
     (["num_threads=0"], "num_threads=0", "at least 1"),
     (["regime.name=reinforce"], "regime.name=reinforce", "sft, pass1, passk, hybrid"),
-    (["data.name=jsonl"], "data.name=jsonl", "data=jsonl"),
+    (["data.name=jsonl", "verifier=exact"], "data.name=jsonl", "data=jsonl"),
     (["+unknown=1"], "unknown is not a key", "model, data"),
     (["+regime.gamma=1"], "regime.gamma is not a key", "pass1_weight"),
     (["train.init_from=/no/such/run"], "train.init_from=/no/such/run", "run directory"),
@@ -308,7 +312,7 @@ def test_rules_hold_for_configurations_made_by_hand():
     with pytest.raises(UserError, match=r"learner\.lr=-1"):
         check(TrainConfig(regime=_hybrid(), learner=LearnerConfig(lr=-1.0)))
     with pytest.raises(UserError, match="run=/no/such"):
-        check(EvaluateConfig(run="/no/such", data=ConventionsConfig(name="conventions")))
+        check(settle(EvaluateConfig(run="/no/such", data=ConventionsConfig(name="conventions"))))
 
 
 def _hybrid():

@@ -29,14 +29,14 @@ HYBRID = objective("mixture", K, 0.7)
 
 
 @pytest.fixture(scope="module")
-def groups(tiny_model, tiny_tokenizer):
+def groups(tiny_model, tiny_tokenizer, tiny_encoder):
     problems = make_problems(
         NUM_PROMPTS, split="train", seed=1, calculator_fraction=0.4, skill_fraction=0.2, cue=0.0
     )
     sampled = rollout(
         TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer),
         ConventionsVerifier(),
-        tiny_tokenizer,
+        tiny_encoder,
         problems,
         NUM_SAMPLES,
         SamplingParams(1.0, 32),

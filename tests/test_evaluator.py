@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from passk.config import EvalConfig
+from passk.config import EvalConfig, RunConfig
 from passk.conventions import make_problems
 from passk.evaluator import count_correct, pass_table, pass_table_by_kind, percent_cells
 from passk.sampler import SamplingParams
@@ -35,10 +35,10 @@ class ScriptedSampler:
 
     def sample(self, prompts, seeds_PG, params):
         self.calls.append(([list(seeds) for seeds in seeds_PG], params))
-        return [
+        return enumerate(
             [self._completion(texts[i % len(texts)]) for i in range(len(seeds))]
             for texts, seeds in zip(self.texts_PG, seeds_PG, strict=True)
-        ]
+        )
 
     def _completion(self, text: str) -> Completion:
         ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], 1)
@@ -74,11 +74,11 @@ def counts_of(rows: list[tuple[str, str, int, int]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["problem_id", "kind", "n", "c"])
 
 
-def test_counts_are_those_of_the_script(tiny_tokenizer):
+def test_counts_are_those_of_the_script(tiny_tokenizer, tiny_encoder):
     sampler = ScriptedSampler(tiny_tokenizer, [["1", "0", "21", "20"], ["0"], ["1", "5", "0", "5"]])
     verifier = LastDigitVerifier()
     cfg = EvalConfig(num_samples=8, temperature=0.8)
-    counts = count_correct(sampler, verifier, tiny_tokenizer, PROBLEMS, cfg, 32)
+    counts = count_correct(sampler, verifier, tiny_encoder, PROBLEMS, RunConfig(eval=cfg))
     expected = counts_of([("h-0", "textbook", 8, 4), ("h-1", "calculator", 8, 0)])
     expected.loc[2] = ("h-2", "textbook", 4, 2)  # half of its samples were not judged
     pd.testing.assert_frame_equal(counts, expected, check_dtype=False)
@@ -90,22 +90,22 @@ def test_counts_are_those_of_the_script(tiny_tokenizer):
     assert verifier.num_judged == 4 + 1 + 3  # identical answers to a problem are judged once
 
 
-def test_two_evaluations_share_their_random_numbers(tiny_tokenizer):
+def test_two_evaluations_share_their_random_numbers(tiny_tokenizer, tiny_encoder):
     sampler = ScriptedSampler(tiny_tokenizer, [["1"]] * 3)
     cfg = EvalConfig(num_samples=4)
     for version in (0, 50):  # two steps of a run, or two runs
         sampler.load_weights([], version)
-        count_correct(sampler, LastDigitVerifier(), tiny_tokenizer, PROBLEMS, cfg, 32)
+        count_correct(sampler, LastDigitVerifier(), tiny_encoder, PROBLEMS, RunConfig(eval=cfg))
     other = EvalConfig(num_samples=4, seed=1)
-    count_correct(sampler, LastDigitVerifier(), tiny_tokenizer, PROBLEMS, other, 32)
-    count_correct(sampler, LastDigitVerifier(), tiny_tokenizer, PROBLEMS[::-1], cfg, 32)
+    count_correct(sampler, LastDigitVerifier(), tiny_encoder, PROBLEMS, RunConfig(eval=other))
+    count_correct(sampler, LastDigitVerifier(), tiny_encoder, PROBLEMS[::-1], RunConfig(eval=cfg))
     first, later, reseeded, reordered = (seeds_PG for seeds_PG, _ in sampler.calls)
     assert first == later == reordered[::-1]
     flat = [{seed for seeds in seeds_PG for seed in seeds} for seeds_PG in (first, reseeded)]
     assert not flat[0] & flat[1]
 
 
-def test_a_real_policy_is_counted_the_same_twice(tiny_model, tiny_tokenizer):
+def test_a_real_policy_is_counted_the_same_twice(tiny_model, tiny_tokenizer, tiny_encoder):
     problems = make_problems(
         20, split="heldout", seed=0, calculator_fraction=0.3, skill_fraction=0.3, cue=0.0
     )
@@ -114,10 +114,9 @@ def test_a_real_policy_is_counted_the_same_twice(tiny_model, tiny_tokenizer):
         count_correct(
             TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer, max_batch_samples=size),
             ConventionsVerifier(),
-            tiny_tokenizer,
+            tiny_encoder,
             problems,
-            cfg,
-            32,
+            RunConfig(eval=cfg),
         )
         for size in (2048, 64)
     )
@@ -127,7 +126,7 @@ def test_a_real_policy_is_counted_the_same_twice(tiny_model, tiny_tokenizer):
     assert (first["n"] == 16).all() and 0 < first["c"].sum() < 16 * 20
 
 
-def test_another_policy_sees_the_same_draws(tiny_model, tiny_tokenizer):
+def test_another_policy_sees_the_same_draws(tiny_model, tiny_tokenizer, tiny_encoder):
     """Common random numbers: a policy that hardly changed changes hardly any sample."""
     problems = make_problems(
         20, split="heldout", seed=0, calculator_fraction=0.3, skill_fraction=0.3, cue=0.0
@@ -137,7 +136,8 @@ def test_another_policy_sees_the_same_draws(tiny_model, tiny_tokenizer):
     with torch.no_grad():
         for parameter in changed.parameters():
             parameter.add_(1e-4 * torch.randn_like(parameter))
-    arguments = (ConventionsVerifier(), tiny_tokenizer, problems, EvalConfig(num_samples=16), 32)
+    cfg = RunConfig(eval=EvalConfig(num_samples=16))
+    arguments = (ConventionsVerifier(), tiny_encoder, problems, cfg)
     before, after = (
         count_correct(TorchSampler(model, tiny_tokenizer), *arguments)["c"]
         for model in (copy.deepcopy(tiny_model), changed)

@@ -11,7 +11,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LEVELS = (
     ("__init__", "errors", "types", "config", "seeds", "estimators", "statistics"),
     ("conventions", "advantages", "verifiers", "batch", "policy", "sampler"),
-    ("row_cache", "rules", "records", "interrupt", "progress"),
+    ("row_cache", "rules", "records", "interrupt", "progress", "prompts"),
     ("problems", "rollout", "torch_sampler", "learner", "diagnostics", "composition", "wording"),
     ("checkpoint", "evaluator", "experience", "build", "tables"),
     ("run", "breakdown"),

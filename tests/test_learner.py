@@ -13,7 +13,7 @@ from passk.batch import TokenRow, advantage_weights, make_rows
 from passk.config import LearnerConfig
 from passk.conventions import make_problems
 from passk.learner import Learner, schedule
-from passk.policy import encode_completions, encode_prompts, token_logprobs
+from passk.policy import token_logprobs
 from passk.rollout import SampleKey, rollout
 from passk.sampler import SamplingParams
 from passk.torch_sampler import TorchSampler
@@ -35,12 +35,12 @@ def problems():
 
 
 @pytest.fixture(scope="module")
-def sampled(tiny_model, tiny_tokenizer, problems):
+def sampled(tiny_model, tiny_tokenizer, tiny_encoder, problems):
     """Real rollouts of the tiny model: prompts that are dead, solved, and in between."""
     result = rollout(
         TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer),
         ConventionsVerifier(),
-        tiny_tokenizer,
+        tiny_encoder,
         problems,
         NUM_SAMPLES,
         SamplingParams(TEMPERATURE, 32),
@@ -198,11 +198,10 @@ def test_the_learner_divides_logits_by_the_temperature(tiny_model, sampled):
 
 
 def test_an_sft_row_gives_the_gradient_of_transformers_own_loss(
-    tiny_model, tiny_tokenizer, problems
+    tiny_model, tiny_tokenizer, tiny_encoder, problems
 ):
     chosen = problems[:5]
-    prompts = encode_prompts(tiny_tokenizer, [p.prompt for p in chosen])
-    answers = encode_completions(tiny_tokenizer, [p.solution for p in chosen])
+    prompts, answers = tiny_encoder.prompts(chosen), tiny_encoder.completions(chosen)
     assert all(answer[-1] == tiny_tokenizer.eos_token_id for answer in answers)
     weight = 1 / sum(map(len, answers))
     rows = [

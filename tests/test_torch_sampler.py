@@ -16,8 +16,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from passk.policy import encode_prompts, token_logprobs
-from passk.sampler import SamplingParams
+from passk.policy import token_logprobs
+from passk.sampler import SamplingParams, sample_all
 from passk.seeds import group_seeds
 from passk.torch_sampler import TorchSampler
 from passk.types import FinishReason
@@ -101,18 +101,18 @@ class ForwardLog:
 
 @pytest.fixture
 def prompts(tiny_tokenizer):
-    return encode_prompts(tiny_tokenizer, PROMPTS)
+    return tiny_tokenizer(list(PROMPTS))["input_ids"]
 
 
 def test_merged_sampling_is_each_sample_drawn_alone(tiny_model, tiny_tokenizer, prompts):
     sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
     seeds_PG = seeds_for(len(prompts), 12)
-    merged = sampler.sample(prompts, seeds_PG, PARAMS)
+    merged = sample_all(sampler, prompts, seeds_PG, PARAMS)
     distinct = 0
     for prompt, seeds, completions in zip(prompts, seeds_PG, merged, strict=True):
         distinct += len(set(completions))
         for seed, completion in zip(seeds, completions, strict=True):
-            ((alone,),) = sampler.sample([prompt], [[seed]], PARAMS)
+            ((alone,),) = sample_all(sampler, [prompt], [[seed]], PARAMS)
             assert alone.token_ids == completion.token_ids
             assert alone.text == completion.text
             assert alone.finish_reason == completion.finish_reason
@@ -158,7 +158,9 @@ def test_merged_samples_have_the_exact_distribution(tiny_tokenizer, temperature)
     assert sum(exact.values()) == pytest.approx(1.0)
 
     sampler = TorchSampler(copy.deepcopy(model), tiny_tokenizer)
-    (completions,) = sampler.sample([prompt], seeds_for(1, total), SamplingParams(temperature, 3))
+    (completions,) = sample_all(
+        sampler, [prompt], seeds_for(1, total), SamplingParams(temperature, 3)
+    )
     counts = Counter(c.token_ids for c in completions)
     assert set(counts) <= set(exact)
     assert chi_square_p_value(counts, exact, total) > 1e-3
@@ -179,7 +181,7 @@ def test_logprobs_are_those_of_a_full_forward_pass(tiny_tokenizer, architecture,
     prompts = [generator.integers(2, VOCABULARY, size).tolist() for size in (3, 9, 6, 1)]
     sampler = TorchSampler(copy.deepcopy(model), tiny_tokenizer)
     params = SamplingParams(temperature, 14)
-    sampled = sampler.sample(prompts, seeds_for(len(prompts), 8), params)
+    sampled = sample_all(sampler, prompts, seeds_for(len(prompts), 8), params)
     longest = 0
     for prompt, completions in zip(prompts, sampled, strict=True):
         for completion in completions:
@@ -198,8 +200,8 @@ def test_completions_do_not_depend_on_their_company(tiny_tokenizer, architecture
 
     def tokens(chosen, **options):
         sampler = TorchSampler(random_model(architecture), tiny_tokenizer, **options)
-        sampled = sampler.sample(
-            [prompts[p] for p in chosen], [seeds_PG[p] for p in chosen], params
+        sampled = sample_all(
+            sampler, [prompts[p] for p in chosen], [seeds_PG[p] for p in chosen], params
         )
         return {
             p: [c.token_ids for c in completions]
@@ -215,12 +217,12 @@ def test_completions_do_not_depend_on_their_company(tiny_tokenizer, architecture
 
 def test_more_samples_leave_the_first_ones_alone(tiny_model, tiny_tokenizer, prompts):
     sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
-    few = sampler.sample(prompts, seeds_for(len(prompts), 3), PARAMS)
-    many = sampler.sample(prompts, seeds_for(len(prompts), 10), PARAMS)
+    few = sample_all(sampler, prompts, seeds_for(len(prompts), 3), PARAMS)
+    many = sample_all(sampler, prompts, seeds_for(len(prompts), 10), PARAMS)
     assert [[c.token_ids for c in group[:3]] for group in many] == [
         [c.token_ids for c in group] for group in few
     ]
-    other = sampler.sample(prompts, seeds_for(len(prompts), 10, step=1), PARAMS)
+    other = sample_all(sampler, prompts, seeds_for(len(prompts), 10, step=1), PARAMS)
     assert [[c.token_ids for c in group] for group in other] != [
         [c.token_ids for c in group] for group in many
     ]
@@ -230,8 +232,8 @@ def test_prompts_may_have_different_numbers_of_samples(tiny_model, tiny_tokenize
     sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
     seeds_PG = seeds_for(3, 5)
     ragged = [seeds_PG[0][:1], seeds_PG[1], seeds_PG[2][:3]]
-    full = sampler.sample(prompts[:3], seeds_PG, PARAMS)
-    sampled = sampler.sample(prompts[:3], ragged, PARAMS)
+    full = sample_all(sampler, prompts[:3], seeds_PG, PARAMS)
+    sampled = sample_all(sampler, prompts[:3], ragged, PARAMS)
     assert [len(group) for group in sampled] == [1, 5, 3]
     for some, all_of_them in zip(sampled, full, strict=True):
         assert [c.token_ids for c in some] == [c.token_ids for c in all_of_them[: len(some)]]
@@ -241,7 +243,7 @@ def test_chunks_respect_the_bound_on_samples_in_flight(tiny_model, tiny_tokenize
     model = copy.deepcopy(tiny_model)
     log = ForwardLog(model)
     sampler = TorchSampler(model, tiny_tokenizer, max_batch_samples=8)
-    sampler.sample(prompts, seeds_for(len(prompts), 4), PARAMS)
+    sample_all(sampler, prompts, seeds_for(len(prompts), 4), PARAMS)
     assert max(log.rows) <= 8
     prefills = [rows for rows, width in zip(log.rows, log.widths, strict=True) if width > 1]
     assert prefills == [2, 2, 1]
@@ -251,7 +253,9 @@ def test_completions_end_at_the_end_token_or_the_limit(tiny_model, tiny_tokenize
     sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
     limit = 14  # long enough for some solutions, too short for others
     reasons = Counter()
-    for group in sampler.sample(prompts, seeds_for(len(prompts), 8), SamplingParams(1.0, limit)):
+    for group in sample_all(
+        sampler, prompts, seeds_for(len(prompts), 8), SamplingParams(1.0, limit)
+    ):
         for completion in group:
             reasons[completion.finish_reason] += 1
             ids = completion.token_ids
@@ -271,12 +275,12 @@ def test_completions_end_at_the_end_token_or_the_limit(tiny_model, tiny_tokenize
 def test_the_limit_counts_the_end_token(tiny_model, tiny_tokenizer, prompts):
     sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
     seeds_PG = seeds_for(1, 1)
-    ((whole,),) = sampler.sample(prompts[:1], seeds_PG, PARAMS)
+    ((whole,),) = sample_all(sampler, prompts[:1], seeds_PG, PARAMS)
     length = len(whole.token_ids)
     assert whole.finish_reason is FinishReason.STOP and length > 2
-    ((fits,),) = sampler.sample(prompts[:1], seeds_PG, SamplingParams(1.0, length))
+    ((fits,),) = sample_all(sampler, prompts[:1], seeds_PG, SamplingParams(1.0, length))
     assert fits == whole
-    ((cut,),) = sampler.sample(prompts[:1], seeds_PG, SamplingParams(1.0, length - 1))
+    ((cut,),) = sample_all(sampler, prompts[:1], seeds_PG, SamplingParams(1.0, length - 1))
     assert cut.token_ids == whole.token_ids[:-1] and cut.text == whole.text
     assert cut.finish_reason is FinishReason.LENGTH
 
@@ -285,7 +289,7 @@ def test_every_end_token_of_the_generation_config_ends(tiny_tokenizer):
     model = random_model(seed=5)
     model.generation_config.eos_token_id = [EOS, 7]
     sampler = TorchSampler(model, tiny_tokenizer)
-    (completions,) = sampler.sample([[5, 6, 3]], seeds_for(1, 200), SamplingParams(1.0, 20))
+    (completions,) = sample_all(sampler, [[5, 6, 3]], seeds_for(1, 200), SamplingParams(1.0, 20))
     ended = [c for c in completions if c.finish_reason is FinishReason.STOP]
     assert {c.token_ids[-1] for c in ended} == {EOS, 7}
     assert all(not {EOS, 7} & set(c.token_ids[:-1]) for c in completions)
@@ -304,7 +308,7 @@ def test_identical_samples_are_one_row_from_beginning_to_end(tiny_tokenizer):
     log = ForwardLog(model)
     prompts = [[5, 6, 7], [8, 9], [3], [4, 11, 12, 13]]
     sampler = TorchSampler(model, tiny_tokenizer)
-    sampled = sampler.sample(prompts, seeds_for(4, 50), SamplingParams(1.0, 10))
+    sampled = sample_all(sampler, prompts, seeds_for(4, 50), SamplingParams(1.0, 10))
     assert [len(set(group)) for group in sampled] == [1, 1, 1, 1]
     lengths = [len(group[0].token_ids) for group in sampled]
     # Forward pass t gives the distribution of token t, for the prompts that are still running.
@@ -318,8 +322,8 @@ def test_prompts_are_prefilled_once_and_rows_are_distinct_prefixes(
 ):
     model = copy.deepcopy(tiny_model)
     log = ForwardLog(model)
-    sampled = TorchSampler(model, tiny_tokenizer).sample(
-        prompts, seeds_for(len(prompts), 16), PARAMS
+    sampled = sample_all(
+        TorchSampler(model, tiny_tokenizer), prompts, seeds_for(len(prompts), 16), PARAMS
     )
     assert log.widths == [max(map(len, prompts))] + [1] * (len(log.widths) - 1)
     for t, rows in enumerate(log.rows):
@@ -336,14 +340,17 @@ def test_prompts_are_prefilled_once_and_rows_are_distinct_prefixes(
 def test_buffers_stay_in_place_unless_the_rows_outgrow_them(tiny_model, tiny_tokenizer, prompts):
     model = certain_model()
     steady = ForwardLog(model)
-    TorchSampler(model, tiny_tokenizer).sample(
-        [[5, 6, 7], [8, 9]], seeds_for(2, 50), SamplingParams(1.0, 10)
+    sample_all(
+        TorchSampler(model, tiny_tokenizer),
+        [[5, 6, 7], [8, 9]],
+        seeds_for(2, 50),
+        SamplingParams(1.0, 10),
     )
     assert len(steady.buffers) > 2 and len(set(steady.buffers)) == 1
 
     model = copy.deepcopy(tiny_model)
     growing = ForwardLog(model)
-    TorchSampler(model, tiny_tokenizer).sample(prompts, seeds_for(len(prompts), 32), PARAMS)
+    sample_all(TorchSampler(model, tiny_tokenizer), prompts, seeds_for(len(prompts), 32), PARAMS)
     num_moves = 0
     for t in range(1, len(growing.rows)):
         (_, capacity), moved = growing.buffers[t - 1], growing.buffers[t] != growing.buffers[t - 1]
@@ -368,7 +375,7 @@ def test_load_weights_copies_and_sets_the_version(tiny_model, tiny_tokenizer, pr
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter.zero_()  # the learner goes on; the sampler has its own copy
-    ((completion,),) = sampler.sample(prompts[:1], [[11]], PARAMS)
+    ((completion,),) = sample_all(sampler, prompts[:1], [[11]], PARAMS)
     expected = forward_alone(snapshot, prompts[0], completion)
     np.testing.assert_allclose(completion.logprobs, expected, atol=1e-5)
     before = forward_alone(tiny_model, prompts[0], completion)
@@ -390,4 +397,4 @@ def test_a_model_without_an_end_token_is_refused(tiny_tokenizer):
     model.generation_config.eos_token_id = None
     model.config.eos_token_id = None
     with pytest.raises(ValueError, match="eos_token_id"):
-        TorchSampler(model, tiny_tokenizer).sample([[5]], [[1]], PARAMS)
+        sample_all(TorchSampler(model, tiny_tokenizer), [[5]], [[1]], PARAMS)
