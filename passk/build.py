@@ -2,19 +2,22 @@
 
 import copy
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 import transformers
+from transformers import PreTrainedModel
 
 from passk.config import LearnerConfig, TrainConfig
 from passk.errors import UserError
 from passk.learner import Learner
-from passk.policy import Tokenizer, load_policy, load_tokenizer
+from passk.policy import Tokenizer, end_ids, load_policy, load_tokenizer
 from passk.problems import Data, load_data
 from passk.prompts import PromptEncoder
 from passk.sampler import Sampler
 from passk.torch_sampler import TorchSampler
 from passk.verifiers import Verifier, build_verifier
+from passk.vllm_sampler import VLLMSampler
 
 # Below this size threads cost more than they bring: a step of the shipped model takes 0.14 s with
 # one thread and 0.22 s with two (docs/benchmarks.md).
@@ -44,10 +47,29 @@ def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) ->
     model = load_policy(cfg.model, start, device)
     if cfg.num_threads is None and model.num_parameters() < SINGLE_THREADED_PARAMETERS:
         torch.set_num_threads(1)
-    sampler = TorchSampler(copy.deepcopy(model), tokenizer)
+    sampler = _build_sampler(cfg, start, model, tokenizer, model.config.max_position_embeddings)
     learner = Learner(model, cfg.learner, cfg.train.num_steps, cfg.rollout.temperature)
     encoder = PromptEncoder(tokenizer, cfg.data.prompt)
     return Parts(data, tokenizer, encoder, sampler, build_verifier(cfg.verifier.name), learner)
+
+
+def _build_sampler(
+    cfg: TrainConfig, start: str, model: PreTrainedModel, tokenizer: Tokenizer, max_model_len: int
+) -> Sampler:
+    engine = cfg.rollout.engine
+    if engine == "auto":
+        engine = "vllm" if torch.cuda.is_available() and find_spec("vllm") else "torch"
+    if engine == "vllm":
+        return VLLMSampler(
+            start,
+            tokenizer,
+            cfg.model,
+            cfg.rollout,
+            max_model_len=max_model_len,
+            end_ids=end_ids(model.generation_config, model.config),
+        )
+    own = copy.deepcopy(model).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
+    return TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
 
 
 def prepare_torch(num_threads: int | None, seed: int = 0) -> None:

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from passk import __version__
 from passk.composition import conf_dir, explain, register, to_config
-from passk.errors import Interrupted, UserError
+from passk.errors import Interrupted, StaleWeights, UserError
 from passk.rules import claim_directory
 
 SUMMARIES = {
@@ -40,6 +40,18 @@ usage: passk <command> [key=value ...] [-m]
   passk train -m regime=hybrid regime.k=2,4,8 regime.pass1_weight=0.5,0.7,0.9
   passk --version
 """
+
+
+# What libraries read from the environment when they are imported, unless the user has set it.
+_ENVIRONMENT = {
+    # Waiting threads sleep: those of OpenMP would spin, and where another process wants the core
+    # that made a training step five times as slow.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine takes weights within this process
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,6 +122,9 @@ def _run_job(command: str, composed: DictConfig) -> int:
         if in_sweep:
             raise KeyboardInterrupt from None
         return 130
+    except StaleWeights as stale:
+        print(f"passk: {prefix}{stale}", file=sys.stderr)
+        return 1
     except Exception:
         traceback.print_exc()
         print(f"passk: {prefix}failed; see the traceback above ({run_dir})", file=sys.stderr)
@@ -123,9 +138,8 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     cfg = to_config(composed)
     if command != "report":
         claim_directory(run_dir, getattr(cfg, "resume", False))
-    # Waiting threads sleep: those of OpenMP would spin, and where another process wants the core
-    # that made a training step five times as slow.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from passk.commands import COMMANDS  # imports torch: only once the input is known good
 
     COMMANDS[command](cfg, run_dir, overrides)

@@ -9,5 +9,9 @@ class UserError(Exception):
     """
 
 
+class StaleWeights(Exception):
+    """Sampler and learner are not the same policy; the message says how that showed."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop; it is saved, and the message says how to go on with it."""

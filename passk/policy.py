@@ -6,7 +6,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from passk.config import ModelConfig
@@ -14,6 +20,8 @@ from passk.errors import UserError
 
 __all__ = [
     "Tokenizer",
+    "end_ids",
+    "load_end_ids",
     "load_policy",
     "load_tokenizer",
     "token_logprobs",
@@ -54,6 +62,25 @@ def _load(loader: Any, path: str, **options: Any) -> Any:
             f"model.path={path} cannot be loaded ({reason}); give a folder in Hugging Face form, "
             "a hub id, or tiny"
         ) from error
+
+
+def load_end_ids(cfg: ModelConfig, path: str) -> tuple[int, ...]:
+    """`end_ids` of the model at `path`, from its configuration files alone."""
+    config = _load(AutoConfig.from_pretrained, path, trust_remote_code=cfg.trust_remote_code)
+    try:
+        generation = GenerationConfig.from_pretrained(model_location(path))
+    except OSError:  # many folders hold none
+        generation = None
+    return end_ids(generation, config)
+
+
+def end_ids(*configs: Any) -> tuple[int, ...]:
+    """The token ids that end a completion: `eos_token_id` of the first config that names any."""
+    for config in configs:
+        end = getattr(config, "eos_token_id", None)
+        if end is not None:
+            return tuple(end) if isinstance(end, list | tuple) else (int(end),)
+    raise UserError("model.path: the model names no eos_token_id, so completions would never end")
 
 
 def token_logprobs(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from passk.types import Completion
@@ -23,13 +24,16 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
 
 
-Checksum = tuple[float, float]  # sum and sum of squares of a tensor's values
+def same_checksum(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one type hold the same values, in whatever order.
 
-
-def checksum(tensor: Tensor) -> Checksum:
-    """Sum and sum of squares in float64: both add up when tensors are joined."""
-    values = tensor.detach().double()
-    return float(values.sum()), float(values.square().sum())
+    Compares sum and sum of squares in float64. An engine may lay a weight out in another order; a
+    single value that differs by one unit in the last place shows.
+    """
+    first, second = one.detach().double(), other.detach().double()
+    sums = torch.stack([first.sum(), first.square().sum()])
+    others = torch.stack([second.sum(), second.square().sum()]).to(sums.device)
+    return first.numel() == second.numel() and torch.allclose(sums, others, rtol=1e-12, atol=1e-12)
 
 
 class Sampler(Protocol):
@@ -54,8 +58,8 @@ class Sampler(Protocol):
         """Take over the learner's parameters, one named tensor at a time, as policy `version`."""
         ...
 
-    def checksums(self, names: Sequence[str]) -> dict[str, Checksum]:
-        """`checksum` of the weights it really samples from, for those of `names` it can tell."""
+    def holds(self, name: str, tensor: Tensor) -> bool | None:
+        """Whether it samples with these values of the parameter `name`; None if it cannot tell."""
         ...
 
     def sleep(self) -> None:
@@ -65,6 +69,11 @@ class Sampler(Protocol):
     def close(self) -> None:
         """Give back memory and processes."""
         ...
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop texts in it, all of it where there is none."""
+    return text[: min((place for s in stop if (place := text.find(s)) >= 0), default=len(text))]
 
 
 def sample_all(

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from passk.policy import end_ids
 from passk.row_cache import RowCache
-from passk.sampler import Checksum, SamplingParams, checksum
+from passk.sampler import SamplingParams, cut_at_stop
 from passk.seeds import uniforms
 from passk.types import Completion, FinishReason
+
+_TAIL_TOKENS = 8  # a stop text has at most a token a character; these may decode to nothing
 
 
 class TorchSampler:
@@ -50,9 +53,10 @@ class TorchSampler:
             raise KeyError(f"no weights were given for {sorted(missing)}")
         self.policy_version = version
 
-    def checksums(self, names: Sequence[str]) -> dict[str, Checksum]:
-        """See `passk.sampler.Sampler.checksums`."""
-        return {name: checksum(self._parameters[name]) for name in names}
+    def holds(self, name: str, tensor: Tensor) -> bool | None:
+        """See `passk.sampler.Sampler.holds`."""
+        own = self._parameters.get(name)
+        return None if own is None else torch.equal(own, tensor.to(own))
 
     def sleep(self) -> None:
         """Nothing to give back: the cache lives only while sampling."""
@@ -92,24 +96,37 @@ class TorchSampler:
         tokens_BT = np.zeros(draws_BT.shape, dtype=np.int64)
         logprobs_BT = np.zeros(draws_BT.shape, dtype=np.float32)
         lengths_B = np.zeros(len(seeds_B), dtype=np.int64)
+        ended_B = np.zeros(len(seeds_B), dtype=bool)
 
         rows = _Rows(self.model, prompts, params.max_new_tokens)
         active = np.arange(len(seeds_B))  # samples still running
         row_of = prompt_of_B.copy()  # the row each of them is in
         for t in range(params.max_new_tokens):
-            logp_RV = torch.log_softmax(rows.logits_RV.float() / params.temperature, dim=-1)
-            token = _draw(logp_RV, row_of, draws_BT[active, t])
+            logp_RV = torch.log_softmax(rows.logits_RV.float() / (params.temperature or 1.0), -1)
+            if params.temperature:
+                token = _draw(logp_RV, row_of, draws_BT[active, t])
+            else:
+                token = logp_RV.argmax(dim=-1).cpu().numpy()[row_of]
             tokens_BT[active, t] = token
             logprobs_BT[active, t] = logp_RV[_index(row_of, logp_RV), _index(token, logp_RV)].cpu()
             lengths_B[active] = t + 1
-            going_on = ~np.isin(token, rows.end_ids)
-            active, row_of, token = active[going_on], row_of[going_on], token[going_on]
+            ends = np.isin(token, rows.end_ids)
+            if params.stop:
+                ends |= self._says_stop(tokens_BT[active, : t + 1], params.stop)
+            ended_B[active] = ends
+            active, row_of, token = active[~ends], row_of[~ends], token[~ends]
             if not len(active) or t + 1 == params.max_new_tokens:
                 break
             row_of = rows.fork(row_of, token)
         return self._completions(
-            len(prompts), prompt_of_B, tokens_BT, logprobs_BT, lengths_B, rows.end_ids
+            len(prompts), prompt_of_B, tokens_BT, logprobs_BT, lengths_B, ended_B, params.stop
         )
+
+    def _says_stop(self, tokens_BT: np.ndarray, stop: Sequence[str]) -> np.ndarray:
+        """Which samples have just written a stop text; it is looked for in their last tokens."""
+        tails_BT = tokens_BT[:, -max(map(len, stop)) - _TAIL_TOKENS :]
+        tails = self.tokenizer.batch_decode(tails_BT, skip_special_tokens=True)
+        return np.array([any(s in tail for s in stop) for tail in tails])
 
     def _completions(
         self,
@@ -118,7 +135,8 @@ class TorchSampler:
         tokens_BT: np.ndarray,
         logprobs_BT: np.ndarray,
         lengths_B: np.ndarray,
-        end_ids: np.ndarray,
+        ended_B: np.ndarray,
+        stop: Sequence[str],
     ) -> list[list[Completion]]:
         """Build the P x n completions; samples that are identical share one object."""
         keys = [
@@ -133,10 +151,10 @@ class TorchSampler:
         )
         made = {
             (prompt, tokens): Completion(
-                text=text,
+                text=cut_at_stop(text, stop),
                 token_ids=tokens,
                 logprobs=tuple(logprobs_BT[b, : len(tokens)].tolist()),
-                finish_reason=(FinishReason.STOP if tokens[-1] in end_ids else FinishReason.LENGTH),
+                finish_reason=FinishReason.STOP if ended_B[b] else FinishReason.LENGTH,
             )
             for ((prompt, tokens), b), text in zip(first_of.items(), texts, strict=True)
         }
@@ -153,7 +171,7 @@ class _Rows:
         self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
     ) -> None:
         self.model = model
-        self.end_ids = _end_ids(model)
+        self.end_ids = np.array(end_ids(model.generation_config, model.config))
         longest = max(map(len, prompts))
         self.cache = RowCache(longest + max_new_tokens)
         # Left padding: every row writes its next token at the same position of the buffers.
@@ -224,12 +242,3 @@ def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarra
 
 def _index(values: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(values).to(like.device)
-
-
-def _end_ids(model: PreTrainedModel) -> np.ndarray:
-    """The ids that end a completion: `eos_token_id` of the generation or model config."""
-    for config in (model.generation_config, model.config):
-        end = getattr(config, "eos_token_id", None)
-        if end is not None:
-            return np.atleast_1d(np.asarray(end, dtype=np.int64))
-    raise ValueError("the model names no eos_token_id: completions would never end")

@@ -13,6 +13,7 @@ from passk.problems import ProblemStream
 from passk.progress import Display
 from passk.rollout import SampleKey, rollout, training_params
 from passk.run import Run, sample_logprobs
+from passk.sync import hand_over
 from passk.types import Group
 
 
@@ -44,7 +45,7 @@ def train(
         cfg.train.seed,
         position=start.stream_position,
     )
-    sampler.load_weights(learner.weights(), version=start.step)
+    hand_over(learner, sampler, cfg.rollout.num_synced_checks)
     for step in range(start.step, cfg.train.num_steps):
         if is_due(step, cfg.eval.every):
             evaluate(step, cfg, parts, run, shown)
@@ -57,9 +58,10 @@ def train(
                 step, cfg, parts.sampler, parts.verifier, parts.encoder, stream.take(batch_size)
             )
         learn_started = time.perf_counter()
+        sampler.sleep()
         learned = learner.update(experience.rows)
         sync_started = time.perf_counter()
-        sampler.load_weights(learner.weights(), version=step + 1)
+        hand_over(learner, sampler, cfg.rollout.num_synced_checks)
         ended = time.perf_counter()
 
         metrics = {

@@ -1,0 +1,41 @@
+"""Weights from the learner to the sampler, and proof that they have arrived.
+
+A sampler that goes on with old weights trains a run to nothing without an error, which has happened
+to every large trainer. So after each hand-over some tensors are drawn, others each time, and the
+sampler must show that it holds the learner's values.
+"""
+
+import random
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from passk.errors import StaleWeights
+from passk.learner import Learner
+from passk.sampler import Sampler
+
+
+def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
+    """Give the sampler the learner's weights as policy version `learner.step`.
+
+    Compares `num_checks` tensors, drawn anew at each step; those that the sampler cannot tell are
+    passed over. Raises StaleWeights for the first one that differs or was not taken.
+    """
+    names = [name for name, _ in learner.weights()]
+    drawn = random.Random(f"sync/{learner.step}").sample(names, min(num_checks, len(names)))
+    taken: dict[str, Tensor] = {}
+
+    def stream() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in learner.weights():
+            if name in drawn:
+                taken[name] = tensor
+            yield name, tensor
+
+    sampler.load_weights(stream(), version=learner.step)
+    for name in drawn:
+        if name not in taken or sampler.holds(name, taken[name]) is False:
+            raise StaleWeights(
+                f"step {learner.step}: the sampler does not hold the learner's {name} after the "
+                "weights were handed over, so it would sample from an old policy; the run stops "
+                "before it learns from such samples"
+            )

