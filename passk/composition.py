@@ -48,8 +48,16 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
 
 
+def _sft_or_rl(sft: Any, rl: Any, *, _root_: DictConfig) -> Any:
+    return sft if OmegaConf.select(_root_, "regime.name") == "sft" else rl
+
+
 def register() -> None:
-    """Put the schemas where the `defaults` lists of `conf/` find them."""
+    """Put the schemas where the `defaults` lists of `conf/` find them.
+
+    Also `${sft_or_rl:A,B}`, for experiments: A where the regime is `sft`, B elsewhere.
+    """
+    OmegaConf.register_new_resolver("sft_or_rl", _sft_or_rl, replace=True)
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)

@@ -185,7 +185,7 @@ class EvalConfig:
 class DiagnosticsConfig:
     """Gradient alignment during training, from samples of its own."""
 
-    every: int = 50  # 0: never
+    every: int = 50  # 0: never, not even at the start of `passk reproduce`
     num_prompts: int = 256
     num_samples: int = 32
     num_blocks: int = 16

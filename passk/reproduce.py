@@ -55,7 +55,7 @@ def reproduce(
         _run_once(_sft_overrides(cfg, overrides, seed), sft_dir, compose_train, run_train)
         start = f"train.init_from={json.dumps(str(sft_dir), ensure_ascii=False)}"
         runs = {name: [*_rl_overrides(name, overrides, seed), start] for name in cfg.regimes}
-        if not _is_measured(seed_dir, cfg.regimes):
+        if cfg.diagnostics.every and not _is_measured(seed_dir, cfg.regimes):
             measure_start(cfg, {name: compose_train(runs[name]) for name in runs}, sft_dir)
         for name, words in runs.items():
             _run_once(words, seed_dir / name, compose_train, run_train)

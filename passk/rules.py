@@ -235,6 +235,8 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
         raise UserError(
             f"regimes={cfg.regimes} must name some of pass1, passk, hybrid; sft always comes first"
         )
+    if cfg.diagnostics.every == 0:
+        return
     k = cfg.regime.k
     half = max(k + (cfg.regime.estimator == "s_loo"), 2)
     if cfg.alignment_samples < 2 * half:

@@ -211,11 +211,12 @@ def _holds(model: nn.Module, name: str, tensor: Tensor) -> bool | None:
 def _multiplies_with(module: Any, tensor: Tensor, first_row: int) -> bool:
     """Whether a linear layer's output rows from `first_row` on are those of `tensor` [N, D]."""
     dtype = module.weight.dtype
-    probe_1D = torch.linspace(-1, 1, tensor.shape[1], device=module.weight.device)[None].to(dtype)
+    random = torch.Generator().manual_seed(0)
+    probe_1D = torch.randn(1, tensor.shape[1], generator=random).to(module.weight)
     made_N = module.quant_method.apply(module, probe_1D, None)[0, first_row:][: len(tensor)]
     expected_N = tensor.to(made_N) @ probe_1D[0]
     error = (made_N - expected_N).norm() / expected_N.norm()
-    return bool(error < 100 * torch.finfo(dtype).eps)
+    return bool(error < 20 * torch.finfo(dtype).eps)  # another order of summation
 
 
 def _find(model: nn.Module, name: str) -> tuple[nn.Module, int] | None:
