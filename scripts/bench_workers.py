@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import bench_model_workers
+
 READY, RESULT = "worker-ready", "worker-result "  # start the lines that are meant for the bench
 
 
@@ -56,9 +58,9 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     if "unshared" in switches:
         sampler.sample = _alone(sampler.sample)
     stream = ProblemStream(parts.data.train, cfg.train.seed)
-    steps = Steps(start_mib=_resident_mib())
+    steps = Steps(start_mib=resident_mib())
     for step in range(num_steps):
-        _wait_for_turn()
+        wait_for_turn()
         started = time.perf_counter()
         problems = stream.take(cfg.rollout.num_prompts)
         experience = explore(step, cfg, sampler, parts.verifier, parts.encoder, problems)
@@ -87,13 +89,14 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     return steps
 
 
-def _alone(sample: Callable[..., list[list[Any]]]) -> Callable[..., list[list[Any]]]:
+def _alone(sample: Callable[..., Any]) -> Callable[..., Any]:
     """The same sampling with every completion as a prompt of its own, so that nothing is shared."""
 
-    def sample_alone(prompts: Any, seeds_PG: Any, params: Any) -> list[list[Any]]:
+    def sample_alone(prompts: Any, seeds_PG: Any, params: Any) -> Any:
         repeated = [p for p, seeds in zip(prompts, seeds_PG, strict=True) for _ in seeds]
-        alone = iter(sample(repeated, [[seed] for seeds in seeds_PG for seed in seeds], params))
-        return [[next(alone)[0] for _ in seeds] for seeds in seeds_PG]
+        drawn = dict(sample(repeated, [[seed] for seeds in seeds_PG for seed in seeds], params))
+        alone = iter([drawn[place][0] for place in sorted(drawn)])
+        return enumerate([[next(alone) for _ in seeds] for seeds in seeds_PG])
 
     return sample_alone
 
@@ -122,8 +125,8 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
 
     class Stopwatch(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            steps.start_mib = steps.start_mib or _resident_mib()
-            _wait_for_turn()
+            steps.start_mib = steps.start_mib or resident_mib()
+            wait_for_turn()
             self.started = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -207,7 +210,7 @@ def run_estimator(threads: int, num_steps: int, switches: Sequence[str]) -> Step
     ks = 2 ** np.arange(10)
     steps = Steps()
     for _ in range(num_steps):
-        _wait_for_turn()
+        wait_for_turn()
         started = time.perf_counter()
         pass_at_k(1024, c_P[:, None], ks)
         steps.seconds.append(time.perf_counter() - started)
@@ -218,6 +221,10 @@ WORKERS: dict[str, Callable[[int, int, Sequence[str]], Steps]] = {
     "passk": run_passk,
     "trl": run_trl,
     "estimator": run_estimator,
+    "learner_passk": bench_model_workers.learner_passk,
+    "learner_trl": bench_model_workers.learner_trl,
+    "vllm_passk": bench_model_workers.vllm_passk,
+    "vllm_bare": bench_model_workers.vllm_bare,
 }
 
 
@@ -228,13 +235,13 @@ def work(name: str, num_steps: int, threads: int, switches: Sequence[str]) -> No
     print(f"\n{RESULT}{json.dumps(asdict(steps))}", flush=True)
 
 
-def _wait_for_turn() -> None:
+def wait_for_turn() -> None:
     print(f"\n{READY}", flush=True)
     if not sys.stdin.readline():
         sys.exit("the bench is gone")
 
 
-def _resident_mib() -> float:
+def resident_mib() -> float:
     import psutil
 
     return float(psutil.Process().memory_info().rss / 2**20)
