@@ -97,8 +97,12 @@ class TorchSampler:
         active = np.arange(len(seeds_B))  # samples still running
         row_of = prompt_of_B.copy()  # the row each of them is in
         for t in range(params.max_new_tokens):
-            logp_RV = torch.log_softmax(rows.logits_RV.float() / params.temperature, dim=-1)
-            token = _draw(logp_RV, row_of, draws_BT[active, t])
+            temperature = params.temperature or 1.0  # greedy samples: that of the model itself
+            logp_RV = torch.log_softmax(rows.logits_RV.float() / temperature, dim=-1)
+            if params.temperature == 0:
+                token = logp_RV.argmax(dim=-1).cpu().numpy()[row_of]
+            else:
+                token = _draw(logp_RV, row_of, draws_BT[active, t])
             tokens_BT[active, t] = token
             logprobs_BT[active, t] = logp_RV[_index(row_of, logp_RV), _index(token, logp_RV)].cpu()
             lengths_B[active] = t + 1
