@@ -181,7 +181,9 @@ def pass_at_k_curve(curve: pd.DataFrame) -> Figure:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
     num_problems = int(curve["num_problems"].iloc[0])
-    axes.set(title=f"Pass@k of {num_problems} problems (%)", xlabel="k")
+    axes.set(
+        title=f"Pass@k of {num_problems} problems (%)", xlabel="k, log scale; dashed beyond n/4"
+    )
     return figure
 
 
