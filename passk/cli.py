@@ -25,7 +25,7 @@ from passk.rules import claim_directory
 
 SUMMARIES = {
     "train": "one run: roll out, judge, learn, evaluate     passk train regime=hybrid",
-    "eval": "the Pass@1/Pass@k table of a checkpoint       passk eval run=DIR",
+    "eval": "samples and tables of any model               passk eval model.path=... data=math",
     "reproduce": "SFT, then three RL regimes from it; report    passk reproduce seeds=3",
     "report": "tables, plots and one HTML page over runs     passk report DIR...",
 }
@@ -37,6 +37,8 @@ usage: passk <command> [key=value ...] [-m]
 {_COMMAND_LINES}
   passk <command> --help      the configuration groups and keys of a command
   passk <command> --cfg job   the resolved configuration, nothing run
+  passk <command> hydra.run.dir=DIR --resume
+                              go on with an interrupted train, eval or reproduce
   passk train -m regime=hybrid regime.k=2,4,8 regime.pass1_weight=0.5,0.7,0.9
   passk --version
 """
@@ -68,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{command} is not a command of passk; allowed: {', '.join(SUMMARIES)}")
     if command == "report":
         rest = _directories_as_override(rest)
+    else:
+        rest = ["resume=true" if word == "--resume" else word for word in rest]
     if "--cfg" in rest and "--resolve" not in rest:
         rest.append("--resolve")
     return _run_hydra(command, rest)

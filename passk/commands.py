@@ -7,19 +7,31 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from passk.build import build_parts, prepare_torch
 from passk.checkpoint import TrainState, last_checkpoint, resolve_model, restore, saved_step
 from passk.composition import compose_train, load_run_config
 from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
 from passk.errors import Interrupted, UserError
+from passk.eval_tables import (
+    GROUPINGS,
+    count_correct,
+    eval_tables,
+    pass_curve,
+    pass_markdown,
+    summary_markdown,
+)
+from passk.evaluation import sample_in_chunks, samples_in_order
 from passk.interrupt import interrupt_flag
+from passk.plots import pass_at_k_curve
 from passk.problems import load_data
 from passk.progress import display
 from passk.report import write_report
 from passk.reproduce import planned_overrides, reproduce
 from passk.rules import check
 from passk.run import Run
-from passk.train import Stopped, evaluate, train
+from passk.train import Stopped, train
 
 # Fields that may differ between a run and its resumption: they change no completed step.
 _FREE_ON_RESUME = (
@@ -27,9 +39,14 @@ _FREE_ON_RESUME = (
     "num_threads",
     "train.save_every",
     "train.keep_last",
+    "rollout.max_batch_samples",
+    "rollout.memory_fraction",
+    "verifier.num_workers",
     "seeds",  # a finished reproduction may be given more of both
     "regimes",
 )
+# An evaluation's tables are computed from its samples, whatever chunks those came in.
+_FREE_IN_EVAL = (*_FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamples")
 
 
 def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None:
@@ -70,7 +87,7 @@ def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None
 def _starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, bool]:
     """Where the weights come from, and whether optimiser state comes with them."""
     if cfg.resume:
-        _refuse_changes(cfg, run_dir)
+        _refuse_changes("train", cfg, run_dir)
         if any((run_dir / "checkpoints").glob("step-*")):
             return str(last_checkpoint(run_dir)), True
     if cfg.train.init_from is not None:
@@ -86,11 +103,26 @@ def _model_location(cfg: RunConfig) -> str:
     return resolve_model(path, "model.path") if Path(path).is_dir() else path
 
 
-def _refuse_changes(cfg: TrainConfig, run_dir: Path) -> None:
+def _refuse_changes(
+    command: str, cfg: TrainConfig, run_dir: Path, policy: str | None = None
+) -> None:
     """A resumed run must be the run that was started, or its record would be of two."""
+    manifest = run_dir / "manifest.json"
+    started = json.loads(manifest.read_text()) if manifest.is_file() else {"command": command}
+    if started["command"] != command:
+        raise UserError(
+            f"resume=true with hydra.run.dir={run_dir}, which holds a run of passk "
+            f"{started['command']}, not of passk {command}"
+        )
+    if started.get("policy", policy) != policy:
+        raise UserError(
+            f"resume=true would evaluate {policy}, but the samples in {run_dir} are of "
+            f"{started['policy']}; evaluate it in another directory"
+        )
+    free = _FREE_IN_EVAL if command == "eval" else _FREE_ON_RESUME
     before, now = (_flat(asdict(c)) for c in (load_run_config(run_dir, type(cfg)), cfg))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and key not in _FREE_ON_RESUME:
+        if before.get(key) != now.get(key) and key not in free:
             raise UserError(
                 f"resume=true with {key}={now.get(key)}, but the run in {run_dir} was started "
                 f"with {key}={before.get(key)}; repeat its overrides, which are in overrides.txt"
@@ -115,9 +147,10 @@ def _how_to_resume(command: str, run_dir: Path, overrides: Sequence[str]) -> str
 
 
 def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """The Pass@1/Pass@k table of a run's last checkpoint, or of `model.path`.
+    """Samples and tables of a run's last checkpoint, or of `model.path`; see docs/evaluation.md.
 
-    Problems, verifier and sampling are those of the run, unless the user typed others.
+    Problems, verifier and sampling are those of the run, unless the user typed others. Resumed, it
+    samples only problems that have no samples yet. Raises Interrupted when asked to stop.
     """
     prepare_torch(cfg.num_threads, cfg.eval.seed)
     base = TrainConfig(**{field.name: getattr(cfg, field.name) for field in fields(RunConfig)})
@@ -128,26 +161,58 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
         start, step = str(checkpoint), saved_step(checkpoint)
     else:
         start, step = _model_location(cfg), 0
+    policy = str(Path(start).resolve()) if Path(start).is_dir() else start
+    if cfg.resume:
+        _refuse_changes("eval", base, run_dir, policy)
     parts = build_parts(base, start, needs_training=False)
-    run = Run(run_dir, "eval", cfg.eval.seed)
+    run = Run(run_dir, "eval", base.eval.seed, policy)
+    run.rewind(step)
     run.start(base, overrides, str(parts.learner.model.device))
     status = "failed"
     try:
-        with display(f"eval {cfg.run or start}", 1) as shown:
-            evaluate(step, base, parts, run, shown)
+        num_problems = len(parts.data.heldout)
+        with interrupt_flag("chunk") as stop, display("eval", num_problems) as shown:
+            if not sample_in_chunks(base, parts, run, shown, stop):
+                raise KeyboardInterrupt
+            shown_tables = _write_tables(step, base, run, samples_in_order(run, parts))
         status = "finished"
+        print(shown_tables)
+        print(f"tables are in {run_dir / 'eval'}, samples in {run_dir / 'samples'}")
+        if stop.is_set():
+            raise Interrupted(f"stopped as asked; the evaluation in {run_dir} had just finished")
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise Interrupted(_how_to_resume("eval", run_dir, overrides)) from None
     finally:
         run.finish(status)
         parts.sampler.close()
         parts.verifier.close()
-    print((run_dir / "eval" / "table.md").read_text())
-    print(f"tables are in {run_dir / 'eval'}")
+
+
+def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) -> str:
+    """Everything under `eval/`, from the samples alone; the tables for people, in Markdown."""
+    counts = count_correct(samples)
+    curve, tables = pass_curve(counts, cfg.eval), eval_tables(samples, cfg.eval)
+    run.write_eval(step, counts, tables | {"pass_at_k": curve})
+    if len(curve):
+        pass_at_k_curve(curve).savefig(run.path / "eval" / "pass_at_k.png")
+    shown = [(run.path / "eval" / "table.md").read_text(), summary_markdown(tables["summary"])]
+    for grouping in GROUPINGS:
+        if (name := f"table_by_{grouping}") in tables:
+            shown.append(pass_markdown(tables[name], grouping))
+    return "\n".join(shown)
 
 
 def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     """The run's configuration, with what the user typed for this evaluation in its place."""
-    # Where its training started from is not needed here, and need not exist any more.
-    merged = replace(trained, resume=False, train=replace(trained.train, init_from=None))
+    merged = replace(
+        trained,
+        resume=False,
+        # Where its training started from is not needed here, and need not exist any more.
+        train=replace(trained.train, init_from=None),
+        # Training left these as they were for its own evaluations.
+        eval=replace(trained.eval, greedy=typed.eval.greedy, chunk_size=typed.eval.chunk_size),
+    )
     for word in overrides:
         name, *rest = word.lstrip("+").split("=")[0].split(".")
         if name == "run" or not hasattr(merged, name):
@@ -177,7 +242,7 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
     """SFT, the RL regimes from it, alignment at the start, table and report; once per seed."""
     prepare_torch(cfg.num_threads, cfg.train.seed)
     if cfg.resume:
-        _refuse_changes(cfg, run_dir)
+        _refuse_changes("reproduce", cfg, run_dir)
     _model_location(cfg)
     load_data(cfg.data, cfg.eval)  # bad input is refused before anything is written
     for words in planned_overrides(cfg, overrides):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two steps, saved, instead of in the middle of one."""
+"""Ctrl-C and SIGTERM end a run between two steps (an evaluation: between two chunks), saved."""
 
 import signal
 import sys
@@ -10,11 +10,12 @@ from types import FrameType
 class InterruptFlag:
     """Set by the first signal; a second one interrupts at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
         self._set = False
 
     def is_set(self) -> bool:
-        """Whether the run should save and stop after the step at hand."""
+        """Whether the run should save and stop after the unit at hand."""
         return self._set
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
@@ -23,7 +24,7 @@ class InterruptFlag:
             raise KeyboardInterrupt
         self._set = True
         print(
-            f"\n{signal.Signals(number).name}: finishing this step, then saving "
+            f"\n{signal.Signals(number).name}: finishing this {self._unit}, then saving "
             "(once more: stop at once)",
             file=sys.stderr,
             flush=True,
@@ -31,9 +32,12 @@ class InterruptFlag:
 
 
 @contextmanager
-def interrupt_flag() -> Iterator[InterruptFlag]:
-    """Catch SIGINT and SIGTERM inside the block; the former handlers come back after it."""
-    flag = InterruptFlag()
+def interrupt_flag(unit: str = "step") -> Iterator[InterruptFlag]:
+    """Catch SIGINT and SIGTERM inside the block; the former handlers come back after it.
+
+    `unit` is what the user is told will be finished first.
+    """
+    flag = InterruptFlag(unit)
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, flag.handle) for number in signals]
     try:

@@ -14,12 +14,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from passk.figure_style import (
     FAINT,
     INK,
     K_COLORS,
+    REGIME_COLORS,
     STYLE,
     error_bars,
     label_ends,
@@ -158,6 +159,31 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Figure | None:
     axes.set_yticks(range(len(labels)), [titles[label] for label in labels])
     axes.set(xlabel="cosine with the Pass@1 gradient", ylim=(len(labels) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def pass_at_k_curve(curve: pd.DataFrame) -> Figure:
+    """Pass@k at every k of one evaluation, with its interval; `curve` is `eval_tables.pass_curve`.
+
+    Dashed beyond n/4, where the estimate is noisy.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    k, value = curve["k"].to_numpy(), 100 * curve["value"].to_numpy()
+    color = REGIME_COLORS["pass1"]
+    low, high = 100 * curve["ci_low"].to_numpy(), 100 * curve["ci_high"].to_numpy()
+    axes.fill_between(k, low, high, color=color, alpha=0.15, linewidth=0)
+    steady = k <= max(int(curve["num_samples"].iloc[0]) // 4, 1)
+    axes.plot(k, np.where(steady, value, np.nan), color=color, marker="o", markersize=3)
+    last_steady = max(int(steady.sum()) - 1, 0)  # where the dashes take over
+    axes.plot(k[last_steady:], value[last_steady:], color=color, linestyle=(0, (4, 3)))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
+    num_problems = int(curve["num_problems"].iloc[0])
+    axes.set(
+        title=f"Pass@k of {num_problems} problems (%)", xlabel="k, log scale; dashed beyond n/4"
+    )
     return figure
 
 

@@ -13,7 +13,7 @@ _PLAIN_EVERY_SECONDS = 5.0
 
 
 class Display:
-    """Shows steps of one run; `step` after each of them, `say` for a line that stays."""
+    """Shows steps of a run or problems of an evaluation: `step` after some, `say` for a line."""
 
     def __init__(self, name: str, num_steps: int, bar: Progress | None) -> None:
         self.name = name
@@ -34,9 +34,8 @@ class Display:
             self._first = (done, now)
         if now - self._last_plain >= _PLAIN_EVERY_SECONDS or done == self.num_steps:
             self._last_plain = now
-            print(
-                f"{self.name} {done}/{self.num_steps}  {shown}{self._left(done, now)}", flush=True
-            )
+            line = f"{self.name} {done}/{self.num_steps}  {shown}{self._left(done, now)}"
+            print(line.rstrip(), flush=True)
 
     def say(self, text: str) -> None:
         """Print a line above the live one."""
@@ -50,7 +49,8 @@ class Display:
         first_done, first_time = self._first
         if done == first_done or done == self.num_steps:
             return ""
-        return f"  {(now - first_time) / (done - first_done) * (self.num_steps - done):.0f} s left"
+        seconds = (now - first_time) / (done - first_done) * (self.num_steps - done)
+        return f"  {seconds:.0f} s left" if seconds < 120 else f"  {seconds / 60:.0f} min left"
 
 
 @contextmanager
@@ -72,14 +72,20 @@ def display(name: str, num_steps: int, done: int = 0) -> Iterator[Display]:
 
 
 def _describe(metrics: Mapping[str, Any]) -> str:
-    """Reward and batch estimates of Pass@1 and Pass@k (SFT: the loss), and the speed."""
+    """Reward and batch estimates of Pass@1 and Pass@k (SFT: the loss), and the speed.
+
+    An evaluation has Pass@1 alone: of the problems so far.
+    """
     shown = []
     if metrics.get("reward_mean") is not None:
         shown.append(f"reward {metrics['reward_mean']:.3f}")
     elif metrics.get("loss") is not None:
         shown.append(f"loss {metrics['loss']:.4f}")
+    if "passk" not in metrics and metrics.get("pass1") is not None:
+        shown.append(f"Pass@1 {metrics['pass1']:.3f}")
     if metrics.get("passk") is not None:
         shown.append(f"Pass@1/{metrics['k']} {metrics['pass1']:.3f}/{metrics['passk']:.3f}")
     if metrics.get("tokens_per_second") is not None:
-        shown.append(f"{metrics['tokens_per_second'] / 1000:.0f}k tok/s")
+        speed = metrics["tokens_per_second"]
+        shown.append(f"{speed / 1000:.0f}k tok/s" if speed >= 1000 else f"{speed:.0f} tok/s")
     return "  ".join(shown)

@@ -18,6 +18,7 @@ import yaml
 from passk.config import ESTIMATORS_WITHOUT_K
 from passk.errors import UserError
 
+_GROUPINGS = ("kind", "level", "type")  # the first that problems have is shown as their kind
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
 
 
@@ -30,7 +31,8 @@ class RunRecord:
         config: resolved configuration, nested.
         manifest: status, times, versions, host; empty where the file is missing.
         evals: `eval/table.csv`, a row per (step, k); values in [0, 1].
-        by_kind: `eval/table_by_kind.csv`, a row per (step, kind, k).
+        by_kind: `eval/table_by_kind.csv`, a row per (step, kind, k); levels, or else types, stand
+            for kinds where problems have none.
         metrics: `metrics.jsonl`, a row per training step.
         overrides: `overrides.txt`, what the user typed, one setting each.
     """
@@ -91,11 +93,14 @@ class RunRecord:
         return node
 
     def counts(self, step: int) -> pd.DataFrame:
-        """Evaluation counts at a step: problem_id, kind, n samples and c correct, a row each."""
+        """Evaluation counts at a step: problem_id, kind, n samples and c correct, a row each.
+
+        Levels, or else types, stand for kinds where problems have none.
+        """
         file = self.path / "eval" / f"step-{step:06d}.parquet"
-        frame: pd.DataFrame = _read(pd.read_parquet, file).rename(columns={"level": "kind"})
-        if "kind" not in frame:
-            frame["kind"] = ""
+        frame: pd.DataFrame = _read(pd.read_parquet, file)
+        groupings = [name for name in _GROUPINGS if name in frame and (frame[name] != "").any()]
+        frame["kind"] = frame[groupings[0]] if groupings else ""
         return frame[["problem_id", "kind", "n", "c"]].astype({"kind": str})
 
 
@@ -119,7 +124,7 @@ def load_run(path: str | Path) -> RunRecord:
         config=_read(lambda f: yaml.safe_load(f.read_text()), path / "config.yaml"),
         manifest=manifest,
         evals=_read_evals(path / "eval" / "table.csv", ("step", "k")),
-        by_kind=_read_evals(path / "eval" / "table_by_kind.csv", ("step", "kind", "k")),
+        by_kind=_read_by_kind(path / "eval"),
         metrics=_read_metrics(path / "metrics.jsonl"),
         overrides=tuple(line.removeprefix("- ").strip() for line in overrides if line.strip()),
     )
@@ -192,10 +197,18 @@ def _read_evals(file: Path, key: Sequence[str]) -> pd.DataFrame:
     columns = list(dict.fromkeys([*key, *_EVAL_COLUMNS]))
     empty = pd.DataFrame(columns=columns)
     # A kind may be empty or spelt like a missing value, and is text even where it is a number.
-    frame: pd.DataFrame = _read(partial(pd.read_csv, converters={"kind": str}), file, default=empty)
+    as_text = dict.fromkeys(_GROUPINGS, str)
+    frame: pd.DataFrame = _read(partial(pd.read_csv, converters=as_text), file, default=empty)
     if missing := [column for column in columns if column not in frame]:
         raise UserError(f"{file} lacks the column {missing[0]!r}: it needs {', '.join(columns)}")
     return frame.drop_duplicates(list(key), keep="last").sort_values(list(key), ignore_index=True)
+
+
+def _read_by_kind(folder: Path) -> pd.DataFrame:
+    found = (name for name in _GROUPINGS if (folder / f"table_by_{name}.csv").is_file())
+    name = next(found, "kind")
+    table = _read_evals(folder / f"table_by_{name}.csv", ("step", name, "k"))
+    return table.rename(columns={name: "kind"})
 
 
 def _read_metrics(file: Path) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -99,3 +100,15 @@ def rollout(
             )
         )
     return Rollout(groups, sampled - started, time.perf_counter() - sampled)
+
+
+def sample_fields(completion: Completion, verdict: Verdict) -> dict[str, Any]:
+    """What a file of samples says of one: the log-probability is of the whole completion, nats."""
+    return {
+        "completion": completion.text,
+        "num_tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason.value,
+        "reward": verdict.reward,
+        "reason": verdict.reason,
+        "logprob_sampler": sum(completion.logprobs),
+    }

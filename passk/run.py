@@ -19,10 +19,10 @@ import yaml
 
 from passk.checkpoint import TrainState, checkpoint_name, save_checkpoint
 from passk.config import RunConfig
-from passk.evaluator import percent_cells
+from passk.eval_tables import SAMPLE_COLUMNS, pass_markdown
 from passk.learner import Learner, LearnStats
 from passk.policy import Tokenizer
-from passk.rollout import Rollout
+from passk.rollout import Rollout, sample_fields
 from passk.seeds import first_samples
 
 _PACKAGES = ("passk", "torch", "transformers", "hydra-core", "omegaconf", "numpy", "pandas")
@@ -31,11 +31,13 @@ _PACKAGES = ("passk", "torch", "transformers", "hydra-core", "omegaconf", "numpy
 class Run:
     """The open run directory. State: the files, and the lines already in `metrics.jsonl`."""
 
-    def __init__(self, path: Path, command: str, seed: int) -> None:
+    def __init__(self, path: Path, command: str, seed: int, policy: str | None = None) -> None:
+        """`policy` is the model that is evaluated, where nothing is trained."""
         self.path = path
         self._manifest: dict[str, Any] = {
             "command": command,
             "seed": seed,
+            **({} if policy is None else {"policy": policy}),
             "versions": {name: _version(name) for name in _PACKAGES}
             | {"python": platform.python_version()},
             "git": _git_state(),
@@ -82,11 +84,14 @@ class Run:
         if metrics.is_file():
             kept = [line for line in _whole_lines(metrics) if json.loads(line)["step"] < step]
             _write(metrics, "".join(f"{line}\n" for line in kept))
-        for name in ("table.csv", "table_by_kind.csv"):
-            table = self.path / "eval" / name
-            if table.is_file():
-                rows = pd.read_csv(table, keep_default_na=False)
-                _write(table, rows[rows["step"] < step].to_csv(index=False))
+        for table in (self.path / "eval").glob("*.csv"):
+            # Read as text, so that numbers keep their digits.
+            rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+            before = rows[rows["step"].astype(int) < step]
+            if len(before):
+                _write(table, before.to_csv(index=False))
+            else:
+                table.unlink()
         for folder in ("rollouts", "eval"):
             for file in (self.path / folder).glob("step-*.parquet"):
                 if int(file.stem.removeprefix("step-")) >= step:
@@ -114,12 +119,7 @@ class Run:
                 "step": step,
                 "problem_id": group.problem.id,
                 "sample": firsts[p] + i,
-                "completion": completion.text,
-                "num_tokens": len(completion.token_ids),
-                "finish_reason": completion.finish_reason.value,
-                "reward": verdict.reward,
-                "reason": verdict.reason,
-                "logprob_sampler": sum(completion.logprobs),
+                **sample_fields(completion, verdict),
                 "logprob_learner": logprobs.get((p, i)),
                 "policy_version": group.policy_version,
             }
@@ -128,23 +128,39 @@ class Run:
                 zip(group.completions, group.verdicts, strict=True)
             )
         ]
-        self._write_parquet("rollouts", step, pd.DataFrame(rows))
+        self._write_parquet("rollouts", checkpoint_name(step), pd.DataFrame(rows))
 
     def write_eval(
-        self, step: int, counts: pd.DataFrame, table: pd.DataFrame, by_kind: pd.DataFrame
+        self, step: int, counts: pd.DataFrame, tables: Mapping[str, pd.DataFrame]
     ) -> None:
-        """Counts per problem, and the step's rows appended to the long-form tables."""
-        self._write_parquet("eval", step, counts)
-        for name, rows in (("table", table), ("table_by_kind", by_kind)):
+        """Counts per problem, and the step's rows appended to `eval/NAME.csv` of each table."""
+        self._write_parquet("eval", checkpoint_name(step), counts)
+        for name, rows in tables.items():
             path = self.path / "eval" / f"{name}.csv"
             rows = rows.copy()
             rows.insert(0, "step", step)
-            known = [pd.read_csv(path, keep_default_na=False)] if path.is_file() else []
-            _write(path, pd.concat([*known, rows], ignore_index=True).to_csv(index=False))
-        _write(self.path / "eval" / "table.md", _markdown(self.path / "eval" / "table.csv"))
+            known = path.read_text(encoding="utf-8") if path.is_file() else ""
+            _write(path, known + rows.to_csv(index=False, header=not known))
+        table = pd.read_csv(self.path / "eval" / "table.csv")
+        _write(self.path / "eval" / "table.md", pass_markdown(table, "step"))
 
-    def _write_parquet(self, folder: str, step: int, rows: pd.DataFrame) -> None:
-        path = self.path / folder / f"{checkpoint_name(step)}.parquet"
+    def write_samples(self, first: int, samples: pd.DataFrame) -> None:
+        """The samples of some held-out problems; `first` is the place of the first of them."""
+        self._write_parquet("samples", f"chunk-{first:06d}", samples)
+
+    def samples(self) -> pd.DataFrame:
+        """All samples on disk, completions left out; a file that was cut short is removed."""
+        columns = [name for name in SAMPLE_COLUMNS if name != "completion"]
+        found = []
+        for file in sorted((self.path / "samples").glob("chunk-*.parquet")):
+            try:
+                found.append(pd.read_parquet(file, columns=columns))
+            except (OSError, ValueError):  # what pyarrow raises for a file without its end
+                file.unlink()
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+
+    def _write_parquet(self, folder: str, name: str, rows: pd.DataFrame) -> None:
+        path = self.path / folder / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         rows.to_parquet(partial, index=False)
@@ -180,18 +196,6 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-def _markdown(table: Path) -> str:
-    """`eval/table.csv` for people: a row per step, a column per k, percent with intervals."""
-    rows = pd.read_csv(table)
-    wide = rows.assign(cell=percent_cells(rows)).pivot(index="step", columns="k", values="cell")
-    header = ["step", *(f"Pass@{k}" for k in wide.columns)]
-    lines = [header, ["---:"] * len(header)]
-    lines += [
-        [str(step), *map(str, cells)] for step, cells in zip(wide.index, wide.values, strict=True)
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _version(package: str) -> str | None:

@@ -6,7 +6,7 @@ from passk.build import Parts
 from passk.checkpoint import TrainState
 from passk.config import TrainConfig, trained_k
 from passk.diagnostics import Alignment, alignment, block_gradients, objective
-from passk.evaluator import count_correct, pass_table, pass_table_by_kind, percent_cells
+from passk.evaluation import evaluate
 from passk.experience import explore, imitate
 from passk.interrupt import InterruptFlag
 from passk.problems import ProblemStream
@@ -92,23 +92,6 @@ def train(
 def is_due(step: int, every: int) -> bool:
     """Whether something that happens every so many steps (0: never) happens at `step`."""
     return every > 0 and step % every == 0
-
-
-def evaluate(step: int, cfg: TrainConfig, parts: Parts, run: Run, shown: Display) -> None:
-    """Measure the sampler's policy on the held-out problems and write the tables of `step`."""
-    counts = count_correct(
-        parts.sampler,
-        parts.verifier,
-        parts.encoder,
-        parts.data.heldout,
-        cfg,
-    )
-    table = pass_table(counts, cfg.eval)
-    run.write_eval(step, counts, table, pass_table_by_kind(counts, cfg.eval))
-    values = "  ".join(
-        f"Pass@{k} {cell}" for k, cell in zip(table["k"], percent_cells(table), strict=True)
-    )
-    shown.say(f"{shown.name} step {step}: {values}")
 
 
 def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, float | None]:

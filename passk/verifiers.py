@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from passk.errors import UserError
@@ -49,7 +50,7 @@ class ConventionsVerifier:
         found = self._FINAL_NUMBER.search(completion.text)
         if found is None:
             return UNPARSED
-        return CORRECT if found[1] == problem.answer else WRONG
+        return replace(CORRECT if found[1] == problem.answer else WRONG, answer=found[1])
 
     def close(self) -> None:
         """Nothing to end."""

@@ -10,7 +10,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # A module imports from levels below its own only. A new module takes the lowest it can.
 LEVELS = (
     ("__init__", "errors", "types", "config", "seeds", "estimators", "statistics"),
-    ("conventions", "advantages", "verifiers", "batch", "policy", "sampler"),
+    ("eval_tables", "conventions", "advantages", "verifiers", "batch", "policy", "sampler"),
     ("row_cache", "rules", "records", "interrupt", "progress", "prompts"),
     (
         "problems",
@@ -24,9 +24,9 @@ LEVELS = (
     ),
     ("checkpoint", "evaluator", "experience", "build", "tables", "sync"),
     ("run", "breakdown"),
-    ("train", "figure_style", "sheets"),
-    ("plots", "prompt_plots", "reproduce"),
-    ("report",),
+    ("evaluation", "figure_style", "sheets"),
+    ("train", "plots", "prompt_plots"),
+    ("reproduce", "report"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -35,7 +35,7 @@ LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 # What is read, checked and refused before torch is imported, and the numbers without tensors.
 WITHOUT_TORCH = ("errors", "types", "config", "seeds", "estimators", "statistics", "advantages")
 WITHOUT_TORCH += ("conventions", "problems", "verifiers", "rules", "composition", "cli", "records")
-WITHOUT_TORCH += ("wording", "tables", "breakdown", "interrupt", "progress")
+WITHOUT_TORCH += ("wording", "tables", "breakdown", "interrupt", "progress", "eval_tables")
 
 
 def tree(name: str) -> ast.Module:

@@ -13,7 +13,7 @@ from small_runs import TIMES, metrics, snapshot, train
 from passk.cli import main
 from passk.composition import load_run_config
 from passk.estimators import pass_at_k
-from passk.evaluator import pass_table, pass_table_by_kind
+from passk.eval_tables import pass_table, pass_table_by
 from passk.problems import ProblemStream, load_data
 
 NUM_STEPS, NUM_SAMPLES = 3, 16
@@ -78,6 +78,7 @@ def test_files_are_those_of_the_contract(run):
     steps = range(NUM_STEPS)
     expected = {"config.yaml", "overrides.txt", "manifest.json", "metrics.jsonl"}
     expected |= {"eval/table.csv", "eval/table.md", "eval/table_by_kind.csv"}
+    expected.add("eval/summary.csv")
     expected |= {f"eval/step-{step:06d}.parquet" for step in (0, 2, NUM_STEPS)}
     expected |= {f"rollouts/step-{step:06d}.parquet" for step in steps}
     assert {name for name in names if not name.startswith("checkpoints/")} == expected
@@ -197,7 +198,7 @@ def test_tables_are_rebuilt_from_the_counts_alone(run):
     for step in (0, 2, NUM_STEPS):
         counts = pd.read_parquet(run / "eval" / f"step-{step:06d}.parquet")
         rebuilt.append(pass_table(counts, cfg).assign(step=step))
-        by_kind.append(pass_table_by_kind(counts, cfg).assign(step=step))
+        by_kind.append(pass_table_by(counts, "kind", cfg).assign(step=step))
     for name, parts in (("table.csv", rebuilt), ("table_by_kind.csv", by_kind)):
         written = table(run, name)
         again = pd.concat(parts, ignore_index=True)[written.columns]

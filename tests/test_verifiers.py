@@ -44,7 +44,8 @@ JUDGED = [
 
 @pytest.mark.parametrize(("gold", "text", "reward", "reason"), JUDGED)
 def test_verdicts(gold, text, reward, reason):
-    assert judge(gold, text) == Verdict(reward, reason)
+    answer = text.rpartition("=")[2] if reason in ("correct", "wrong") else ""
+    assert judge(gold, text) == Verdict(reward, reason, answer)
 
 
 @pytest.mark.parametrize("text", ["4*5=20;3+20=23", "=23", "", "4*5"])

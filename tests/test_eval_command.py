@@ -1,0 +1,328 @@
+"""`passk eval`: raw samples on disk, tables from them, and an interruption that loses none."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_runs import cut_short, snapshot, train
+
+from passk.cli import main
+from passk.composition import load_run_config
+from passk.eval_tables import SAMPLE_COLUMNS, count_correct, eval_tables, pass_curve
+from passk.records import RunRecord, load_run
+
+NUM_PROBLEMS, NUM_SAMPLES, CHUNK = 30, 8, 7
+WORDS = ("num_threads=1", "eval.ks=[1,2]", f"eval.num_samples={NUM_SAMPLES}")
+WORDS += (f"eval.num_problems={NUM_PROBLEMS}", f"eval.chunk_size={CHUNK}", "eval.num_resamples=50")
+FILES = {"pass_at_k.csv", "pass_at_k.png", "step-000000.parquet", "summary.csv"}
+FILES |= {"table.csv", "table.md", "table_by_kind.csv"}
+
+
+def evaluate(directory: Path, *words: str) -> int:
+    """`passk eval` in this process; the exit code."""
+    return main(["eval", *WORDS, *words, f'hydra.run.dir="{directory}"'])
+
+
+def chunks(run: Path) -> list[Path]:
+    return sorted((run / "samples").glob("chunk-*.parquet"))
+
+
+def samples(run: Path) -> pd.DataFrame:
+    return pd.concat(map(pd.read_parquet, chunks(run)), ignore_index=True)
+
+
+def status(run: Path) -> str:
+    return json.loads((run / "manifest.json").read_text())["status"]
+
+
+def assert_same_evaluation(one: Path, other: Path) -> None:
+    """Byte by byte, every table and every sample, and each sample once."""
+    for folder in ("eval", "samples"):
+        assert snapshot(one / folder) == snapshot(other / folder)
+    drawn = samples(one)
+    assert not drawn.duplicated(["problem_id", "sample", "greedy"]).any()
+    assert (drawn.groupby("problem_id").size() == drawn.groupby("problem_id").size().max()).all()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """An evaluation that nothing happened to."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert evaluate(run) == 0
+    return run
+
+
+@pytest.fixture
+def stopped(whole, tmp_path) -> Path:
+    """The same evaluation as a kill leaves it in its fourth chunk."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "eval")
+    for file in chunks(run)[3:]:
+        file.unlink()
+    (run / "samples" / ".chunk-000021.parquet.partial").write_bytes(b"half")
+    return run
+
+
+def test_files_and_rows(whole):
+    assert {file.name for file in (whole / "eval").iterdir()} == FILES
+    places = range(0, NUM_PROBLEMS, CHUNK)
+    assert [f.stem for f in chunks(whole)] == [f"chunk-{place:06d}" for place in places]
+    drawn = samples(whole)
+    assert list(drawn.columns) == SAMPLE_COLUMNS
+    assert len(drawn) == NUM_PROBLEMS * (NUM_SAMPLES + 1)  # passk eval is greedy too
+    assert drawn["greedy"].sum() == NUM_PROBLEMS
+    by_problem = drawn[~drawn["greedy"]].groupby("problem_id")["sample"]
+    assert (by_problem.apply(sorted).map(tuple) == tuple(range(NUM_SAMPLES))).all()
+    assert set(drawn["reason"]) <= {"correct", "wrong", "unparsed", "truncated"}
+    assert (drawn["logprob_sampler"] < 0).all()
+    assert (drawn["num_tokens"] >= drawn["completion"].str.len()).all()
+
+
+def test_every_table_is_rebuilt_from_the_samples_alone(whole):
+    cfg = load_run_config(whole).eval
+    drawn = samples(whole)
+    tables = eval_tables(drawn, cfg) | {"pass_at_k": pass_curve(count_correct(drawn), cfg)}
+    assert {f"{name}.csv" for name in tables} == {name for name in FILES if name.endswith("csv")}
+    for name, rows in tables.items():
+        rows.insert(0, "step", 0)
+        assert (whole / "eval" / f"{name}.csv").read_text() == rows.to_csv(index=False)
+    assert tables["pass_at_k"]["k"].tolist() == list(range(1, NUM_SAMPLES + 1))
+    summary = tables["summary"].set_index("metric")["value"]
+    shares = summary[[name for name in summary.index if name.startswith("share_")]]
+    assert shares.sum() == pytest.approx(1)
+    assert summary["greedy_accuracy"] == drawn["reward"][drawn["greedy"]].mean()
+
+
+def test_tables_for_people_are_printed(tmp_path, capfd):
+    assert evaluate(tmp_path / "run") == 0
+    out = capfd.readouterr().out
+    assert (tmp_path / "run" / "eval" / "table.md").read_text() in out
+    for words in ("| Greedy accuracy (%) |", "| Majority vote", "| Samples truncated (%) |"):
+        assert words in out
+    assert "| textbook |" in out and "| level |" not in out
+    assert f"tables are in {tmp_path / 'run' / 'eval'}" in out
+    assert re.search(rf"^eval {NUM_PROBLEMS}/{NUM_PROBLEMS}  Pass@1 0\.\d+  \S+ tok/s$", out, re.M)
+
+
+def test_greedy_belongs_to_passk_eval_and_can_be_left_out(tmp_path):
+    assert evaluate(tmp_path / "run", "eval.greedy=false") == 0
+    assert not samples(tmp_path / "run")["greedy"].any()
+    summary = pd.read_csv(tmp_path / "run" / "eval" / "summary.csv")
+    assert "greedy_accuracy" not in set(summary["metric"])
+    words = ("train.num_steps=1", "diagnostics.every=0", "train.save_every=0")
+    for greedy, rows in (("false", 0), ("true", 2)):
+        run = tmp_path / f"train-{greedy}"
+        assert train(run, *words, "eval.every=1", f"eval.greedy={greedy}") == 0
+        summary = pd.read_csv(run / "eval" / "summary.csv")
+        assert (summary["metric"] == "greedy_accuracy").sum() == rows
+        assert sorted(set(summary["step"])) == [0, 1]
+        assert not (run / "samples").exists()
+
+
+def test_a_run_is_evaluated_greedily_too_and_its_problems_are_its_own(tmp_path):
+    words = ("train.num_steps=1", "diagnostics.every=0", "eval.every=0")
+    assert train(tmp_path / "run", *words) == 0
+    run_words = [f'run="{tmp_path / "run"}"', f'hydra.run.dir="{tmp_path / "measured"}"']
+    assert main(["eval", *run_words]) == 0
+    measured = samples(tmp_path / "measured")
+    assert measured["greedy"].sum() == 8 and len(measured) == 8 * 9
+    counts = "eval/step-000001.parquet"
+    ended = (tmp_path / "run" / counts).read_bytes()
+    assert (tmp_path / "measured" / counts).read_bytes() == ended
+
+
+def test_chunks_change_no_table(whole, tmp_path):
+    assert evaluate(tmp_path / "run", "eval.chunk_size=11") == 0
+    assert len(chunks(tmp_path / "run")) == 3
+    assert snapshot(tmp_path / "run" / "eval") == snapshot(whole / "eval")
+
+
+@pytest.mark.parametrize("word", ["resume=true", "--resume"])
+def test_resumed_evaluation_is_identical(whole, stopped, word):
+    kept = {file: file.stat().st_mtime_ns for file in chunks(stopped)}
+    assert evaluate(stopped, word) == 0
+    assert_same_evaluation(stopped, whole)
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept  # read, not drawn again
+    assert status(stopped) == "finished"
+
+
+def test_finished_evaluation_may_be_resumed_and_stays_as_it_is(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    assert evaluate(tmp_path / "run", "--resume") == 0
+    assert_same_evaluation(tmp_path / "run", whole)
+
+
+def test_chunk_cut_short_is_drawn_again(whole, stopped):
+    cut_short(chunks(stopped)[1])
+    chunks(stopped)[2].write_bytes(b"")
+    assert evaluate(stopped, "--resume") == 0
+    assert_same_evaluation(stopped, whole)
+
+
+def test_other_chunks_on_resume_lose_nothing_and_keep_the_order(whole, stopped):
+    """Problems 0 to 6 and 14 to 20 were lost; the new chunks reach over what is there."""
+    for place in (0, 2):
+        cut_short(chunks(stopped)[place])
+    assert evaluate(stopped, "--resume", "eval.chunk_size=10") == 0
+    assert [f.stem[-2:] for f in chunks(stopped)] == ["00", "07", "17", "27"]  # 14: removed
+    assert snapshot(stopped / "eval") == snapshot(whole / "eval")
+    assert len(samples(stopped)) == NUM_PROBLEMS * (NUM_SAMPLES + 1)
+
+
+def test_other_tables_of_the_same_samples(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    assert evaluate(run, "--resume", "eval.ks=[1]") == 0
+    assert pd.read_csv(run / "eval" / "table.csv")["k"].tolist() == [1]
+    assert snapshot(run / "samples") == snapshot(whole / "samples")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["eval.num_samples=16", "eval.temperature=0.7", "eval.greedy=false", "eval.num_problems=40"],
+)
+def test_resuming_with_other_samples_is_refused(stopped, capsys, changed):
+    before = snapshot(stopped)
+    assert evaluate(stopped, "--resume", changed) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"passk: resume=true with {changed.replace('false', 'False')}, but ")
+    assert err.count("\n") == 1
+    assert snapshot(stopped) == before
+
+
+def test_resuming_with_another_policy_or_in_a_training_run_is_refused(stopped, tmp_path, capsys):
+    words = ("train.num_steps=1", "diagnostics.every=0", "eval.every=0")
+    assert train(tmp_path / "trained", *words) == 0
+    before = snapshot(tmp_path)
+    (checkpoint,) = (tmp_path / "trained" / "checkpoints").iterdir()
+    # A copy of the settings, as the same command line over a folder that has changed gives.
+    config = (stopped / "config.yaml").read_text()
+    named = config.replace("path: tiny", f"path: {checkpoint}", 1)
+    (stopped / "config.yaml").write_text(named)
+    capsys.readouterr()
+    assert evaluate(stopped, "--resume", f'model.path="{checkpoint}"') == 2
+    err = capsys.readouterr().err
+    assert f"resume=true would evaluate {checkpoint}, but the samples in" in err
+    assert "are of tiny" in err and err.count("\n") == 1
+    (stopped / "config.yaml").write_text(config)
+    run = tmp_path / "trained"
+    assert main(["eval", f'run="{run}"', f'hydra.run.dir="{run}"', "--resume"]) == 2
+    assert "holds a run of passk train, not of passk eval" in capsys.readouterr().err
+    assert train(stopped, "--resume") == 2
+    assert "holds a run of passk eval, not of passk train" in capsys.readouterr().err
+    assert snapshot(tmp_path) == before
+
+
+def test_resume_is_a_flag_of_train_too_and_in_the_help(tmp_path, capsys):
+    assert train(tmp_path / "nothing", "--resume") == 2
+    assert "holds no run to resume" in capsys.readouterr().err
+    assert main([]) == 0
+    assert "--resume" in capsys.readouterr().out
+
+
+SLOW = ("num_threads=1", "eval.ks=[1,2]", "eval.num_samples=64", "eval.num_problems=80")
+SLOW += ("eval.chunk_size=4", "eval.num_resamples=50")
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("long") / "run"
+    assert main(["eval", *SLOW, f"hydra.run.dir={run}"]) == 0
+    return run
+
+
+def start(run: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "passk", "eval", *SLOW, f'hydra.run.dir="{run}"'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=run.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_chunks(run: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while len(chunks(run)) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_killed_evaluation_resumes_to_the_same_tables(long_run, tmp_path):
+    run = tmp_path / "run"
+    with start(run) as process:
+        wait_for_chunks(run, 3, process)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert status(run) == "running" and not (run / "eval").exists()
+    kept = {file: file.stat().st_mtime_ns for file in chunks(run)}
+    assert 3 <= len(kept) < 20
+    assert main(["eval", *SLOW, f"hydra.run.dir={run}", "--resume"]) == 0
+    assert_same_evaluation(run, long_run)
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert len(samples(run)) == 80 * 65
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_ends_with_the_chunk_and_says_how_to_go_on(long_run, tmp_path, number):
+    run = tmp_path / "a=b, c"  # as a cell of a sweep is named, and with a space
+    with start(run) as process:
+        wait_for_chunks(run, 2, process)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"{number.name}: finishing this chunk, then saving" in err
+    assert "Traceback" not in err
+    assert 2 <= len(chunks(run)) < 20 and not list(run.rglob("*.partial"))
+    assert status(run) == "interrupted"
+    found = re.search(r"^passk: interrupted; go on with: (passk eval .* resume=true)$", err, re.M)
+    assert found, err
+    words = [sys.executable, "-m", *shlex.split(found[1])]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    assert_same_evaluation(run, long_run)
+
+
+def levelled(folder: Path) -> Path:
+    """A run whose problems have levels and types, but no kinds."""
+    (folder / "eval").mkdir(parents=True)
+    (folder / "config.yaml").write_text("regime: {name: hybrid}\n")
+    rows = {"problem_id": ["a", "b"], "kind": "", "level": ["Level 1", "Level 2"], "type": "x"}
+    counts = pd.DataFrame(rows | {"n": [4, 4], "c": [1, 2]})
+    counts.to_parquet(folder / "eval" / "step-000000.parquet")
+    header = "k,value,ci_low,ci_high,num_problems,num_samples\n"
+    (folder / "eval" / "table.csv").write_text(f"step,{header}0,1,0.375,0.25,0.5,2,4\n")
+    for name, values in (("level", ("Level 1", "Level 2")), ("type", ("x", "x"))):
+        lines = [f"0,{value},1,0.5,,,1,4\n" for value in dict.fromkeys(values)]
+        table = folder / "eval" / f"table_by_{name}.csv"
+        table.write_text(f"step,{name},{header}{''.join(lines)}")
+    return folder
+
+
+def test_reports_take_levels_then_types_where_there_are_no_kinds(tmp_path):
+    record: RunRecord = load_run(levelled(tmp_path / "run"))
+    assert record.by_kind["kind"].tolist() == ["Level 1", "Level 2"]
+    assert record.counts(0)["kind"].tolist() == ["Level 1", "Level 2"]
+    (tmp_path / "run" / "eval" / "table_by_level.csv").unlink()
+    assert load_run(tmp_path / "run").by_kind["kind"].tolist() == ["x"]
+    (tmp_path / "run" / "eval" / "table_by_type.csv").unlink()
+    assert load_run(tmp_path / "run").by_kind.empty
+
+
+def test_the_figure_is_drawn(whole):
+    from matplotlib.image import imread
+
+    pixels = imread(whole / "eval" / "pass_at_k.png")
+    assert pixels.shape[0] > 200 and np.ptp(pixels[..., :3]) > 0.5
