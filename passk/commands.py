@@ -60,7 +60,7 @@ def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None
     state = restore(Path(start), parts.learner) if is_checkpoint else TrainState(0, 0)
     run = Run(run_dir, "train", cfg.train.seed)
     run.rewind(parts.learner.step)
-    run.start(cfg, overrides, str(parts.learner.model.device))
+    run.start(cfg, overrides, **parts.facts)
     status = "failed"
     try:
         with (
@@ -167,7 +167,7 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     parts = build_parts(base, start, needs_training=False)
     run = Run(run_dir, "eval", base.eval.seed, policy)
     run.rewind(step)
-    run.start(base, overrides, str(parts.learner.model.device))
+    run.start(base, overrides, **parts.facts)
     status = "failed"
     try:
         num_problems = len(parts.data.heldout)
@@ -248,7 +248,7 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
     for words in planned_overrides(cfg, overrides):
         compose_train(words)
     run = Run(run_dir, "reproduce", cfg.train.seed)
-    run.start(cfg, overrides, cfg.learner.device)
+    run.start(cfg, overrides, device=cfg.learner.device)
     status = "failed"
     try:
         reproduce(cfg, run_dir, overrides, compose_train, run_train)

