@@ -14,6 +14,8 @@ from passk.errors import UserError
 
 __all__ = [
     "Tokenizer",
+    "context_length",
+    "end_ids",
     "load_policy",
     "load_tokenizer",
     "token_logprobs",
@@ -54,6 +56,28 @@ def _load(loader: Any, path: str, **options: Any) -> Any:
             f"model.path={path} cannot be loaded ({reason}); give a folder in Hugging Face form, "
             "a hub id, or tiny"
         ) from error
+
+
+def end_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    """The tokens that end a completion: `eos_token_id` of the generation or model config."""
+    for config in (model.generation_config, model.config):
+        end = getattr(config, "eos_token_id", None)
+        if end is not None:
+            return tuple(end) if isinstance(end, list | tuple) else (end,)
+    raise UserError(
+        "the model names no eos_token_id, so completions would never end; add it to its "
+        "generation_config.json"
+    )
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The most tokens of prompt and answer that the model takes; None where it names no limit."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions"):
+        length: int | None = getattr(config, name, None)
+        if length is not None:
+            return length
+    return None
 
 
 def token_logprobs(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from passk.policy import end_ids
 from passk.row_cache import RowCache
 from passk.sampler import Checksum, SamplingParams, checksum
 from passk.seeds import uniforms
@@ -153,7 +154,7 @@ class _Rows:
         self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
     ) -> None:
         self.model = model
-        self.end_ids = _end_ids(model)
+        self.end_ids = np.array(end_ids(model))
         longest = max(map(len, prompts))
         self.cache = RowCache(longest + max_new_tokens)
         # Left padding: every row writes its next token at the same position of the buffers.
@@ -224,12 +225,3 @@ def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarra
 
 def _index(values: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(values).to(like.device)
-
-
-def _end_ids(model: PreTrainedModel) -> np.ndarray:
-    """The ids that end a completion: `eos_token_id` of the generation or model config."""
-    for config in (model.generation_config, model.config):
-        end = getattr(config, "eos_token_id", None)
-        if end is not None:
-            return np.atleast_1d(np.asarray(end, dtype=np.int64))
-    raise ValueError("the model names no eos_token_id: completions would never end")
