@@ -3,7 +3,7 @@
 import re
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
-_CALCULATION = re.compile(r"<<[^<>]*>>")
+_CALCULATION = re.compile(r"<<[^<>\n]*=[^<>\n]*>>")
 
 
 def find_gold(text: str, gold_in: str) -> str | None:
