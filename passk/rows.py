@@ -136,6 +136,8 @@ def _read_table(file: Path, shown: str, columns: Collection[str]) -> Iterator[tu
                 options |= {"features": text, "keep_default_na": False}  # 007 and NA stay text
                 dataset = datasets.Dataset.from_csv(str(file), **options)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if "corresponds to no data" in str(error):  # how `datasets` says that there are no rows
+            return
         raise UserError(
             f"{shown} cannot be read as {file.suffix.removeprefix('.')} ({_reason(error)})"
         ) from error
