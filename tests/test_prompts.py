@@ -226,7 +226,7 @@ def test_a_template_that_cannot_be_learned_from_is_refused(template):
 
 
 def test_chat_without_a_template_is_refused():
-    with pytest.raises(UserError, match=r"data\.prompt\.style=chat, .* style=plain, or auto"):
+    with pytest.raises(UserError, match=r"data\.prompt\.style=chat, .*style=plain, or auto"):
         PromptEncoder(tokenizer(), CHAT)
 
 
