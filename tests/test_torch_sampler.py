@@ -16,6 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from passk.errors import UserError
 from passk.policy import token_logprobs
 from passk.sampler import SamplingParams, sample_all
 from passk.seeds import group_seeds
@@ -396,5 +397,5 @@ def test_a_model_without_an_end_token_is_refused(tiny_tokenizer):
     model = random_model()
     model.generation_config.eos_token_id = None
     model.config.eos_token_id = None
-    with pytest.raises(ValueError, match="eos_token_id"):
+    with pytest.raises(UserError, match="eos_token_id"):
         sample_all(TorchSampler(model, tiny_tokenizer), [[5]], [[1]], PARAMS)
