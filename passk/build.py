@@ -8,12 +8,12 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from passk.config import LearnerConfig, TrainConfig
+from passk.config import LearnerConfig, RolloutConfig, TrainConfig
 from passk.errors import UserError
 from passk.learner import Learner
-from passk.policy import Tokenizer, end_ids, load_policy, load_tokenizer
+from passk.policy import Tokenizer, context_length, end_ids, load_policy, load_tokenizer
 from passk.problems import Data, load_data
-from passk.prompts import PromptEncoder
+from passk.prompts import PromptEncoder, check_room, check_solutions
 from passk.sampler import Sampler
 from passk.torch_sampler import TorchSampler
 from passk.verifiers import Verifier, build_verifier
@@ -34,6 +34,12 @@ class Parts:
     sampler: Sampler
     verifier: Verifier
     learner: Learner
+    engine: str
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the manifest says of them."""
+        return {"device": str(self.learner.model.device), "engine": self.engine}
 
 
 def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> Parts:
@@ -41,35 +47,60 @@ def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) ->
     and to sample from."""
     data = load_data(cfg.data, cfg.eval, needs_training=needs_training)
     if needs_training and cfg.regime.name == "sft" and not data.corpus:
-        raise UserError("regime=sft needs worked solutions: no row of data.path has a 'solution'")
-    device = _device(cfg.learner)
+        raise UserError(
+            f"regime=sft needs worked solutions: no row of data.path={cfg.data.path} has one "
+            "(data.solution_column)"
+        )
+    engine = _engine(cfg.rollout)
+    # An engine that only measures brings its own weights; these would take the GPU's memory.
+    measures = engine == "vllm" and not needs_training
+    device = torch.device("cpu") if measures else _device(cfg.learner)
     tokenizer = load_tokenizer(start)
     model = load_policy(cfg.model, start, device)
     if cfg.num_threads is None and model.num_parameters() < SINGLE_THREADED_PARAMETERS:
         torch.set_num_threads(1)
-    sampler = _build_sampler(cfg, start, model, tokenizer, model.config.max_position_embeddings)
-    learner = Learner(model, cfg.learner, cfg.train.num_steps, cfg.rollout.temperature)
-    encoder = PromptEncoder(tokenizer, cfg.data.prompt)
-    return Parts(data, tokenizer, encoder, sampler, build_verifier(cfg.verifier.name), learner)
-
-
-def _build_sampler(
-    cfg: TrainConfig, start: str, model: PreTrainedModel, tokenizer: Tokenizer, max_model_len: int
-) -> Sampler:
-    engine = cfg.rollout.engine
-    if engine == "auto":
-        engine = "vllm" if torch.cuda.is_available() and find_spec("vllm") else "torch"
+    encoder = PromptEncoder(tokenizer, cfg.data.prompt, data.shots, end_ids(model))
+    max_model_len = _needed_length(cfg, data, encoder, model, needs_training)
     if engine == "vllm":
-        return VLLMSampler(
+        sampler: Sampler = VLLMSampler(
             start,
             tokenizer,
             cfg.model,
             cfg.rollout,
             max_model_len=max_model_len,
-            end_ids=end_ids(model.generation_config, model.config),
+            end_ids=end_ids(model),
         )
-    own = copy.deepcopy(model).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
-    return TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
+    else:
+        own = copy.deepcopy(model).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
+        sampler = TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
+    learner = Learner(model, cfg.learner, cfg.train.num_steps, cfg.rollout.temperature)
+    return Parts(
+        data, tokenizer, encoder, sampler, build_verifier(cfg.verifier.name), learner, engine
+    )
+
+
+def _engine(cfg: RolloutConfig) -> str:
+    """`torch` or `vllm`: what `auto` means on this machine."""
+    if cfg.engine != "auto":
+        return cfg.engine
+    return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "torch"
+
+
+def _needed_length(
+    cfg: TrainConfig, data: Data, encoder: PromptEncoder, model: PreTrainedModel, training: bool
+) -> int:
+    """The most tokens of prompt and answer that will be sampled; refuses data that do not fit."""
+    context = context_length(model)
+    room = (cfg.rollout.max_new_tokens, context, cfg.rollout.max_model_len)
+    eval_room, key = room, "rollout.max_new_tokens"
+    if cfg.eval.max_new_tokens is not None:
+        eval_room, key = (cfg.eval.max_new_tokens, *room[1:]), "eval.max_new_tokens"
+    needed = check_room(encoder, data.heldout, *eval_room, key)
+    if training and cfg.regime.name == "sft":
+        check_solutions(encoder, data.corpus, context)
+    elif training:
+        needed = max(needed, check_room(encoder, data.train, *room))
+    return needed
 
 
 def prepare_torch(num_threads: int | None, seed: int = 0) -> None:

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from passk.eval_tables import (
 from passk.evaluation import sample_in_chunks, samples_in_order
 from passk.interrupt import interrupt_flag
 from passk.plots import pass_at_k_curve
-from passk.problems import load_data
+from passk.problems import Data, load_data
 from passk.progress import display
 from passk.report import write_report
 from passk.reproduce import planned_overrides, reproduce
@@ -49,7 +50,9 @@ _FREE_ON_RESUME = (
 _FREE_IN_EVAL = (*_FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamples")
 
 
-def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+def run_train(
+    cfg: TrainConfig, run_dir: Path, overrides: Sequence[str], *, show_notes: bool = True
+) -> None:
     """One training run in `run_dir`, from its start or, resumed, from its last checkpoint.
 
     `overrides` are the words the user typed. Raises Interrupted when asked to stop.
@@ -57,6 +60,8 @@ def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, is_checkpoint = _starting_point(cfg, run_dir)
     parts = build_parts(cfg, start)
+    if show_notes:
+        _print_notes(parts.data)
     state = restore(Path(start), parts.learner) if is_checkpoint else TrainState(0, 0)
     run = Run(run_dir, "train", cfg.train.seed)
     run.rewind(parts.learner.step)
@@ -82,6 +87,11 @@ def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None
         run.finish(status)
         parts.sampler.close()
         parts.verifier.close()
+
+
+def _print_notes(data: Data) -> None:
+    """What was left out of the data, a line each."""
+    print(*data.notes, sep="\n", end="\n" if data.notes else "", flush=True)
 
 
 def _starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, bool]:
@@ -165,6 +175,7 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     if cfg.resume:
         _refuse_changes("eval", base, run_dir, policy)
     parts = build_parts(base, start, needs_training=False)
+    _print_notes(parts.data)
     run = Run(run_dir, "eval", base.eval.seed, policy)
     run.rewind(step)
     run.start(base, overrides, **parts.facts)
@@ -244,14 +255,16 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
     if cfg.resume:
         _refuse_changes("reproduce", cfg, run_dir)
     _model_location(cfg)
-    load_data(cfg.data, cfg.eval)  # bad input is refused before anything is written
+    data = load_data(cfg.data, cfg.eval)  # bad input is refused before anything is written
     for words in planned_overrides(cfg, overrides):
         compose_train(words)
     run = Run(run_dir, "reproduce", cfg.train.seed)
     run.start(cfg, overrides, device=cfg.learner.device)
     status = "failed"
     try:
-        reproduce(cfg, run_dir, overrides, compose_train, run_train)
+        _print_notes(data)
+        train_quietly = partial(run_train, show_notes=False)  # the data are the same in all runs
+        reproduce(cfg, run_dir, overrides, compose_train, train_quietly)
         page = write_report([run_dir], run_dir)
         status = "finished"
     except (Interrupted, KeyboardInterrupt):

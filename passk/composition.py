@@ -135,15 +135,18 @@ def _explain_unknown_key(key: str, command: str) -> str:
     node: Any = SCHEMAS[command]()
     path: list[str] = []
     for part in key.split("."):
-        if isinstance(node, DataConfig):
-            node = ConventionsConfig()
-        names = [field.name for field in fields(node)] if is_dataclass(node) else []
+        # Which data set was chosen is not known here: its fields may be those of any of them.
+        schemas = [schema() for schema in (ConventionsConfig, TableConfig)]
+        nodes = schemas if isinstance(node, DataConfig) else [node]
+        names = list(
+            dict.fromkeys(field.name for n in nodes if is_dataclass(n) for field in fields(n))
+        )
         if part not in names:
             prefix = ".".join(path)
             near = difflib.get_close_matches(part, names, n=1)
             hint = f"; did you mean {'.'.join([*path, near[0]])}?" if near else ";"
             where = f"{prefix} takes" if prefix else "it takes"
             return f"{key} is not a key of passk {command}{hint} {where}: {', '.join(names)}"
-        node = getattr(node, part)
+        node = next(getattr(n, part) for n in nodes if hasattr(n, part))
         path.append(part)
     return f"{key} cannot be set here: the chosen {path[0]} has no such field"

@@ -29,11 +29,10 @@ class ModelConfig:
 class PromptConfig:
     """How a problem becomes a prompt, and a worked solution its completion."""
 
-    style: str = (
-        "plain"  # plain, chat (the tokenizer's chat template), or auto: chat if there is one
-    )
-    template: str = "{problem}"  # the user's turn (chat) or the whole prompt (plain)
+    style: str = "plain"  # chat (the tokenizer's chat template), plain, or auto: chat if it has one
+    template: str = "{problem}"  # of a plain prompt
     completion_template: str = "{solution}"  # of worked solutions: shots and supervised fine-tuning
+    instruction: str = ""  # the line below the problem in a chat's user turn
     separator: str = "\n\n"  # between shots of a plain prompt
     system: str | None = None  # the system turn, chat only
     num_shots: int = 0  # worked training problems shown first; they are not trained on

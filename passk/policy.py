@@ -6,13 +6,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from passk.config import ModelConfig
@@ -20,8 +14,8 @@ from passk.errors import UserError
 
 __all__ = [
     "Tokenizer",
+    "context_length",
     "end_ids",
-    "load_end_ids",
     "load_policy",
     "load_tokenizer",
     "token_logprobs",
@@ -64,23 +58,26 @@ def _load(loader: Any, path: str, **options: Any) -> Any:
         ) from error
 
 
-def load_end_ids(cfg: ModelConfig, path: str) -> tuple[int, ...]:
-    """`end_ids` of the model at `path`, from its configuration files alone."""
-    config = _load(AutoConfig.from_pretrained, path, trust_remote_code=cfg.trust_remote_code)
-    try:
-        generation = GenerationConfig.from_pretrained(model_location(path))
-    except OSError:  # many folders hold none
-        generation = None
-    return end_ids(generation, config)
-
-
-def end_ids(*configs: Any) -> tuple[int, ...]:
-    """The token ids that end a completion: `eos_token_id` of the first config that names any."""
-    for config in configs:
+def end_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    """The tokens that end a completion: `eos_token_id` of the generation or model config."""
+    for config in (model.generation_config, model.config):
         end = getattr(config, "eos_token_id", None)
         if end is not None:
-            return tuple(end) if isinstance(end, list | tuple) else (int(end),)
-    raise UserError("model.path: the model names no eos_token_id, so completions would never end")
+            return tuple(end) if isinstance(end, list | tuple) else (end,)
+    raise UserError(
+        "the model names no eos_token_id, so completions would never end; add it to its "
+        "generation_config.json"
+    )
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The most tokens of prompt and answer that the model takes; None where it names no limit."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions"):
+        length: int | None = getattr(config, name, None)
+        if length is not None:
+            return length
+    return None
 
 
 def token_logprobs(

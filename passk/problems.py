@@ -1,52 +1,64 @@
 """Problems to train on, to be measured on, and worked solutions to imitate; and their order."""
 
-import json
+import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from passk.config import ConventionsConfig, DataConfig, EvalConfig
+from passk.config import ConventionsConfig, DataConfig, EvalConfig, TableConfig
 from passk.conventions import make_problems
 from passk.errors import UserError
+from passk.gold import find_gold, without_calculations
+from passk.rows import Row, is_file_name, read_rows
 from passk.types import Problem
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The three sides of a data set. `corpus` holds problems with worked solutions, for SFT."""
+    """The sides of a data set, which have no prompt in common, and what was left out of them.
+
+    `corpus` holds problems with worked solutions, for SFT: other problems than `train` or the same.
+    `shots` are worked problems to be shown before each prompt. `notes` are lines for the user.
+    """
 
     train: tuple[Problem, ...]
     heldout: tuple[Problem, ...]
     corpus: tuple[Problem, ...]
+    shots: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load_data(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool = True) -> Data:
-    """Generate or read what `data` names, with the first `eval.num_problems` held-out problems.
+    """Generate or read what `data` names, with `eval.num_problems` held-out problems.
 
-    Prompts that stand on both sides are refused.
+    Training problems that also stand on the held-out side, whichever of it is evaluated, are left
+    out. Of read problems those held out come in an order drawn from `eval.seed` (data sets are
+    sorted by subject), so that fewer of them are the first of more. Without `needs_training` the
+    training side is read only if shots are taken from it.
     """
+    needs_training = needs_training or cfg.prompt.num_shots > 0
     if isinstance(cfg, ConventionsConfig):
-        data = _conventions(cfg, eval_cfg.num_problems)
+        data = _generate(cfg, eval_cfg.num_problems, needs_training)
+        is_apart = cfg.path is None and cfg.eval_path is None  # apart by expression
     else:
-        if cfg.eval_path is None or (needs_training and cfg.path is None):
-            raise UserError(
-                "data=jsonl needs two files: data.path (training) and data.eval_path (held out); "
-                "passk eval needs only the second"
-            )
-        train = read_problems(cfg.path, "data.path") if cfg.path else ()
-        heldout = read_problems(cfg.eval_path, "data.eval_path")[: eval_cfg.num_problems]
-        data = Data(train, heldout, tuple(p for p in train if p.solution))
-    overlap = {p.prompt for p in data.heldout} & {p.prompt for p in (*data.train, *data.corpus)}
-    if overlap:
+        assert isinstance(cfg, TableConfig)
+        data = _read(cfg, needs_training)
+        is_apart = False
+    if not is_apart:
+        data = _without_heldout(data)
+    data = _with_shots(data, cfg)
+    if needs_training and not data.train:
         raise UserError(
-            f"{len(overlap)} held-out prompts are also training prompts (one is "
-            f"{min(overlap)!r}); held-out problems must not be trained on"
+            f"no problem of data.path={cfg.path} is left to train on: all are held out or shots"
         )
-    return data
+    heldout = data.heldout
+    if isinstance(cfg, TableConfig):
+        heldout = _shuffled(heldout, f"heldout/{eval_cfg.seed}")
+    return replace(data, heldout=heldout[: eval_cfg.num_problems])
 
 
-def _conventions(cfg: ConventionsConfig, num_heldout: int) -> Data:
+def _generate(cfg: ConventionsConfig, num_heldout: int, needs_training: bool) -> Data:
     def draw(
         count: int, split: str, calculator_fraction: float, skill_fraction: float, cue: float
     ) -> tuple[Problem, ...]:
@@ -61,15 +73,22 @@ def _conventions(cfg: ConventionsConfig, num_heldout: int) -> Data:
             )
         )
 
+    notes: list[str] = []
+
+    def read(path: str, key: str) -> tuple[Problem, ...]:
+        problems, left_out = read_problems(path, key)
+        notes.extend(left_out)
+        return problems
+
     prompts = (cfg.calculator_fraction, cfg.skill_fraction, cfg.cue)
-    train = (
-        read_problems(cfg.path, "data.path") if cfg.path else draw(cfg.num_train, "train", *prompts)
-    )
     heldout = (
-        read_problems(cfg.eval_path, "data.eval_path")[:num_heldout]
+        read(cfg.eval_path, "data.eval_path")
         if cfg.eval_path
         else draw(num_heldout, "heldout", *prompts)
     )
+    if not needs_training:
+        return Data((), heldout, (), notes=tuple(notes))
+    train = read(cfg.path, "data.path") if cfg.path else draw(cfg.num_train, "train", *prompts)
     corpus = draw(
         cfg.num_corpus,
         "corpus",
@@ -77,60 +96,149 @@ def _conventions(cfg: ConventionsConfig, num_heldout: int) -> Data:
         cfg.corpus_skill_fraction,
         cfg.corpus_cue,
     )
-    return Data(train, heldout, corpus)
+    return Data(train, heldout, corpus, notes=tuple(notes))
 
 
-_COLUMNS = {"id": False, "prompt": True, "answer": True, "kind": False, "solution": False}
+def _read(cfg: TableConfig, needs_training: bool) -> Data:
+    is_complete = cfg.eval_path or (cfg.path and not is_file_name(cfg.path))
+    if not is_complete or (needs_training and not cfg.path):
+        raise UserError(
+            f"data={cfg.name} needs data.path (a file of training problems, or a folder or hub "
+            "data set with both splits) and data.eval_path (held out) where data.path is a file "
+            "or null; passk eval needs only held-out problems"
+        )
+    train: tuple[Problem, ...] = ()
+    notes: list[str] = []
+    if needs_training and cfg.path:
+        train, notes = read_problems(cfg.path, "data.path", cfg, cfg.train_split)
+    key = "data.eval_path" if cfg.eval_path else "data.path"
+    heldout, more = read_problems(cfg.eval_path or cfg.path or "", key, cfg, cfg.eval_split)
+    return Data(train, heldout, tuple(p for p in train if p.solution), notes=(*notes, *more))
 
 
-def read_problems(path: str, key: str) -> tuple[Problem, ...]:
-    """Read a JSON-lines file of objects with string fields.
+def _without_heldout(data: Data) -> Data:
+    """Training problems whose normalised prompt stands on the held-out side are left out."""
+    heldout = {normalised(problem.prompt): problem.id for problem in data.heldout}
 
-    `prompt` and `answer` are needed; `id` (default: file name and line), `kind` and `solution`
-    are optional, other fields are ignored. Raises UserError naming `key`, the file and the line.
+    def split(problems: Sequence[Problem]) -> tuple[tuple[Problem, ...], list[Problem]]:
+        kept: list[Problem] = []
+        dropped: list[Problem] = []
+        for problem in problems:
+            (dropped if normalised(problem.prompt) in heldout else kept).append(problem)
+        return tuple(kept), dropped
+
+    train, dropped = split(data.train)
+    corpus, dropped_too = split(data.corpus)
+    dropped = list({problem.id: problem for problem in (*dropped, *dropped_too)}.values())
+    if not dropped:
+        return data
+    first = dropped[0]
+    note = (
+        "data: problems left out of training because they are held out too: "
+        f"{len(dropped)} ({first.id} is {heldout[normalised(first.prompt)]}"
+        f"{', ...' if len(dropped) > 1 else ''})"
+    )
+    return replace(data, train=train, corpus=corpus, notes=(*data.notes, note))
+
+
+def _with_shots(data: Data, cfg: DataConfig) -> Data:
+    """Take `num_shots` worked problems, by seed, out of what is trained on."""
+    count = cfg.prompt.num_shots
+    if count == 0:
+        return data
+    if count > len(data.corpus):
+        raise UserError(
+            f"data.prompt.num_shots={count}, but only {len(data.corpus)} training problems have "
+            "a worked solution"
+        )
+    shots = _shuffled(data.corpus, f"shots/{cfg.seed}")[:count]
+    shown = {normalised(problem.prompt) for problem in shots}
+    train, corpus = (
+        tuple(p for p in side if normalised(p.prompt) not in shown)
+        for side in (data.train, data.corpus)
+    )
+    return replace(data, train=train, corpus=corpus, shots=shots)
+
+
+def _shuffled(problems: Iterable[Problem], seed: str) -> tuple[Problem, ...]:
+    order = list(problems)
+    random.Random(seed).shuffle(order)
+    return tuple(order)
+
+
+def normalised(prompt: str) -> str:
+    """A prompt without what makes no other problem of it: letter forms, case and white space."""
+    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+
+
+_FIELDS = ("prompt", "answer", "id", "kind", "solution", "level", "type")  # of a Problem
+_NEEDED = ("prompt", "answer")
+
+
+def read_problems(
+    source: str, key: str, cfg: TableConfig | None = None, split: str = "train"
+) -> tuple[tuple[Problem, ...], list[str]]:
+    """The problems of a file, a folder or a hub data set, by the columns of `cfg`, and notes.
+
+    Rows whose answer field holds no answer are left out and named in the notes. Raises UserError
+    naming `key` and the file or row for rows without a needed field, and where nothing is left.
     """
-    file = Path(path)
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # U+2028 may stand inside a string
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}={path} cannot be read as a UTF-8 text file: {error}") from error
-    problems, seen = [], dict[str, int]()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    cfg = cfg or TableConfig()
+    columns = {name: getattr(cfg, f"{name}_column") for name in _FIELDS}
+    rows = read_rows(source, key, split=split, subset=cfg.subset, columns=columns.values())
+    problems, seen = [], dict[str, str]()
+    without_answer: list[str] = []
+    for row in rows:
+        problem = _problem(row, columns, cfg)
+        if not problem.answer:
+            without_answer.append(row.place)
             continue
-        problem = _parse(line, f"{file.stem}-{number}", f"{path}, line {number}")
         if problem.id in seen:
             raise UserError(
-                f"{path}, line {number}: id {problem.id!r} stands already in line "
-                f"{seen[problem.id]}; ids must differ"
+                f"{row.place}: id {problem.id!r} stands already in {seen[problem.id]}; "
+                "ids must differ"
             )
-        seen[problem.id] = number
+        seen[problem.id] = row.place
         problems.append(problem)
     if not problems:
-        raise UserError(f"{key}={path} holds no problems; give one JSON object per line")
-    return tuple(problems)
-
-
-def _parse(line: str, default_id: str, place: str) -> Problem:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
         raise UserError(
-            f"{place}: not a JSON object ({error.msg}, column {error.colno})"
-        ) from error
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: a JSON object is needed, found {type(row).__name__}")
-    fields = {"id": default_id}
-    for column, needed in _COLUMNS.items():
-        value = row.get(column)
+            f"{key}={source}: no row has an answer in the field {cfg.answer_column!r} "
+            f"(data.gold_in={cfg.gold_in})"
+        )
+    if not without_answer:
+        return tuple(problems), []
+    shown = "; ".join(without_answer[:3]) + ("; ..." if len(without_answer) > 3 else "")
+    note = f"data: rows left out because they hold no answer: {len(without_answer)} ({shown})"
+    return tuple(problems), [note]
+
+
+def _problem(row: Row, columns: dict[str, str | None], cfg: TableConfig) -> Problem:
+    """A row as a problem, whose answer is empty where the row's answer field holds none."""
+    texts = {"id": row.default_id}
+    for name, column in columns.items():
+        value = None if column is None else row.fields.get(column)
         if value is None:
-            if needed:
-                raise UserError(f"{place}: the field {column!r} is missing")
+            if name in _NEEDED:
+                raise UserError(
+                    f"{row.place}: the field {column!r} is missing (data.{name}_column)"
+                )
             continue
-        if not isinstance(value, str) or (needed and not value):
-            raise UserError(f"{place}: {column!r} must be a non-empty string, found {value!r}")
-        fields[column] = value
-    return Problem(**fields)
+        if name == "answer" and _is_number(value):
+            value = str(value)
+        if not isinstance(value, str) or (name in ("prompt", "id") and not value.strip()):
+            allowed = "text or a number" if name == "answer" else "a non-empty string"
+            raise UserError(f"{row.place}: {column!r} must be {allowed}, found {value!r}")
+        texts[name] = value
+    texts["answer"] = find_gold(texts["answer"], cfg.gold_in) or ""
+    if cfg.strip_calculations and "solution" in texts:
+        texts["solution"] = without_calculations(texts["solution"])
+    return Problem(**texts)
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 class ProblemStream:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from string import Formatter
 
 from passk.config import (
     ESTIMATOR_NAMES,
@@ -152,6 +153,8 @@ def _check_data(cfg: RunConfig) -> None:
             f"data={data.name} does not say how its answers are judged; add verifier=math, "
             "verifier=exact, verifier=python or verifier=conventions"
         )
+    _check_template("data.prompt.template", data.prompt.template, "problem")
+    _check_template("data.prompt.completion_template", data.prompt.completion_template, "solution")
     is_conventions = isinstance(data, ConventionsConfig)
     if is_conventions != (data.name == "conventions"):
         raise UserError(f"data.name={data.name} cannot be set on its own; use data={data.name}")
@@ -164,6 +167,19 @@ def _check_data(cfg: RunConfig) -> None:
         total = getattr(data, calculator) + getattr(data, skill)
         if total > 1:
             raise UserError(f"data.{calculator} + data.{skill} = {total:g}; at most 1 is possible")
+
+
+def _check_template(key: str, template: str, field: str) -> None:
+    try:
+        # Pairs of braces that are signs have no field; `{problem!r}` and `{problem:9}` are refused.
+        found = {tuple(part[1:]) for part in Formatter().parse(template) if part[1] is not None}
+    except ValueError:
+        found = set()
+    if found != {(field, "", None)}:
+        raise UserError(
+            f"{key}={template!r} must hold {{{field}}} and no other field; other braces are "
+            "written twice: {{ and }}"
+        )
 
 
 def _check_learner(cfg: RunConfig) -> None:

@@ -171,7 +171,7 @@ class _Rows:
         self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
     ) -> None:
         self.model = model
-        self.end_ids = np.array(end_ids(model.generation_config, model.config))
+        self.end_ids = np.array(end_ids(model))
         longest = max(map(len, prompts))
         self.cache = RowCache(longest + max_new_tokens)
         # Left padding: every row writes its next token at the same position of the buffers.

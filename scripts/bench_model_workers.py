@@ -135,7 +135,7 @@ def vllm_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
     from bench_workers import Steps, resident_mib, wait_for_turn
 
     from passk.config import ModelConfig, PromptConfig, RolloutConfig
-    from passk.policy import load_end_ids, load_tokenizer
+    from passk.policy import load_tokenizer
     from passk.prompts import PromptEncoder
     from passk.rollout import SampleKey, rollout
     from passk.sampler import SamplingParams
@@ -143,8 +143,9 @@ def vllm_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
     from passk.verifiers import ConventionsVerifier
     from passk.vllm_sampler import VLLMSampler
 
-    tokenizer, end_ids = load_tokenizer(MODEL), load_end_ids(ModelConfig(), MODEL)
+    tokenizer = load_tokenizer(MODEL)
     cfg = RolloutConfig(memory_fraction=0.25)
+    end_ids = [tokenizer.eos_token_id]
     sampler = VLLMSampler(MODEL, tokenizer, ModelConfig(), cfg, max_model_len=256, end_ids=end_ids)
     problems = [Problem(str(i), p, "0") for i, p in enumerate(word_problems(NUM_PROMPTS))]
     encoder = PromptEncoder(tokenizer, PromptConfig())

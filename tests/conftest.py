@@ -1,6 +1,9 @@
 """Fixtures that several test files use. Torch is imported late: many tests do without it."""
 
 import pytest
+from small_runs import Outcome
+
+from passk.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +33,16 @@ def tiny_encoder(tiny_tokenizer):
     from passk.prompts import PromptEncoder
 
     return PromptEncoder(tiny_tokenizer, PromptConfig())
+
+
+@pytest.fixture
+def passk(capfd, tmp_path, monkeypatch):
+    """Call the command line in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Outcome:
+        capfd.readouterr()
+        code = main(list(words))
+        return Outcome(code, *capfd.readouterr())
+
+    return call

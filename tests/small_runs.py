@@ -63,6 +63,16 @@ def in_subprocess(arguments: list[str], cwd: Path, **environment: str) -> Outcom
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
+def assert_refused(outcome: Outcome, *says: str) -> None:
+    """Exit code 2, one line on stderr that holds `says`, no traceback."""
+    assert outcome.code == 2
+    assert outcome.err.startswith("passk: ")
+    assert outcome.err.count("\n") == 1 and outcome.err.endswith("\n"), outcome.err
+    assert "Traceback" not in outcome.out
+    for words in says:
+        assert words in outcome.err
+
+
 def snapshot(folder: Path) -> dict[str, bytes | None]:
     """Every path below a folder with its content (None for a directory)."""
     return {

@@ -8,23 +8,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_runs import SMALL, Outcome, cut_short, in_subprocess, snapshot, train
+from small_runs import (
+    SMALL,
+    Outcome,
+    assert_refused,
+    cut_short,
+    in_subprocess,
+    snapshot,
+    train,
+)
 
 from passk import __version__, cli
-from passk.cli import SUMMARIES, main
-
-
-@pytest.fixture
-def passk(capfd, tmp_path, monkeypatch):
-    """Call the command line in an empty folder, in this process."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> Outcome:
-        capfd.readouterr()
-        code = main(list(words))
-        return Outcome(code, *capfd.readouterr())
-
-    return call
+from passk.cli import SUMMARIES
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +28,6 @@ def trained(tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("trained") / "run"
     assert train(run, "train.num_steps=2", "train.save_every=1", "diagnostics.every=0") == 0
     return run
-
-
-def assert_refused(outcome: Outcome, *says: str) -> None:
-    assert outcome.code == 2
-    assert outcome.err.startswith("passk: ")
-    assert outcome.err.count("\n") == 1 and outcome.err.endswith("\n"), outcome.err
-    assert "Traceback" not in outcome.out
-    for words in says:
-        assert words in outcome.err
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
@@ -76,10 +62,10 @@ def test_help_of_train_names_groups_and_keys(passk):
         "model": "tiny",
         "data": "conventions, ",
         "regime": "hybrid, pass1, passk, sft",
-        "rollout": "auto, torch",
+        "rollout": "auto, torch, vllm",
         "learner": "adamw",
         "eval": "default",
-        "experiment": "smoke",
+        "experiment": "gsm8k-smollm2, smoke",
     }.items():
         assert f"{group}: {options}" in shown
     for key in ("pass1_weight", "num_samples", "init_from", "calculator_fraction"):
@@ -179,7 +165,7 @@ def test_run_directory_that_cannot_be_made(passk, tmp_path):
 
 
 MALFORMED = [
-    ('{"prompt": "T1+1=", "answer": 2}', "'answer' must be a non-empty string"),
+    ('{"prompt": "T1+1=", "answer": [2]}', "'answer' must be text or a number"),
     ('{"prompt": "T1+1="}', "'answer' is missing"),
     ('{"prompt": "T1+1=", ', "not a JSON object"),
 ]

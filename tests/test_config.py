@@ -201,7 +201,7 @@ def test_wrong_types_are_named_with_the_key(override, key, says):
     [
         ("regime=pass2", "hybrid, pass1, passk, sft"),
         ("data=gsm9k", "conventions, gsm8k, jsonl, math"),
-        ("experiment=nope", "smoke"),
+        ("experiment=nope", "gsm8k-smollm2, smoke"),
         ("verifier=xx", "auto, conventions, exact, math, python"),
     ],
 )
@@ -209,6 +209,26 @@ def test_unknown_options_are_answered_with_those_there_are(override, choices):
     with pytest.raises(COMPOSITION_ERRORS) as refused:
         compose("train", overrides=[override])
     assert explain(refused.value, "train") == f"{override} is unknown; allowed: {choices}"
+
+
+@pytest.mark.parametrize(
+    ("data", "override", "says"),
+    [
+        ("gsm8k", "data.promt_column=q", "did you mean data.prompt_column?"),
+        ("conventions", "data.num_trian=1", "did you mean data.num_train?"),
+        ("gsm8k", "data.num_train=1", "the chosen data has no such field"),
+        ("conventions", "data.subset=x", "the chosen data has no such field"),
+    ],
+)
+def test_fields_of_every_data_set_are_known(data, override, says):
+    with pytest.raises(COMPOSITION_ERRORS) as refused:
+        compose("train", overrides=[f"data={data}", override])
+    assert says in explain(refused.value, "train")
+
+
+def test_braces_that_are_signs_are_written_twice():
+    template = r"{problem}\nUse \boxed{{}}."
+    assert configured(f"data.prompt.template='{template}'").data.prompt.template == template
 
 
 def test_interpolation_to_nowhere_is_an_omegaconf_error_in_one_line():
@@ -253,6 +273,12 @@ RULES = [
     (["num_threads=0"], "num_threads=0", "at least 1"),
     (["regime.name=reinforce"], "regime.name=reinforce", "sft, pass1, passk, hybrid"),
     (["data.name=jsonl", "verifier=exact"], "data.name=jsonl", "data=jsonl"),
+    (["data.prompt.template=x"], "data.prompt.template='x'", "must hold {problem} and no other"),
+    (["data.prompt.template='{problem} {n}'"], "data.prompt.template", "no other field"),
+    (["data.prompt.template='{problem!r}'"], "data.prompt.template", "no other field"),
+    (["data.prompt.template='{problem} {'"], "data.prompt.template", "written twice: {{ and }}"),
+    (["data.prompt.completion_template=''"], "data.prompt.completion_template", "{solution}"),
+    (["data.prompt.style=chatml"], "data.prompt.style=chatml", "plain, chat, auto"),
     (["+unknown=1"], "unknown is not a key", "model, data"),
     (["+regime.gamma=1"], "regime.gamma is not a key", "pass1_weight"),
     (["train.init_from=/no/such/run"], "train.init_from=/no/such/run", "run directory"),

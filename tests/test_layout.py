@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "passk"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # A module imports from levels below its own only. A new module takes the lowest it can.
 LEVELS = (
-    ("__init__", "errors", "types", "config", "seeds", "estimators", "statistics"),
-    ("eval_tables", "conventions", "advantages", "verifiers", "batch", "policy", "sampler"),
+    ("__init__", "errors", "types", "config", "seeds", "estimators", "statistics", "gold"),
+    ("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy", "sampler"),
     ("row_cache", "rules", "records", "interrupt", "progress", "prompts"),
     (
         "problems",
@@ -35,7 +35,8 @@ LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 # What is read, checked and refused before torch is imported, and the numbers without tensors.
 WITHOUT_TORCH = ("errors", "types", "config", "seeds", "estimators", "statistics", "advantages")
 WITHOUT_TORCH += ("conventions", "problems", "verifiers", "rules", "composition", "cli", "records")
-WITHOUT_TORCH += ("wording", "tables", "breakdown", "interrupt", "progress", "eval_tables")
+WITHOUT_TORCH += ("wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold")
+WITHOUT_TORCH += ("rows",)
 
 
 def tree(name: str) -> ast.Module:

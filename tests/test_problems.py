@@ -1,13 +1,15 @@
 """Reading problem files, the split's guard, and the order in which problems come."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
-from passk.config import ConventionsConfig, DataConfig, EvalConfig
+from passk.config import ConventionsConfig, EvalConfig, PromptConfig, TableConfig
 from passk.errors import UserError
-from passk.problems import ProblemStream, load_data, read_problems
+from passk.problems import ProblemStream, load_data, normalised, read_problems
 from passk.types import Problem
 
 EVAL = EvalConfig(num_problems=3)
@@ -19,6 +21,7 @@ def write(tmp_path):
 
     def to_file(*rows, name="rows.jsonl", encoding="utf-8"):
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
         return str(tmp_path / name)
 
@@ -29,9 +32,19 @@ def row(i, **fields):
     return {"prompt": f"T{i}+1=", "answer": str(i + 1)} | fields
 
 
-def refusal(path):
+def problems_of(path, **columns):
+    problems, notes = read_problems(path, "data.path", TableConfig(**columns))
+    assert not notes
+    return problems
+
+
+def table(path=None, eval_path=None, **changes):
+    return TableConfig(name="jsonl", path=path, eval_path=eval_path, **changes)
+
+
+def refusal(path, **columns):
     with pytest.raises(UserError) as refused:
-        read_problems(path, "data.path")
+        read_problems(path, "data.path", TableConfig(**columns))
     sentence = str(refused.value)
     assert "\n" not in sentence
     return sentence
@@ -40,22 +53,82 @@ def refusal(path):
 def test_fields_are_read_and_the_rest_ignored(write):
     full = {"id": "a", "kind": "easy", "solution": "1+1=2", "difficulty": 3, "notes": None}
     path = write(row(1, **full), row(2), row(3, kind=None))
-    assert read_problems(path, "data.path") == (
+    assert problems_of(path) == (
         Problem("a", "T1+1=", "2", "easy", "1+1=2"),
         Problem("rows-2", "T2+1=", "3"),
         Problem("rows-3", "T3+1=", "4"),
     )
 
 
+def test_columns_by_name(write):
+    columns = {name: f"my {name}" for name in ("prompt", "answer", "solution", "id", "kind")}
+    columns |= {"level": "my level", "type": "my type"}
+    path = write({column: name for name, column in columns.items()} | {"prompt": "other"})
+    by_name = {f"{name}_column": column for name, column in columns.items()}
+    assert problems_of(path, **by_name) == (
+        Problem("id", "prompt", "answer", "kind", "solution", "level", "type"),
+    )
+    bare = dict.fromkeys(("solution_column", "id_column", "kind_column"))
+    assert problems_of(path, **by_name | bare) == (
+        Problem("rows-1", "prompt", "answer", level="level", type="type"),
+    )
+
+
+def test_numbers_are_answers_as_they_are_written(write):
+    path = write(*(row(i, answer=answer) for i, answer in enumerate((7, -2.5, "007"))))
+    assert [p.answer for p in problems_of(path)] == ["7", "-2.5", "007"]
+
+
+GSM8K = {"prompt_column": "question", "solution_column": "answer", "gold_in": "after_hash"}
+MATH = {
+    "prompt_column": "problem",
+    "answer_column": "solution",
+    "level_column": "level",
+    "type_column": "type",
+    "gold_in": "in_box",
+}
+
+
+def test_rows_in_the_fields_of_gsm8k(write):
+    answer = "48/2 = <<48/2=24>>24 clips.\n48+24 = <<48+24=72>>72.\n#### 72"
+    path = write({"question": "How many?", "answer": answer})
+    (problem,) = problems_of(path, **GSM8K, strip_calculations=True)
+    stripped = "48/2 = 24 clips.\n48+24 = 72.\n#### 72"
+    assert problem == Problem("rows-1", "How many?", "72", solution=stripped)
+    assert problems_of(path, **GSM8K)[0].solution == answer
+
+
+def test_rows_in_the_fields_of_math(write):
+    solution = r"Then $x = \boxed{\frac{1}{2}}$."
+    fields = {"problem": "Find $x$.", "level": "Level ?", "type": "Algebra", "answer": "0.5"}
+    assert problems_of(write(fields | {"solution": solution}), **MATH) == (
+        Problem("rows-1", "Find $x$.", r"\frac{1}{2}", "", solution, "Level ?", "Algebra"),
+    )
+
+
+def test_rows_without_an_answer_are_left_out_and_named(write):
+    solutions = (r"\boxed{1}", r"\boxed{}", "none", r"\boxed{4}", "", r"\boxed{6", r"\boxed{7}")
+    path = write(*({"problem": f"P{i}", "solution": s} for i, s in enumerate(solutions, 1)))
+    problems, notes = read_problems(path, "data.path", TableConfig(**MATH))
+    assert [(p.id, p.answer) for p in problems] == [
+        ("rows-1", "1"),
+        ("rows-4", "4"),
+        ("rows-7", "7"),
+    ]
+    lines = "; ".join(f"{path}, line {number}" for number in (2, 3, 5))
+    assert notes == [f"data: rows left out because they hold no answer: 4 ({lines}; ...)"]
+    says = refusal(write({"problem": "P", "solution": "none"}), **MATH)
+    assert "no row has an answer in the field 'solution' (data.gold_in=in_box)" in says
+
+
 def test_empty_lines_are_skipped_but_counted(write):
-    problems = read_problems(write("", row(1), "  ", row(2)), "data.path")
-    assert [p.id for p in problems] == ["rows-2", "rows-4"]
+    assert [p.id for p in problems_of(write("", row(1), "  ", row(2)))] == ["rows-2", "rows-4"]
 
 
 def test_windows_line_ends_and_a_missing_last_newline(tmp_path):
     text = "\r\n".join(json.dumps(row(i)) for i in (1, 2))
     (tmp_path / "rows.jsonl").write_bytes(text.encode())
-    assert len(read_problems(str(tmp_path / "rows.jsonl"), "data.path")) == 2
+    assert len(problems_of(str(tmp_path / "rows.jsonl"))) == 2
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
@@ -64,7 +137,7 @@ def test_only_newlines_end_a_line(write, separator):
     prompt = f"one{separator}two"
     text = json.dumps(row(1, prompt=prompt), ensure_ascii=False)
     assert separator in text
-    assert read_problems(write(text), "data.path")[0].prompt == prompt
+    assert problems_of(write(text))[0].prompt == prompt
 
 
 MALFORMED = [
@@ -76,12 +149,14 @@ MALFORMED = [
     ({"answer": "2"}, "the field 'prompt' is missing"),
     ({"prompt": "x"}, "the field 'answer' is missing"),
     ({"prompt": "x", "answer": None}, "the field 'answer' is missing"),
-    ({"prompt": "x", "answer": 2}, "'answer' must be a non-empty string, found 2"),
+    ({"prompt": "x", "answer": True}, "'answer' must be text or a number, found True"),
+    ({"prompt": "x", "answer": ["2"]}, "'answer' must be text or a number, found ['2']"),
+    ('{"prompt": "x", "answer": NaN}', "'answer' must be text or a number, found nan"),
     ({"prompt": "", "answer": "2"}, "'prompt' must be a non-empty string, found ''"),
     ({"prompt": ["x"], "answer": "2"}, "'prompt' must be a non-empty string, found ['x']"),
     ({"prompt": "x", "answer": "2", "kind": 3}, "'kind' must be a"),
     ({"prompt": "x", "answer": "2", "id": 7}, "'id' must be a"),
-    ({"prompt": "x", "answer": "2", "id": "rows-1"}, "id 'rows-1' stands already in line 1"),
+    ({"prompt": "x", "answer": "2", "id": "rows-1"}, "id 'rows-1' stands already in "),
 ]
 
 
@@ -96,34 +171,100 @@ def test_files_that_hold_nothing_or_cannot_be_read(write, tmp_path):
     assert f"data.path={tmp_path / 'no.jsonl'} cannot be read" in refusal(
         str(tmp_path / "no.jsonl")
     )
-    assert "cannot be read" in refusal(str(tmp_path))
     assert "UTF-8" in refusal(write(row(1), encoding="utf-16"))
 
 
-def test_jsonl_data(write):
+def test_files_of_both_sides(write):
     train = write(*(row(i, solution=f"{i}+1={i + 1}" if i % 2 else "") for i in range(6)))
     heldout = write(*(row(i) for i in range(10, 15)), name="heldout.jsonl")
-    data = load_data(DataConfig(name="jsonl", path=train, eval_path=heldout), EVAL)
+    data = load_data(table(train, heldout), EVAL)
     assert [p.prompt for p in data.train] == [f"T{i}+1=" for i in range(6)]
-    assert [p.prompt for p in data.heldout] == ["T10+1=", "T11+1=", "T12+1="]
+    assert len(data.heldout) == 3 and {p.prompt for p in data.heldout} < {
+        f"T{i}+1=" for i in range(10, 15)
+    }
     assert [p.prompt for p in data.corpus] == ["T1+1=", "T3+1=", "T5+1="]
+    assert (data.shots, data.notes) == ((), ())
 
 
-@pytest.mark.parametrize("given", [{}, {"path": "a"}, {"eval_path": "a"}])
-def test_jsonl_data_needs_both_files(given):
-    with pytest.raises(UserError, match=r"data\.path .* and data\.eval_path"):
-        load_data(DataConfig(name="jsonl", **given), EVAL)
+def test_held_out_problems_are_drawn_by_seed_and_fewer_are_the_first_of_more(write):
+    heldout = write(*(row(i) for i in range(50)), name="heldout.jsonl")
+
+    def ids(count, seed=0):
+        cfg = EvalConfig(num_problems=count, seed=seed)
+        return [
+            p.id for p in load_data(table(eval_path=heldout), cfg, needs_training=False).heldout
+        ]
+
+    everything = ids(50)
+    assert sorted(everything, key=lambda i: int(i.split("-")[1])) == [
+        f"heldout-{i}" for i in range(1, 51)
+    ]
+    assert ids(99) == everything and ids(8) == everything[:8]
+    assert len(set(ids(8)) - {f"heldout-{i}" for i in range(1, 9)}) > 0, "not the first rows"
+    assert ids(8, seed=1) != ids(8)
 
 
-def test_overlap_of_training_and_held_out_is_refused(write):
-    train = write(*(row(i) for i in range(5)))
-    heldout = write(row(9), row(3), row(4), name="heldout.jsonl")
-    with pytest.raises(UserError, match=r"2 held-out prompts are also training prompts.*'T3\+1='"):
-        load_data(DataConfig(name="jsonl", path=train, eval_path=heldout), EVAL)
-    data = load_data(
-        DataConfig(name="jsonl", path=train, eval_path=heldout), EvalConfig(num_problems=1)
+@pytest.mark.parametrize("given", [{}, {"path": "a.jsonl"}, {"eval_path": "a.jsonl"}])
+def test_both_sides_are_needed(given):
+    with pytest.raises(UserError, match=r"data=jsonl needs data\.path .* and data\.eval_path"):
+        load_data(table(**given), EVAL)
+
+
+def test_evaluation_needs_the_held_out_side_alone(write):
+    data = load_data(table("no.jsonl", write(row(1))), EVAL, needs_training=False)
+    assert (data.train, len(data.heldout), data.corpus) == ((), 1, ())
+    with pytest.raises(UserError, match=r"data\.eval_path \(held out\)"):
+        load_data(table(write(row(1))), EVAL, needs_training=False)
+
+
+def test_training_problems_that_are_held_out_are_left_out(write):
+    train = write(*(row(i, solution="s") for i in range(5)))
+    # The same but for case, white space and letter forms; "T1+1 =" is another text.
+    heldout = write(
+        {"prompt": " t3+1=\n", "answer": "4"},
+        {"prompt": "\uff344+1=", "answer": "5"},
+        {"prompt": "T1+1 =", "answer": "2"},
+        name="heldout.jsonl",
     )
-    assert len(data.heldout) == 1, "problems that are not evaluated cannot overlap"
+    data = load_data(table(train, heldout), EVAL)
+    assert [p.prompt for p in data.train] == ["T0+1=", "T1+1=", "T2+1="]
+    assert data.corpus == data.train
+    assert data.notes == (
+        "data: problems left out of training because they are held out too: "
+        "2 (rows-4 is heldout-1, ...)",
+    )
+    assert not {normalised(p.prompt) for p in data.train} & {
+        normalised(p.prompt) for p in data.heldout
+    }
+    fewer = load_data(table(train, heldout), EvalConfig(num_problems=1))
+    assert fewer.train == data.train, "whichever of the held-out side is evaluated"
+    with pytest.raises(UserError, match="is left to train on"):
+        load_data(table(heldout, heldout), EVAL)
+
+
+def test_normalised_prompts_keep_apart_what_differs():
+    assert normalised("T1+1=") != normalised("C1+1=")
+    assert normalised("What is\n 1\u00a0+ 1?") == normalised(" what is 1 + 1? ")
+
+
+def test_shots_are_chosen_by_seed_and_not_trained_on(write):
+    train = write(*(row(i, solution=f"s{i}" if i else "") for i in range(20)))
+    heldout = write(row(50), row(7), name="heldout.jsonl")
+
+    def load(count, seed=0, **options):
+        cfg = table(train, heldout, seed=seed, prompt=PromptConfig(num_shots=count))
+        return load_data(cfg, EVAL, **options)
+
+    data = load(3)
+    assert len(data.shots) == 3 and all(shot.solution for shot in data.shots)
+    assert data.shots == load(3).shots == load(5).shots[:3] != load(3, seed=1).shots
+    shown = {shot.id for shot in data.shots}
+    assert not shown & {p.id for p in (*data.train, *data.corpus)} and "rows-8" not in shown
+    assert (len(data.train), len(data.corpus)) == (16, 15)
+    assert load(3, needs_training=False).shots == data.shots, "evaluated with the same prompts"
+    assert not load(18).corpus
+    with pytest.raises(UserError, match=r"num_shots=19, but only 18 training problems have a"):
+        load(19)
 
 
 def conventions(**changes):
@@ -140,14 +281,33 @@ def test_conventions_data_has_the_sizes_asked_for():
     assert more[:3] == data.heldout
 
 
+def test_conventions_are_apart_by_construction():
+    data = load_data(conventions(), EvalConfig(num_problems=200))
+    sides = [{normalised(p.prompt) for p in side} for side in (data.train, data.corpus)]
+    assert not (sides[0] | sides[1]) & {normalised(p.prompt) for p in data.heldout}
+    assert load_data(conventions(), EVAL, needs_training=False).heldout == data.heldout[:3]
+
+
 def test_files_replace_the_generated_problems(write):
     data = load_data(conventions(path=write(row(1)), eval_path=write(row(2), name="h.jsonl")), EVAL)
     assert [p.prompt for p in data.train] == ["T1+1="]
     assert [p.prompt for p in data.heldout] == ["T2+1="]
-    assert data.corpus == load_data(conventions(), EVAL).corpus
-    solved = data.corpus[0].prompt
-    with pytest.raises(UserError, match="1 held-out prompts are also training prompts"):
-        load_data(conventions(eval_path=write({"prompt": solved, "answer": "1"})), EVAL)
+    corpus = load_data(conventions(), EVAL).corpus
+    assert data.corpus == corpus
+    solved = corpus[0].prompt
+    without = load_data(conventions(eval_path=write({"prompt": solved, "answer": "1"})), EVAL)
+    assert without.corpus == tuple(p for p in corpus if p.prompt != solved)
+    assert f"{corpus[0].id} is rows-1" in without.notes[0]
+
+
+def test_datasets_is_not_imported_for_json_lines(write):
+    """It takes a second."""
+    code = (
+        f"from passk.problems import read_problems; read_problems({write(row(1))!r}, 'data.path')"
+    )
+    code += "; import sys; print([m for m in ('datasets', 'torch', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 PROBLEMS = tuple(Problem(str(i), f"p{i}", "a") for i in range(10))

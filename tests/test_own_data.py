@@ -1,0 +1,120 @@
+"""Runs on problems of the user's own: columns, shots, what is left out, and what is refused."""
+
+import json
+
+import pandas as pd
+import pytest
+from small_runs import SMALL, assert_refused, metrics, snapshot
+
+WORDS = [word for word in SMALL if not word.startswith("data.")]
+OWN = [
+    *WORDS,
+    "data=jsonl",
+    "data.path=sums",
+    "verifier=conventions",
+    "data.prompt_column=q",
+    "data.answer_column=a",
+    "data.gold_in=after_hash",
+    "data.solution_column=steps",
+    "data.type_column=sort",
+    "rollout.max_new_tokens=16",
+    "train.num_steps=2",
+    "diagnostics.every=0",
+]
+
+
+def row(a, b):
+    total = f"{a}+{b}={a + b}"
+    return {"q": f"T{a}+{b}=", "a": f"{total} #### {a + b}", "steps": total, "sort": "sum"}
+
+
+@pytest.fixture
+def sums(tmp_path):
+    """A folder with both splits, in the tiny model's alphabet; one training problem is held out
+    too and one has no answer."""
+    folder = tmp_path / "sums"
+    folder.mkdir()
+    train = [row(a, b) for a in range(1, 6) for b in range(1, 6)]
+    train += [row(7, 7), row(8, 8) | {"a": "none"}]
+    heldout = [row(a, 9) for a in range(1, 10)] + [row(7, 7)]
+    for split, rows in (("train", train), ("test", heldout)):
+        text = "".join(f"{json.dumps(fields)}\n" for fields in rows)
+        (folder / f"{split}.jsonl").write_text(text)
+    return folder
+
+
+NOTES = (
+    "data: rows left out because they hold no answer: 1 (sums/train.jsonl, line 27)",
+    "data: problems left out of training because they are held out too: 1 (train-26 is test-10)",
+)
+
+
+@pytest.mark.parametrize("regime", ["hybrid", "sft"])
+def test_a_run_on_a_folder(passk, sums, tmp_path, regime):
+    words = [word for word in OWN if regime == "hybrid" or "regime.k=" not in word]
+    outcome = passk("train", *words, f"regime={regime}", "hydra.run.dir=run")
+    assert (outcome.code, outcome.err) == (0, ""), outcome.err
+    for note in NOTES:
+        assert outcome.out.count(note) == 1
+    assert len(metrics(tmp_path / "run")) == 2
+    evaluated = set(
+        pd.read_parquet(tmp_path / "run" / "eval" / "step-000002.parquet")["problem_id"]
+    )
+    assert len(evaluated) == 8 and evaluated < {f"test-{i}" for i in range(1, 11)}
+    if regime == "hybrid":
+        drawn = pd.read_parquet(tmp_path / "run" / "rollouts")["problem_id"]
+        assert not set(drawn) & {"train-26", "train-27"}
+    again = passk("eval", "run=run", "hydra.run.dir=again")
+    assert again.code == 0 and "left out" not in again.out, "the training side is not needed"
+    table = pd.read_parquet(tmp_path / "again" / "eval" / "step-000002.parquet")
+    assert set(table["problem_id"]) == evaluated
+
+
+def test_a_run_with_shots(passk, sums, tmp_path):
+    shots = ["data.prompt.num_shots=2", "data.prompt.separator=';'"]
+    outcome = passk("train", *OWN, *shots, "hydra.run.dir=run")
+    assert (outcome.code, outcome.err) == (0, ""), outcome.err
+    assert passk("eval", "run=run", "hydra.run.dir=again").code == 0
+    tables = [tmp_path / name / "eval" / "step-000002.parquet" for name in ("run", "again")]
+    assert tables[0].read_bytes() == tables[1].read_bytes(), "evaluated with the same shots"
+
+
+def test_a_reproduction_says_once_what_was_left_out(passk, sums):
+    words = [word for word in OWN if not word.startswith("train.num_steps")]
+    small = ["train.num_steps=1", "sft_steps=1", "regimes=[pass1]", "diagnostics.num_blocks=3"]
+    outcome = passk("reproduce", *words, *small, "alignment_prompts=6", "alignment_samples=4")
+    assert outcome.code == 0, outcome.err
+    for note in NOTES:
+        assert outcome.out.count(note) == 1
+
+
+REFUSED = [
+    (["data.prompt.style=chat"], ["data.prompt.style=chat", "no chat template"]),
+    (["data.prompt.num_shots=26"], ["data.prompt.num_shots=26", "only 25 training problems"]),
+    (["rollout.max_new_tokens=124"], ["test-", "rollout.max_new_tokens=124", "context of 128"]),
+    (["eval.max_new_tokens=125"], ["eval.max_new_tokens=125", "lower eval.max_new_tokens"]),
+    (["rollout.max_model_len=20"], ["rollout.max_model_len of 20", "rollout.max_new_tokens=16"]),
+    (["rollout.max_model_len=129"], ["rollout.max_model_len=129", "context of 128"]),
+    (["data.prompt_column=question"], ["sums/train.jsonl, line 1", "'question' is missing"]),
+    (["data.eval_split=dev"], ["data.path=sums", "no file of the split 'dev'"]),
+    (["data.gold_in=in_box"], ["data.path=sums", "data.gold_in=in_box"]),
+    (["data.eval_path=empty.jsonl"], ["data.eval_path=empty.jsonl holds no problems"]),
+    (["regime=sft", "data.solution_column=null"], ["regime=sft", "data.solution_column"]),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), REFUSED)
+def test_data_that_cannot_be_used_is_one_line_and_leaves_nothing(
+    passk,
+    sums,
+    tmp_path,
+    words,
+    says,
+):
+    (tmp_path / "empty.jsonl").touch()
+    before = snapshot(tmp_path)
+    given = OWN if "regime=sft" not in words else [w for w in OWN if "regime.k=" not in w]
+    keys = {word.split("=")[0] for word in words}
+    outcome = passk("train", *(w for w in given if w.split("=")[0] not in keys), *words)
+    assert_refused(outcome, *says)
+    assert snapshot(tmp_path) == before

@@ -1,0 +1,292 @@
+"""Prompts and completions as tokens: plain, with shots, and by chat templates written by hand.
+
+The tokenizer here knows every byte and a few special tokens, so that tokens are text.
+"""
+
+from dataclasses import replace
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from passk.batch import micro_batches
+from passk.config import PromptConfig
+from passk.errors import UserError
+from passk.experience import imitate
+from passk.prompts import PromptEncoder, check_room, check_solutions
+from passk.types import Problem
+
+SPECIAL = ("<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot|>")
+BOS, EOS, IM_END, EOT = 0, 1, 3, 6
+
+CHATML = """{%- if messages[0].role != 'system' and default_system %}<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif -%}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}"""
+DEFAULT_SYSTEM = "{%- set default_system = true -%}" + CHATML
+LLAMA3 = """{{- bos_token }}
+{%- for message in messages -%}
+<|start|>{{ message.role }}<|end|>
+
+{{ message.content | trim }}<|eot|>
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+<|start|>assistant<|end|>
+
+{% endif -%}"""
+GEMMA = """{{- bos_token }}
+{%- if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif -%}
+{%- for message in messages -%}
+<|start|>{{ 'model' if message.role == 'assistant' else message.role }}
+{{ message.content | trim }}<|eot|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|start|>model
+{% endif -%}"""
+MISTRAL = """{{- bos_token }}
+{%- for message in messages -%}
+{%- if message.role == 'user' %}[INST] {{ message.content }} [/INST]
+{%- else %} {{ message.content }}{{ eos_token }}{% endif -%}
+{%- endfor -%}"""
+# A thinking model: an empty block goes before the last answer, and a switch that may be undefined.
+THINKING = """{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.role == 'assistant' and loop.last %}<think>
+
+</think>
+
+{% endif %}{{ message.content.split('</think>')[-1].lstrip('\\n') }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}
+{%- endif -%}"""
+NO_END = """{%- for message in messages %}{{ message.role }}: {{ message.content }}
+{% endfor -%}
+{%- if add_generation_prompt %}assistant: {% endif -%}"""
+# Its generation prompt opens a block that an answer does not have.
+REASONER = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+SHOUTING = CHATML.replace("{{ message.content }}", "{{ message.content | upper }}")
+DATED = "{%- set today = strftime_now('%d %b %Y') -%}" + CHATML
+
+ASK = Problem("p", r"Find $x_{1}$ if \frac{1}{2}x={x}.", "2", solution="It is 2.\n#### 2 ")
+SHOTS = (
+    Problem("a", "1+1?", "2", solution="1+1 is {2}."),
+    Problem("b", "2+2?", "4", solution="4"),
+)
+
+
+def tokenizer(chat_template=None, *, adds_bos=False):
+    """Byte-level without merges: a token is a byte or one of `SPECIAL`."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ids = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=ids, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    if adds_bos:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", BOS)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        chat_template=chat_template,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def encode(encoder, problem=ASK):
+    """Prompt and completion of a problem, decoded."""
+    (prompt,), (completion,) = encoder.prompts([problem]), encoder.completions([problem])
+    assert encoder.prompts([problem, SHOTS[0]])[0] == prompt
+    return encoder.tokenizer.decode(prompt), encoder.tokenizer.decode(completion)
+
+
+PLAIN = PromptConfig(
+    template="Q: {problem}\nA:", completion_template=" {solution}", separator="\n--\n"
+)
+
+
+def test_plain_prompts_keep_the_braces_of_the_problem():
+    prompt, completion = encode(PromptEncoder(tokenizer(), PLAIN))
+    assert prompt == "Q: Find $x_{1}$ if \\frac{1}{2}x={x}.\nA:"
+    assert completion == " It is 2.\n#### 2 <eos>"
+
+
+def test_plain_prompts_have_the_tokens_that_go_before_a_text():
+    encoder = PromptEncoder(tokenizer(adds_bos=True), PLAIN, SHOTS)
+    prompt, completion = encode(encoder, Problem("p", "3?", "3", solution="3"))
+    assert prompt == "<bos>Q: 1+1?\nA: 1+1 is {2}.\n--\nQ: 2+2?\nA: 4\n--\nQ: 3?\nA:"
+    assert completion == " 3<eos>"
+
+
+def test_instruction_and_system_belong_to_chats():
+    cfg = replace(PLAIN, instruction="Think.", system="Be brief.", style="plain")
+    assert encode(PromptEncoder(tokenizer(CHATML), cfg)) == encode(
+        PromptEncoder(tokenizer(), PLAIN)
+    )
+
+
+def test_auto_takes_the_chat_template_if_there_is_one():
+    auto = replace(PLAIN, style="auto")
+    assert encode(PromptEncoder(tokenizer(), auto)) == encode(PromptEncoder(tokenizer(), PLAIN))
+    chat = replace(PLAIN, style="chat")
+    assert encode(PromptEncoder(tokenizer(CHATML), auto)) == encode(
+        PromptEncoder(tokenizer(CHATML), chat)
+    )
+
+
+CHAT = replace(PLAIN, style="chat", instruction=r"Put it within \boxed{}.")
+QUESTION = "Find $x_{1}$ if \\frac{1}{2}x={x}.\nPut it within \\boxed{}."
+ANSWER = "It is 2.\n#### 2"
+CHATML_PROMPT = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+LLAMA3_PROMPT = f"<bos><|start|>user<|end|>\n\n{QUESTION}<|eot|><|start|>assistant<|end|>\n\n"
+HELPFUL = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+RENDERED = {
+    "chatml": (CHATML, CHATML_PROMPT, f"{ANSWER}<|im_end|>"),
+    "default system": (DEFAULT_SYSTEM, HELPFUL + CHATML_PROMPT, f"{ANSWER}<|im_end|>"),
+    "llama 3": (LLAMA3, LLAMA3_PROMPT, f"{ANSWER}<|eot|>"),
+    "gemma": (
+        GEMMA,
+        f"<bos><|start|>user\n{QUESTION}<|eot|>\n<|start|>model\n",
+        f"{ANSWER}<|eot|>",
+    ),
+    "mistral": (MISTRAL, f"<bos>[INST] {QUESTION} [/INST]", f" {ANSWER}<eos>"),
+    "thinking": (THINKING, CHATML_PROMPT, f"<think>\n\n</think>\n\n{ANSWER}<|im_end|>"),
+    "no end": (NO_END, f"user: {QUESTION}\nassistant: ", f"{ANSWER}<eos>"),
+    "dated": (DATED, CHATML_PROMPT, f"{ANSWER}<|im_end|>"),
+}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_chats_are_what_the_template_renders(name, adds_bos):
+    """Whether or not the tokenizer would add a BOS of its own: the template's is the only one."""
+    template, prompt, completion = RENDERED[name]
+    encoder = PromptEncoder(
+        tokenizer(template, adds_bos=adds_bos), CHAT, end_ids=(EOS, IM_END, EOT)
+    )
+    assert encode(encoder) == (prompt, completion)
+    whole = encoder.tokenizer.apply_chat_template(
+        [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}],
+        tokenize=False,
+    )
+    assert whole.startswith(prompt + completion.removesuffix("<eos>"))
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_shots_are_turns_before_the_problem(name):
+    template = RENDERED[name][0]
+    encoder = PromptEncoder(tokenizer(template), CHAT, SHOTS, end_ids=(EOS, IM_END, EOT))
+    prompt, completion = encode(encoder)
+    alone, alone_completion = encode(replace(encoder, shots=()))
+    assert completion == alone_completion
+    assert prompt.endswith(alone.removeprefix("<bos>").removeprefix(HELPFUL))
+    places = [
+        prompt.index(text)
+        for text in ("1+1?\nPut it", "1+1 is {2}.", "2+2?\nPut it", "4", "Find $x_{1}$")
+    ]
+    assert places == sorted(places)
+    assert prompt.count("<bos>") <= 1
+
+
+def test_a_system_turn():
+    cfg = replace(CHAT, system="Be brief.")
+    encoder = PromptEncoder(tokenizer(DEFAULT_SYSTEM), cfg, end_ids=(IM_END,))
+    assert encode(encoder)[0] == "<|im_start|>system\nBe brief.<|im_end|>\n" + CHATML_PROMPT
+    with pytest.raises(UserError, match=r"System role not supported.*data\.prompt\.system"):
+        PromptEncoder(tokenizer(GEMMA), cfg).prompts([ASK])
+
+
+def test_a_completion_ends_as_it_would_when_sampled():
+    """With the first of the model's end tokens; the tokenizer's where the text has none of them."""
+    ends = {(): "\n\n<eos>", (EOS,): "\n\n<eos>", (EOT,): "\n\n<|eot|>", (EOT, EOS): "\n\n<eos>"}
+    for end_ids, end in ends.items():
+        encoder = PromptEncoder(tokenizer(), PromptConfig(), end_ids=end_ids)
+        assert encode(encoder, replace(ASK, solution="2\n\n"))[1] == f"2{end}"
+    two = replace(ASK, solution="1<|eot|>2<eos>")
+    encoder = PromptEncoder(tokenizer(), PromptConfig(), end_ids=(EOS, EOT))
+    assert encode(encoder, two)[1] == "1<|eot|>"
+    # A base model that was given a template it does not know the end of: both ends.
+    encoder = PromptEncoder(tokenizer(CHATML), CHAT, end_ids=(EOS,))
+    assert encode(encoder)[1] == f"{ANSWER}<|im_end|><eos>"
+
+
+@pytest.mark.parametrize("template", [REASONER, SHOUTING])
+def test_a_template_that_cannot_be_learned_from_is_refused(template):
+    encoder = PromptEncoder(tokenizer(template), CHAT, end_ids=(IM_END,))
+    assert encoder.prompts([ASK])
+    for use in (encoder.completions, lambda problems: check_solutions(encoder, problems, None)):
+        with pytest.raises(UserError, match=r"chat template .* use data\.prompt\.style=plain"):
+            use([ASK])
+
+
+def test_chat_without_a_template_is_refused():
+    with pytest.raises(UserError, match=r"data\.prompt\.style=chat, .*style=plain, or auto"):
+        PromptEncoder(tokenizer(), CHAT)
+
+
+def test_a_completion_that_joins_the_last_token_of_its_prompt_is_encoded_by_itself():
+    backend = Tokenizer(
+        models.BPE(vocab={"<eos>": 0, "a": 1, "b": 2, "ab": 3}, merges=[("a", "b")])
+    )
+    joining = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+    encoder = PromptEncoder(joining, PromptConfig())
+    problem = Problem("p", "ba", "b", solution="bab")
+    assert encoder.prompts([problem]) == [[2, 1]]
+    assert encoder.completions([problem]) == [[2, 3, 0]]
+
+
+@pytest.mark.parametrize("template", [None, LLAMA3])
+def test_the_loss_is_on_the_completion_alone(template):
+    encoder = PromptEncoder(
+        tokenizer(template), replace(CHAT, style="auto"), SHOTS, end_ids=(EOS, EOT)
+    )
+    problems = [ASK, Problem("q", "Now?", "1", solution="Yes: 1.")]
+    experience = imitate(encoder, problems)
+    batches = list(micro_batches(experience.rows, 10_000, "cpu"))
+    assert sum(len(batch.rows) for batch in batches) == 2
+    for batch in batches:
+        for ids_T, mask_T, index in zip(batch.input_ids_BT, batch.mask_BT, batch.rows, strict=True):
+            learned = ids_T[mask_T].tolist()
+            assert learned == encoder.completions(problems)[index]
+            before = ids_T[: int(mask_T.int().argmax())].tolist()
+            assert before == encoder.prompts(problems)[index]
+    total = sum(len(ids) for ids in encoder.completions(problems))
+    assert experience.num_tokens == total
+    assert [row.weights for row in experience.rows] == [(1 / total,)] * 2
+
+
+PROBLEMS = [Problem(f"p{i}", "x" * i, "1", solution="y" * 5) for i in (3, 9, 6)]
+
+
+def test_room_for_the_answer():
+    encoder = PromptEncoder(tokenizer(adds_bos=True), PromptConfig())
+    room = (encoder, PROBLEMS, 20)  # the longest prompt has 10 tokens
+    assert check_room(*room, None, None) == 30
+    assert check_room(*room, 30, None) == check_room(*room, 99, 30) == 30
+    assert check_room(encoder, [], 20, 30, None) == 20
+    with pytest.raises(UserError) as refused:
+        check_room(*room, 99, 29)
+    assert str(refused.value) == (
+        "the prompt of p9 has 10 tokens, which leaves no room for rollout.max_new_tokens=20 within "
+        "rollout.max_model_len of 29 tokens (1 of 3 prompts are too long); lower "
+        "rollout.max_new_tokens or raise rollout.max_model_len"
+    )
+    with pytest.raises(
+        UserError, match=r"p9 .* eval\.max_new_tokens=20 .* context of 25 tokens .2 of"
+    ):
+        check_room(*room, 25, None, "eval.max_new_tokens")
+    with pytest.raises(UserError, match=r"rollout\.max_model_len=31 .* context of 30 tokens"):
+        check_room(*room, 30, 31)
+
+
+def test_worked_solutions_fit_the_context():
+    encoder = PromptEncoder(tokenizer(adds_bos=True), PromptConfig())
+    check_solutions(encoder, PROBLEMS, 16)  # BOS, 9, 5, end
+    with pytest.raises(UserError, match=r"^p9 with .* has 16 tokens, .* of 15 \(1 of 3 are too"):
+        check_solutions(encoder, PROBLEMS, 15)
