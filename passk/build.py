@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import transformers
 
+from passk.adapters import add_adapters
 from passk.config import LearnerConfig, TrainConfig
 from passk.errors import UserError
 from passk.learner import Learner
@@ -40,12 +41,22 @@ def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) ->
     if needs_training and cfg.regime.name == "sft" and not data.corpus:
         raise UserError("regime=sft needs worked solutions: no row of data.path has a 'solution'")
     device = _device(cfg.learner)
-    tokenizer = load_tokenizer(start)
+    tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
     model = load_policy(cfg.model, start, device)
     if cfg.num_threads is None and model.num_parameters() < SINGLE_THREADED_PARAMETERS:
         torch.set_num_threads(1)
-    sampler = TorchSampler(copy.deepcopy(model), tokenizer)
-    learner = Learner(model, cfg.learner, cfg.train.num_steps, cfg.rollout.temperature)
+    sampler_dtype = getattr(torch, cfg.rollout.dtype or cfg.model.dtype)
+    sampler = TorchSampler(copy.deepcopy(model).to(sampler_dtype), tokenizer)
+    if cfg.model.lora_rank:
+        add_adapters(model, cfg.model)
+    learner = Learner(
+        model,
+        cfg.learner,
+        cfg.train.num_steps,
+        cfg.rollout.temperature,
+        importance_cap=cfg.rollout.importance_cap,
+        max_logprob_gap=cfg.rollout.max_logprob_gap,
+    )
     encoder = PromptEncoder(tokenizer, cfg.data.prompt)
     return Parts(data, tokenizer, encoder, sampler, build_verifier(cfg.verifier.name), learner)
 

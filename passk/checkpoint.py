@@ -40,10 +40,9 @@ def save_checkpoint(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    learner.model.save_pretrained(partial)
+    learner.model.save_pretrained(partial, state_dict=learner.plain_state())
     tokenizer.save_pretrained(partial)
-    tensors = {f"optimizer/{name}": tensor for name, tensor in learner.optimizer_tensors().items()}
-    tensors["rng/torch"] = torch.get_rng_state()
+    tensors = learner.state_tensors() | {"rng/torch": torch.get_rng_state()}
     save_file(tensors, partial / "learner.safetensors")
     (partial / "state.json").write_text(json.dumps(asdict(state)) + "\n")
     files = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
@@ -53,15 +52,14 @@ def save_checkpoint(
 
 
 def restore(folder: Path, learner: Learner) -> TrainState:
-    """Load optimiser, random state and counters of a whole checkpoint into a learner.
+    """Load optimiser, adapters, random state and counters of a whole checkpoint into a learner.
 
-    The learner's model must have been loaded from the same folder.
+    The learner's model must have been loaded from the same folder; with adapters, from where the
+    run started.
     """
     tensors = load_file(folder / "learner.safetensors")
     torch.set_rng_state(tensors.pop("rng/torch"))
-    learner.load_optimizer_tensors(
-        {name.removeprefix("optimizer/"): tensor for name, tensor in tensors.items()}
-    )
+    learner.load_state_tensors(tensors)
     state = TrainState(**json.loads((folder / "state.json").read_text()))
     learner.step = state.step
     return state

@@ -1,4 +1,4 @@
-"""The one exception that means: the user's input is at fault."""
+"""The exceptions that end a run with a sentence instead of a traceback."""
 
 
 class UserError(Exception):
@@ -7,6 +7,10 @@ class UserError(Exception):
     The sentence names the key, file or row and says what is allowed. The command line prints it
     on stderr and exits with code 2; no traceback, and nothing half-written stays behind.
     """
+
+
+class PolicyMismatch(Exception):
+    """The sampler does not draw from the policy that learns; the message says how far off it is."""
 
 
 class Interrupted(Exception):
