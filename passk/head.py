@@ -82,6 +82,7 @@ class _SelectedLogprobs(torch.autograd.Function):
             log_total = logits.exp_().sum(dim=1, keepdim=True).log_()
             logp_N1[chunk] = chosen - log_total
             denominator_N1[chunk] = log_total + largest
+            del logits  # before the next chunk is made
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N1, denominator_N1)
         ctx.logit_map = logit_map
         return logp_N1[:, 0]
@@ -97,11 +98,8 @@ class _SelectedLogprobs(torch.autograd.Function):
         d_bias = _wide_zeros(bias_V) if wants_bias else None
         for chunk in _chunks(len(grad_N), len(weight_VD)):
             logits = ctx.logit_map.apply_(_products(hidden_ND[chunk], weight, bias_V))
-            slope = ctx.logit_map.slope(logits)
-            # d log p(target) / d logits = onehot(target) - p, written over the logits
-            d_logits = logits.sub_(denominator_N1[chunk]).exp_().neg_()
-            d_logits.scatter_add_(1, targets_N1[chunk], torch.ones_like(denominator_N1[chunk]))
-            d_products = d_logits.mul_(grad_N[chunk, None]).mul_(slope)
+            d_products = _gradient(logits, targets_N1[chunk], denominator_N1[chunk], ctx.logit_map)
+            d_products.mul_(grad_N[chunk, None])
             if d_bias is not None:
                 d_bias += d_products.sum(dim=0)
             d_products = d_products.to(hidden_ND.dtype)
@@ -111,6 +109,7 @@ class _SelectedLogprobs(torch.autograd.Function):
                 d_weight.addmm_(d_products.T, hidden_ND[chunk])
             elif d_weight is not None:
                 d_weight += d_products.T @ hidden_ND[chunk]
+            del logits, d_products  # before the next chunk is made
         return (
             d_hidden,
             None if d_weight is None else d_weight.to(weight_VD.dtype),
@@ -118,6 +117,15 @@ class _SelectedLogprobs(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _gradient(
+    logits_NV: Tensor, targets_N1: Tensor, denominator_N1: Tensor, logit_map: LogitMap
+) -> Tensor:
+    """The derivative of each log p(target) by the products, written over the logits."""
+    slope = logit_map.slope(logits_NV)
+    minus_p_NV = logits_NV.sub_(denominator_N1).exp_().neg_()
+    return minus_p_NV.scatter_add_(1, targets_N1, torch.ones_like(denominator_N1)).mul_(slope)
 
 
 def _products(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
