@@ -4,6 +4,7 @@ Samplers and checkpoints hold plain models: everything that leaves the learner g
 `plain_tensors`, which is the identity where there are no adapters.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -33,7 +34,9 @@ def add_adapters(model: PreTrainedModel, cfg: ModelConfig) -> None:
         target_modules=targets if targets == "all-linear" else targets.split(),
     )
     try:
-        inject_adapter_in_model(lora, model)
+        with warnings.catch_warnings():  # what peft sets right by itself, for layers of GPT-2
+            warnings.filterwarnings("ignore", message="fan_in_fan_out")
+            inject_adapter_in_model(lora, model)
     except ValueError as error:  # no module is called so, or it cannot take an adapter
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -53,6 +56,13 @@ def add_adapters(model: PreTrainedModel, cfg: ModelConfig) -> None:
 def adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The adapters' parameters by name; none where the model has no adapters."""
     return ((name, p) for name, p in model.named_parameters() if _is_adapter(name))
+
+
+def base_fingerprint(model: nn.Module) -> Tensor:
+    """Sum and sum of squares of the frozen weights, which adapters are worth nothing without."""
+    frozen = [p.detach().double() for p in model.parameters() if not p.requires_grad]
+    sums = [torch.stack([values.sum(), values.square().sum()]) for values in frozen]
+    return torch.stack(sums).sum(dim=0).cpu()
 
 
 def plain_tensors(

@@ -92,6 +92,8 @@ class Learner:
         for parameter in self._trained.values():
             parameter.grad = torch.zeros_like(parameter)
         loss, logprobs, gap = self.accumulate_gradient(rows)
+        if math.isfinite(loss) and gap is not None and not gap.mean <= self.max_logprob_gap:
+            raise PolicyMismatch(_mismatch(self.step, gap, self.max_logprob_gap))
         limit = self.cfg.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(
             self._trained.values(), math.inf if limit is None else limit
@@ -100,8 +102,6 @@ class Learner:
             raise FloatingPointError(
                 f"step {self.step}: loss {loss}, gradient norm {norm.item()}; the run has diverged"
             )
-        if gap is not None and not gap.mean <= self.max_logprob_gap:
-            raise PolicyMismatch(_mismatch(self.step, gap, self.max_logprob_gap))
         learning_rate = self.cfg.lr * schedule(self.cfg, self.step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
