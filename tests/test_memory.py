@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from small_runs import train
 
 from passk.errors import UserError
