@@ -19,13 +19,15 @@ class TokenRow:
     """A prompt with one completion, and what the log-probability of the completion is worth.
 
     `weights` holds one number per objective: training uses one, diagnostics several at once.
-    `samples` are the (prompt, sample) indices that were merged into the row.
+    `samples` are the (prompt, sample) indices that were merged into the row. `sampler_logprobs`
+    has one number per completion token, and is empty where nothing was sampled.
     """
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     weights: tuple[float, ...]
     samples: tuple[tuple[int, int], ...] = ()
+    sampler_logprobs: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -33,11 +35,16 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Rows padded on the right: ids and completion mask [B, T], weights [B, objectives]."""
+    """Rows padded on the right: ids and completion mask [B, T], weights [B, objectives].
+
+    `sampled_BT` marks the tokens that `sampler_logprobs_BT` has a number for.
+    """
 
     input_ids_BT: Tensor
     mask_BT: Tensor
     weights_BO: Tensor
+    sampler_logprobs_BT: Tensor
+    sampled_BT: Tensor
     rows: tuple[int, ...]  # positions in the list of rows that was batched
 
 
@@ -81,6 +88,7 @@ def make_rows(
                 completion_ids=completion.token_ids,
                 weights=tuple(weights.tolist()),
                 samples=tuple(samples),
+                sampler_logprobs=completion.logprobs,
             )
         )
     return rows
@@ -103,15 +111,22 @@ def micro_batches(
 def _pad(rows: Sequence[TokenRow], chosen: Sequence[int], device: torch.device) -> TokenBatch:
     width = max(len(rows[b]) for b in chosen)
     input_ids_BT = np.zeros((len(chosen), width), dtype=np.int64)
-    mask_BT = np.zeros((len(chosen), width), dtype=bool)
+    mask_BT, sampled_BT = np.zeros((2, len(chosen), width), dtype=bool)
+    sampler_logprobs_BT = np.zeros((len(chosen), width), dtype=np.float32)
     for i, b in enumerate(chosen):
         row = rows[b]
         input_ids_BT[i, : len(row)] = row.prompt_ids + row.completion_ids
-        mask_BT[i, len(row.prompt_ids) : len(row)] = True
+        completion = slice(len(row.prompt_ids), len(row))
+        mask_BT[i, completion] = True
+        if row.sampler_logprobs:
+            sampled_BT[i, completion] = True
+            sampler_logprobs_BT[i, completion] = row.sampler_logprobs
     weights_BO = np.array([rows[b].weights for b in chosen], dtype=np.float32)
     return TokenBatch(
         torch.from_numpy(input_ids_BT).to(device),
         torch.from_numpy(mask_BT).to(device),
         torch.from_numpy(weights_BO).to(device),
+        torch.from_numpy(sampler_logprobs_BT).to(device),
+        torch.from_numpy(sampled_BT).to(device),
         tuple(chosen),
     )

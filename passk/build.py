@@ -8,6 +8,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from passk.adapters import add_adapters
 from passk.config import LearnerConfig, RolloutConfig, TrainConfig
 from passk.errors import UserError
 from passk.learner import Learner
@@ -55,7 +56,7 @@ def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) ->
     # An engine that only measures brings its own weights; these would take the GPU's memory.
     measures = engine == "vllm" and not needs_training
     device = torch.device("cpu") if measures else _device(cfg.learner)
-    tokenizer = load_tokenizer(start)
+    tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
     model = load_policy(cfg.model, start, device)
     if cfg.num_threads is None and model.num_parameters() < SINGLE_THREADED_PARAMETERS:
         torch.set_num_threads(1)
@@ -73,7 +74,16 @@ def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) ->
     else:
         own = copy.deepcopy(model).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
         sampler = TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
-    learner = Learner(model, cfg.learner, cfg.train.num_steps, cfg.rollout.temperature)
+    if cfg.model.lora_rank:
+        add_adapters(model, cfg.model)
+    learner = Learner(
+        model,
+        cfg.learner,
+        cfg.train.num_steps,
+        cfg.rollout.temperature,
+        importance_cap=cfg.rollout.importance_cap,
+        max_logprob_gap=cfg.rollout.max_logprob_gap,
+    )
     return Parts(
         data, tokenizer, encoder, sampler, build_verifier(cfg.verifier.name), learner, engine
     )

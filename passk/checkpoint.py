@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from passk.adapters import adapter_parameters, base_fingerprint
 from passk.errors import UserError
 from passk.learner import Learner
 from passk.policy import Tokenizer
@@ -40,10 +41,11 @@ def save_checkpoint(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    learner.model.save_pretrained(partial)
+    learner.model.save_pretrained(partial, state_dict=learner.plain_state())
     tokenizer.save_pretrained(partial)
-    tensors = {f"optimizer/{name}": tensor for name, tensor in learner.optimizer_tensors().items()}
-    tensors["rng/torch"] = torch.get_rng_state()
+    tensors = learner.state_tensors() | {"rng/torch": torch.get_rng_state()}
+    if any(adapter_parameters(learner.model)):
+        tensors["base"] = base_fingerprint(learner.model)
     save_file(tensors, partial / "learner.safetensors")
     (partial / "state.json").write_text(json.dumps(asdict(state)) + "\n")
     files = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
@@ -53,15 +55,20 @@ def save_checkpoint(
 
 
 def restore(folder: Path, learner: Learner) -> TrainState:
-    """Load optimiser, random state and counters of a whole checkpoint into a learner.
+    """Load optimiser, adapters, random state and counters of a whole checkpoint into a learner.
 
-    The learner's model must have been loaded from the same folder.
+    The learner's model must have been loaded from the same folder; with adapters, from where the
+    run started.
     """
     tensors = load_file(folder / "learner.safetensors")
+    base = tensors.pop("base", None)
+    if base is not None and not torch.allclose(base, base_fingerprint(learner.model), rtol=1e-9):
+        raise UserError(
+            f"{folder} holds adapters of other base weights than those of model.path (or "
+            "train.init_from) now; resuming needs the model that the run started from"
+        )
     torch.set_rng_state(tensors.pop("rng/torch"))
-    learner.load_optimizer_tensors(
-        {name.removeprefix("optimizer/"): tensor for name, tensor in tensors.items()}
-    )
+    learner.load_state_tensors(tensors)
     state = TrainState(**json.loads((folder / "state.json").read_text()))
     learner.step = state.step
     return state

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from passk import __version__
 from passk.composition import conf_dir, explain, register, to_config
-from passk.errors import Interrupted, StaleWeights, UserError
+from passk.errors import Interrupted, PolicyMismatch, UserError
 from passk.rules import claim_directory
 
 SUMMARIES = {
@@ -121,14 +121,14 @@ def _run_job(command: str, composed: DictConfig) -> int:
         return _refuse(f"{prefix}{error}")
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(f"{prefix}{explain(error, command)}")
+    except PolicyMismatch as error:
+        print(f"passk: {prefix}{error}", file=sys.stderr)
+        return 1
     except Interrupted as stopped:
         print(f"passk: {prefix}{stopped}", file=sys.stderr)
         if in_sweep:
             raise KeyboardInterrupt from None
         return 130
-    except StaleWeights as stale:
-        print(f"passk: {prefix}{stale}", file=sys.stderr)
-        return 1
     except Exception:
         traceback.print_exc()
         print(f"passk: {prefix}failed; see the traceback above ({run_dir})", file=sys.stderr)

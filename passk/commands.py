@@ -58,11 +58,11 @@ def run_train(
     `overrides` are the words the user typed. Raises Interrupted when asked to stop.
     """
     prepare_torch(cfg.num_threads, cfg.train.seed)
-    start, is_checkpoint = _starting_point(cfg, run_dir)
+    start, checkpoint = _starting_point(cfg, run_dir)
     parts = build_parts(cfg, start)
     if show_notes:
         _print_notes(parts.data)
-    state = restore(Path(start), parts.learner) if is_checkpoint else TrainState(0, 0)
+    state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
     run = Run(run_dir, "train", cfg.train.seed)
     run.rewind(parts.learner.step)
     run.start(cfg, overrides, **parts.facts)
@@ -94,15 +94,21 @@ def _print_notes(data: Data) -> None:
     print(*data.notes, sep="\n", end="\n" if data.notes else "", flush=True)
 
 
-def _starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, bool]:
-    """Where the weights come from, and whether optimiser state comes with them."""
+def _starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, Path | None]:
+    """Where the weights come from, and the checkpoint to resume from.
+
+    With adapters the weights are those the run started from: a checkpoint has them merged.
+    """
+    checkpoint = None
     if cfg.resume:
         _refuse_changes("train", cfg, run_dir)
         if any((run_dir / "checkpoints").glob("step-*")):
-            return str(last_checkpoint(run_dir)), True
+            checkpoint = last_checkpoint(run_dir)
+    if checkpoint is not None and not cfg.model.lora_rank:
+        return str(checkpoint), checkpoint
     if cfg.train.init_from is not None:
-        return resolve_model(cfg.train.init_from, "train.init_from"), False
-    return _model_location(cfg), False
+        return resolve_model(cfg.train.init_from, "train.init_from"), checkpoint
+    return _model_location(cfg), checkpoint
 
 
 def _model_location(cfg: RunConfig) -> str:

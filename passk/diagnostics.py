@@ -57,6 +57,7 @@ def block_gradients(
     num_blocks: int,
     temperature: float,
     max_tokens_per_batch: int,
+    compute_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Ascent gradients of each objective, from each half of the samples, by block of prompts.
 
@@ -81,7 +82,9 @@ def block_gradients(
         chosen = slice(block, None, num_blocks)
         rows = make_rows(groups[chosen], weights_PGO[chosen])
         for batch in micro_batches(rows, max_tokens_per_batch, model.device):
-            logp_B = token_logprobs(model, batch.input_ids_BT, batch.mask_BT, temperature).sum(1)
+            logp_B = token_logprobs(
+                model, batch.input_ids_BT, batch.mask_BT, temperature, compute_dtype
+            ).sum(1)
             values_O = batch.weights_BO.T @ logp_B
             for o, value in enumerate(values_O):
                 parts = torch.autograd.grad(

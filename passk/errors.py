@@ -1,4 +1,4 @@
-"""The one exception that means: the user's input is at fault."""
+"""The exceptions that end a run with a sentence instead of a traceback."""
 
 
 class UserError(Exception):
@@ -9,8 +9,8 @@ class UserError(Exception):
     """
 
 
-class StaleWeights(Exception):
-    """Sampler and learner are not the same policy; the message says how that showed."""
+class PolicyMismatch(Exception):
+    """The sampler does not draw from the policy that learns; the message says how that showed."""
 
 
 class Interrupted(Exception):

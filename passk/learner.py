@@ -3,42 +3,77 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from passk.batch import TokenRow, micro_batches
+from passk.adapters import adapter_parameters, plain_tensors
+from passk.batch import TokenBatch, TokenRow, micro_batches
 from passk.config import LearnerConfig
+from passk.errors import PolicyMismatch, UserError
 from passk.policy import token_logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyGap:
+    """|log p_learner - log p_sampler| over the sampled tokens of a batch, in nats.
+
+    `truncated_fraction` is the share of tokens whose importance weight was cut to the cap.
+    """
+
+    mean: float
+    max: float
+    truncated_fraction: float
 
 
 @dataclass(frozen=True, slots=True)
 class LearnStats:
     """What an update reports: the loss, the norm of the gradient before clipping, the step size.
 
-    `logprobs` is the learner's log pi(y|x) of each row it was fed, before the update.
+    `logprobs` is the learner's log pi(y|x) of each row it was fed, before the update. The loss is
+    -sum w log pi, whatever importance weights the gradient had. `gap` is None where no row knows
+    what the sampler said.
     """
 
     loss: float
     grad_norm: float
     learning_rate: float
     logprobs: tuple[float, ...]
+    gap: PolicyGap | None
 
 
 class Learner:
     """A policy under optimisation. State: weights, optimiser moments, and the step count."""
 
     def __init__(
-        self, model: PreTrainedModel, cfg: LearnerConfig, num_steps: int, temperature: float
+        self,
+        model: PreTrainedModel,
+        cfg: LearnerConfig,
+        num_steps: int,
+        temperature: float,
+        *,
+        importance_cap: float | None = None,
+        max_logprob_gap: float = math.inf,
     ) -> None:
         self.model = model.eval()  # no dropout: the policy that learns is the one that sampled
+        if cfg.gradient_checkpointing:
+            _checkpoint_layers(model)
         self.cfg = cfg
         self.num_steps = num_steps
         self.temperature = temperature
+        self.importance_cap = importance_cap
+        self.max_logprob_gap = max_logprob_gap
+        self.compute_dtype: torch.dtype | None = (
+            getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
+        )
         self.step = 0
+        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            self._trained.values(),
             lr=cfg.lr,
             betas=(cfg.betas[0], cfg.betas[1]),
             eps=cfg.eps,
@@ -46,18 +81,22 @@ class Learner:
         )
 
     def update(self, rows: Sequence[TokenRow]) -> LearnStats:
-        """One optimiser step on L = -sum_rows w sum_t log pi(y_t | x, y_<t).
+        """One optimiser step on L = -sum_rows w sum_t rho_t log pi(y_t | x, y_<t).
 
-        On-policy with one step per batch of rollouts, so the ratio to the sampling policy is 1
-        and no old log-probabilities are needed. With no rows the gradient is zero, which is what
-        the estimate says, and the optimiser still takes its step.
+        On-policy with one step per batch of rollouts: rho_t = min(pi / pi_sampler, cap), taken as
+        a constant, only makes up for how a sampler's arithmetic differs from the learner's. It is
+        1 without a cap, or where a row does not know what the sampler said. With no rows the
+        gradient is zero, which is what the estimate says, and the optimiser still takes its step.
+        Raises PolicyMismatch, before the step, if the two differ by more than `max_logprob_gap`.
         """
-        for parameter in self.model.parameters():
+        for parameter in self._trained.values():
             parameter.grad = torch.zeros_like(parameter)
-        loss, logprobs = self.accumulate_gradient(rows)
+        loss, logprobs, gap = self.accumulate_gradient(rows)
+        if math.isfinite(loss) and gap is not None and not gap.mean <= self.max_logprob_gap:
+            raise PolicyMismatch(_mismatch(self.step, gap, self.max_logprob_gap))
         limit = self.cfg.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), math.inf if limit is None else limit
+            self._trained.values(), math.inf if limit is None else limit
         )
         if not math.isfinite(loss) or not torch.isfinite(norm):
             raise FloatingPointError(
@@ -68,47 +107,105 @@ class Learner:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.step += 1
-        return LearnStats(loss, norm.item(), learning_rate, logprobs)
+        return LearnStats(loss, norm.item(), learning_rate, logprobs, gap)
 
-    def accumulate_gradient(self, rows: Sequence[TokenRow]) -> tuple[float, tuple[float, ...]]:
-        """Add the loss gradient of the rows to `.grad`; the loss, and log pi(y|x) per row."""
-        loss_sum, logprobs = 0.0, [0.0] * len(rows)
+    def accumulate_gradient(
+        self, rows: Sequence[TokenRow]
+    ) -> tuple[float, tuple[float, ...], PolicyGap | None]:
+        """Add the loss gradient of the rows to `.grad`; loss, log pi(y|x) per row, and the gap."""
+        loss_sum, logprobs, log_ratios = 0.0, [0.0] * len(rows), []
         for batch in micro_batches(rows, self.cfg.max_tokens_per_batch, self.model.device):
             logp_BT = token_logprobs(
-                self.model, batch.input_ids_BT, batch.mask_BT, self.temperature
+                self.model, batch.input_ids_BT, batch.mask_BT, self.temperature, self.compute_dtype
             )
-            logp_B = logp_BT.sum(dim=1)
-            loss = -(batch.weights_BO[:, 0] * logp_B).sum()
-            loss.backward()
-            loss_sum += loss.item()
+            log_ratio_BT = logp_BT.detach() - batch.sampler_logprobs_BT
+            log_ratios.append(log_ratio_BT[batch.sampled_BT])
+            weights_B = batch.weights_BO[:, 0]
+            objective_BT = self._importance(log_ratio_BT, batch) * logp_BT
+            (-(weights_B * objective_BT.sum(dim=1)).sum()).backward()
+            logp_B = logp_BT.detach().sum(dim=1)
+            loss_sum -= (weights_B * logp_B).sum().item()
             for b, value in zip(batch.rows, logp_B.tolist(), strict=True):
                 logprobs[b] = value
-        return loss_sum, tuple(logprobs)
+        return loss_sum, tuple(logprobs), _policy_gap(log_ratios, self.importance_cap)
+
+    def _importance(self, log_ratio_BT: Tensor, batch: TokenBatch) -> Tensor | float:
+        """The truncated importance weights [B, T], 1 where the sampler's part is not known."""
+        if self.importance_cap is None:
+            return 1.0
+        return log_ratio_BT.exp().clamp(max=self.importance_cap).where(batch.sampled_BT, 1.0)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The parameters by name, for `Sampler.load_weights`."""
-        for name, parameter in self.model.named_parameters():
-            yield name, parameter.detach()
+        """The parameters of the plain model by name, each once, for `Sampler.load_weights`."""
+        return plain_tensors(self.model, self.model.named_parameters())
 
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        """Adam's moments and counts as `<parameter>/<moment>`, for a checkpoint."""
-        return {
-            f"{name}/{moment}": value
-            for name, parameter in self.model.named_parameters()
+    def plain_state(self) -> dict[str, Tensor]:
+        """The state dict of the plain model, for a checkpoint; adapters are merged into it."""
+        return dict(plain_tensors(self.model, self.model.state_dict().items()))
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """What resuming needs beside the plain model.
+
+        Adam's moments and counts are `optimizer/<parameter>/<moment>`; adapters, which the plain
+        model does not tell, `adapter/<parameter>`.
+        """
+        tensors = {
+            f"optimizer/{name}/{moment}": value
+            for name, parameter in self._trained.items()
             for moment, value in self.optimizer.state.get(parameter, {}).items()
         }
+        adapters = adapter_parameters(self.model)
+        return tensors | {f"adapter/{name}": parameter.detach() for name, parameter in adapters}
 
-    def load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `optimizer_tensors` gave; names are those of the model's parameters."""
-        parameters = dict(self.model.named_parameters())
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `state_tensors` gave; names are those of the model's parameters."""
         for key, value in tensors.items():
-            name, _, moment = key.rpartition("/")
-            target = value if moment == "step" else value.to(parameters[name].device)
-            self.optimizer.state[parameters[name]][moment] = target
+            kind, _, name = key.partition("/")
+            if kind == "adapter":
+                self._trained[name].data.copy_(value)
+                continue
+            name, _, moment = name.rpartition("/")
+            parameter = self._trained[name]
+            target = value if moment == "step" else value.to(parameter.device)
+            self.optimizer.state[parameter][moment] = target
 
-    def gradient(self) -> Tensor:
-        """The accumulated gradient as one vector."""
-        return torch.cat([p.grad.flatten() for p in self.model.parameters() if p.grad is not None])
+
+def _checkpoint_layers(model: PreTrainedModel) -> None:
+    """Let every layer keep its input only, and compute the rest again for the backward pass.
+
+    transformers' own switch works in training mode alone, where dropout would be on too.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(
+            f"learner.gradient_checkpointing=true, but {type(model).__name__} has no layers that "
+            "can be checkpointed; leave it false"
+        )
+    for layer in layers:
+        layer.forward = partial(
+            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+        )
+
+
+def _policy_gap(log_ratios: Sequence[Tensor], cap: float | None) -> PolicyGap | None:
+    """The gap over all tokens, from log p_learner - log p_sampler in parts."""
+    log_ratio_N = (
+        torch.cat([part.double() for part in log_ratios]) if log_ratios else torch.empty(0)
+    )
+    if not len(log_ratio_N):
+        return None
+    gap_N = log_ratio_N.abs()
+    is_cut_N = log_ratio_N > math.log(cap or math.inf)
+    return PolicyGap(gap_N.mean().item(), gap_N.max().item(), is_cut_N.double().mean().item())
+
+
+def _mismatch(step: int, gap: PolicyGap, limit: float) -> str:
+    return (
+        f"step {step}: sampler and learner differ by {gap.mean:.3g} nats a token on average "
+        f"(at most {gap.max:.3g}), more than rollout.max_logprob_gap={limit:g}; the sampler may "
+        "hold old weights, or compute in another dtype, with another attention or at another "
+        "temperature than the learner; if the difference is meant, raise rollout.max_logprob_gap"
+    )
 
 
 def schedule(cfg: LearnerConfig, step: int, num_steps: int) -> float:

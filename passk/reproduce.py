@@ -184,6 +184,7 @@ def _gradients_by_kind(
             num_blocks=min(cfg.diagnostics.num_blocks, len(groups)),
             temperature=cfg.rollout.temperature,
             max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
+            compute_dtype=parts.learner.compute_dtype,
         )
         for kind in sorted({group.problem.kind for group in groups})
     }

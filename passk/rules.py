@@ -25,7 +25,7 @@ _CHOICES = {
     "rollout.engine": ("auto", "torch", "vllm"),
     "rollout.dtype": ("float32", "float64", "bfloat16", "float16"),
     "verifier.name": ("auto", "conventions", "exact", "math", "python"),
-    "learner.compute_dtype": ("bfloat16", "float16"),
+    "learner.compute_dtype": ("bfloat16",),  # float16 would need its gradients scaled
     "data.prompt.style": ("plain", "chat", "auto"),
     "data.gold_in": ("whole", "after_hash", "in_box"),
     "learner.device": ("auto", "cpu", "cuda"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from passk.errors import StaleWeights
+from passk.errors import PolicyMismatch
 from passk.learner import Learner
 from passk.sampler import Sampler
 
@@ -19,7 +19,7 @@ def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
     """Give the sampler the learner's weights as policy version `learner.step`.
 
     Compares `num_checks` tensors, drawn anew at each step; those that the sampler cannot tell are
-    passed over. Raises StaleWeights for the first one that differs or was not taken.
+    passed over. Raises PolicyMismatch for the first one that differs or was not taken.
     """
     names = [name for name, _ in learner.weights()]
     drawn = random.Random(f"sync/{learner.step}").sample(names, min(num_checks, len(names)))
@@ -34,7 +34,7 @@ def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
     sampler.load_weights(stream(), version=learner.step)
     for name in drawn:
         if name not in taken or sampler.holds(name, taken[name]) is False:
-            raise StaleWeights(
+            raise PolicyMismatch(
                 f"step {learner.step}: the sampler does not hold the learner's {name} after the "
                 "weights were handed over, so it would sample from an old policy; the run stops "
                 "before it learns from such samples"

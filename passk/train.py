@@ -9,6 +9,8 @@ from passk.diagnostics import Alignment, alignment, block_gradients, objective
 from passk.evaluation import evaluate
 from passk.experience import explore, imitate
 from passk.interrupt import InterruptFlag
+from passk.learner import PolicyGap
+from passk.memory import memory_advice
 from passk.problems import ProblemStream
 from passk.progress import Display
 from passk.rollout import SampleKey, rollout, training_params
@@ -54,12 +56,14 @@ def train(
         if supervised:
             experience = imitate(parts.encoder, stream.take(batch_size))
         else:
-            experience = explore(
-                step, cfg, parts.sampler, parts.verifier, parts.encoder, stream.take(batch_size)
-            )
+            with memory_advice("rollout"):
+                experience = explore(
+                    step, cfg, parts.sampler, parts.verifier, parts.encoder, stream.take(batch_size)
+                )
         learn_started = time.perf_counter()
         sampler.sleep()
-        learned = learner.update(experience.rows)
+        with memory_advice("learner"):
+            learned = learner.update(experience.rows)
         sync_started = time.perf_counter()
         hand_over(learner, sampler, cfg.rollout.num_synced_checks)
         ended = time.perf_counter()
@@ -69,6 +73,7 @@ def train(
             "loss": learned.loss,
             "grad_norm": learned.grad_norm,
             "learning_rate": learned.learning_rate,
+            **gap_metrics(learned.gap),
             **experience.metrics,
             **aligned,
             "learn_seconds": sync_started - learn_started,
@@ -89,6 +94,15 @@ def train(
     evaluate(cfg.train.num_steps, cfg, parts, run, shown)
 
 
+def gap_metrics(gap: PolicyGap | None) -> dict[str, float | None]:
+    """How far the sampler's log-probabilities are from the learner's; null if none are known."""
+    return {
+        "logprob_gap_mean": gap.mean if gap else None,
+        "logprob_gap_max": gap.max if gap else None,
+        "importance_truncated_fraction": gap.truncated_fraction if gap else None,
+    }
+
+
 def is_due(step: int, every: int) -> bool:
     """Whether something that happens every so many steps (0: never) happens at `step`."""
     return every > 0 and step % every == 0
@@ -104,17 +118,19 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
     if regime.name == "sft" or not is_due(step, diagnostics.every):
         return dict.fromkeys(Alignment.COLUMNS)
     groups = diagnostic_groups(step, cfg, parts, diagnostics.num_prompts, diagnostics.num_samples)
-    gradients = block_gradients(
-        parts.learner.model,
-        groups,
-        [
-            objective(regime.estimator, trained_k(regime), regime.pass1_weight),
-            objective("mixture", 1, 1.0),
-        ],
-        num_blocks=min(diagnostics.num_blocks, len(groups)),
-        temperature=cfg.rollout.temperature,
-        max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
-    )
+    with memory_advice("learner"):
+        gradients = block_gradients(
+            parts.learner.model,
+            groups,
+            [
+                objective(regime.estimator, trained_k(regime), regime.pass1_weight),
+                objective("mixture", 1, 1.0),
+            ],
+            num_blocks=min(diagnostics.num_blocks, len(groups)),
+            temperature=cfg.rollout.temperature,
+            max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
+            compute_dtype=parts.learner.compute_dtype,
+        )
     measured = alignment(gradients[:, 0], gradients[:, 1])
     return dict(measured.columns())
 

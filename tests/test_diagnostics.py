@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 
 from passk.advantages import estimate_advantages
 from passk.batch import advantage_weights, make_rows
@@ -72,7 +73,7 @@ def ascent_of_half(model, groups, half: int, advantages) -> torch.Tensor:
     learner.accumulate_gradient(make_rows(cut, weights_PG[..., None]))
     if not any(p.grad is not None for p in learner.model.parameters()):
         return torch.zeros(sum(p.numel() for p in learner.model.parameters()))
-    return -learner.gradient()
+    return -torch.cat([p.grad.flatten() for p in learner.model.parameters()])
 
 
 def test_the_hybrid_gradient_is_the_mixture_of_the_two(tiny_model, groups):
@@ -170,14 +171,19 @@ class TwoPromptBandit(nn.Module):
     """A causal LM with p(answer 1 | x) = sigmoid(theta . psi(x)) for the prompt token x."""
 
     device = torch.device("cpu")
+    config = PretrainedConfig()
 
     def __init__(self) -> None:
         super().__init__()
         self.theta = nn.Parameter(torch.tensor(THETA))
+        self.head = nn.Linear(1, 2, bias=False).requires_grad_(False)
+        self.head.weight.copy_(torch.tensor([[0.0], [1.0]]))
+
+    def get_output_embeddings(self):
+        return self.head
 
     def forward(self, input_ids, use_cache=False):
-        score = FEATURES[input_ids] @ self.theta
-        return SimpleNamespace(logits=torch.stack([torch.zeros_like(score), score], dim=-1))
+        return SimpleNamespace(logits=self.head((FEATURES[input_ids] @ self.theta)[..., None]))
 
 
 def exact_success() -> np.ndarray:

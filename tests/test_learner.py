@@ -2,16 +2,21 @@
 
 import copy
 import math
+from dataclasses import replace
 from math import comb
 
 import numpy as np
 import pytest
 import torch
+from test_head import PeakMemory
+from test_torch_sampler import random_model
+from transformers import AutoModelForCausalLM, OPTConfig
 
 from passk.advantages import estimate_advantages
 from passk.batch import TokenRow, advantage_weights, make_rows
 from passk.config import LearnerConfig
 from passk.conventions import make_problems
+from passk.errors import PolicyMismatch, UserError
 from passk.learner import Learner, schedule
 from passk.policy import token_logprobs
 from passk.rollout import SampleKey, rollout
@@ -65,7 +70,13 @@ def new_learner(model, dtype=torch.float64, **options) -> Learner:
 def gradient_of(model, rows, dtype=torch.float64, **options) -> torch.Tensor:
     learner = new_learner(model, dtype, **options)
     learner.accumulate_gradient(rows)
-    return learner.gradient().double()
+    return accumulated(learner).double()
+
+
+def accumulated(learner: Learner) -> torch.Tensor:
+    """The accumulated gradient as one vector."""
+    parts = [p.grad for p in learner.model.parameters() if p.requires_grad]
+    return torch.cat([part.flatten() for part in parts])
 
 
 def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -142,7 +153,7 @@ def test_the_gradient_agrees_with_finite_differences(tiny_model, sampled):
     rows = regime_rows(sampled, REGIMES["hybrid"])
     learner = new_learner(tiny_model)
     learner.accumulate_gradient(rows)
-    gradient = learner.gradient()
+    gradient = accumulated(learner)
     torch.manual_seed(0)
     # A random direction alone would be all but orthogonal to the gradient.
     direction = gradient / gradient.norm() + torch.randn(len(gradient)) / len(gradient) ** 0.5
@@ -188,7 +199,7 @@ def test_the_loss_and_the_reported_logprobs_are_the_policys(tiny_model, sampled)
 def test_the_learner_divides_logits_by_the_temperature(tiny_model, sampled):
     row = regime_rows(sampled, 1.0)[0]
     learner = Learner(copy.deepcopy(tiny_model), LearnerConfig(), 10, temperature=0.5)
-    _, (reported,) = learner.accumulate_gradient([row])
+    _, (reported,), _ = learner.accumulate_gradient([row])
     ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
     with torch.no_grad():
         logp_TV = torch.log_softmax(tiny_model(input_ids=ids).logits[0] / 0.5, dim=-1)
@@ -209,7 +220,7 @@ def test_an_sft_row_gives_the_gradient_of_transformers_own_loss(
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     learner = new_learner(tiny_model, max_tokens_per_batch=64)
-    loss, _ = learner.accumulate_gradient(rows)
+    loss, *_ = learner.accumulate_gradient(rows)
 
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
@@ -222,7 +233,7 @@ def test_an_sft_row_gives_the_gradient_of_transformers_own_loss(
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     expected_gradient = torch.cat([p.grad.flatten() for p in reference.parameters()])
-    assert relative_difference(learner.gradient(), expected_gradient) < 1e-5
+    assert relative_difference(accumulated(learner), expected_gradient) < 1e-5
 
 
 def test_an_update_is_adamw_on_that_gradient(tiny_model, sampled):
@@ -270,28 +281,30 @@ def test_clipping_reports_the_norm_before_it(tiny_model, sampled):
     rows = regime_rows(sampled, 0.7)
     free = new_learner(tiny_model)
     norm = free.update(rows).grad_norm
-    assert float(free.gradient().norm()) == pytest.approx(norm)  # off by default
+    assert float(accumulated(free).norm()) == pytest.approx(norm)  # off by default
     clipped = new_learner(tiny_model, max_grad_norm=norm / 10)
     assert clipped.update(rows).grad_norm == pytest.approx(norm, rel=1e-9)
-    assert float(clipped.gradient().norm()) == pytest.approx(norm / 10, rel=1e-3)
+    assert float(accumulated(clipped).norm()) == pytest.approx(norm / 10, rel=1e-3)
     loose = new_learner(tiny_model, max_grad_norm=norm * 10)
     loose.update(rows)
-    torch.testing.assert_close(loose.gradient(), free.gradient(), rtol=0, atol=0)
+    torch.testing.assert_close(accumulated(loose), accumulated(free), rtol=0, atol=0)
 
 
-def test_optimizer_tensors_put_back_continue_bit_for_bit(tiny_model, sampled):
+def test_state_tensors_put_back_continue_bit_for_bit(tiny_model, sampled):
     batches = [regime_rows(sampled, weight) for weight in (0.7, 0.0, 1.0)]
     options = {"dtype": torch.float32, "lr": 1e-3, "schedule": "cosine", "weight_decay": 0.01}
     learner = new_learner(tiny_model, **options)
-    assert learner.optimizer_tensors() == {}
+    assert learner.state_tensors() == {}
     for rows in batches[:2]:
         learner.update(rows)
-    saved = {name: tensor.clone() for name, tensor in learner.optimizer_tensors().items()}
+    saved = {name: tensor.clone() for name, tensor in learner.state_tensors().items()}
     names = dict(learner.model.named_parameters())
-    assert set(saved) == {f"{p}/{m}" for p in names for m in ("step", "exp_avg", "exp_avg_sq")}
+    assert set(saved) == {
+        f"optimizer/{p}/{m}" for p in names for m in ("step", "exp_avg", "exp_avg_sq")
+    }
 
     resumed, forgetful = (new_learner(learner.model, **options) for _ in range(2))
-    resumed.load_optimizer_tensors(saved)
+    resumed.load_state_tensors(saved)
     resumed.step = forgetful.step = learner.step
     for rows in (batches[2], batches[0]):
         expected = learner.update(rows)
@@ -332,3 +345,173 @@ def test_updates_follow_the_schedule(tiny_model):
     rates = [learner.update([]).learning_rate for _ in range(4)]
     assert rates == pytest.approx([1.0, 1.8, 1.6, 1.4])  # of 10 steps
     assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(1.4)
+
+
+def with_sampler_logprobs(rows, model, shift: float = 0.0) -> list[TokenRow]:
+    """The rows as a sampler would have drawn them whose log-probabilities are off by `shift`."""
+    shifted = []
+    for row in rows:
+        ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
+        mask = torch.arange(ids.shape[1])[None] >= len(row.prompt_ids)
+        with torch.no_grad():
+            logp_T = token_logprobs(model, ids, mask, TEMPERATURE)[0, len(row.prompt_ids) :]
+        shifted.append(replace(row, sampler_logprobs=tuple((logp_T + shift).tolist())))
+    return shifted
+
+
+def unsampled(rows) -> list[TokenRow]:
+    return [replace(row, sampler_logprobs=()) for row in rows]
+
+
+def test_rows_carry_what_the_sampler_said(sampled):
+    for row in regime_rows(sampled, 0.7):
+        p, i = row.samples[0]
+        assert row.sampler_logprobs == sampled.groups[p].completions[i].logprobs
+        assert len(row.sampler_logprobs) == len(row.completion_ids)
+
+
+def test_the_gap_to_the_torch_sampler_is_rounding(tiny_model, sampled):
+    gap = new_learner(tiny_model, torch.float32).update(regime_rows(sampled, 0.7)).gap
+    assert 0 < gap.mean < 2e-6 and gap.mean < gap.max < 5e-5 and gap.truncated_fraction == 0
+
+
+def test_the_gap_counts_completion_tokens_of_sampled_rows(tiny_model, sampled):
+    rows = regime_rows(sampled, 0.7)
+    known = with_sampler_logprobs(rows[:3], tiny_model, 0.25)
+    known += with_sampler_logprobs(rows[3:4], tiny_model, -0.5)
+    learner = new_learner(tiny_model, max_tokens_per_batch=64)
+    gap = learner.update([*known, *unsampled(rows[4:])]).gap
+    lengths = [len(row.completion_ids) for row in known]
+    expected = (0.25 * sum(lengths[:3]) + 0.5 * lengths[3]) / sum(lengths)
+    assert gap.mean == pytest.approx(expected, abs=1e-5)
+    assert gap.max == pytest.approx(0.5, abs=1e-5)
+    assert learner.update(unsampled(rows)).gap is None
+
+
+@pytest.mark.parametrize(
+    ("shift", "cap", "weight"),
+    [(-0.5, 3.0, math.exp(0.5)), (0.5, 3.0, math.exp(-0.5)), (-2.0, 3.0, 3.0), (-2.0, None, 1.0)],
+)
+def test_importance_weights_multiply_the_gradient_and_stop_at_the_cap(
+    tiny_model, sampled, shift, cap, weight
+):
+    """The learner finds every token exp(-shift) times as likely as the sampler did."""
+    rows = regime_rows(sampled, 0.7)
+    plain = gradient_of(tiny_model, unsampled(rows))
+    learner = Learner(
+        copy.deepcopy(tiny_model).double(), LearnerConfig(), 10, TEMPERATURE, importance_cap=cap
+    )
+    shifted = with_sampler_logprobs(rows, tiny_model, shift)
+    loss, logprobs, gap = learner.accumulate_gradient(shifted)
+    assert relative_difference(accumulated(learner), weight * plain) < 1e-4
+    assert gap.truncated_fraction == (1.0 if weight == cap else 0.0)
+    # What is reported keeps its meaning.
+    reference = new_learner(tiny_model).accumulate_gradient(unsampled(rows))
+    assert (loss, logprobs) == reference[:2]
+
+
+def test_the_importance_weight_is_a_constant_per_token(tiny_model, sampled):
+    """d/dtheta of sum rho log pi with rho held: not of the ratio itself, nor per sequence."""
+    row = with_sampler_logprobs(regime_rows(sampled, 0.7)[:1], tiny_model)[0]
+    shifts = torch.linspace(-1.5, 0.5, len(row.completion_ids))
+    sampler_logprobs = tuple((torch.tensor(row.sampler_logprobs) + shifts).tolist())
+    model = copy.deepcopy(tiny_model).double()
+    learner = Learner(model, LearnerConfig(), 10, TEMPERATURE, importance_cap=2.0)
+    learner.accumulate_gradient([replace(row, sampler_logprobs=sampler_logprobs)])
+    reference = copy.deepcopy(tiny_model).double()
+    ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
+    mask = torch.arange(ids.shape[1])[None] >= len(row.prompt_ids)
+    logp_T = token_logprobs(reference, ids, mask, TEMPERATURE)[0, len(row.prompt_ids) :]
+    (-row.weights[0] * (shifts.neg().exp().clamp(max=2.0) * logp_T).sum()).backward()
+    expected = torch.cat([p.grad.flatten() for p in reference.parameters()])
+    assert relative_difference(accumulated(learner), expected) < 1e-5
+
+
+def test_too_wide_a_gap_stops_before_the_step(tiny_model, sampled):
+    rows = with_sampler_logprobs(regime_rows(sampled, 0.7), tiny_model, 0.25)
+    limits = {"importance_cap": 2.0, "max_logprob_gap": 0.2}
+    model = copy.deepcopy(tiny_model)
+    learner = Learner(model, LearnerConfig(), 10, TEMPERATURE, **limits)
+    with pytest.raises(PolicyMismatch) as caught:
+        learner.update(rows)
+    assert str(caught.value).startswith("step 0: sampler and learner differ by 0.25 nats a token")
+    assert "rollout.max_logprob_gap=0.2" in str(caught.value)
+    for (_, ours), (_, before) in zip(
+        learner.weights(), tiny_model.named_parameters(), strict=True
+    ):
+        assert torch.equal(ours, before)
+    assert learner.step == 0 and not learner.optimizer.state
+    broken = [replace(r, sampler_logprobs=(math.nan,) * len(r.completion_ids)) for r in rows]
+    with pytest.raises(PolicyMismatch):
+        Learner(model, LearnerConfig(), 10, TEMPERATURE, **limits).update(broken)
+    Learner(model, LearnerConfig(), 10, TEMPERATURE, max_logprob_gap=0.3).update(rows)
+
+
+def dropping_model():
+    """Dropout everywhere but at rest, in the functional form that reads a layer's own flag too."""
+    config = OPTConfig(
+        vocab_size=18, hidden_size=32, ffn_dim=48, num_hidden_layers=6, num_attention_heads=4,
+        word_embed_proj_dim=32, dropout=0.5, attention_dropout=0.5, max_position_embeddings=64,
+        init_std=0.4, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("which", ["tiny", "dropout"])
+def test_checkpointed_layers_give_the_same_gradient(tiny_model, sampled, which):
+    model = tiny_model if which == "tiny" else dropping_model()
+    rows = regime_rows(sampled, 0.7)
+    plain, saving = new_learner(model), new_learner(model, gradient_checkpointing=True)
+    assert saving.accumulate_gradient(rows) == plain.accumulate_gradient(rows)
+    assert accumulated(plain).norm() > 0
+    assert torch.equal(accumulated(saving), accumulated(plain))
+
+
+def test_checkpointed_layers_take_less_memory():
+    """Six layers whose activations outweigh everything else: 16 rows of 48 tokens."""
+    rows = [TokenRow((2, 3), tuple(range(2, 18)) * 2, (0.1,)) for _ in range(16)]
+    peaks = []
+    for on in (False, True):
+        learner = new_learner(
+            dropping_model(), gradient_checkpointing=on, max_tokens_per_batch=10**4
+        )
+        with PeakMemory(learner.model.parameters()) as memory:
+            learner.accumulate_gradient(rows)
+        peaks.append(memory.peak)
+    assert peaks[1] < 0.5 * peaks[0]
+
+
+def test_layers_that_cannot_be_checkpointed_are_refused(tiny_model):
+    model = copy.deepcopy(tiny_model)
+    model.model.layers = torch.nn.ModuleList()
+    with pytest.raises(UserError, match=r"learner\.gradient_checkpointing=true, but Llama"):
+        new_learner(model, gradient_checkpointing=True)
+
+
+def test_bfloat16_activations_keep_float32_weights(tiny_model, sampled):
+    rows = regime_rows(sampled, 0.7)
+    exact = gradient_of(tiny_model, rows)
+    learner = new_learner(tiny_model, torch.float32, compute_dtype="bfloat16")
+    learner.accumulate_gradient(rows)
+    assert {p.grad.dtype for p in learner.model.parameters()} == {torch.float32}
+    assert 1e-4 < relative_difference(accumulated(learner).double(), exact) < 0.1
+
+
+def test_frozen_parameters_stay_and_are_handed_over(tiny_model, sampled):
+    model = copy.deepcopy(tiny_model)
+    model.get_input_embeddings().requires_grad_(False)
+    learner = Learner(model, LearnerConfig(lr=1e-2), 10, TEMPERATURE)
+    learner.update(regime_rows(sampled, 0.7))
+    before = dict(tiny_model.named_parameters())
+    moved = {name for name, tensor in learner.weights() if not torch.equal(tensor, before[name])}
+    assert moved == before.keys() - {"model.embed_tokens.weight"}
+
+
+def test_tied_weights_are_handed_over_once(sampled):
+    model = random_model("gemma3")
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    learner = new_learner(model)
+    names = [name for name, _ in learner.weights()]
+    assert names == [name for name, _ in model.named_parameters()]
+    assert "lm_head.weight" not in names

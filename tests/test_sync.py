@@ -7,7 +7,7 @@ import torch
 from small_runs import metrics, train
 
 from passk.config import LearnerConfig
-from passk.errors import StaleWeights
+from passk.errors import PolicyMismatch
 from passk.learner import Learner
 from passk.sampler import same_checksum
 from passk.sync import hand_over
@@ -49,7 +49,7 @@ def test_weights_that_were_not_taken_are_named(pair, num_checks):
     change(learner.model)
     for lazy in (lambda weights, version: list(weights), lambda weights, version: None):
         sampler.load_weights = lazy
-        with pytest.raises(StaleWeights, match=r"step 0: .* learner's model\.\S+ after"):
+        with pytest.raises(PolicyMismatch, match=r"step 0: .* learner's model\.\S+ after"):
             hand_over(learner, sampler, num_checks)
 
 
@@ -66,7 +66,7 @@ def test_one_stale_tensor_is_found_within_a_few_steps(pair):
 
     sampler.load_weights = partly
     change(learner.model)
-    with pytest.raises(StaleWeights, match=r"layers\.1\.mlp\.up_proj"):
+    with pytest.raises(PolicyMismatch, match=r"layers\.1\.mlp\.up_proj"):
         for step in range(20):
             learner.step = step
             hand_over(learner, sampler, num_checks=8)

@@ -8,7 +8,7 @@ import torch
 
 from passk.config import LearnerConfig
 from passk.conventions import make_problems
-from passk.errors import StaleWeights
+from passk.errors import PolicyMismatch
 from passk.learner import Learner
 from passk.policy import token_logprobs
 from passk.rollout import SampleKey, rollout
@@ -153,5 +153,5 @@ def test_a_skipped_hand_over_is_caught_at_once(engine, tiny_model, monkeypatch):
             parameter.add_(1e-4)
     learner.step = 1
     monkeypatch.setattr(engine, "load_weights", lambda weights, version: list(weights))
-    with pytest.raises(StaleWeights, match="step 1: the sampler does not hold the learner's"):
+    with pytest.raises(PolicyMismatch, match="step 1: the sampler does not hold the learner's"):
         hand_over(learner, engine, num_checks=1)
