@@ -1,24 +1,33 @@
 """Builds the objects a run is made of from its configuration; the one place that picks engines."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import transformers
 
-from passk.config import LearnerConfig, TrainConfig
+from passk.config import LearnerConfig, TrainConfig, VerifierConfig
 from passk.errors import UserError
+from passk.exact_verifier import ExactVerifier
 from passk.learner import Learner
+from passk.math_verifier import MathVerifier
 from passk.policy import Tokenizer, load_policy, load_tokenizer
 from passk.problems import Data, load_data
 from passk.prompts import PromptEncoder
 from passk.sampler import Sampler
 from passk.torch_sampler import TorchSampler
-from passk.verifiers import Verifier, build_verifier
+from passk.verifiers import ConventionsVerifier, Verifier
 
 # Below this size threads cost more than they bring: a step of the shipped model takes 0.14 s with
 # one thread and 0.22 s with two (docs/benchmarks.md).
 SINGLE_THREADED_PARAMETERS = 1_000_000
+
+VERIFIERS: dict[str, Callable[[VerifierConfig], Verifier]] = {
+    "conventions": lambda _: ConventionsVerifier(),
+    "exact": ExactVerifier,
+    "math": MathVerifier,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,14 @@ def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) ->
     sampler = TorchSampler(copy.deepcopy(model), tokenizer)
     learner = Learner(model, cfg.learner, cfg.train.num_steps, cfg.rollout.temperature)
     encoder = PromptEncoder(tokenizer, cfg.data.prompt)
-    return Parts(data, tokenizer, encoder, sampler, build_verifier(cfg.verifier.name), learner)
+    return Parts(data, tokenizer, encoder, sampler, build_verifier(cfg.verifier), learner)
+
+
+def build_verifier(cfg: VerifierConfig) -> Verifier:
+    """The verifier that `verifier.name` asks for."""
+    if cfg.name not in VERIFIERS:
+        raise UserError(f"verifier.name={cfg.name} is unknown; allowed: {', '.join(VERIFIERS)}")
+    return VERIFIERS[cfg.name](cfg)
 
 
 def prepare_torch(num_threads: int | None, seed: int = 0) -> None:

@@ -10,9 +10,11 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # A module imports from levels below its own only. A new module takes the lowest it can.
 LEVELS = (
     ("__init__", "errors", "types", "config", "seeds", "estimators", "statistics"),
-    ("conventions", "advantages", "verifiers", "batch", "policy", "sampler"),
-    ("row_cache", "rules", "records", "interrupt", "progress", "prompts"),
+    ("answer_text", "algebra", "worker_pool"),
+    ("conventions", "advantages", "verifiers", "batch", "policy", "sampler", "answer_forms"),
+    ("row_cache", "rules", "records", "interrupt", "progress", "prompts", "answer_equality"),
     ("problems", "rollout", "torch_sampler", "learner", "diagnostics", "composition", "wording"),
+    ("verify_worker", "math_verifier", "exact_verifier", "verifier_checks"),
     ("checkpoint", "evaluator", "experience", "build", "tables"),
     ("run", "breakdown"),
     ("train", "figure_style", "sheets"),
@@ -26,6 +28,8 @@ LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 # What is read, checked and refused before torch is imported, and the numbers without tensors.
 WITHOUT_TORCH = ("errors", "types", "config", "seeds", "estimators", "statistics", "advantages")
 WITHOUT_TORCH += ("conventions", "problems", "verifiers", "rules", "composition", "cli", "records")
+WITHOUT_TORCH += ("answer_text", "answer_forms", "answer_equality", "algebra", "worker_pool")
+WITHOUT_TORCH += ("verify_worker", "math_verifier", "exact_verifier", "verifier_checks")
 WITHOUT_TORCH += ("wording", "tables", "breakdown", "interrupt", "progress")
 
 
