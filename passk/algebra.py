@@ -7,10 +7,15 @@ import random
 from functools import lru_cache
 from typing import Any
 
+from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Symbol
+from sympy import Expr, Pow
 
-_LATEX = (LatexExtractionConfig(boxed_match_priority=0),)
+# Without its removal of units, which takes the last letter of `2c` or `a + b + c` for one.
+_SPELLINGS = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+)
+_LATEX = (LatexExtractionConfig(boxed_match_priority=0, normalization_config=_SPELLINGS),)
 _NUM_POINTS = 8
 _RELATIVE_ERROR = 1e-12
 
@@ -40,15 +45,14 @@ def same_formula(gold: str, answer: str) -> bool:
 @lru_cache(maxsize=4096)
 def read_formula(latex: str) -> Any:
     """What math-verify makes of a formula, None where it makes nothing of it."""
-    found = parse(
-        rf"\boxed{{{latex}}}", _LATEX, fallback_mode="no_fallback", parsing_timeout=None
-    )
+    text = rf"\boxed{{{latex}}}"
+    found = parse(text, _LATEX, fallback_mode="no_fallback", parsing_timeout=None)
     return found[0] if found else None
 
 
 def _differ_in_value(gold: Any, answer: Any) -> bool:
     """math-verify calls numbers equal whose difference is small; 2^{-100} is not 2^{-99}."""
-    if not (_is_expression(gold) and _is_expression(answer)):
+    if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
         return False
     if gold.free_symbols or answer.free_symbols:
         return False
@@ -65,12 +69,12 @@ def _same_over_the_reals(gold: Any, answer: Any) -> bool:
     Equal at random points, where a point at which both are not real counts for neither; at least
     half of the points must count.
     """
-    if not (_is_expression(gold) and _is_expression(answer)):
+    if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
         return False
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     if not symbols or gold.free_symbols != answer.free_symbols:
         return False
-    if not any(power.exp.is_Rational and not power.exp.is_Integer for power in _powers(gold)):
+    if not any(power.exp.is_Rational and not power.exp.is_Integer for power in gold.atoms(Pow)):
         return False
     draw = random.Random(0)
     num_equal = 0
@@ -87,13 +91,3 @@ def _same_over_the_reals(gold: Any, answer: Any) -> bool:
                 return False
             num_equal += 1
     return num_equal >= 2
-
-
-def _powers(expression: Basic) -> list[Any]:
-    return [part for part in expression.atoms(type(Symbol("x") ** 2)) if part.is_Pow]
-
-
-def _is_expression(read: Any) -> bool:
-    return isinstance(read, Basic) and bool(getattr(read, "is_Add", None) is not None) and hasattr(
-        read, "as_real_imag"
-    )

@@ -24,7 +24,11 @@ class Number:
     def latex(self) -> str:
         value = self.value
         sign, over = "-" if value < 0 else "", abs(value.numerator)
-        return f"{sign}{over}" if value.denominator == 1 else f"{sign}\\frac{{{over}}}{{{value.denominator}}}"
+        return (
+            f"{sign}{over}"
+            if value.denominator == 1
+            else f"{sign}\\frac{{{over}}}{{{value.denominator}}}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ _TEXT_UNIT = re.compile(r"(?P<head>.*[^\s=,+*/<>(-])\s*\\text\{[^{}]*\}\s?(?:\^\
 _ALL_TEXT = re.compile(r"[({\s]*\\text\{\s*(?P<words>[^{}]*)\}[)}\s.]*")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
 _BARE_WORDS = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z'.-]+(?: [A-Za-z'.-]+)*")
-_HALF_DAY = re.compile(r"[\d:\s]+[ap]\.?\s?m\.?", re.IGNORECASE)
+_TIME = re.compile(r"[\d:\s]+[ap]\.?\s?m\.?|\d{1,2}(?:\s?:\s?\d{2})+", re.IGNORECASE)
 _NUMERAL = re.compile(r"\(?([0-9A-Z]+)\)?_\s?\{?(\d+)\}?")
 _NAME = re.compile(r"(?:\\?[A-Za-z]{1,3}|\\[a-z]+|\\text\{[^{}]*\})(?:_\{?\w+\}?|\([a-z]\))?'*")
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}", re.DOTALL)
@@ -178,7 +182,7 @@ def _words(text: str) -> Form | None:
         if len(inside) > 1:
             return Several("", "", tuple(Words(fold(part)) for part in inside), text)
         return _number(inside[0]) or _words_or_number(inside[0])
-    if _HALF_DAY.fullmatch(unwrapped) or _BARE_WORDS.fullmatch(text):
+    if _TIME.fullmatch(unwrapped) or _BARE_WORDS.fullmatch(text):
         return _words_or_number(unwrapped)
     return None
 

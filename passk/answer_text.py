@@ -12,7 +12,9 @@ MAX_ANSWER_CHARS = 1000  # a longer answer is none: gold answers of MATH have 16
 # A box opens, an escaped character (which no brace is), or a brace.
 _BOX_TOKEN = re.compile(r"\\f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed\s+(-?[0-9A-Za-z]+)")  # TeX needs no braces around one token
-_BETWEEN_BOXES = re.compile(r"[\s$,;.]*(?:(?:and|or|\\text\s*\{\s*(?:and|or)\s*\})[\s$,]*)?")
+_BETWEEN_BOXES = re.compile(
+    r"[\s$,;.]*(?:(?:and|or|\\text\s*\{\s*(?:and|or)\s*\})[\s$,]*(?:[A-Za-z]\s*=\s*)?)?"
+)
 
 # At most eight groups of three: without a bound a long run of them would take quadratic time.
 _UNSIGNED = r"(?:\d{1,3}(?:,\d{3}){1,8}(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
@@ -121,6 +123,9 @@ _CHARACTERS = str.maketrans(
         "~": " ",
     }
 )
+# What TeX takes as one argument without braces, and a short exponent.
+_TOKEN = r"\\(?!sqrt|frac|left|[dtc]frac|text)[A-Za-z]+|[0-9A-Za-z]"
+_EXPONENT = r"(?:\d|\{-?\d+\})"
 # In order. Spacing and sizes say nothing; one name for each command that has several.
 _SPELLINGS = tuple(
     (re.compile(pattern), replacement)
@@ -128,14 +133,14 @@ _SPELLINGS = tuple(
         (r"\\begin\{[bvBV]matrix\}|\\begin\{array\}\s*\{[^{}]*\}", r"\\begin{pmatrix}"),
         (r"\\end\{(?:[bvBV]matrix|array)\}", r"\\end{pmatrix}"),
         (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])\.?", ""),
-        (r"\\!|\\phantom\{[^{}]*\}|\{\}", ""),
+        (r"\\!|\\phantom\s*(?:\{[^{}]*\}|-)|\{\}", ""),
         (r"(?<=\d)\\,(?=\d{3}(?!\d))", ""),  # 1\,000
         (r"(?<=\d)\{,\}(?=\d)", ","),
         (r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])", " "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
+        (rf"\\frac\s*({_TOKEN})", r"\\frac{\1}"),
+        (rf"(\\frac\s*\{{[^{{}}]*\}})\s*({_TOKEN})", r"\1{\2}"),
+        (rf"(\\(?:sin|cos|tan|sec|csc|cot|log|ln)\s?\^\s?{_EXPONENT})\s?({_TOKEN})", r"\1{\2}"),
         (r"\\(?:text(?:bf|it|rm|normal)?|mbox|hbox|mathrm|mathbf|rm)\s*\{", r"\\text{"),
         (r"(?<![A-Za-z\\])sqrt\s*(?=[({])", r"\\sqrt"),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),

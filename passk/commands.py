@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from passk.build import build_parts, prepare_torch
+from passk.build import Parts, build_parts, prepare_torch
 from passk.checkpoint import TrainState, last_checkpoint, resolve_model, restore, saved_step
 from passk.composition import compose_train, load_run_config
 from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
@@ -20,6 +20,8 @@ from passk.reproduce import planned_overrides, reproduce
 from passk.rules import check
 from passk.run import Run
 from passk.train import Stopped, evaluate, train
+from passk.types import Problem
+from passk.verifier_checks import GoldCheck, check_gold, self_test
 
 # Fields that may differ between a run and its resumption: they change no completed step.
 _FREE_ON_RESUME = (
@@ -40,10 +42,12 @@ def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, is_checkpoint = _starting_point(cfg, run_dir)
     parts = build_parts(cfg, start)
+    parts, checked = _checked(cfg, parts, parts.data.train if cfg.regime.name != "sft" else ())
     state = restore(Path(start), parts.learner) if is_checkpoint else TrainState(0, 0)
     run = Run(run_dir, "train", cfg.train.seed)
     run.rewind(parts.learner.step)
     run.start(cfg, overrides, str(parts.learner.model.device))
+    run.write_gold_refused(checked.refused)
     status = "failed"
     try:
         with (
@@ -65,6 +69,26 @@ def run_train(cfg: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> None
         run.finish(status)
         parts.sampler.close()
         parts.verifier.close()
+
+
+def _checked(cfg: RunConfig, parts: Parts, train: Sequence[Problem]) -> tuple[Parts, GoldCheck]:
+    """The parts, once their verifier has shown that it works, without hopeless training problems.
+
+    `train` are the training problems whose gold answers matter.
+    """
+    try:
+        self_test(parts.verifier)
+        if not cfg.data.check_gold:
+            return parts, GoldCheck(0, ())
+        checked = check_gold(parts.verifier, train, parts.data.heldout)
+    except BaseException:
+        parts.sampler.close()
+        parts.verifier.close()
+        raise
+    kept = checked.kept(parts.data.train)
+    if checked.refused:
+        print(checked.sentence(len(parts.data.train) - len(kept)), flush=True)
+    return replace(parts, data=replace(parts.data, train=kept)), checked
 
 
 def _starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, bool]:
@@ -128,9 +152,10 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
         start, step = str(checkpoint), saved_step(checkpoint)
     else:
         start, step = _model_location(cfg), 0
-    parts = build_parts(base, start, needs_training=False)
+    parts, checked = _checked(base, build_parts(base, start, needs_training=False), ())
     run = Run(run_dir, "eval", cfg.eval.seed)
     run.start(base, overrides, str(parts.learner.model.device))
+    run.write_gold_refused(checked.refused)
     status = "failed"
     try:
         with display(f"eval {cfg.run or start}", 1) as shown:
