@@ -16,7 +16,7 @@ from passk.answer_forms import (
 
 MAX_ELEMENTS = 50
 SameFormula = Callable[[str, str], bool | None]  # of gold and answer; None: cannot tell
-_INEQUALITY = ("<", ">", r"\le", r"\ge", r"\ne")
+_INEQUALITIES = ("<", ">", r"\le", r"\ge", r"\ne")
 
 
 def same_answer(gold: str, answer: str, same_formula: SameFormula) -> bool | None:
@@ -47,35 +47,40 @@ def describe(form: Form) -> str:
 
 
 def _same(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
+    if isinstance(gold, Assignment) or isinstance(answer, Assignment):
+        return _same_assigned(gold, answer, same_formula)
+    if isinstance(gold, Several) and isinstance(answer, Several):
+        return _same_several(gold, answer, same_formula)
+    if isinstance(gold, Several) or isinstance(answer, Several):
+        # The numbers from 2 to below 5 may be an interval here and 2 <= x < 5 there.
+        several, other = (gold, answer) if isinstance(gold, Several) else (answer, gold)
+        is_set = several.opening in ("(", "[", "union") and isinstance(other, Formula)
+        if is_set and any(sign in other.latex for sign in _INEQUALITIES):
+            return same_formula(gold.latex, answer.latex)
+        return False
     match gold, answer:
         case Number(), Number():
             return _same_number(gold, answer)
         case (Words(), _) | (_, Words()):
-            return fold(describe(gold)) == fold(describe(answer))
-        case Numeral(), Numeral():
+            return fold(gold.latex) == fold(answer.latex)
+        case (Numeral(), Numeral()):
             return gold == answer
         case (Numeral(digits), other) | (other, Numeral(digits)):
             return digits == describe(other)  # the base is left out where the question names it
-        case Assignment(), Assignment():
-            if gold.name == answer.name:
-                return _same(gold.value, answer.value, same_formula)
-            return same_formula(gold.latex, answer.latex)
-        case (Assignment(), Formula(latex)) | (Formula(latex), Assignment()) if "=" in latex:
-            return same_formula(gold.latex, answer.latex)
-        case Assignment(), _:
-            return _same(gold.value, answer, same_formula)
-        case _, Assignment():
-            return _same(gold, answer.value, same_formula)
-        case Several(), Several():
-            return _same_several(gold, answer, same_formula)
-        case (Several() as several, Formula(latex)) | (Formula(latex), Several() as several):
-            is_set = several.opening in ("(", "[", "union")
-            if is_set and any(sign in latex for sign in _INEQUALITY):
-                return same_formula(gold.latex, answer.latex)
-            return False
-        case (Several(), _) | (_, Several()):
-            return False
     return same_formula(gold.latex, answer.latex)
+
+
+def _same_assigned(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
+    """`x = 5` answers for `5` and the other way round, but not for `y = 5`."""
+    if isinstance(gold, Assignment) and isinstance(answer, Assignment):
+        if gold.name == answer.name:
+            return _same(gold.value, answer.value, same_formula)
+        return same_formula(gold.latex, answer.latex)
+    value = gold.value if isinstance(gold, Assignment) else gold
+    other = answer.value if isinstance(answer, Assignment) else answer
+    if any(isinstance(form, Formula) and "=" in form.latex for form in (gold, answer)):
+        return same_formula(gold.latex, answer.latex)  # an equation, in another form
+    return _same(value, other, same_formula)
 
 
 def _same_number(gold: Number, answer: Number) -> bool:

@@ -22,13 +22,9 @@ class Number:
 
     @property
     def latex(self) -> str:
-        value = self.value
-        sign, over = "-" if value < 0 else "", abs(value.numerator)
-        return (
-            f"{sign}{over}"
-            if value.denominator == 1
-            else f"{sign}\\frac{{{over}}}{{{value.denominator}}}"
-        )
+        over, under = abs(self.value.numerator), self.value.denominator
+        size = str(over) if under == 1 else rf"\frac{{{over}}}{{{under}}}"
+        return f"-{size}" if self.value < 0 else size
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,19 @@ _NUMBER = re.compile(
     r"|(?:(?P<before>\d+)\s)?(?P<left>\d+)\s?/\s?(?P<right>\d+)"
     r")\s?(?P<percent>%?)"
 )
-_WORDS_FOR_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_WORDS_FOR_NUMBERS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+]
+_WORDS_FOR_NUMBERS += ["ten", "eleven", "twelve"]
 _UNITS = (
     "mm|cm|km|in|ft|yd|mi|mph|kg|mg|gm|lbs?|oz|hrs?|mins?|secs?|ml|units?|sq|square|cubic|degrees?"
     "|dollars?|cents?|percent|inch(?:es)?|feet|foot|yards?|miles?|met(?:er|re)s?|hours?|minutes?"
@@ -143,16 +151,14 @@ def split_outside(text: str, separators: str) -> list[str]:
 
 
 def _read(text: str, depth: int) -> Form:
-    if depth > _MAX_DEPTH:
-        return Formula(_for_algebra(text))
-    for reader in (_number, _numeral, _words):
-        simple = reader(text)
-        if simple is not None:
-            return simple
-    for reader in (_without_unit, _matrix, _in_brackets, _union, _list, _equation):
-        form = reader(text, depth + 1)
-        if form is not None:
-            return form
+    simple = _number(text) or _numeral(text) or _words(text)
+    if simple is not None:
+        return simple
+    if depth < _MAX_DEPTH:
+        for reader in (_without_unit, _matrix, _in_brackets, _union, _list, _equation):
+            form = reader(text, depth + 1)
+            if form is not None:
+                return form
     return Formula(_for_algebra(text))
 
 

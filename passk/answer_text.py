@@ -50,10 +50,8 @@ def last_box(text: str) -> str | None:
     """
     boxes = _outer_boxes(text)
     if not boxes:
-        bare = None
-        for bare in _BARE_BOX.finditer(text):
-            pass
-        return bare[1] if bare else None
+        bare = _BARE_BOX.findall(text)
+        return bare[-1] if bare else None
     opened, content, _ = boxes[-1]
     contents = [content]
     for earlier_opened, content, closed in reversed(boxes[:-1]):
@@ -90,17 +88,15 @@ def _last_line(text: str) -> str | None:
 
 
 def _last_number(text: str) -> str | None:
-    found = None
-    for found in _NUMBER_IN_TEXT.finditer(text):
-        pass
-    return found[0] if found else None
+    found = _NUMBER_IN_TEXT.findall(text)
+    return found[-1] if found else None
 
 
 _CHARACTERS = str.maketrans(
     {
-        "−": "-",
-        "–": "-",
-        "×": r"\times ",
+        "\N{MINUS SIGN}": "-",
+        "\N{EN DASH}": "-",
+        "\N{MULTIPLICATION SIGN}": r"\times ",
         "·": r"\cdot ",
         "÷": "/",
         "π": r"\pi ",
@@ -110,7 +106,7 @@ _CHARACTERS = str.maketrans(
         "≠": r"\ne ",
         "≈": r"\approx ",
         "±": r"\pm ",
-        "∪": r"\cup ",
+        "\N{UNION}": r"\cup ",
         "∈": r"\in ",
         "°": r"^\circ ",
         "√": r"\sqrt ",

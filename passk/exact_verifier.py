@@ -10,6 +10,7 @@ from passk.config import VerifierConfig
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers import CORRECT, TRUNCATED, UNPARSED, WRONG
 
+_QUOTES = " \"'`\u2018\u2019\u201c\u201d"
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+")
 
 
@@ -59,5 +60,5 @@ def normalise_short(text: str) -> str:
     Separators of thousands in a whole number go too.
     """
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    text = text.strip(" \"'`“”‘’").rstrip(".,;:!? ").strip(" \"'`“”‘’")
+    text = text.strip(_QUOTES).rstrip(".,;:!? ").strip(_QUOTES)
     return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text

@@ -1,4 +1,4 @@
-"""Before step 0: does the verifier judge known answers rightly, and does it accept the gold ones?"""
+"""Before step 0: is the verifier right about known answers, and does it accept the gold ones?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
