@@ -11,8 +11,8 @@ from passk.answer_forms import (
     Several,
     Words,
     fold,
-    read_answer,
 )
+from passk.answer_reader import read_answer
 
 MAX_ELEMENTS = 50
 SameFormula = Callable[[str, str], bool | None]  # of gold and answer; None: cannot tell
@@ -51,13 +51,13 @@ def _same(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
         return _same_assigned(gold, answer, same_formula)
     if isinstance(gold, Several) and isinstance(answer, Several):
         return _same_several(gold, answer, same_formula)
-    if isinstance(gold, Several) or isinstance(answer, Several):
-        # The numbers from 2 to below 5 may be an interval here and 2 <= x < 5 there.
-        several, other = (gold, answer) if isinstance(gold, Several) else (answer, gold)
-        is_set = several.opening in ("(", "[", "union") and isinstance(other, Formula)
-        if is_set and any(sign in other.latex for sign in _INEQUALITIES):
-            return same_formula(gold.latex, answer.latex)
-        return False
+    for several, other in ((gold, answer), (answer, gold)):
+        if isinstance(several, Several):
+            # The numbers from 2 to below 5 may be an interval here and 2 <= x < 5 there.
+            is_set = several.opening in ("(", "[", "union") and isinstance(other, Formula)
+            if is_set and any(sign in other.latex for sign in _INEQUALITIES):
+                return same_formula(gold.latex, answer.latex)
+            return False
     match gold, answer:
         case Number(), Number():
             return _same_number(gold, answer)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from passk.answer_equality import describe, same_answer
-from passk.answer_forms import read_answer
+from passk.answer_reader import read_answer
 from passk.answer_text import MAX_ANSWER_CHARS, find_answer
 from passk.config import VerifierConfig
 from passk.types import Completion, FinishReason, Problem, Verdict

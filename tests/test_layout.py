@@ -10,8 +10,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # A module imports from levels below its own only. A new module takes the lowest it can.
 LEVELS = (
     ("__init__", "errors", "types", "config", "seeds", "estimators", "statistics"),
-    ("answer_text", "algebra", "worker_pool"),
-    ("conventions", "advantages", "verifiers", "batch", "policy", "sampler", "answer_forms"),
+    ("answer_text", "answer_forms", "algebra", "worker_pool"),
+    ("conventions", "advantages", "verifiers", "batch", "policy", "sampler", "answer_reader"),
     ("row_cache", "rules", "records", "interrupt", "progress", "prompts", "answer_equality"),
     ("problems", "rollout", "torch_sampler", "learner", "diagnostics", "composition", "wording"),
     ("verify_worker", "math_verifier", "exact_verifier", "verifier_checks"),
@@ -28,8 +28,14 @@ LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 # What is read, checked and refused before torch is imported, and the numbers without tensors.
 WITHOUT_TORCH = ("errors", "types", "config", "seeds", "estimators", "statistics", "advantages")
 WITHOUT_TORCH += ("conventions", "problems", "verifiers", "rules", "composition", "cli", "records")
-WITHOUT_TORCH += ("answer_text", "answer_forms", "answer_equality", "algebra", "worker_pool")
-WITHOUT_TORCH += ("verify_worker", "math_verifier", "exact_verifier", "verifier_checks")
+WITHOUT_TORCH += ("answer_text", "answer_forms", "answer_reader", "answer_equality", "algebra")
+WITHOUT_TORCH += (
+    "worker_pool",
+    "verify_worker",
+    "math_verifier",
+    "exact_verifier",
+    "verifier_checks",
+)
 WITHOUT_TORCH += ("wording", "tables", "breakdown", "interrupt", "progress")
 
 
