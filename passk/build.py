@@ -1,6 +1,7 @@
 """Builds the objects a run is made of from its configuration; the one place that picks engines."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -9,20 +10,28 @@ import transformers
 from transformers import PreTrainedModel
 
 from passk.adapters import add_adapters
-from passk.config import LearnerConfig, RolloutConfig, TrainConfig
+from passk.config import LearnerConfig, RolloutConfig, TrainConfig, VerifierConfig
 from passk.errors import UserError
+from passk.exact_verifier import ExactVerifier
 from passk.learner import Learner
+from passk.math_verifier import MathVerifier
 from passk.policy import Tokenizer, context_length, end_ids, load_policy, load_tokenizer
 from passk.problems import Data, load_data
 from passk.prompts import PromptEncoder, check_room, check_solutions
 from passk.sampler import Sampler
 from passk.torch_sampler import TorchSampler
-from passk.verifiers import Verifier, build_verifier
+from passk.verifiers import ConventionsVerifier, Verifier
 from passk.vllm_sampler import VLLMSampler
 
 # Below this size threads cost more than they bring: a step of the shipped model takes 0.14 s with
 # one thread and 0.22 s with two (docs/benchmarks.md).
 SINGLE_THREADED_PARAMETERS = 1_000_000
+
+VERIFIERS: dict[str, Callable[[VerifierConfig], Verifier]] = {
+    "conventions": lambda _: ConventionsVerifier(),
+    "exact": ExactVerifier,
+    "math": MathVerifier,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +93,14 @@ def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) ->
         importance_cap=cfg.rollout.importance_cap,
         max_logprob_gap=cfg.rollout.max_logprob_gap,
     )
-    return Parts(
-        data, tokenizer, encoder, sampler, build_verifier(cfg.verifier.name), learner, engine
-    )
+    return Parts(data, tokenizer, encoder, sampler, build_verifier(cfg.verifier), learner, engine)
+
+
+def build_verifier(cfg: VerifierConfig) -> Verifier:
+    """The verifier that `verifier.name` asks for."""
+    if cfg.name not in VERIFIERS:
+        raise UserError(f"verifier.name={cfg.name} is unknown; allowed: {', '.join(VERIFIERS)}")
+    return VERIFIERS[cfg.name](cfg)
 
 
 def _engine(cfg: RolloutConfig) -> str:

@@ -1,17 +1,15 @@
 """What each command does once its configuration is known to be good. Imports torch."""
 
-import json
-import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from passk.build import build_parts, prepare_torch
-from passk.checkpoint import TrainState, last_checkpoint, resolve_model, restore, saved_step
+from passk.build import Parts, build_parts, prepare_torch
+from passk.checkpoint import TrainState, last_checkpoint, restore, saved_step
 from passk.composition import compose_train, load_run_config
 from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
 from passk.errors import Interrupted, UserError
@@ -32,22 +30,10 @@ from passk.report import write_report
 from passk.reproduce import planned_overrides, reproduce
 from passk.rules import check
 from passk.run import Run
+from passk.starting import how_to_resume, model_location, refuse_changes, starting_point
 from passk.train import Stopped, train
-
-# Fields that may differ between a run and its resumption: they change no completed step.
-_FREE_ON_RESUME = (
-    "resume",
-    "num_threads",
-    "train.save_every",
-    "train.keep_last",
-    "rollout.max_batch_samples",
-    "rollout.memory_fraction",
-    "verifier.num_workers",
-    "seeds",  # a finished reproduction may be given more of both
-    "regimes",
-)
-# An evaluation's tables are computed from its samples, whatever chunks those came in.
-_FREE_IN_EVAL = (*_FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamples")
+from passk.types import Problem
+from passk.verifier_checks import GoldCheck, check_gold, self_test
 
 
 def run_train(
@@ -58,14 +44,16 @@ def run_train(
     `overrides` are the words the user typed. Raises Interrupted when asked to stop.
     """
     prepare_torch(cfg.num_threads, cfg.train.seed)
-    start, checkpoint = _starting_point(cfg, run_dir)
+    start, checkpoint = starting_point(cfg, run_dir)
     parts = build_parts(cfg, start)
     if show_notes:
         _print_notes(parts.data)
+    parts, checked = _checked(cfg, parts, parts.data.train if cfg.regime.name != "sft" else ())
     state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
     run = Run(run_dir, "train", cfg.train.seed)
     run.rewind(parts.learner.step)
     run.start(cfg, overrides, **parts.facts)
+    run.write_gold_refused(checked.refused)
     status = "failed"
     try:
         with (
@@ -79,10 +67,10 @@ def run_train(
     except Stopped as stopped:
         status = "interrupted"
         print(f"saved at step {stopped.step}")
-        raise Interrupted(_how_to_resume("train", run_dir, overrides)) from None
+        raise Interrupted(how_to_resume("train", run_dir, overrides)) from None
     except KeyboardInterrupt:
         status = "interrupted"
-        raise Interrupted(_how_to_resume("train", run_dir, overrides)) from None
+        raise Interrupted(how_to_resume("train", run_dir, overrides)) from None
     finally:
         run.finish(status)
         parts.sampler.close()
@@ -94,72 +82,24 @@ def _print_notes(data: Data) -> None:
     print(*data.notes, sep="\n", end="\n" if data.notes else "", flush=True)
 
 
-def _starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, Path | None]:
-    """Where the weights come from, and the checkpoint to resume from.
+def _checked(cfg: RunConfig, parts: Parts, train: Sequence[Problem]) -> tuple[Parts, GoldCheck]:
+    """The parts, once their verifier has shown that it works, without hopeless training problems.
 
-    With adapters the weights are those the run started from: a checkpoint has them merged.
+    `train` are the training problems whose gold answers matter.
     """
-    checkpoint = None
-    if cfg.resume:
-        _refuse_changes("train", cfg, run_dir)
-        if any((run_dir / "checkpoints").glob("step-*")):
-            checkpoint = last_checkpoint(run_dir)
-    if checkpoint is not None and not cfg.model.lora_rank:
-        return str(checkpoint), checkpoint
-    if cfg.train.init_from is not None:
-        return resolve_model(cfg.train.init_from, "train.init_from"), checkpoint
-    return _model_location(cfg), checkpoint
-
-
-def _model_location(cfg: RunConfig) -> str:
-    """`model.path`: what is a folder here may be a run or checkpoint too; the rest goes by name."""
-    path = cfg.model.path
-    if path.startswith(("/", "./", "../", "~")) and not Path(path).is_dir():
-        raise UserError(f"model.path={path} does not exist; give a folder, a hub id, or tiny")
-    return resolve_model(path, "model.path") if Path(path).is_dir() else path
-
-
-def _refuse_changes(
-    command: str, cfg: TrainConfig, run_dir: Path, policy: str | None = None
-) -> None:
-    """A resumed run must be the run that was started, or its record would be of two."""
-    manifest = run_dir / "manifest.json"
-    started = json.loads(manifest.read_text()) if manifest.is_file() else {"command": command}
-    if started["command"] != command:
-        raise UserError(
-            f"resume=true with hydra.run.dir={run_dir}, which holds a run of passk "
-            f"{started['command']}, not of passk {command}"
-        )
-    if started.get("policy", policy) != policy:
-        raise UserError(
-            f"resume=true would evaluate {policy}, but the samples in {run_dir} are of "
-            f"{started['policy']}; evaluate it in another directory"
-        )
-    free = _FREE_IN_EVAL if command == "eval" else _FREE_ON_RESUME
-    before, now = (_flat(asdict(c)) for c in (load_run_config(run_dir, type(cfg)), cfg))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and key not in free:
-            raise UserError(
-                f"resume=true with {key}={now.get(key)}, but the run in {run_dir} was started "
-                f"with {key}={before.get(key)}; repeat its overrides, which are in overrides.txt"
-            )
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
-
-
-def _how_to_resume(command: str, run_dir: Path, overrides: Sequence[str]) -> str:
-    kept = [word for word in overrides if not word.startswith(("resume=", "hydra.run.dir="))]
-    # Quoted for Hydra too: a cell of a sweep has = and commas in its name.
-    named = f"hydra.run.dir={json.dumps(str(run_dir), ensure_ascii=False)}"
-    line = shlex.join(["passk", command, *kept, named, "resume=true"])
-    return f"interrupted; go on with: {line}"
+    try:
+        self_test(parts.verifier)
+        if not cfg.data.check_gold:
+            return parts, GoldCheck(0, ())
+        checked = check_gold(parts.verifier, train, parts.data.heldout)
+    except BaseException:
+        parts.sampler.close()
+        parts.verifier.close()
+        raise
+    kept = checked.kept(parts.data.train)
+    if checked.refused:
+        print(checked.sentence(len(parts.data.train) - len(kept)), flush=True)
+    return replace(parts, data=replace(parts.data, train=kept)), checked
 
 
 def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
@@ -176,15 +116,17 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
         checkpoint = last_checkpoint(Path(cfg.run))
         start, step = str(checkpoint), saved_step(checkpoint)
     else:
-        start, step = _model_location(cfg), 0
+        start, step = model_location(cfg), 0
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
     if cfg.resume:
-        _refuse_changes("eval", base, run_dir, policy)
+        refuse_changes("eval", base, run_dir, policy)
     parts = build_parts(base, start, needs_training=False)
     _print_notes(parts.data)
+    parts, checked = _checked(base, parts, ())
     run = Run(run_dir, "eval", base.eval.seed, policy)
     run.rewind(step)
     run.start(base, overrides, **parts.facts)
+    run.write_gold_refused(checked.refused)
     status = "failed"
     try:
         num_problems = len(parts.data.heldout)
@@ -199,7 +141,7 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
             raise Interrupted(f"stopped as asked; the evaluation in {run_dir} had just finished")
     except KeyboardInterrupt:
         status = "interrupted"
-        raise Interrupted(_how_to_resume("eval", run_dir, overrides)) from None
+        raise Interrupted(how_to_resume("eval", run_dir, overrides)) from None
     finally:
         run.finish(status)
         parts.sampler.close()
@@ -259,8 +201,8 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
     """SFT, the RL regimes from it, alignment at the start, table and report; once per seed."""
     prepare_torch(cfg.num_threads, cfg.train.seed)
     if cfg.resume:
-        _refuse_changes("reproduce", cfg, run_dir)
-    _model_location(cfg)
+        refuse_changes("reproduce", cfg, run_dir)
+    model_location(cfg)
     data = load_data(cfg.data, cfg.eval)  # bad input is refused before anything is written
     for words in planned_overrides(cfg, overrides):
         compose_train(words)
@@ -275,7 +217,7 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
         status = "finished"
     except (Interrupted, KeyboardInterrupt):
         status = "interrupted"
-        raise Interrupted(_how_to_resume("reproduce", run_dir, overrides)) from None
+        raise Interrupted(how_to_resume("reproduce", run_dir, overrides)) from None
     finally:
         run.finish(status)
     print((run_dir / "table.md").read_text())

@@ -1,5 +1,6 @@
 """What a step learns from: its own judged samples (RL) or worked solutions (SFT)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -47,6 +48,7 @@ def imitate(encoder: PromptEncoder, problems: Sequence[Problem]) -> Experience:
             "dead_fail_fraction",
             "dead_solved_fraction",
             "unjudged_fraction",
+            "reasons",
             "rollout_seconds",
             "verify_seconds",
         )
@@ -84,6 +86,7 @@ def explore(
     )
     metrics = {
         **_success(rewards_PG, regime.k),
+        "reasons": dict(Counter(v.reason for group in sampled.groups for v in group.verdicts)),
         "mean_weight": (
             float(np.mean(prompt_weights(rewards_PG, k, regime.pass1_weight)))
             if regime.estimator == "mixture"

@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from string import Formatter
 
+from passk.answer_text import PLACES
 from passk.config import (
     ESTIMATOR_NAMES,
     ESTIMATORS_WITHOUT_K,
@@ -148,6 +149,12 @@ def _check_field(key: str, value: object) -> None:
 
 def _check_data(cfg: RunConfig) -> None:
     data = cfg.data
+    places = cfg.verifier.answer_in
+    if not places or not set(places) <= set(PLACES):
+        raise UserError(
+            f"verifier.answer_in={places} must name, in the order to try them, some of "
+            f"{', '.join(PLACES)}"
+        )
     if cfg.verifier.name == "auto":
         raise UserError(
             f"data={data.name} does not say how its answers are judged; add verifier=math, "

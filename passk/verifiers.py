@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from passk.errors import UserError
 from passk.types import Completion, FinishReason, Problem, Verdict
 
 CORRECT = Verdict(1.0, "correct")
@@ -24,6 +23,18 @@ class Verifier(Protocol):
         takes too long comes back as `Verdict(None, "timeout")`, one whose check breaks as
         `Verdict(None, "error")`. It must not raise because of what a model wrote.
         """
+        ...
+
+    def demonstrate(self, problem: Problem) -> str | None:
+        """A completion that must be judged right: the gold answer in the form that is read.
+
+        None where there is no such text, as where only a program can be right.
+        """
+        ...
+
+    def self_test(self) -> list[tuple[Problem, str, str]]:
+        """Known cases: a problem, the text of a completion, and the reason it must come back
+        with."""
         ...
 
     def close(self) -> None:
@@ -50,17 +61,21 @@ class ConventionsVerifier:
         found = self._FINAL_NUMBER.search(completion.text)
         if found is None:
             return UNPARSED
-        return replace(CORRECT if found[1] == problem.answer else WRONG, answer=found[1])
+        verdict = CORRECT if found[1] == problem.answer else WRONG
+        return replace(verdict, answer=found[1])
+
+    def demonstrate(self, problem: Problem) -> str:
+        """See `Verifier.demonstrate`."""
+        return f"={problem.answer}"
+
+    def self_test(self) -> list[tuple[Problem, str, str]]:
+        """See `Verifier.self_test`."""
+        problem = Problem("self-test", "T3+4*5=", "23")
+        return [
+            (problem, "4*5=20;3+20=23", "correct"),
+            (problem, "3+4=7;7*5=35", "wrong"),
+            (problem, "23", "unparsed"),
+        ]
 
     def close(self) -> None:
         """Nothing to end."""
-
-
-VERIFIERS: dict[str, type[Verifier]] = {"conventions": ConventionsVerifier}
-
-
-def build_verifier(name: str) -> Verifier:
-    """The verifier that `verifier.name` asks for."""
-    if name not in VERIFIERS:
-        raise UserError(f"verifier.name={name} is unknown; allowed: {', '.join(VERIFIERS)}")
-    return VERIFIERS[name]()

@@ -111,14 +111,13 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     from transformers import TrainerCallback
     from trl import GRPOTrainer
 
-    from passk.build import prepare_torch
+    from passk.build import build_verifier, prepare_torch
     from passk.policy import load_policy, load_tokenizer
     from passk.problems import ProblemStream, load_data
-    from passk.verifiers import build_verifier
 
     cfg = compose(switches)
     prepare_torch(threads, cfg.train.seed)
-    tokenizer, verifier = load_tokenizer(cfg.model.path), build_verifier(cfg.verifier.name)
+    tokenizer, verifier = load_tokenizer(cfg.model.path), build_verifier(cfg.verifier)
     stream = ProblemStream(load_data(cfg.data, cfg.eval).train, cfg.train.seed)
     problems = stream.take(cfg.rollout.num_prompts * num_steps)
     steps = Steps()

@@ -11,25 +11,23 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LEVELS = (
     (
         *("__init__", "errors", "types", "config", "seeds", "estimators", "statistics"),
-        *("gold", "head"),
+        *("gold", "head", "answer_text", "answer_forms", "algebra", "worker_pool"),
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("sampler", "adapters", "memory"),
+        *("sampler", "adapters", "memory", "answer_reader"),
     ),
-    ("row_cache", "rules", "records", "interrupt", "progress", "prompts"),
     (
-        "problems",
-        "rollout",
-        "torch_sampler",
-        "vllm_sampler",
-        "learner",
-        "diagnostics",
-        "composition",
-        "wording",
+        *("row_cache", "rules", "records", "interrupt", "progress", "prompts"),
+        "answer_equality",
     ),
+    (
+        *("problems", "rollout", "torch_sampler", "vllm_sampler", "learner", "diagnostics"),
+        *("composition", "wording"),
+    ),
+    ("verify_worker", "math_verifier", "exact_verifier", "verifier_checks"),
     ("checkpoint", "evaluator", "experience", "build", "tables", "sync"),
-    ("run", "breakdown"),
+    ("run", "breakdown", "starting"),
     ("evaluation", "figure_style", "sheets"),
     ("train", "plots", "prompt_plots"),
     ("reproduce", "report"),
@@ -42,7 +40,9 @@ LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 WITHOUT_TORCH = ("errors", "types", "config", "seeds", "estimators", "statistics", "advantages")
 WITHOUT_TORCH += ("conventions", "problems", "verifiers", "rules", "composition", "cli", "records")
 WITHOUT_TORCH += ("wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold")
-WITHOUT_TORCH += ("rows",)
+WITHOUT_TORCH += ("rows", "answer_text", "answer_forms", "answer_reader", "answer_equality")
+WITHOUT_TORCH += ("algebra", "worker_pool", "verify_worker", "math_verifier", "exact_verifier")
+WITHOUT_TORCH += ("verifier_checks",)
 
 
 def tree(name: str) -> ast.Module:

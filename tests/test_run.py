@@ -37,6 +37,7 @@ KEYS = TIMES | {
     "passk",
     "k",
     "unjudged_fraction",
+    "reasons",
 }
 ROLLOUT_COLUMNS = [
     "step",

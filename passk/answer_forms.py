@@ -1,0 +1,86 @@
+r"""The form of an answer: number, words, numeral with a base, several answers, equation, formula.
+
+Only leaves such as `\frac{\sqrt{2}}{2}` are left to computer algebra. What stands around them is
+read and compared here, because that is where math-verify errs most (docs/verifiers.md).
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A rational number as it is written; `19%` has the value 19 and the percent sign."""
+
+    value: Fraction
+    is_percent: bool = False
+
+    @property
+    def latex(self) -> str:
+        over, under = abs(self.value.numerator), self.value.denominator
+        size = str(over) if under == 1 else rf"\frac{{{over}}}{{{under}}}"
+        return f"-{size}" if self.value < 0 else size
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words, folded by `fold`: the words of `Lake Erie` are `lakeerie`."""
+
+    words: str
+
+    @property
+    def latex(self) -> str:
+        return self.words
+
+
+@dataclass(frozen=True, slots=True)
+class Numeral:
+    """A numeral that names its base: `1011_2`."""
+
+    digits: str
+    base: str
+
+    @property
+    def latex(self) -> str:
+        return f"{self.digits}_{self.base}"
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """More than one answer. `opening` is empty for lists and sets, a bracket, `union` or `matrix`.
+
+    Lists, sets and unions have no order; pairs, intervals and matrices have.
+    """
+
+    opening: str
+    closing: str
+    elements: tuple["Form", ...]
+    latex: str
+
+    @property
+    def is_ordered(self) -> bool:
+        return self.opening not in ("", "union")
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A name and what it equals: `x = 5`, `f(x) = 2x`."""
+
+    name: str
+    value: "Form"
+    latex: str
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """Anything else, for computer algebra."""
+
+    latex: str
+
+
+Form = Number | Words | Numeral | Several | Assignment | Formula
+
+
+def fold(text: str) -> str:
+    """Letters, digits and colons of a text in lower case: all that tells words apart."""
+    return "".join(c for c in text.casefold() if c.isalnum() or c == ":")

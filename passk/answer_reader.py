@@ -1,0 +1,228 @@
+"""Reads the form of an answer off its LaTeX.
+
+An answer is at most `answer_text.MAX_ANSWER_CHARS` long here, and nesting is followed four deep:
+reading takes well under a millisecond.
+"""
+
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+from functools import lru_cache
+
+from passk.answer_forms import Assignment, Form, Formula, Number, Numeral, Several, Words, fold
+from passk.answer_text import normalise_latex
+
+_RATIO = r"\\frac\s?\{\s?(?P<over>-?\d+)\s?\}\s?\{\s?(?P<under>-?\d+)\s?\}"
+_NUMBER = re.compile(
+    r"(?P<sign>[-+]?)\s?(?:"
+    r"(?P<plain>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)"
+    rf"|(?P<whole>\d*)\s?{_RATIO}"
+    r"|(?:(?P<before>\d+)\s)?(?P<left>\d+)\s?/\s?(?P<right>\d+)"
+    r")\s?(?P<percent>%?)"
+)
+_WORDS_FOR_NUMBERS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+]
+_WORDS_FOR_NUMBERS += ["ten", "eleven", "twelve"]
+_UNITS = (
+    "mm|cm|km|in|ft|yd|mi|mph|kg|mg|gm|lbs?|oz|hrs?|mins?|secs?|ml|units?|sq|square|cubic|degrees?"
+    "|dollars?|cents?|percent|inch(?:es)?|feet|foot|yards?|miles?|met(?:er|re)s?|hours?|minutes?"
+    "|seconds?|days?|weeks?|months?|years?|pounds?|ounces?|grams?|gallons?|lit(?:er|re)s?"
+)
+# `18 dollars`, `5cm^2`, `12 white eggs`: known units, or words that begin with four letters.
+_BARE_UNIT = re.compile(
+    rf"(?P<head>.*[\d}})%])(?:\s?(?:{_UNITS})(?![A-Za-z{{])|\s(?!sqrt|frac)[A-Za-z]{{4,}})"
+    r"(?:\^\s?\{?[23]\}?|[\s./]|[A-Za-z])*"
+)
+_TEXT_UNIT = re.compile(r"(?P<head>.*[^\s=,+*/<>(-])\s*\\text\{[^{}]*\}\s?(?:\^\s?\{?\d\}?)?")
+_ALL_TEXT = re.compile(r"[({\s]*\\text\{\s*(?P<words>[^{}]*)\}[)}\s.]*")
+_TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
+_BARE_WORDS = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z'.-]+(?: [A-Za-z'.-]+)*")
+_TIME = re.compile(r"[\d:\s]+[ap]\.?\s?m\.?|\d{1,2}(?:\s?:\s?\d{2})+", re.IGNORECASE)
+_NUMERAL = re.compile(r"\(?([0-9A-Z]+)\)?_\s?\{?(\d+)\}?")
+_NAME = re.compile(r"(?:\\?[A-Za-z]{1,3}|\\[a-z]+|\\text\{[^{}]*\})(?:_\{?\w+\}?|\([a-z]\))?'*")
+_MATRIX = re.compile(r"\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}", re.DOTALL)
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)(?![a-z])")
+_MAX_DEPTH = 4
+
+
+@lru_cache(maxsize=8192)
+def read_answer(text: str) -> Form:
+    """The form of an answer, whatever its spelling."""
+    return _read(normalise_latex(text), 0)
+
+
+def split_outside(text: str, separators: str) -> list[str]:
+    """Split at characters that stand in no bracket."""
+    parts, depth, start = [], 0, 0
+    for place, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char in separators and depth == 0:
+            parts.append(text[start:place].strip())
+            start = place + 1
+    return [*parts, text[start:].strip()]
+
+
+def _read(text: str, depth: int) -> Form:
+    simple = _number(text) or _numeral(text) or _words(text)
+    if simple is not None:
+        return simple
+    if depth < _MAX_DEPTH:
+        for reader in (_without_unit, _matrix, _in_brackets, _union, _list, _equation):
+            form = reader(text, depth + 1)
+            if form is not None:
+                return form
+    return Formula(_for_algebra(text))
+
+
+def _number(text: str) -> Number | None:
+    found = _NUMBER.fullmatch(text)
+    if found is None or int(found["under"] or found["right"] or 1) == 0:
+        return None
+    if found["plain"]:
+        value = Fraction(found["plain"].replace(",", "").removesuffix("."))
+    elif found["under"]:
+        value = Fraction(found["whole"] or 0) + Fraction(int(found["over"]), int(found["under"]))
+    else:
+        value = int(found["before"] or 0) + Fraction(int(found["left"]), int(found["right"]))
+    return Number(-value if found["sign"] == "-" else value, found["percent"] == "%")
+
+
+def _numeral(text: str) -> Numeral | None:
+    found = _NUMERAL.fullmatch(_TEXT.sub(r"\1", text))
+    return Numeral(found[1], found[2]) if found else None
+
+
+def _words(text: str) -> Form | None:
+    in_text = _ALL_TEXT.fullmatch(text)
+    unwrapped = _TEXT.sub(r" \1", text).strip()
+    if in_text:
+        inside = [part.strip() for part in in_text["words"].split(",")]
+        if len(inside) > 1:
+            return Several("", "", tuple(Words(fold(part)) for part in inside), text)
+        return _number(inside[0]) or _words_or_number(inside[0])
+    if _TIME.fullmatch(unwrapped) or _BARE_WORDS.fullmatch(text):
+        return _words_or_number(unwrapped)
+    return None
+
+
+def _words_or_number(text: str) -> Form:
+    words = fold(text)
+    if words in _WORDS_FOR_NUMBERS:
+        return Number(Fraction(_WORDS_FOR_NUMBERS.index(words)))
+    return Words(words)
+
+
+def _without_unit(text: str, depth: int) -> Form | None:
+    if text.endswith(r"^\circ") and not _TRIGONOMETRY.search(text):
+        return _read(text.removesuffix(r"^\circ").strip(), depth)
+    unit = _TEXT_UNIT.fullmatch(text) or _BARE_UNIT.fullmatch(text)
+    return _read(unit["head"].strip(), depth) if unit else None
+
+
+def _matrix(text: str, depth: int) -> Form | None:
+    found = _MATRIX.fullmatch(text)
+    if found is None:
+        return None
+    rows = [row for row in found[1].split(r"\\") if row.strip()]
+    cells = [[_read(cell.strip(), depth) for cell in row.split("&")] for row in rows]
+    return Several("matrix", "", tuple(Several("row", "", tuple(row), "") for row in cells), text)
+
+
+def _in_brackets(text: str, depth: int) -> Form | None:
+    opening = r"\{" if text.startswith(r"\{") else text[:1]
+    closing = r"\}" if text.endswith(r"\}") else text[-1:]
+    inner = text[len(opening) : len(text) - len(closing)].strip()
+    if opening not in ("(", "[", "{", r"\{") or closing not in (")", "]", "}", r"\}"):
+        return None
+    if not inner or not _closes_at_end(text):
+        return None
+    parts = split_outside(inner, ",;")
+    if opening in ("{", r"\{"):
+        return _read(inner, depth) if closing == opening.replace("{", "}") else None
+    if len(parts) == 1:
+        return _read(inner, depth) if (opening, closing) == ("(", ")") else None
+    return Several(opening, closing, tuple(_read(part, depth) for part in parts), text)
+
+
+def _closes_at_end(text: str) -> bool:
+    """Whether the first bracket's partner is the last character."""
+    level = 0
+    for place, char in enumerate(text):
+        level += (char in "([{") - (char in ")]}")
+        if level == 0 and char in ")]}":
+            return place == len(text) - 1
+    return False
+
+
+def _union(text: str, depth: int) -> Form | None:
+    parts = text.split(r"\cup")
+    if len(parts) == 1 or "\\begin" in text:
+        return None
+    elements = tuple(_read(_after_in(part.strip()), depth) for part in parts)
+    return Several("union", "", elements, _after_in(text))
+
+
+def _list(text: str, depth: int) -> Form | None:
+    parts = [part for whole in split_outside(text, ",;") for part in _both_signs(whole)]
+    if len(parts) == 1:
+        return None
+    return Several("", "", tuple(_read(part, depth) for part in parts), text)
+
+
+def _both_signs(text: str) -> Iterable[str]:
+    """`1 \\pm x` is two answers."""
+    if text.count(r"\pm") != 1 or r"\mp" in text:
+        return [text]
+    minus = text.replace(r"\pm", "-")
+    plus = text.replace(r"\pm", "+").strip().removeprefix("+").strip()
+    return [plus, minus]
+
+
+def _equation(text: str, depth: int) -> Form | None:
+    inside = _after_in(text)
+    if inside != text:
+        return _read(inside, depth)
+    exact = [part.strip() for part in text.split(r"\approx") if part.strip()]
+    if exact and exact[0] != text:
+        return _read(exact[0], depth)
+    parts = split_outside(text, "=")
+    if len(parts) == 1 or not all(parts):
+        return None
+    if _NAME.fullmatch(parts[0]):
+        return Assignment(fold(parts[0]), _read(parts[-1], depth), _for_algebra(text))
+    if len(parts) == 2 and _NAME.fullmatch(parts[1]):
+        return Assignment(fold(parts[1]), _read(parts[0], depth), _for_algebra(text))
+    if not re.search(r"(?<!\\)(?<![A-Za-z])[A-Za-z]", parts[0]):  # 0.56 = 56%
+        return _read(parts[-1], depth)
+    return None
+
+
+def _after_in(text: str) -> str:
+    return re.sub(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*", "", text)
+
+
+def _for_algebra(text: str) -> str:
+    """LaTeX without words, separators and signs that computer algebra reads wrongly.
+
+    Decimals become fractions: math-verify rounds them, and calls 0.0000001 and 0 equal.
+    """
+    degrees = r"\\cdot\\frac{\\pi}{180}" if _TRIGONOMETRY.search(text) else ""
+    text = re.sub(r"\^\\circ", degrees, text)
+    text = _TEXT.sub(r"\1", text).replace("%", "")
+    text = re.sub(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda m: m[0].replace(",", ""), text)
+    return re.sub(r"(?<![\w.])(\d*)\.(\d+)", _as_fraction, text).strip()
+
+
+def _as_fraction(decimal: re.Match[str]) -> str:
+    whole, digits = decimal.groups()
+    return rf"(\frac{{{int(whole + digits)}}}{{{10 ** len(digits)}}})"

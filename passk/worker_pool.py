@@ -1,0 +1,156 @@
+"""Processes that can be killed: a task that hangs or crashes costs itself and nothing else.
+
+`subprocess` and pipes only: a fork of a process that holds torch or vLLM threads can deadlock, and
+an alarm works in the main thread alone.
+"""
+
+import json
+import queue
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+START_SECONDS = 120.0  # imports, on a machine that is busy
+_MAX_REQUEST_BYTES = 32_768  # half of what a pipe takes: a write to a waiting worker cannot block
+
+
+class WorkerHung(Exception):
+    """A task took longer than its time limit; its process is gone."""
+
+
+class WorkerCrashed(Exception):
+    """A process ended in the middle of a task."""
+
+
+class WorkerPool:
+    """Up to `num_workers` processes of `python -m module`, started when a task needs one.
+
+    A worker reads `limits` as its first line and answers with a line when it is ready; from then
+    on every line is a task, and one line is its result, all JSON. State: the processes.
+    """
+
+    def __init__(
+        self, module: str, limits: Mapping[str, Any], num_workers: int, timeout_seconds: float
+    ) -> None:
+        workers = [_Worker(module, limits, timeout_seconds) for _ in range(num_workers)]
+        # Last in, first out: few tasks at a time keep few processes busy.
+        self._idle = queue.LifoQueue[_Worker]()
+        for worker in workers:
+            self._idle.put(worker)
+        self._workers = workers
+        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix=module)
+
+    def map(self, tasks: Sequence[Any]) -> list[Any]:
+        """The result of each task, in order: `WorkerHung` or `WorkerCrashed` for a lost one.
+
+        Raises RuntimeError when a worker does not start.
+        """
+        return list(self._threads.map(self._run, tasks))
+
+    def _run(self, task: Any) -> Any:
+        worker = self._idle.get()
+        try:
+            return worker.run(task)
+        except (WorkerHung, WorkerCrashed) as lost:
+            return lost
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """End all processes, also those at work."""
+        for worker in self._workers:
+            worker.stop()
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            worker.end()
+
+
+class _Worker:
+    """One process, started again after it was lost."""
+
+    def __init__(self, module: str, limits: Mapping[str, Any], timeout_seconds: float) -> None:
+        self._module = module
+        self._limits = limits
+        self._timeout_seconds = timeout_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+
+    def run(self, task: Any) -> Any:
+        """The result of one task."""
+        request = json.dumps(task).encode() + b"\n"
+        if len(request) > _MAX_REQUEST_BYTES:
+            raise WorkerCrashed(f"a task of {len(request)} bytes is more than a worker takes")
+        process = self._process or self._start()
+        try:
+            return self._ask(process, request, self._timeout_seconds)
+        except (WorkerHung, WorkerCrashed):
+            self.end()
+            raise
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", self._module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is for the parent, which may still need it
+            )
+            self._process = process
+            try:
+                self._ask(process, json.dumps(self._limits).encode() + b"\n", START_SECONDS)
+            except (WorkerHung, WorkerCrashed) as lost:
+                self.end()
+                errors.seek(0)
+                said = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+                raise RuntimeError(
+                    f"a worker (python -m {self._module}) did not start: {said or lost}"
+                ) from lost
+        if self._is_stopped:
+            self.end()
+            raise WorkerCrashed("the pool was closed")
+        return process
+
+    @staticmethod
+    def _ask(process: subprocess.Popen[bytes], request: bytes, timeout_seconds: float) -> Any:
+        assert process.stdin is not None and process.stdout is not None
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            process.stdin.write(request)
+        except BrokenPipeError as error:
+            raise WorkerCrashed("the process has ended") from error
+        waiting, answer = select.poll(), b""
+        waiting.register(process.stdout, select.POLLIN)
+        while not answer.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not waiting.poll(left * 1000):
+                raise WorkerHung(f"no result within {timeout_seconds:g} s")
+            received = process.stdout.read(1 << 16)
+            if not received:
+                raise WorkerCrashed("the process ended before its result")
+            answer += received
+        return json.loads(answer)
+
+    def stop(self) -> None:
+        """Kill the process from another thread; the one that waits for its result sees it end."""
+        self._is_stopped = True
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def end(self) -> None:
+        """Kill the process and give back its pipes."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.close()
+        process.stdout.close()

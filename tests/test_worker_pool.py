@@ -1,0 +1,181 @@
+"""Hangs and crashes, for real: each costs itself, and no process is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from answers import completion, is_alive, judge, worker_pids
+
+from passk.config import VerifierConfig
+from passk.math_verifier import MathVerifier
+from passk.types import Problem
+from passk.worker_pool import WorkerCrashed, WorkerHung, WorkerPool
+
+# Each keeps sympy busy for far longer than any limit here.
+HANGS = [r"9^{9^{9^{9}}}", "10000000000!", r"\sum_{k=1}^{10000000000} \sin(k)", r"2^{2^{40}}"]
+GOLD, RIGHT = r"\frac{\sqrt{2}}{2}", r"\boxed{\frac{1}{\sqrt{2}}}"
+
+
+def build(**settings) -> MathVerifier:
+    return MathVerifier(VerifierConfig(**{"name": "math", "num_workers": 1, **settings}))
+
+
+@pytest.fixture
+def started():
+    """A verifier with one worker that is up."""
+    verifier = build(timeout_seconds=2)
+    assert judge(verifier, GOLD, RIGHT).reason == "correct"
+    yield verifier
+    verifier.close()
+    assert worker_pids(os.getpid()) == []
+
+
+def wait_for(condition, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+@pytest.mark.parametrize("hang", HANGS)
+def test_a_hang_costs_its_own_time_limit_and_nothing_else(started, hang):
+    pairs = [
+        (Problem("p", "", GOLD), completion(RIGHT)),
+        (Problem("p", "", "7"), completion(rf"\boxed{{{hang}}}")),
+    ]
+    pairs += [(Problem("p", "", GOLD), completion(r"\boxed{\frac{2}{\sqrt{8}}}"))]
+    begun = time.monotonic()
+    verdicts = started.verify(pairs)
+    assert [v.reason for v in verdicts] == ["correct", "timeout", "correct"]
+    assert verdicts[1].reward is None
+    assert 2 <= time.monotonic() - begun < 2 + 10  # and the start of another process
+    assert len(worker_pids(os.getpid())) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_crash_is_an_error_of_the_answer_at_hand_alone(number):
+    verifier = build(timeout_seconds=60)
+    try:
+        assert judge(verifier, GOLD, RIGHT).reason == "correct"
+        (pid,) = worker_pids(os.getpid())
+        pairs = [(Problem("p", "", "7"), completion(rf"\boxed{{{HANGS[0]}}}"))]
+        pairs += [(Problem("p", "", GOLD), completion(RIGHT))]
+        threading.Timer(0.5, os.kill, (pid, number)).start()
+        verdicts = verifier.verify(pairs)
+        assert [(v.reward, v.reason) for v in verdicts] == [(None, "error"), (1.0, "correct")]
+        (after,) = worker_pids(os.getpid())
+        assert after != pid
+    finally:
+        verifier.close()
+
+
+def test_a_check_cannot_take_the_memory_of_the_machine():
+    """2^8000000000 fills a GiB. math-verify takes the failure to hold it for inequality."""
+    verifier = build(timeout_seconds=60, max_memory_mib=64)
+    try:
+        assert judge(verifier, GOLD, RIGHT).reason == "correct"
+        (pid,) = worker_pids(os.getpid())
+        assert judge(verifier, "1", r"\boxed{2^{8000000000}}").reason in ("wrong", "error")
+        assert judge(verifier, GOLD, RIGHT).reason == "correct"
+        assert worker_pids(os.getpid()) == [pid]
+        status = Path(f"/proc/{pid}/status").read_text().split("VmPeak:")[1]
+        assert int(status.split()[0]) < 400 * 1024
+    finally:
+        verifier.close()
+
+
+def test_close_ends_a_worker_that_hangs():
+    verifier = build(timeout_seconds=600)
+    assert judge(verifier, GOLD, RIGHT).reason == "correct"
+    with ThreadPoolExecutor(1) as thread:
+        hung = thread.submit(judge, verifier, "7", rf"\boxed{{{HANGS[0]}}}")
+        time.sleep(1)
+        assert len(worker_pids(os.getpid())) == 1 and not hung.done()
+        begun = time.monotonic()
+        verifier.close()
+        assert hung.result().reason == "error"
+        assert time.monotonic() - begun < 5
+    assert worker_pids(os.getpid()) == []
+
+
+PARENT = """
+import sys
+from passk.config import VerifierConfig
+from passk.math_verifier import MathVerifier
+from passk.types import Completion, FinishReason, Problem
+verifier = MathVerifier(VerifierConfig(name="math", num_workers=2, timeout_seconds=6))
+problem, texts = Problem("p", "", "7"), sys.argv[1:]
+verifier.verify([(problem, Completion(text, (), (), FinishReason.STOP)) for text in texts])
+print("judged", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("when", ["hanging", "idle"])
+def test_nothing_is_left_when_the_parent_is_killed(when):
+    """SIGKILL cannot be caught: the workers must end by themselves, also in mid-hang."""
+    answers = HANGS[:2] if when == "hanging" else [r"\sqrt{2}", r"\pi"]
+    texts = [rf"\boxed{{{answer}}}" for answer in answers]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, *texts], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        if when == "idle":
+            assert parent.stdout.readline() == b"judged\n"
+        assert wait_for(lambda: len(worker_pids(parent.pid)) == 2, 60)
+        if when == "hanging":
+            assert wait_for(lambda: all(cpu_seconds(p) > 4 for p in worker_pids(parent.pid)), 60)
+        workers = worker_pids(parent.pid)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdin.close()
+        parent.stdout.close()
+    assert wait_for(lambda: not any(map(is_alive, workers)), 60)
+
+
+def cpu_seconds(pid: int) -> float:
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_workers_are_shared_out_and_called_from_several_threads():
+    verifier = build(num_workers=2, timeout_seconds=30)
+    try:
+        pairs = [
+            (Problem("p", "", GOLD), completion(rf"\boxed{{\frac{{{n}}}{{{n}\sqrt{{2}}}}}}"))
+            for n in range(1, 25)
+        ]
+        with ThreadPoolExecutor(3) as threads:
+            results = list(threads.map(verifier.verify, [pairs, pairs[:5], pairs]))
+        assert [len(r) for r in results] == [24, 5, 24]
+        assert {v.reason for r in results for v in r} == {"correct"}
+        assert len(worker_pids(os.getpid())) == 2
+    finally:
+        verifier.close()
+
+
+def test_a_worker_that_does_not_start_says_why():
+    pool = WorkerPool("passk.no_such_worker", {}, 1, 1.0)
+    with pytest.raises(RuntimeError, match=r"did not start: .*No module named passk.no_such"):
+        pool.map(["x"])
+    pool.close()
+    assert worker_pids(os.getpid()) == []
+
+
+def test_a_request_that_would_fill_the_pipe_is_refused():
+    verifier = build()
+    try:
+        (lost,) = verifier._pool.map([["x" * 100_000, "y"]])
+        assert isinstance(lost, WorkerCrashed) and not isinstance(lost, WorkerHung)
+    finally:
+        verifier.close()
