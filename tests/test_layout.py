@@ -10,8 +10,11 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # A module imports from levels below its own only. A new module takes the lowest it can.
 LEVELS = (
     ("__init__", "errors", "types", "config", "seeds", "estimators", "statistics"),
+    ("remote_values", "landlock", "seccomp"),
+    ("solution", "remote", "confinement"),
+    ("judge", "sandbox"),
     ("conventions", "advantages", "verifiers", "batch", "policy", "sampler"),
-    ("row_cache", "rules", "records", "interrupt", "progress", "prompts"),
+    ("row_cache", "rules", "records", "interrupt", "progress", "prompts", "python_verifier"),
     ("problems", "rollout", "torch_sampler", "learner", "diagnostics", "composition", "wording"),
     ("checkpoint", "evaluator", "experience", "build", "tables"),
     ("run", "breakdown"),
@@ -27,6 +30,8 @@ LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 WITHOUT_TORCH = ("errors", "types", "config", "seeds", "estimators", "statistics", "advantages")
 WITHOUT_TORCH += ("conventions", "problems", "verifiers", "rules", "composition", "cli", "records")
 WITHOUT_TORCH += ("wording", "tables", "breakdown", "interrupt", "progress")
+WITHOUT_TORCH += ("python_verifier", "sandbox", "judge", "remote", "solution", "confinement")
+WITHOUT_TORCH += ("remote_values", "landlock", "seccomp")
 
 
 def tree(name: str) -> ast.Module:

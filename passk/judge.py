@@ -1,0 +1,163 @@
+"""The process that runs the tests. It never runs the code under test, only asks for its answers.
+
+`python -c` starts it (`passk.sandbox`), with the standard library only. It confines itself, forks
+the process that runs the model's code (`passk.solution`), and lets the tests call that over a pair
+of pipes. So code under test cannot reach the result: leaving early, reading the tests or the stack,
+changing built-in functions and objects that call themselves equal to everything all happen in the
+other process, and what comes back is compared here, as plain values.
+"""
+
+import ast
+import builtins
+import importlib
+import json
+import os
+import re
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from passk import seccomp
+from passk.confinement import Limits, confine, die_with_parent
+from passk.errors import UserError
+from passk.remote import Link, SolutionEnded
+from passk.remote_values import unpack
+from passk.solution import run_solution
+
+_DEFINED = re.compile(r"^(?:async )?def (\w+)", re.MULTILINE)
+
+
+def _is_call_of(node: ast.stmt, names: set[str]) -> bool:
+    calls = (child for child in ast.walk(node) if isinstance(child, ast.Call))
+    return any(isinstance(call.func, ast.Name) and call.func.id in names for call in calls)
+
+
+def _functions_left_to_call(tests: ast.Module) -> list[str]:
+    """`check(candidate)` and `test_...()` that the tests define but do not call themselves."""
+    functions = [node for node in tests.body if isinstance(node, ast.FunctionDef)]
+    other = [node for node in tests.body if not isinstance(node, ast.FunctionDef)]
+    names = [f.name for f in functions if f.name == "check" or f.name.startswith("test_")]
+    return [name for name in names if not any(_is_call_of(node, {name}) for node in other)]
+
+
+def _namespace(problem_text: str, started: Mapping[str, object], link: Link) -> dict[str, object]:
+    """What the tests see of the solution, with `candidate` as its entry point.
+
+    Names of built-in functions only where the problem itself defines such a function, or a
+    solution could put its own `abs` or `all` into the tests.
+    """
+    names, modules = started["names"], started["modules"]
+    assert isinstance(names, list) and isinstance(modules, dict)
+    own = set(_DEFINED.findall(problem_text))
+    space: dict[str, object] = {"__name__": "tests"}
+    for name, module in modules.items():
+        if str(module).partition(".")[0] in sys.stdlib_module_names and not hasattr(builtins, name):
+            space[name] = importlib.import_module(module)
+    space |= {
+        name: link.value(encoded)
+        for name, encoded in names
+        if name in own or not hasattr(builtins, name)
+    }
+    return space
+
+
+def _entry_point(prompt: str, functions: object, space: Mapping[str, object]) -> object:
+    """The last function in the prompt that the solution has, else the last it defines at all."""
+    assert isinstance(functions, list)
+    there = [name for name in functions if name in space]
+    asked = [name for name in _DEFINED.findall(prompt) if name in there]
+    return space[(asked or there)[-1]] if there else None
+
+
+def _run_tests(prompt: str, secret: Mapping[str, str], tests: ast.Module, link: Link) -> str:
+    started = link.receive()
+    if started.get("unparsed") is True:
+        return "unparsed"
+    if "raised" in started:
+        return "wrong"
+    space = _namespace(f"{prompt}\n{secret['solution']}", started, link)
+    candidate = space["candidate"] = _entry_point(prompt, started["functions"], space)
+    exec(compile(tests, "<tests>", "exec"), space)
+    for name in _functions_left_to_call(tests):
+        function = space[name]
+        assert isinstance(function, types.FunctionType)
+        function(*([candidate] if function.__code__.co_argcount else []))
+    asserts_itself = any(isinstance(node, ast.Assert) for node in tests.body)
+    return "correct" if link.num_calls or asserts_itself else "untested"
+
+
+def _judge(prompt: str, secret: Mapping[str, str], link: Link) -> str:
+    """`correct`, `wrong`, `unparsed`, `timeout`, `error`; `untested` where the tests test nothing.
+
+    How the solution's process ended comes before what the tests made of that.
+    """
+    try:
+        tests = ast.parse(secret["tests"])
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return "untested"
+    try:
+        outcome = _run_tests(prompt, secret, tests, link)
+    except BaseException:  # whatever tests raise is a test that failed, SystemExit too
+        outcome = "wrong"
+    return link.ended or outcome
+
+
+def _fork(program: Mapping[str, str], deadline: float, cpu_seconds: int) -> Link | None:
+    """Start the solution's process; None in that process, when it is done."""
+    requests_in, requests_out = os.pipe()
+    replies_in, replies_out = os.pipe()
+    judge_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(1, 0)
+        os.dup2(requests_in, 3)
+        os.dup2(replies_out, 4)
+        os.closerange(5, 64)
+        die_with_parent(judge_pid)
+        seccomp.install(os.getpid())
+        run_solution(program["prompt"], program["code"], 3, 4)
+        return None
+    os.close(requests_in)
+    os.close(replies_out)
+    seccomp.install(judge_pid, may_signal=[pid])
+    return Link(pid, requests_out, replies_in, deadline, cpu_seconds)
+
+
+def _read_message() -> dict[str, Any]:
+    return unpack(lambda size: os.read(0, size))
+
+
+def main() -> None:
+    """Read two messages from stdin and write what came out to stdout, one JSON object a line.
+
+    The first message holds the limits and the program, the second the tests: they are read after
+    the fork, so that they are nowhere in the memory of the process that runs the program.
+    `{"refused": sentence}` where the sandbox cannot be set up; else `{"ready": true}` before the
+    model's code runs, and `{"outcome": ...}` at the end.
+    """
+    sent = _read_message()
+    limits = Limits(**sent["limits"])
+    results = os.dup(1)
+    with open(os.devnull, "r+b", buffering=0) as null:
+        os.dup2(null.fileno(), 1)
+        os.dup2(null.fileno(), 2)
+    try:
+        die_with_parent(sent["parent"])
+        confine(limits, Path.cwd(), seccomp.supported_machine())
+        link = _fork(sent["program"], sent["deadline"], limits.cpu_seconds)
+    except UserError as error:
+        os.write(results, json.dumps({"refused": str(error)}).encode() + b"\n")
+        return
+    if link is None:
+        return
+    try:
+        link.receive()
+        os.write(results, b'{"ready": true}\n')
+        outcome = _judge(sent["program"]["prompt"], _read_message(), link)
+    except SolutionEnded:  # before it was ready
+        return
+    finally:
+        link.end()
+    os.write(results, json.dumps({"outcome": outcome}).encode() + b"\n")
