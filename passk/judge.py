@@ -134,8 +134,8 @@ def main() -> None:
 
     The first message holds the limits and the program, the second the tests: they are read after
     the fork, so that they are nowhere in the memory of the process that runs the program.
-    `{"refused": sentence}` where the sandbox cannot be set up; else `{"ready": true}` before the
-    model's code runs, and `{"outcome": ...}` at the end.
+    `{"refused": sentence}` where the sandbox cannot be set up; else `{"ready": PID}` before the
+    model's code runs in that process, and `{"outcome": ...}` at the end.
     """
     sent = _read_message()
     limits = Limits(**sent["limits"])
@@ -154,7 +154,7 @@ def main() -> None:
         return
     try:
         link.receive()
-        os.write(results, b'{"ready": true}\n')
+        os.write(results, json.dumps({"ready": link.pid}).encode() + b"\n")
         outcome = _judge(sent["program"]["prompt"], _read_message(), link)
     except SolutionEnded:  # before it was ready
         return

@@ -20,18 +20,18 @@ class Link:
     """
 
     def __init__(self, pid: int, requests: int, replies: int, deadline: float, cpu_seconds: int):
-        self._pid, self._requests, self._replies = pid, requests, replies
+        self.pid, self._requests, self._replies = pid, requests, replies
         self._deadline, self._cpu_seconds = deadline, cpu_seconds
         self.ended = ""  # `timeout`, `error` or `wrong` once the process has ended by itself
         self.num_calls = 0
 
     def end(self, reason: str | None = None) -> None:
         """Kill and reap the solution. Without a reason, its own end tells it."""
-        if self._pid == 0:
+        if self.pid == 0:
             return
-        os.kill(self._pid, signal.SIGKILL)  # does nothing to one that has ended
-        _, status, used = os.wait4(self._pid, 0)
-        self._pid = 0
+        os.kill(self.pid, signal.SIGKILL)  # does nothing to one that has ended
+        _, status, used = os.wait4(self.pid, 0)
+        self.pid = 0
         if os.WIFSIGNALED(status):
             out_of_time = used.ru_utime + used.ru_stime >= self._cpu_seconds - 0.1
             self.ended = reason or ("timeout" if out_of_time else "error")

@@ -20,18 +20,13 @@ def encode(value: object, reference: Callable[[object], int]) -> object:
     """What `json.dumps` takes. `reference` gives the number of an object that has to stay."""
     if value is None or isinstance(value, bool):
         return value
-    # An enumeration's members are numbers or texts only on the side.
-    if isinstance(value, str) and not _is_enum(value):
+    if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, float):
         return float.__float__(value)
-    if isinstance(value, int) and not _is_enum(value):
+    if isinstance(value, int):
         return ["int", hex(value)]  # decimal digits of long numbers would take quadratic time
     return _encode_tagged(value, reference)
-
-
-def _is_enum(value: object) -> bool:
-    return hasattr(type(value), "__members__")
 
 
 def _encode_tagged(value: object, reference: Callable[[object], int]) -> list[object]:
@@ -47,10 +42,11 @@ def _encode_tagged(value: object, reference: Callable[[object], int]) -> list[ob
         return [("bytes" if isinstance(value, bytes) else "bytearray"), bytes(value).hex()]
     if isinstance(value, range):
         return ["range", [hex(part) for part in (value.start, value.stop, value.step)]]
+    name = getattr(value, "__name__", None)
+    if isinstance(value, type) and isinstance(name, str) and getattr(builtins, name, None) is value:
+        return ["type", name]
     if value is ...:
         return ["ellipsis", None]
-    if isinstance(value, type) and vars(builtins).get(str(value.__name__)) is value:
-        return ["type", str(value.__name__)]
     return ["ref", reference(value)]
 
 

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from passk.confinement import Limits
 from passk.remote_values import pack
@@ -26,6 +26,7 @@ from passk.remote_values import pack
 _GRACE_SECONDS = 0.5
 _LOOK_EVERY_SECONDS = 0.1
 _MAX_FILES = 1000
+_MAX_THREADS = 128
 _PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
 
 
@@ -44,7 +45,7 @@ class Outcome:
     """How a check ended.
 
     `result` is `correct`, `wrong`, `unparsed`, `timeout`, `error` (the program was killed: a crash,
-    memory, files), `untested` (the tests call nothing or are no Python) or `not_started`: the
+    memory, files, threads), `untested` (the tests call nothing or are no Python) or `not_started`: the
     program never ran, and `refused` says what the machine lacks, where that is known.
     """
 
@@ -89,7 +90,16 @@ def _is_too_full(scratch: Path, file_bytes: int) -> bool:
     return False
 
 
-def _wait(pid: int, until: float, scratch: Path, file_bytes: int) -> str:
+def _num_threads(stdout: BinaryIO) -> int:
+    """Threads of the program; the child's first line names its process. 0 where it is gone."""
+    line, complete, _ = os.pread(stdout.fileno(), 100, 0).partition(b"\n")
+    try:
+        return len(os.listdir(f"/proc/{json.loads(line)['ready']}/task")) if complete else 0
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _wait(pid: int, until: float, uses_too_much: Callable[[], bool]) -> str:
     """Wait for the process, without reaping it: "" if it ended, else why it has to end."""
     descriptor = os.pidfd_open(pid)
     try:
@@ -98,7 +108,7 @@ def _wait(pid: int, until: float, scratch: Path, file_bytes: int) -> str:
         while not poll.poll(1000 * _LOOK_EVERY_SECONDS):
             if time.monotonic() > until:
                 return "timeout"
-            if _is_too_full(scratch, file_bytes):
+            if uses_too_much():
                 return "error"
         return ""
     finally:
@@ -112,13 +122,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _outcome(lines: list[bytes], ended_for: str) -> Outcome:
-    said: dict[str, str] = {}
+    said: dict[str, Any] = {}
     for line in lines:
         said |= json.loads(line)
     if "ready" not in said:
         return Outcome("not_started", said.get("refused", ""))
     # Once the program runs, whatever ends the check is the program's doing.
-    return Outcome(ended_for or said.get("outcome", "error"))
+    return Outcome(said.get("outcome") or ended_for or "error")
 
 
 def run_check(check: Check, limits: Limits) -> Outcome:
@@ -140,7 +150,12 @@ def run_check(check: Check, limits: Limits) -> Outcome:
             process = _start(stdin, stdout, scratch)
             try:
                 ended_for = _wait(
-                    process.pid, deadline + _GRACE_SECONDS, scratch, limits.file_bytes
+                    process.pid,
+                    deadline + _GRACE_SECONDS,
+                    lambda: (
+                        _is_too_full(scratch, limits.file_bytes)
+                        or _num_threads(stdout) > _MAX_THREADS
+                    ),
                 )
             finally:
                 _end(process)
