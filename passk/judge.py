@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import sys
 import types
 from collections.abc import Mapping
@@ -129,6 +130,10 @@ def _read_message() -> dict[str, Any]:
     return unpack(lambda size: os.read(0, size))
 
 
+def _leave(*_: object) -> None:
+    raise SystemExit
+
+
 def main() -> None:
     """Read two messages from stdin and write what came out to stdout, one JSON object a line.
 
@@ -152,6 +157,7 @@ def main() -> None:
         return
     if link is None:
         return
+    signal.signal(signal.SIGTERM, _leave)
     try:
         link.receive()
         os.write(results, json.dumps({"ready": link.pid}).encode() + b"\n")

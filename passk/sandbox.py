@@ -45,8 +45,8 @@ class Outcome:
     """How a check ended.
 
     `result` is `correct`, `wrong`, `unparsed`, `timeout`, `error` (the program was killed: a crash,
-    memory, files, threads), `untested` (the tests call nothing or are no Python) or `not_started`: the
-    program never ran, and `refused` says what the machine lacks, where that is known.
+    memory, files, threads), `untested` (the tests call nothing or are no Python) or `not_started`:
+    the program never ran, and `refused` says what the machine lacks, where that is known.
     """
 
     result: str
@@ -100,17 +100,22 @@ def _num_threads(stdout: BinaryIO) -> int:
 
 
 def _wait(pid: int, until: float, uses_too_much: Callable[[], bool]) -> str:
-    """Wait for the process, without reaping it: "" if it ended, else why it has to end."""
+    """Wait for the child, without reaping it: "" if it ended by itself, else why it was ended.
+
+    It is asked first, as it then reaps the program's process: a container's process 1 may not.
+    """
     descriptor = os.pidfd_open(pid)
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
+        reason = ""
         while not poll.poll(1000 * _LOOK_EVERY_SECONDS):
-            if time.monotonic() > until:
-                return "timeout"
-            if uses_too_much():
-                return "error"
-        return ""
+            reason = "timeout" if time.monotonic() > until else "error" if uses_too_much() else ""
+            if reason:
+                os.kill(pid, signal.SIGTERM)
+                poll.poll(1000 * _GRACE_SECONDS)
+                break
+        return reason
     finally:
         os.close(descriptor)
 
@@ -128,7 +133,7 @@ def _outcome(lines: list[bytes], ended_for: str) -> Outcome:
     if "ready" not in said:
         return Outcome("not_started", said.get("refused", ""))
     # Once the program runs, whatever ends the check is the program's doing.
-    return Outcome(said.get("outcome") or ended_for or "error")
+    return Outcome(ended_for or said.get("outcome", "error"))
 
 
 def run_check(check: Check, limits: Limits) -> Outcome:
