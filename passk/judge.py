@@ -52,16 +52,13 @@ def _namespace(problem_text: str, started: Mapping[str, object], link: Link) -> 
     names, modules = started["names"], started["modules"]
     assert isinstance(names, list) and isinstance(modules, dict)
     own = set(_DEFINED.findall(problem_text))
+    # `__builtins__` is the one that would matter; the program may have written this message itself.
+    reserved = {"__builtins__", *vars(builtins)} - own
     space: dict[str, object] = {"__name__": "tests"}
     for name, module in modules.items():
-        if str(module).partition(".")[0] in sys.stdlib_module_names and not hasattr(builtins, name):
+        if str(module).partition(".")[0] in sys.stdlib_module_names and name not in reserved:
             space[name] = importlib.import_module(module)
-    space |= {
-        name: link.value(encoded)
-        for name, encoded in names
-        if name in own or not hasattr(builtins, name)
-    }
-    return space
+    return space | {name: link.value(value) for name, value in names if name not in reserved}
 
 
 def _entry_point(prompt: str, functions: object, space: Mapping[str, object]) -> object:

@@ -30,19 +30,25 @@ OPERATIONS: dict[str, Callable[..., object]] = {
 }
 
 
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+
+
 def programs(prompt: str, code: str) -> list[types.CodeType] | None:
     """What to run, in order; None where there is no program.
 
-    Code that parses by itself runs after the prompt, if that parses too: it may hold imports and
+    Code that parses by itself runs after the prompt, if that is Python too: it may hold imports and
     functions that the answer leaves out. Else the code may be what follows a prompt that ends in
     the head of a function. Expressions alone are prose, not a program.
     """
     for sources in ((prompt, code), (code,), (prompt + code,), (prompt + "\n" + code,)):
         try:
             parsed = [ast.parse(source) for source in sources]
-            if all(isinstance(statement, ast.Expr) for statement in parsed[-1].body):
+            *before, program = (tree.body for tree in parsed)
+            if all(isinstance(statement, ast.Expr) for statement in program):
                 continue
-            return [compile(part, "<solution>", "exec") for part in parsed]
+            if not all(any(isinstance(s, _DEFINITIONS) for s in body) for body in before):
+                continue
+            return [compile(tree, "<solution>", "exec") for tree in parsed]
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
     return None
