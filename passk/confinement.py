@@ -1,7 +1,8 @@
 """What a process does to itself before it runs code that a model wrote.
 
-Runs inside the child that `passk.sandbox` starts, with the standard library only. The limits hold
-for this process and for what it forks later; nothing here can be undone by it.
+Runs inside the child that `passk.sandbox` starts. The limits hold for this process and for what it
+forks later; nothing here can be undone by it. The modules of the child start anew with every check,
+so they import only what loads fast: no dataclasses, no pathlib.
 """
 
 import ctypes
@@ -11,8 +12,7 @@ import resource
 import signal
 import struct
 import sys
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from passk import landlock
 from passk.errors import UserError
@@ -23,8 +23,7 @@ _CAPABILITIES_V3 = 0x20080522
 _MAX_OPEN_FILES = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What one check may use. Memory and processor time are those of each of its two processes.
 
     `seconds` is wall clock, `memory_bytes` address space, `file_bytes` the size of one file and of
@@ -63,16 +62,16 @@ def _drop_capabilities(machine: str) -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def _needed_by_python() -> list[Path]:
+def _needed_by_python() -> list[str]:
     """The standard library, shared libraries, time zones and random numbers."""
     prefixes = {sys.base_prefix, sys.base_exec_prefix}
-    libraries = [Path(prefix) / folder for prefix in prefixes for folder in ("lib", sys.platlibdir)]
-    system = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
-    other = ("/usr/share/zoneinfo", "/dev/urandom")
-    return [Path(os.__file__).parent, *libraries, *map(Path, system + other)]
+    libraries = [f"{prefix}/{folder}" for prefix in prefixes for folder in ("lib", sys.platlibdir)]
+    system = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime"]
+    other = ["/usr/share/zoneinfo", "/dev/urandom"]
+    return [os.path.dirname(os.__file__), *libraries, *system, *other]
 
 
-def confine(limits: Limits, scratch: Path, machine: str) -> None:
+def confine(limits: Limits, scratch: str, machine: str) -> None:
     """Everything but the seccomp filter, which `passk.seccomp` puts on each process by itself.
 
     UserError says what the kernel lacks.
@@ -92,4 +91,4 @@ def confine(limits: Limits, scratch: Path, machine: str) -> None:
         _drop_capabilities(machine)
     except OSError as error:
         raise UserError(f"verifier=python cannot give up rights for its sandbox: {error}") from None
-    landlock.restrict(_needed_by_python(), Path("/dev/null"), scratch)
+    landlock.restrict(_needed_by_python(), "/dev/null", scratch)

@@ -9,6 +9,7 @@ other process, and what comes back is compared here, as plain values.
 
 import ast
 import builtins
+import contextlib
 import importlib
 import json
 import os
@@ -17,7 +18,6 @@ import signal
 import sys
 import types
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from passk import seccomp
@@ -27,12 +27,12 @@ from passk.remote import Link, SolutionEnded
 from passk.remote_values import unpack
 from passk.solution import run_solution
 
-_DEFINED = re.compile(r"^(?:async )?def (\w+)", re.MULTILINE)
+_DEFINED = re.compile(r"^(?:async def|def|class) (\w+)", re.MULTILINE)
 
 
-def _is_call_of(node: ast.stmt, names: set[str]) -> bool:
+def _calls(node: ast.stmt, name: str) -> bool:
     calls = (child for child in ast.walk(node) if isinstance(child, ast.Call))
-    return any(isinstance(call.func, ast.Name) and call.func.id in names for call in calls)
+    return any(isinstance(call.func, ast.Name) and call.func.id == name for call in calls)
 
 
 def _functions_left_to_call(tests: ast.Module) -> list[str]:
@@ -40,25 +40,40 @@ def _functions_left_to_call(tests: ast.Module) -> list[str]:
     functions = [node for node in tests.body if isinstance(node, ast.FunctionDef)]
     other = [node for node in tests.body if not isinstance(node, ast.FunctionDef)]
     names = [f.name for f in functions if f.name == "check" or f.name.startswith("test_")]
-    return [name for name in names if not any(_is_call_of(node, {name}) for node in other)]
+    return [name for name in names if not any(_calls(node, name) for node in other)]
 
 
-def _namespace(problem_text: str, started: Mapping[str, object], link: Link) -> dict[str, object]:
-    """What the tests see of the solution, with `candidate` as its entry point.
+def _modules(tests: ast.Module) -> dict[str, object]:
+    """Modules of the standard library that the tests use, imported by them or not.
 
-    Names of built-in functions only where the problem itself defines such a function, or a
-    solution could put its own `abs` or `all` into the tests.
+    Tests were often written to run below a program that imports what they need; what is taken from
+    the library itself cannot be the program's own idea of, say, `math.isclose`.
     """
-    names, modules = started["names"], started["modules"]
-    assert isinstance(names, list) and isinstance(modules, dict)
-    own = set(_DEFINED.findall(problem_text))
-    # `__builtins__` is the one that would matter; the program may have written this message itself.
-    reserved = {"__builtins__", *vars(builtins)} - own
-    space: dict[str, object] = {"__name__": "tests"}
-    for name, module in modules.items():
-        if str(module).partition(".")[0] in sys.stdlib_module_names and name not in reserved:
-            space[name] = importlib.import_module(module)
-    return space | {name: link.value(value) for name, value in names if name not in reserved}
+    uses = (node.value for node in ast.walk(tests) if isinstance(node, ast.Attribute))
+    names = {value.id for value in uses if isinstance(value, ast.Name)}
+    modules: dict[str, object] = {}
+    for name in names & sys.stdlib_module_names:
+        with contextlib.suppress(ImportError):  # a module of another platform
+            modules[name] = importlib.import_module(name)
+    return modules
+
+
+def _namespace(
+    problem_text: str, tests: ast.Module, started: Mapping[str, object], link: Link
+) -> dict[str, object]:
+    """What the tests see of the solution, besides the modules they use.
+
+    The program cannot put its own `abs` or `math` into the tests, unless the problem itself defines
+    a function or class of that name.
+    """
+    names = started["names"]
+    assert isinstance(names, list)
+    modules = _modules(tests)
+    # `__builtins__` is no built-in name, and would replace them all: the program could have written
+    # this message itself.
+    reserved = {"__builtins__", *vars(builtins), *modules} - set(_DEFINED.findall(problem_text))
+    defined = {name: link.value(value) for name, value in names if name not in reserved}
+    return modules | defined | {"__name__": "tests"}
 
 
 def _entry_point(prompt: str, functions: object, space: Mapping[str, object]) -> object:
@@ -75,7 +90,7 @@ def _run_tests(prompt: str, secret: Mapping[str, str], tests: ast.Module, link: 
         return "unparsed"
     if "raised" in started:
         return "wrong"
-    space = _namespace(f"{prompt}\n{secret['solution']}", started, link)
+    space = _namespace(f"{prompt}\n{secret['solution']}", tests, started, link)
     candidate = space["candidate"] = _entry_point(prompt, started["functions"], space)
     exec(compile(tests, "<tests>", "exec"), space)
     for name in _functions_left_to_call(tests):
@@ -147,7 +162,7 @@ def main() -> None:
         os.dup2(null.fileno(), 2)
     try:
         die_with_parent(sent["parent"])
-        confine(limits, Path.cwd(), seccomp.supported_machine())
+        confine(limits, os.getcwd(), seccomp.supported_machine())
         link = _fork(sent["program"], sent["deadline"], limits.cpu_seconds)
     except UserError as error:
         os.write(results, json.dumps({"refused": str(error)}).encode() + b"\n")

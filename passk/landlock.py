@@ -10,7 +10,6 @@ import os
 import stat
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 
 from passk.errors import UserError
 
@@ -53,7 +52,7 @@ def _ruleset(abi: int) -> tuple[int, int]:
     return descriptor, handled
 
 
-def _allow(ruleset: int, path: Path, rights: int) -> None:
+def _allow(ruleset: int, path: str, rights: int) -> None:
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
@@ -66,7 +65,7 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
         os.close(descriptor)
 
 
-def restrict(readable: Iterable[Path], writable_device: Path, scratch: Path) -> None:
+def restrict(readable: Iterable[str], writable_device: str, scratch: str) -> None:
     """Confine this process, for good; it must have NO_NEW_PRIVS. Absent paths are passed over.
 
     UserError where the kernel has no Landlock: without it a program could read and write whatever
@@ -81,7 +80,7 @@ def restrict(readable: Iterable[Path], writable_device: Path, scratch: Path) -> 
     ruleset, handled = _ruleset(abi)
     try:
         for path in readable:
-            if path.exists():
+            if os.path.exists(path):
                 _allow(ruleset, path, _READ & handled)
         _allow(ruleset, writable_device, (_READ_FILE | _WRITE_FILE | _TRUNCATE) & handled)
         _allow(ruleset, scratch, _SCRATCH & handled)

@@ -11,7 +11,7 @@ The entry point is the last function at the left margin of the prompt that the p
 where the prompt has none the last function of the program. The program is the last fenced block of
 the completion that is marked as Python or not at all, else the whole completion, after the prompt
 if that is Python too (see `solution.programs`). Tests see what the program defines, not what it
-imports but whole modules.
+imports, and modules of the standard library that they use, imported or not.
 
 Verdicts: `correct`; `wrong`, a failed assertion, an exception, leaving early; `unparsed`, no
 program; `truncated`, the length limit; `timeout` and `error` (a crash, or more memory or files than
@@ -79,7 +79,10 @@ class PythonVerifier:
         self._limits = Limits(
             cfg.timeout_seconds, cfg.max_memory_mib * _MIB, cfg.max_file_mib * _MIB
         )
-        trial = run_check(Check("", "def f(): return 1", "assert f() == 1"), self._limits)
+        try:
+            trial = run_check(Check("", "def f(): return 1", "assert f() == 1"), self._limits)
+        except OSError as error:
+            raise UserError(f"verifier=python cannot start a check: {error}") from None
         if trial.result != "correct":
             raise UserError(
                 trial.refused

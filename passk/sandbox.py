@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -143,7 +143,7 @@ def run_check(check: Check, limits: Limits) -> Outcome:
     """
     deadline = time.monotonic() + limits.seconds
     first: Mapping[str, object] = {
-        "limits": asdict(limits),
+        "limits": limits._asdict(),
         "deadline": deadline,
         "parent": os.getpid(),
         "program": {"prompt": check.prompt, "code": check.code},

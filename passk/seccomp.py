@@ -7,11 +7,11 @@ can be changed; signals reach the process itself and those named to `install`, n
 """
 
 import ctypes
-import platform
+import os
 import struct
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from passk.errors import UserError
 
@@ -55,8 +55,7 @@ _LOAD, _AND, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Condition:
+class _Condition(NamedTuple):
     """`argument & mask` is one of `values`; the lower 32 bits, or the upper ones."""
 
     argument: int
@@ -67,7 +66,7 @@ class _Condition:
 
 def supported_machine() -> str:
     """The processor's name; a UserError where there is no table of system calls for it."""
-    machine = platform.machine()
+    machine = os.uname().machine
     if not sys.platform.startswith("linux") or machine not in _ARCHITECTURES:
         raise UserError(
             f"verifier=python needs Linux on {' or '.join(_ARCHITECTURES)} for its sandbox; "

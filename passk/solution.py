@@ -133,7 +133,7 @@ def run_solution(prompt: str, code: str, requests: int, replies: int) -> None:
     """Run the program, say what it defines, and serve calls to it.
 
     Messages: {} once at the start, then {"unparsed": true}, or {"names": [[name, value], ...],
-    "functions": [name, ...], "modules": {name: module}}, or {"raised": ...}.
+    "functions": [name, ...]}, or {"raised": ...}.
     """
     server = _Server(requests, replies)
     server.send({})
@@ -147,16 +147,10 @@ def run_solution(prompt: str, code: str, requests: int, replies: int) -> None:
     def start() -> dict[str, object]:
         for unit in units:
             exec(unit, vars(module))
-        modules = {
-            name: value.__name__
-            for name, value in vars(module).items()
-            if isinstance(value, types.ModuleType)
-        }
         defined = dict(_definitions(module))
         return {
             "names": [[name, server.encode(value)] for name, value in defined.items()],
             "functions": [n for n, v in defined.items() if isinstance(v, types.FunctionType)],
-            "modules": modules,
         }
 
     server.reply(start)

@@ -1,6 +1,7 @@
 """Verdicts on code: what passes its tests, what does not, and what pretends to."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -306,10 +307,7 @@ CHEATS = {
     ),
     "a forged built-in namespace": (
         FORGED_NAMES + "send({'names': [['__builtins__', {}], ['add', ['type', 'int']]], "
-        "'functions': [], 'modules': {}})\nimport time; time.sleep(9)"
-    ),
-    "a forged module": (
-        FORGED_NAMES + "send({'names': [], 'functions': [], 'modules': {'add': 'passk.judge'}})"
+        "'functions': []})\nimport time; time.sleep(9)"
     ),
     "a forged skip": FORGED_NAMES + "send({'outcome': 'correct', 'unparsed': False})",
     "an exception that ends the tests": "def add(a, b): raise SystemExit(0)",
@@ -329,7 +327,7 @@ def test_a_forged_namespace_cannot_replace_what_tests_use(verifier):
     code = FORGED_NAMES + (
         "one = ['type', 'int']\n"
         "send({'names': [['__builtins__', ['dict', [['abs', one], ['len', one]]]], "
-        "['abs', one], ['len', one], ['f', one]], 'functions': ['f'], 'modules': {}})\n"
+        "['abs', one], ['len', one], ['f', one]], 'functions': ['f']})\n"
         "import time; time.sleep(9)"
     )
     assert judge(verifier, fenced(code), "assert abs(f() - 5) < 1") == WRONG
@@ -341,6 +339,14 @@ def test_built_in_names_stay_those_of_the_tests(verifier):
     assert judge(verifier, fenced(code), "assert abs(f() - 3) < 1e-6") == WRONG
     assert judge(verifier, fenced(code), "assert all([f() == 3])") == WRONG
     assert judge(verifier, fenced(code), "assert abs(f() - 5) < 1e-6") == RIGHT
+
+
+def test_modules_stay_those_of_the_tests(verifier):
+    code = "class math:\n    isclose = staticmethod(lambda *a: True)\ndef f(): return 5.0"
+    assert judge(verifier, fenced(code), "assert math.isclose(f(), 3.0)") == WRONG
+    assert judge(verifier, fenced(code), "assert math.isclose(f(), 5.0)") == RIGHT
+    tests = "assert math.isclose(f(), 3.0)"  # a problem about a class of this name is another thing
+    assert judge(verifier, fenced(code), tests, solution="class math:\n    pass") == RIGHT
 
 
 def test_imported_names_are_not_taken_from_the_program(verifier):
@@ -423,7 +429,8 @@ def test_a_machine_that_cannot_confine_is_refused_at_once(monkeypatch):
     cfg = VerifierConfig(timeout_seconds=0.0001)
     with pytest.raises(UserError, match=r"cannot run a program in its sandbox .*timeout_seconds"):
         PythonVerifier(cfg)
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    uname = os.uname_result(("Linux", "host", "6.1", "1", "riscv64"))
+    monkeypatch.setattr("os.uname", lambda: uname)
     with pytest.raises(UserError, match=r"needs Linux on x86_64 or aarch64 .*riscv64"):
         PythonVerifier(CONFIG)
 
@@ -456,6 +463,8 @@ def test_no_room_for_another_process_is_not_the_programs_fault(verifier, monkeyp
 
     monkeypatch.setattr(sandbox, "_start", no_room)
     assert judge(verifier, fenced(GOOD)) == NOT_JUDGED
+    with pytest.raises(UserError, match="cannot start a check: .*temporarily unavailable"):
+        PythonVerifier(CONFIG)
 
 
 def test_json_is_what_travels():
