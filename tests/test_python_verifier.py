@@ -463,7 +463,7 @@ def test_no_room_for_another_process_is_not_the_programs_fault(verifier, monkeyp
 
     monkeypatch.setattr(sandbox, "_start", no_room)
     assert judge(verifier, fenced(GOOD)) == NOT_JUDGED
-    with pytest.raises(UserError, match="cannot start a check: .*temporarily unavailable"):
+    with pytest.raises(UserError, match=r"cannot start a check: .*temporarily unavailable"):
         PythonVerifier(CONFIG)
 
 
