@@ -93,8 +93,9 @@ def _is_too_full(scratch: Path, file_bytes: int) -> bool:
 def _num_threads(stdout: BinaryIO) -> int:
     """Threads of the program; the child's first line names its process. 0 where it is gone."""
     line, complete, _ = os.pread(stdout.fileno(), 100, 0).partition(b"\n")
+    program = json.loads(line).get("ready") if complete else None
     try:
-        return len(os.listdir(f"/proc/{json.loads(line)['ready']}/task")) if complete else 0
+        return len(os.listdir(f"/proc/{program}/task")) if program else 0
     except (FileNotFoundError, ProcessLookupError):
         return 0
 
