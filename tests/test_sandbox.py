@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from passk import landlock
+from passk import landlock, seccomp
 from passk.confinement import Limits
 from passk.sandbox import Check, Outcome, run_check
 
@@ -393,3 +394,71 @@ def test_a_killed_parent_leaves_no_process(code, tmp_path):
     while processes_with(str(tmp_path)):
         assert time.monotonic() < until, "processes outlive the parent"
         time.sleep(0.01)
+
+
+ALLOW, KILL, REFUSE, NO_SUCH_CALL = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+
+
+def filtered(machine: str, number: int, *arguments: int, architecture: int | None = None) -> int:
+    """What the filter of a process 10 that may signal 20 returns, by carrying it out."""
+    code = b"".join(seccomp._program(machine, 10, [20]))
+    architecture = seccomp._ARCHITECTURES[machine] if architecture is None else architecture
+    padded = (*arguments, *[0] * (6 - len(arguments)))
+    data = struct.pack("<IIQ6Q", number, architecture, 0, *padded)
+    at, loaded = 0, 0
+    while True:
+        kind, if_true, if_false, k = struct.unpack_from("<HBBI", code, 8 * at)
+        at += 1
+        if kind == 0x20:  # load
+            (loaded,) = struct.unpack_from("<I", data, k)
+        elif kind == 0x54:  # and
+            loaded &= k
+        elif kind == 0x15:  # jump if equal
+            at += if_true if loaded == k else if_false
+        else:
+            assert kind == 0x06  # return
+            return k
+
+
+BY_MACHINE = [
+    # x86_64, aarch64: number; arguments; result
+    (0, 63, (), ALLOW),  # read
+    (257, 56, (0, 0, 0o2), ALLOW),  # openat, O_RDWR
+    (257, 56, (0, 0, 0o1000), REFUSE),  # O_RDONLY | O_TRUNC
+    (257, 56, (0, 0, 0o1101), ALLOW),  # O_WRONLY | O_CREAT | O_TRUNC
+    (56, 220, (0x3D0F00,), ALLOW),  # clone, as pthread_create does it
+    (56, 220, (0x1200011,), REFUSE),  # clone, as fork does it
+    (435, 435, (), NO_SUCH_CALL),  # clone3
+    (59, 221, (), REFUSE),  # execve
+    (41, 198, (1, 1), REFUSE),  # socket
+    (53, 199, (1, 0x80801), ALLOW),  # socketpair, AF_UNIX, SOCK_STREAM with flags
+    (53, 199, (1, 2), REFUSE),
+    (53, 199, (2, 1), REFUSE),
+    (62, 129, (10, 9), ALLOW),  # kill
+    (62, 129, (20, 9), ALLOW),
+    (62, 129, (30, 9), REFUSE),
+    (62, 129, (2**32 - 1, 9), REFUSE),
+    (62, 129, (0, 9), REFUSE),
+    (234, 131, (10, 11, 6), ALLOW),  # tgkill
+    (234, 131, (20, 20, 6), REFUSE),
+    (302, 261, (0, 7, 0, 2**47), ALLOW),  # prlimit64
+    (302, 261, (0, 7, 2**47, 0), REFUSE),
+    (302, 261, (0, 7, 1, 0), REFUSE),
+    (302, 261, (10, 7, 0, 2**47), REFUSE),
+    (72, 25, (3, 8, 20), REFUSE),  # fcntl, F_SETOWN
+    (72, 25, (3, 1030, 20), ALLOW),  # F_DUPFD_CLOEXEC
+    (16, 29, (0, 0x5412), REFUSE),  # ioctl, TIOCSTI
+    (16, 29, (0, 0x5401), ALLOW),  # TCGETS
+    (101, 117, (), REFUSE),  # ptrace
+    (161, 51, (), REFUSE),  # chroot
+    (0x40000000, 5000, (), REFUSE),  # x32, and what there is not
+]
+
+
+@pytest.mark.parametrize(("x86_64", "aarch64", "arguments", "expected"), BY_MACHINE)
+def test_the_filter_step_by_step(x86_64, aarch64, arguments, expected):
+    """On both machines, of which a test can run on one only."""
+    assert filtered("x86_64", x86_64, *arguments) == expected
+    assert filtered("aarch64", aarch64, *arguments) == expected
+    other = seccomp._ARCHITECTURES["aarch64"]
+    assert filtered("x86_64", x86_64, *arguments, architecture=other) == KILL
