@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import sys
+import time
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -117,7 +118,7 @@ def _judge(prompt: str, secret: Mapping[str, str], link: Link) -> str:
     return link.ended or outcome
 
 
-def _fork(program: Mapping[str, str], deadline: float, cpu_seconds: int) -> Link | None:
+def _fork(program: Mapping[str, str], start_by: float, cpu_seconds: int) -> Link | None:
     """Start the solution's process; None in that process, when it is done."""
     requests_in, requests_out = os.pipe()
     replies_in, replies_out = os.pipe()
@@ -135,7 +136,7 @@ def _fork(program: Mapping[str, str], deadline: float, cpu_seconds: int) -> Link
     os.close(requests_in)
     os.close(replies_out)
     seccomp.install(judge_pid, may_signal=[pid])
-    return Link(pid, requests_out, replies_in, deadline, cpu_seconds)
+    return Link(pid, requests_out, replies_in, start_by, cpu_seconds)
 
 
 def _read_message() -> dict[str, Any]:
@@ -151,8 +152,8 @@ def main() -> None:
 
     The first message holds the limits and the program, the second the tests: they are read after
     the fork, so that they are nowhere in the memory of the process that runs the program.
-    `{"refused": sentence}` where the sandbox cannot be set up; else `{"ready": PID}` before the
-    model's code runs in that process, and `{"outcome": ...}` at the end.
+    `{"refused": sentence}` where the sandbox cannot be set up; else, as the model's code starts,
+    `{"ready": its process, "deadline": time}`, and `{"outcome": ...}` at the end.
     """
     sent = _read_message()
     limits = Limits(**sent["limits"])
@@ -163,7 +164,7 @@ def main() -> None:
     try:
         die_with_parent(sent["parent"])
         confine(limits, os.getcwd(), seccomp.supported_machine())
-        link = _fork(sent["program"], sent["deadline"], limits.cpu_seconds)
+        link = _fork(sent["program"], sent["start_by"], limits.cpu_seconds)
     except UserError as error:
         os.write(results, json.dumps({"refused": str(error)}).encode() + b"\n")
         return
@@ -172,7 +173,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _leave)
     try:
         link.receive()
-        os.write(results, json.dumps({"ready": link.pid}).encode() + b"\n")
+        link.deadline = time.monotonic() + limits.seconds
+        begun = {"ready": link.pid, "deadline": link.deadline}
+        os.write(results, json.dumps(begun).encode() + b"\n")
         outcome = _judge(sent["program"]["prompt"], _read_message(), link)
     except SolutionEnded:  # before it was ready
         return

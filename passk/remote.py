@@ -21,7 +21,7 @@ class Link:
 
     def __init__(self, pid: int, requests: int, replies: int, deadline: float, cpu_seconds: int):
         self.pid, self._requests, self._replies = pid, requests, replies
-        self._deadline, self._cpu_seconds = deadline, cpu_seconds
+        self.deadline, self._cpu_seconds = deadline, cpu_seconds
         self.ended = ""  # `timeout`, `error` or `wrong` once the process has ended by itself
         self.num_calls = 0
 
@@ -41,7 +41,7 @@ class Link:
     def _read(self, size: int) -> bytes:
         chunks = []
         while size:
-            left = self._deadline - time.monotonic()
+            left = self.deadline - time.monotonic()
             if left <= 0 or not select.select([self._replies], [], [], left)[0]:
                 self.end("timeout")
                 raise SolutionEnded

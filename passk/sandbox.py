@@ -5,6 +5,7 @@ Here: the wall clock, the scratch folder with what it may hold, and the end of b
 docs/sandbox.md says what is limited and what is not.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +26,8 @@ from passk.remote_values import pack
 # The child ends on time by itself, as long as its tests call the solution; else this is added.
 _GRACE_SECONDS = 0.5
 _LOOK_EVERY_SECONDS = 0.1
+_GONE_SECONDS = 5.0  # for what was killed to be reaped by process 1, if it does that
+_START_SECONDS = 30.0  # on a busy machine; not counted as the program's time
 _MAX_FILES = 1000
 _MAX_THREADS = 128
 _PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
@@ -90,17 +93,30 @@ def _is_too_full(scratch: Path, file_bytes: int) -> bool:
     return False
 
 
-def _num_threads(stdout: BinaryIO) -> int:
-    """Threads of the program; the child's first line names its process. 0 where it is gone."""
-    line, complete, _ = os.pread(stdout.fileno(), 100, 0).partition(b"\n")
-    program = json.loads(line).get("ready") if complete else None
+def _beginning(stdout: BinaryIO) -> dict[str, Any]:
+    """The child's first line, {} as long as there is none; stdout's position stays."""
+    line, complete, _ = os.pread(stdout.fileno(), 1000, 0).partition(b"\n")
+    return json.loads(line) if complete else {}
+
+
+def _num_threads(pid: int) -> int:
     try:
-        return len(os.listdir(f"/proc/{program}/task")) if program else 0
-    except (FileNotFoundError, ProcessLookupError):
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
         return 0
 
 
-def _wait(pid: int, until: float, uses_too_much: Callable[[], bool]) -> str:
+def _why_end(stdout: BinaryIO, scratch: Path, limits: Limits, start_by: float) -> str:
+    """Why a check that runs has to be ended now; "" if it may go on."""
+    began = _beginning(stdout)
+    until = began["deadline"] + _GRACE_SECONDS if "deadline" in began else start_by
+    if time.monotonic() > until:
+        return "timeout"
+    too_many_threads = "ready" in began and _num_threads(began["ready"]) > _MAX_THREADS
+    return "error" if too_many_threads or _is_too_full(scratch, limits.file_bytes) else ""
+
+
+def _wait(pid: int, why_end: Callable[[], str]) -> str:
     """Wait for the child, without reaping it: "" if it ended by itself, else why it was ended.
 
     It is asked first, as it then reaps the program's process: a container's process 1 may not.
@@ -109,22 +125,25 @@ def _wait(pid: int, until: float, uses_too_much: Callable[[], bool]) -> str:
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        reason = ""
         while not poll.poll(1000 * _LOOK_EVERY_SECONDS):
-            reason = "timeout" if time.monotonic() > until else "error" if uses_too_much() else ""
-            if reason:
+            if reason := why_end():
                 os.kill(pid, signal.SIGTERM)
                 poll.poll(1000 * _GRACE_SECONDS)
-                break
-        return reason
+                return reason
+        return ""
     finally:
         os.close(descriptor)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # Before the process is reaped its number cannot be another group's.
-    os.killpg(process.pid, signal.SIGKILL)
+    """Kill what is left of the child's group, and wait until nothing is."""
+    os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the number is still the child's
     process.wait()
+    until = time.monotonic() + _GONE_SECONDS
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < until:
+            os.killpg(process.pid, 0)
+            time.sleep(0.005)
 
 
 def _outcome(lines: list[bytes], ended_for: str) -> Outcome:
@@ -138,16 +157,18 @@ def _outcome(lines: list[bytes], ended_for: str) -> Outcome:
 
 
 def run_check(check: Check, limits: Limits) -> Outcome:
-    """Run one check; returns soon after `limits.seconds` at the latest, and leaves nothing behind.
+    """Run one check, which takes `limits.seconds` and the start of a process at the most.
 
-    Any number of threads may call it. OSError where the machine has no room for a process.
+    Leaves nothing behind. Any number of threads may call it. OSError where the machine has no room
+    for a process.
     """
-    deadline = time.monotonic() + limits.seconds
-    first: Mapping[str, object] = {
+    start_by = time.monotonic() + _START_SECONDS
+    program = {"prompt": check.prompt, "code": check.code}
+    first = {
         "limits": limits._asdict(),
-        "deadline": deadline,
         "parent": os.getpid(),
-        "program": {"prompt": check.prompt, "code": check.code},
+        "start_by": start_by,
+        "program": program,
     }
     second = {"tests": check.tests, "solution": check.solution}
     scratch = Path(tempfile.mkdtemp(prefix="passk-check-"))
@@ -155,14 +176,7 @@ def run_check(check: Check, limits: Limits) -> Outcome:
         with _memory_file(pack(first) + pack(second)) as stdin, _memory_file() as stdout:
             process = _start(stdin, stdout, scratch)
             try:
-                ended_for = _wait(
-                    process.pid,
-                    deadline + _GRACE_SECONDS,
-                    lambda: (
-                        _is_too_full(scratch, limits.file_bytes)
-                        or _num_threads(stdout) > _MAX_THREADS
-                    ),
-                )
+                ended_for = _wait(process.pid, lambda: _why_end(stdout, scratch, limits, start_by))
             finally:
                 _end(process)
             stdout.seek(0)

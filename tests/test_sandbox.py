@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -39,19 +40,12 @@ def becomes(body: str, expected: str) -> str:
     return check(code, f"result = f()\nassert result == {expected!r}, result")
 
 
-def scratch_folders() -> set[Path]:
-    return set(Path(os.environ.get("TMPDIR", "/tmp")).glob("passk-check-*"))
-
-
-def processes_with(text: str) -> list[int]:
-    """Processes, zombies too, whose command line or working folder holds `text`."""
+def processes_in(folder: Path) -> list[int]:
+    """Processes, zombies too unless they are ours, whose working folder is below `folder`."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and (
-                text in (entry / "cmdline").read_bytes().decode(errors="replace")
-                or text in os.readlink(entry / "cwd")
-            ):
+            if entry.name.isdigit() and os.readlink(entry / "cwd").startswith(str(folder)):
                 found.append(int(entry.name))
         except OSError:  # ended meanwhile
             continue
@@ -59,13 +53,14 @@ def processes_with(text: str) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind():
-    """After every single check: no process of its group, no scratch folder."""
-    before = scratch_folders()
+def nothing_is_left_behind(tmp_path_factory, monkeypatch):
+    """After every single check: no process that worked in a scratch folder, no such folder."""
+    folder = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield
-    assert scratch_folders() == before
-    assert not processes_with("passk.judge.main()")
-    with pytest.raises(ChildProcessError):  # not even a zombie
+    assert os.listdir(folder) == []
+    assert processes_in(folder) == []
+    with pytest.raises(ChildProcessError):  # no zombie of ours either
         os.waitpid(-1, os.WNOHANG)
 
 
@@ -313,7 +308,7 @@ def test_endings(what):
     code, expected, limits = ENDINGS[what]
     started = time.monotonic()
     assert run_check(Check("", code, "assert f() == 1"), limits) == Outcome(expected)
-    assert time.monotonic() - started < limits.seconds + 1.5
+    assert time.monotonic() - started < limits.seconds + 5
 
 
 def test_the_limits_are_those_asked_for():
@@ -347,9 +342,9 @@ def test_tests_that_loop_by_themselves_are_ended_too():
     assert check("def f(): return 1", "while True: pass", SHORT) == "timeout"
 
 
-def test_what_cannot_start_is_told_apart():
-    no_time = Limits(seconds=0.0, memory_bytes=512 * MIB, file_bytes=MIB)
-    assert check("def f(): return 1", "assert f() == 1", no_time) == "not_started"
+def test_what_cannot_start_is_told_apart(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert check("def f(): return 1", "assert f() == 1") == "not_started"
 
 
 def test_many_threads_may_check_at_once():
@@ -375,23 +370,23 @@ def test_a_killed_parent_leaves_no_process(code, tmp_path):
             sys.executable,
             "-c",
             "from passk.sandbox import *\nfrom passk.confinement import Limits\n"
-            f"run_check(Check('', {code!r}, 'f()'), Limits(60.0, 2**29, 2**20))",
+            f"run_check(Check('', {code!r}, 'f()'), Limits(30.0, 2**29, 2**20))",
         ],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         start_new_session=True,
     )
     try:
         until = time.monotonic() + 10
-        while len(running := processes_with(str(tmp_path))) < 2:
+        while len(running := processes_in(tmp_path)) < 2:
             assert time.monotonic() < until, f"the check did not start: {running}"
             time.sleep(0.01)
         time.sleep(0.1)
-        assert len(processes_with(str(tmp_path))) == 2
+        assert len(processes_in(tmp_path)) == 2
     finally:
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
     until = time.monotonic() + 5
-    while processes_with(str(tmp_path)):
+    while processes_in(tmp_path):
         assert time.monotonic() < until, "processes outlive the parent"
         time.sleep(0.01)
 
