@@ -18,6 +18,7 @@ from passk.math_verifier import MathVerifier
 from passk.policy import Tokenizer, context_length, end_ids, load_policy, load_tokenizer
 from passk.problems import Data, load_data
 from passk.prompts import PromptEncoder, check_room, check_solutions
+from passk.python_verifier import PythonVerifier
 from passk.sampler import Sampler
 from passk.torch_sampler import TorchSampler
 from passk.verifiers import ConventionsVerifier, Verifier
@@ -31,6 +32,7 @@ VERIFIERS: dict[str, Callable[[VerifierConfig], Verifier]] = {
     "conventions": lambda _: ConventionsVerifier(),
     "exact": ExactVerifier,
     "math": MathVerifier,
+    "python": PythonVerifier,
 }
 
 

@@ -12,20 +12,21 @@ LEVELS = (
     (
         *("__init__", "errors", "types", "config", "seeds", "estimators", "statistics"),
         *("gold", "head", "answer_text", "answer_forms", "algebra", "worker_pool"),
+        *("remote_values", "landlock", "seccomp"),
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("sampler", "adapters", "memory", "answer_reader"),
+        *("sampler", "adapters", "memory", "answer_reader", "solution", "remote", "confinement"),
     ),
     (
         *("row_cache", "rules", "records", "interrupt", "progress", "prompts"),
-        "answer_equality",
+        *("answer_equality", "judge", "sandbox"),
     ),
     (
         *("problems", "rollout", "torch_sampler", "vllm_sampler", "learner", "diagnostics"),
         *("composition", "wording"),
     ),
-    ("verify_worker", "math_verifier", "exact_verifier", "verifier_checks"),
+    ("verify_worker", "math_verifier", "exact_verifier", "python_verifier", "verifier_checks"),
     ("checkpoint", "evaluator", "experience", "build", "tables", "sync"),
     ("run", "breakdown", "starting"),
     ("evaluation", "figure_style", "sheets"),
@@ -42,7 +43,8 @@ WITHOUT_TORCH += ("conventions", "problems", "verifiers", "rules", "composition"
 WITHOUT_TORCH += ("wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold")
 WITHOUT_TORCH += ("rows", "answer_text", "answer_forms", "answer_reader", "answer_equality")
 WITHOUT_TORCH += ("algebra", "worker_pool", "verify_worker", "math_verifier", "exact_verifier")
-WITHOUT_TORCH += ("verifier_checks",)
+WITHOUT_TORCH += ("verifier_checks", "python_verifier", "sandbox", "judge", "remote", "solution")
+WITHOUT_TORCH += ("confinement", "remote_values", "landlock", "seccomp")
 
 
 def tree(name: str) -> ast.Module:

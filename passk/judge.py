@@ -1,0 +1,184 @@
+"""The process that runs the tests. It never runs the code under test, only asks for its answers.
+
+`python -c` starts it (`passk.sandbox`), with the standard library only. It confines itself, forks
+the process that runs the model's code (`passk.solution`), and lets the tests call that over a pair
+of pipes. So code under test cannot reach the result: leaving early, reading the tests or the stack,
+changing built-in functions and objects that call themselves equal to everything all happen in the
+other process, and what comes back is compared here, as plain values.
+"""
+
+import ast
+import builtins
+import contextlib
+import importlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from passk import seccomp
+from passk.confinement import Limits, confine, die_with_parent
+from passk.errors import UserError
+from passk.remote import Link, SolutionEnded
+from passk.remote_values import unpack
+from passk.solution import run_solution
+
+_DEFINED = re.compile(r"^(?:async def|def|class) (\w+)", re.MULTILINE)
+
+
+def _calls(node: ast.stmt, name: str) -> bool:
+    calls = (child for child in ast.walk(node) if isinstance(child, ast.Call))
+    return any(isinstance(call.func, ast.Name) and call.func.id == name for call in calls)
+
+
+def _functions_left_to_call(tests: ast.Module) -> list[str]:
+    """`check(candidate)` and `test_...()` that the tests define but do not call themselves."""
+    functions = [node for node in tests.body if isinstance(node, ast.FunctionDef)]
+    other = [node for node in tests.body if not isinstance(node, ast.FunctionDef)]
+    names = [f.name for f in functions if f.name == "check" or f.name.startswith("test_")]
+    return [name for name in names if not any(_calls(node, name) for node in other)]
+
+
+def _modules(tests: ast.Module) -> dict[str, object]:
+    """Modules of the standard library that the tests use, imported by them or not.
+
+    Tests were often written to run below a program that imports what they need; what is taken from
+    the library itself cannot be the program's own idea of, say, `math.isclose`.
+    """
+    uses = (node.value for node in ast.walk(tests) if isinstance(node, ast.Attribute))
+    names = {value.id for value in uses if isinstance(value, ast.Name)}
+    modules: dict[str, object] = {}
+    for name in names & sys.stdlib_module_names:
+        with contextlib.suppress(ImportError):  # a module of another platform
+            modules[name] = importlib.import_module(name)
+    return modules
+
+
+def _namespace(
+    problem_text: str, tests: ast.Module, started: Mapping[str, object], link: Link
+) -> dict[str, object]:
+    """What the tests see of the solution, besides the modules they use.
+
+    The program cannot put its own `abs` or `math` into the tests, unless the problem itself defines
+    a function or class of that name.
+    """
+    names = started["names"]
+    assert isinstance(names, list)
+    modules = _modules(tests)
+    # `__builtins__` is no built-in name, and would replace them all: the program could have written
+    # this message itself.
+    reserved = {"__builtins__", *vars(builtins), *modules} - set(_DEFINED.findall(problem_text))
+    defined = {name: link.value(value) for name, value in names if name not in reserved}
+    return modules | defined | {"__name__": "tests"}
+
+
+def _entry_point(prompt: str, functions: object, space: Mapping[str, object]) -> object:
+    """The last function in the prompt that the solution has, else the last it defines at all."""
+    assert isinstance(functions, list)
+    there = [name for name in functions if name in space]
+    asked = [name for name in _DEFINED.findall(prompt) if name in there]
+    return space[(asked or there)[-1]] if there else None
+
+
+def _run_tests(prompt: str, secret: Mapping[str, str], tests: ast.Module, link: Link) -> str:
+    started = link.receive()
+    if started.get("unparsed") is True:
+        return "unparsed"
+    if "raised" in started:
+        return "wrong"
+    space = _namespace(f"{prompt}\n{secret['solution']}", tests, started, link)
+    candidate = space["candidate"] = _entry_point(prompt, started["functions"], space)
+    exec(compile(tests, "<tests>", "exec"), space)
+    for name in _functions_left_to_call(tests):
+        function = space[name]
+        assert isinstance(function, types.FunctionType)
+        function(*([candidate] if function.__code__.co_argcount else []))
+    asserts_itself = any(isinstance(node, ast.Assert) for node in tests.body)
+    return "correct" if link.num_calls or asserts_itself else "untested"
+
+
+def _judge(prompt: str, secret: Mapping[str, str], link: Link) -> str:
+    """`correct`, `wrong`, `unparsed`, `timeout`, `error`; `untested` where the tests test nothing.
+
+    How the solution's process ended comes before what the tests made of that.
+    """
+    try:
+        tests = ast.parse(secret["tests"])
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return "untested"
+    try:
+        outcome = _run_tests(prompt, secret, tests, link)
+    except BaseException:  # whatever tests raise is a test that failed, SystemExit too
+        outcome = "wrong"
+    return link.ended or outcome
+
+
+def _fork(program: Mapping[str, str], start_by: float, cpu_seconds: int) -> Link | None:
+    """Start the solution's process; None in that process, when it is done."""
+    requests_in, requests_out = os.pipe()
+    replies_in, replies_out = os.pipe()
+    judge_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(1, 0)
+        os.dup2(requests_in, 3)
+        os.dup2(replies_out, 4)
+        os.closerange(5, 64)
+        die_with_parent(judge_pid)
+        seccomp.install(os.getpid())
+        run_solution(program["prompt"], program["code"], 3, 4)
+        return None
+    os.close(requests_in)
+    os.close(replies_out)
+    seccomp.install(judge_pid, may_signal=[pid])
+    return Link(pid, requests_out, replies_in, start_by, cpu_seconds)
+
+
+def _read_message() -> dict[str, Any]:
+    return unpack(lambda size: os.read(0, size))
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit
+
+
+def main() -> None:
+    """Read two messages from stdin and write what came out to stdout, one JSON object a line.
+
+    The first message holds the limits and the program, the second the tests: they are read after
+    the fork, so that they are nowhere in the memory of the process that runs the program.
+    `{"refused": sentence}` where the sandbox cannot be set up; else, as the model's code starts,
+    `{"ready": its process, "deadline": time}`, and `{"outcome": ...}` at the end.
+    """
+    sent = _read_message()
+    limits = Limits(**sent["limits"])
+    results = os.dup(1)
+    with open(os.devnull, "r+b", buffering=0) as null:
+        os.dup2(null.fileno(), 1)
+        os.dup2(null.fileno(), 2)
+    try:
+        die_with_parent(sent["parent"])
+        confine(limits, os.getcwd(), seccomp.supported_machine())
+        link = _fork(sent["program"], sent["start_by"], limits.cpu_seconds)
+    except UserError as error:
+        os.write(results, json.dumps({"refused": str(error)}).encode() + b"\n")
+        return
+    if link is None:
+        return
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        link.receive()
+        link.deadline = time.monotonic() + limits.seconds
+        begun = {"ready": link.pid, "deadline": link.deadline}
+        os.write(results, json.dumps(begun).encode() + b"\n")
+        outcome = _judge(sent["program"]["prompt"], _read_message(), link)
+    except SolutionEnded:  # before it was ready
+        return
+    finally:
+        link.end()
+    os.write(results, json.dumps({"outcome": outcome}).encode() + b"\n")
