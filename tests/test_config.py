@@ -110,10 +110,7 @@ def test_reproduce_defaults_are_those_of_the_dataclass():
 def test_names_agree_wherever_they_are_listed():
     assert set(REGIMES) == {p.stem for p in (CONF / "regime").glob("*.yaml")}
     assert set(ESTIMATOR_NAMES) == set(ESTIMATORS)
-    assert set(VERIFIERS) == {p.stem for p in (CONF / "verifier").glob("*.yaml")} - {
-        "auto",
-        "python",
-    }
+    assert set(VERIFIERS) == {p.stem for p in (CONF / "verifier").glob("*.yaml")} - {"auto"}
     for name in VERIFIERS:
         cfg = configured(f"verifier={name}")
         assert cfg.verifier.name == name

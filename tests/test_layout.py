@@ -12,19 +12,18 @@ LEVELS = (
     (
         *("__init__", "errors", "types", "config", "seeds", "estimators", "statistics"),
         *("gold", "head", "answer_text", "answer_forms", "algebra", "worker_pool"),
-        *("remote_values", "landlock", "seccomp"),
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("sampler", "adapters", "memory", "answer_reader", "solution", "remote", "confinement"),
+        *("sampler", "adapters", "memory", "answer_reader", "remote_values", "landlock", "seccomp"),
     ),
     (
-        *("row_cache", "rules", "records", "interrupt", "progress", "prompts"),
-        *("answer_equality", "judge", "sandbox"),
+        *("row_cache", "rules", "records", "interrupt", "progress", "prompts", "answer_equality"),
+        *("solution", "remote", "confinement"),
     ),
     (
         *("problems", "rollout", "torch_sampler", "vllm_sampler", "learner", "diagnostics"),
-        *("composition", "wording"),
+        *("composition", "wording", "judge", "sandbox"),
     ),
     ("verify_worker", "math_verifier", "exact_verifier", "python_verifier", "verifier_checks"),
     ("checkpoint", "evaluator", "experience", "build", "tables", "sync"),

@@ -38,6 +38,9 @@ KEYS = TIMES | {
     "k",
     "unjudged_fraction",
     "reasons",
+    "logprob_gap_mean",
+    "logprob_gap_max",
+    "importance_truncated_fraction",
 }
 ROLLOUT_COLUMNS = [
     "step",
