@@ -37,6 +37,9 @@ KEYS = TIMES | {
     "passk",
     "k",
     "unjudged_fraction",
+    "logprob_gap_mean",
+    "logprob_gap_max",
+    "importance_truncated_fraction",
 }
 ROLLOUT_COLUMNS = [
     "step",
@@ -130,6 +133,8 @@ def test_sft_metrics_have_the_same_keys_and_null_where_nothing_was_sampled(run, 
     line = metrics(sft_run)[0]
     assert line.keys() == metrics(run)[0].keys()
     for name in ("reward_mean", "pass1", "passk", "dead_group_fraction", "rollout_seconds"):
+        assert line[name] is None
+    for name in ("logprob_gap_mean", "logprob_gap_max", "importance_truncated_fraction"):
         assert line[name] is None
     assert line["loss"] > 0 and line["tokens_per_second"] > 0
     assert not (sft_run / "rollouts").exists()
