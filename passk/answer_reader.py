@@ -218,7 +218,7 @@ def _for_algebra(text: str) -> str:
     """
     degrees = r"\\cdot\\frac{\\pi}{180}" if _TRIGONOMETRY.search(text) else ""
     text = re.sub(r"\^\\circ", degrees, text)
-    text = _TEXT.sub(r"\1", text).replace("%", "")
+    text = _TEXT.sub(r"\1", text).rstrip("% ")
     text = re.sub(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda m: m[0].replace(",", ""), text)
     return re.sub(r"(?<![\w.])(\d*)\.(\d+)", _as_fraction, text).strip()
 
