@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-from passk.answer_text import find_answer
+from passk.answers.text import find_answer
 from passk.config import VerifierConfig
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers import CORRECT, TRUNCATED, UNPARSED, WRONG

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from passk.answer_equality import describe, same_answer
-from passk.answer_reader import read_answer
-from passk.answer_text import MAX_ANSWER_CHARS, find_answer
+from passk.answers.equality import describe, same_answer
+from passk.answers.reader import read_answer
+from passk.answers.text import MAX_ANSWER_CHARS, find_answer
 from passk.config import VerifierConfig
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers import CORRECT, TRUNCATED, UNPARSED, WRONG
@@ -41,7 +41,7 @@ class MathVerifier:
     def __init__(self, cfg: VerifierConfig) -> None:
         self._places = cfg.answer_in
         self._pool = WorkerPool(
-            "passk.verify_worker",
+            "passk.answers.worker",
             {"timeout_seconds": cfg.timeout_seconds, "max_memory_mib": cfg.max_memory_mib},
             cfg.num_workers or min(os.cpu_count() or 1, MAX_WORKERS),
             cfg.timeout_seconds,

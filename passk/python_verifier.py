@@ -26,10 +26,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from passk.config import VerifierConfig
-from passk.confinement import Limits
 from passk.errors import UserError
-from passk.sandbox import Check, run_check
-from passk.seccomp import supported_machine
+from passk.sandbox.confinement import Limits
+from passk.sandbox.process import Check, run_check
+from passk.sandbox.seccomp import supported_machine
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers import CORRECT, TRUNCATED, UNPARSED, WRONG
 

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from string import Formatter
 
-from passk.answer_text import PLACES
+from passk.answers.text import PLACES
 from passk.config import (
     ESTIMATOR_NAMES,
     ESTIMATORS_WITHOUT_K,

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from passk.answer_text import find_answer
+from passk.answers.text import find_answer
 from passk.config import VerifierConfig
 from passk.math_verifier import MathVerifier
 from passk.types import Completion, FinishReason, Problem

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from math_verify import parse, verify
 
-from passk.answer_equality import describe, same_answer
-from passk.answer_forms import Number
-from passk.answer_reader import read_answer
-from passk.answer_text import MAX_ANSWER_CHARS, PLACES, find_answer, last_box, normalise_latex
+from passk.answers.equality import describe, same_answer
+from passk.answers.forms import Number
+from passk.answers.reader import read_answer
+from passk.answers.text import MAX_ANSWER_CHARS, PLACES, find_answer, last_box, normalise_latex
 from passk.config import VerifierConfig
 from passk.math_verifier import MathVerifier
 from passk.types import FinishReason, Problem, Verdict

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from passk import sandbox
 from passk.config import VerifierConfig
 from passk.errors import UserError
 from passk.python_verifier import PythonVerifier, find_code
+from passk.sandbox import process as sandbox
 from passk.types import Completion, FinishReason, Problem, Verdict
 
 CONFIG = VerifierConfig(
@@ -469,7 +469,7 @@ def test_no_room_for_another_process_is_not_the_programs_fault(verifier, monkeyp
 
 def test_json_is_what_travels():
     """The reader of the program's messages makes plain values, and nothing that runs."""
-    from passk.remote_values import decode
+    from passk.sandbox.remote_values import decode
 
     for hostile in ('["type", "eval"]', '["code", ""]', "[]", '["list"]', "5", '{"a": 1}'):
         with pytest.raises((TypeError, KeyError, ValueError, AttributeError)):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from passk import landlock, seccomp
-from passk.confinement import Limits
-from passk.sandbox import Check, Outcome, run_check
+from passk.sandbox import landlock, seccomp
+from passk.sandbox.confinement import Limits
+from passk.sandbox.process import Check, Outcome, run_check
 
 MIB = 2**20
 LIMITS = Limits(seconds=5.0, memory_bytes=512 * MIB, file_bytes=1 * MIB)
@@ -369,7 +369,7 @@ def test_a_killed_parent_leaves_no_process(code, tmp_path):
         [
             sys.executable,
             "-c",
-            "from passk.sandbox import *\nfrom passk.confinement import Limits\n"
+            "from passk.sandbox.process import *\nfrom passk.sandbox.confinement import Limits\n"
             f"run_check(Check('', {code!r}, 'f()'), Limits(30.0, 2**29, 2**20))",
         ],
         env={**os.environ, "TMPDIR": str(tmp_path)},

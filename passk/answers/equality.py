@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from passk.answer_forms import (
+from passk.answers.forms import (
     Assignment,
     Form,
     Formula,
@@ -12,7 +12,7 @@ from passk.answer_forms import (
     Words,
     fold,
 )
-from passk.answer_reader import read_answer
+from passk.answers.reader import read_answer
 
 MAX_ELEMENTS = 50
 SameFormula = Callable[[str, str], bool | None]  # of gold and answer; None: cannot tell

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 
-from passk.remote_values import builtin_type, decode, encode, pack, unpack
+from passk.sandbox.remote_values import builtin_type, decode, encode, pack, unpack
 
 
 class SolutionEnded(BaseException):

@@ -1,7 +1,7 @@
 """The process that runs the code a model wrote, and calls it as the tests ask.
 
 Nothing in here is safe from that code, and nothing needs to be: all it can do is answer, and the
-tests look at the answers in a process of their own (`passk.judge`).
+tests look at the answers in a process of their own (`judge.py`).
 """
 
 import ast
@@ -11,7 +11,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 
-from passk.remote_values import decode, encode, pack, unpack
+from passk.sandbox.remote_values import decode, encode, pack, unpack
 
 # What a test may do with an object that stays here.
 OPERATIONS: dict[str, Callable[..., object]] = {

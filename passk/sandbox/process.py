@@ -1,6 +1,6 @@
 """One check of code that a model wrote, as processes of their own: started, limited, ended.
 
-The child (`passk.judge`) confines itself before that code runs: seccomp, Landlock, resource limits.
+The child (`judge.py`) confines itself before that code runs: seccomp, Landlock, resource limits.
 Here: the wall clock, the scratch folder with what it may hold, and the end of both processes.
 docs/sandbox.md says what is limited and what is not.
 """
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from passk.confinement import Limits
-from passk.remote_values import pack
+from passk.sandbox.confinement import Limits
+from passk.sandbox.remote_values import pack
 
 # The child ends on time by itself, as long as its tests call the solution; else this is added.
 _GRACE_SECONDS = 0.5
@@ -30,7 +30,7 @@ _GONE_SECONDS = 5.0  # for what was killed to be reaped by process 1, if it does
 _START_SECONDS = 30.0  # on a busy machine; not counted as the program's time
 _MAX_FILES = 1000
 _MAX_THREADS = 128
-_PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
+_PACKAGE_FOLDER = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ def _memory_file(content: bytes = b"") -> BinaryIO:
 def _start(stdin: BinaryIO, stdout: BinaryIO, scratch: Path) -> subprocess.Popen[bytes]:
     # Not -I: it would ignore PYTHONHASHSEED, and the order of sets would differ between runs.
     # The package comes last on the path and leaves it again, so that it hides no module.
-    start = f"import sys; sys.path.append({str(_PACKAGE_FOLDER)!r}); import passk.judge; "
-    start += "sys.path.pop(); passk.judge.main()"
+    start = f"import sys; sys.path.append({str(_PACKAGE_FOLDER)!r}); import passk.sandbox.judge; "
+    start += "sys.path.pop(); passk.sandbox.judge.main()"
     return subprocess.Popen(
         [sys.executable, "-S", "-s", "-P", "-X", "utf8", "-c", start],
         stdin=stdin,

@@ -1,7 +1,7 @@
 """The process that runs the tests. It never runs the code under test, only asks for its answers.
 
-`python -c` starts it (`passk.sandbox`), with the standard library only. It confines itself, forks
-the process that runs the model's code (`passk.solution`), and lets the tests call that over a pair
+`python -c` starts it (`process.py`), with the standard library only. It confines itself, forks
+the process that runs the model's code (`solution.py`), and lets the tests call that over a pair
 of pipes. So code under test cannot reach the result: leaving early, reading the tests or the stack,
 changing built-in functions and objects that call themselves equal to everything all happen in the
 other process, and what comes back is compared here, as plain values.
@@ -21,12 +21,12 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from passk import seccomp
-from passk.confinement import Limits, confine, die_with_parent
 from passk.errors import UserError
-from passk.remote import Link, SolutionEnded
-from passk.remote_values import unpack
-from passk.solution import run_solution
+from passk.sandbox import seccomp
+from passk.sandbox.confinement import Limits, confine, die_with_parent
+from passk.sandbox.remote import Link, SolutionEnded
+from passk.sandbox.remote_values import unpack
+from passk.sandbox.solution import run_solution
 
 _DEFINED = re.compile(r"^(?:async def|def|class) (\w+)", re.MULTILINE)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 
-from passk.answer_forms import Assignment, Form, Formula, Number, Numeral, Several, Words, fold
-from passk.answer_text import normalise_latex
+from passk.answers.forms import Assignment, Form, Formula, Number, Numeral, Several, Words, fold
+from passk.answers.text import normalise_latex
 
 _RATIO = r"\\frac\s?\{\s?(?P<over>-?\d+)\s?\}\s?\{\s?(?P<under>-?\d+)\s?\}"
 _NUMBER = re.compile(

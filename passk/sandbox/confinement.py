@@ -1,6 +1,6 @@
 """What a process does to itself before it runs code that a model wrote.
 
-Runs inside the child that `passk.sandbox` starts. The limits hold for this process and for what it
+Runs inside the child that `process.py` starts. The limits hold for this process and for what it
 forks later; nothing here can be undone by it. The modules of the child start anew with every check,
 so they import only what loads fast: no dataclasses, no pathlib.
 """
@@ -14,8 +14,8 @@ import struct
 import sys
 from typing import NamedTuple
 
-from passk import landlock
 from passk.errors import UserError
+from passk.sandbox import landlock
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CAPSET = {"x86_64": 126, "aarch64": 91}
@@ -72,7 +72,7 @@ def _needed_by_python() -> list[str]:
 
 
 def confine(limits: Limits, scratch: str, machine: str) -> None:
-    """Everything but the seccomp filter, which `passk.seccomp` puts on each process by itself.
+    """Everything but the seccomp filter, which `seccomp.py` puts on each process by itself.
 
     UserError says what the kernel lacks.
     """

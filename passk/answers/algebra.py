@@ -1,6 +1,6 @@
 r"""Whether two LaTeX formulas are equal, by math-verify, with guards where it is known to err.
 
-Nothing here is bounded in time or memory: it runs in `passk.verify_worker` only.
+Nothing here is bounded in time or memory: it runs in `passk.answers.worker` only.
 """
 
 import random

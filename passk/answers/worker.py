@@ -1,6 +1,6 @@
 """A worker process: reads pairs of answers from stdin, one JSON line each, and judges each.
 
-Run by `passk.worker_pool` as `python -m passk.verify_worker`. Whatever becomes of its parent, it
+Run by `passk.worker_pool` as `python -m passk.answers.worker`. Whatever becomes of its parent, it
 ends by itself: at the end of stdin, when it is orphaned, and when a check uses up its CPU time.
 """
 
@@ -14,8 +14,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from passk.algebra import GoldUnparsed, same_formula
-from passk.answer_equality import same_answer
+from passk.answers.algebra import GoldUnparsed, same_formula
+from passk.answers.equality import same_answer
 
 _ORPHAN_CHECK_SECONDS = 5.0
 

@@ -1,0 +1,1 @@
+"""Final answers in mathematics: found in a text, read as exact values, compared."""
