@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -447,11 +448,9 @@ def test_a_kernel_without_one_of_the_layers_is_refused(
     monkeypatch, tmp_path, module, broken, sentence
 ):
     """A copy of the package whose system call does not exist, as on a kernel without it."""
-    source = Path(sandbox.__file__).parent
-    (tmp_path / "passk").mkdir()
-    for file in source.glob("*.py"):
-        text = file.read_text() + (f"\n{broken}\n" if file.stem == module else "")
-        (tmp_path / "passk" / file.name).write_text(text)
+    shutil.copytree(Path(sandbox.__file__).parent.parent, tmp_path / "passk")
+    with (tmp_path / "passk" / "sandbox" / f"{module}.py").open("a") as file:
+        file.write(f"\n{broken}\n")
     monkeypatch.setattr(sandbox, "_PACKAGE_FOLDER", tmp_path)
     with pytest.raises(UserError, match=sentence):
         PythonVerifier(CONFIG)
