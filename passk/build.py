@@ -1,7 +1,8 @@
 """Builds the objects a run is made of from its configuration; the one place that picks engines."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -54,16 +55,17 @@ class Parts:
         return {"device": str(self.learner.model.device), "engine": self.engine}
 
 
-def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> Parts:
+@contextmanager
+def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> Iterator[Parts]:
     """Load data, and the policy at `start` (a folder, a hub id, or `tiny`) twice: to learn with
-    and to sample from."""
+    and to sample from. Engine and worker processes end with the block."""
     data = load_data(cfg.data, cfg.eval, needs_training=needs_training)
     if needs_training and cfg.regime.name == "sft" and not data.corpus:
         raise UserError(
             f"regime=sft needs worked solutions: no row of data.path={cfg.data.path} has one "
             "(data.solution_column)"
         )
-    engine = _engine(cfg.rollout)
+    engine = sampling_engine(cfg.rollout)
     # An engine that only measures brings its own weights; these would take the GPU's memory.
     measures = engine == "vllm" and not needs_training
     device = torch.device("cpu") if measures else _device(cfg.learner)
@@ -73,29 +75,33 @@ def build_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) ->
         torch.set_num_threads(1)
     encoder = PromptEncoder(tokenizer, cfg.data.prompt, data.shots, end_ids(model))
     max_model_len = _needed_length(cfg, data, encoder, model, needs_training)
-    if engine == "vllm":
-        sampler: Sampler = VLLMSampler(
-            start,
-            tokenizer,
-            cfg.model,
-            cfg.rollout,
-            max_model_len=max_model_len,
-            end_ids=end_ids(model),
+    with ExitStack() as opened:
+        if engine == "vllm":
+            sampler: Sampler = VLLMSampler(
+                start,
+                tokenizer,
+                cfg.model,
+                cfg.rollout,
+                max_model_len=max_model_len,
+                end_ids=end_ids(model),
+            )
+        else:
+            own = copy.deepcopy(model).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
+            sampler = TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
+        opened.callback(sampler.close)
+        verifier = build_verifier(cfg.verifier)
+        opened.callback(verifier.close)
+        if cfg.model.lora_rank and needs_training:
+            add_adapters(model, cfg.model)
+        learner = Learner(
+            model,
+            cfg.learner,
+            cfg.train.num_steps,
+            cfg.rollout.temperature,
+            importance_cap=cfg.rollout.importance_cap,
+            max_logprob_gap=cfg.rollout.max_logprob_gap,
         )
-    else:
-        own = copy.deepcopy(model).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
-        sampler = TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
-    if cfg.model.lora_rank:
-        add_adapters(model, cfg.model)
-    learner = Learner(
-        model,
-        cfg.learner,
-        cfg.train.num_steps,
-        cfg.rollout.temperature,
-        importance_cap=cfg.rollout.importance_cap,
-        max_logprob_gap=cfg.rollout.max_logprob_gap,
-    )
-    return Parts(data, tokenizer, encoder, sampler, build_verifier(cfg.verifier), learner, engine)
+        yield Parts(data, tokenizer, encoder, sampler, verifier, learner, engine)
 
 
 def build_verifier(cfg: VerifierConfig) -> Verifier:
@@ -105,8 +111,8 @@ def build_verifier(cfg: VerifierConfig) -> Verifier:
     return VERIFIERS[cfg.name](cfg)
 
 
-def _engine(cfg: RolloutConfig) -> str:
-    """`torch` or `vllm`: what `auto` means on this machine."""
+def sampling_engine(cfg: RolloutConfig) -> str:
+    """`torch` or `vllm`: what `rollout.engine` means on this machine."""
     if cfg.engine != "auto":
         return cfg.engine
     return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "torch"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from passk.build import Parts, build_parts, prepare_torch
+from passk.build import Parts, open_parts, prepare_torch
 from passk.checkpoint import TrainState, last_checkpoint, restore, saved_step
 from passk.composition import compose_train, load_run_config
 from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
@@ -45,15 +45,23 @@ def run_train(
     """
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, checkpoint = starting_point(cfg, run_dir)
-    parts = build_parts(cfg, start)
-    if show_notes:
-        _print_notes(parts.data)
-    parts, checked = _checked(cfg, parts, parts.data.train if cfg.regime.name != "sft" else ())
-    state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
-    run = Run(run_dir, "train", cfg.train.seed)
-    run.rewind(parts.learner.step)
-    run.start(cfg, overrides, **parts.facts)
-    run.write_gold_refused(checked.refused)
+    with open_parts(cfg, start) as parts:
+        if show_notes:
+            _print_notes(parts.data)
+        trained_on = parts.data.train if cfg.regime.name != "sft" else ()
+        parts, checked = _checked(cfg, parts, trained_on)
+        state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
+        run = Run(run_dir, "train", cfg.train.seed)
+        run.rewind(parts.learner.step)
+        run.start(cfg, overrides, **parts.facts)
+        run.write_gold_refused(checked.refused)
+        _train_and_record(cfg, parts, run, overrides, state)
+
+
+def _train_and_record(
+    cfg: TrainConfig, parts: Parts, run: Run, overrides: Sequence[str], state: TrainState
+) -> None:
+    """Run the loop, and record how it ended."""
     status = "failed"
     try:
         with (
@@ -63,18 +71,16 @@ def run_train(
             train(cfg, parts, run, shown, stop, state)
         status = "finished"
         if stop.is_set():
-            raise Interrupted(f"stopped as asked; the run in {run_dir} had just finished")
+            raise Interrupted(f"stopped as asked; the run in {run.path} had just finished")
     except Stopped as stopped:
         status = "interrupted"
         print(f"saved at step {stopped.step}")
-        raise Interrupted(how_to_resume("train", run_dir, overrides)) from None
+        raise Interrupted(how_to_resume("train", run.path, overrides)) from None
     except KeyboardInterrupt:
         status = "interrupted"
-        raise Interrupted(how_to_resume("train", run_dir, overrides)) from None
+        raise Interrupted(how_to_resume("train", run.path, overrides)) from None
     finally:
         run.finish(status)
-        parts.sampler.close()
-        parts.verifier.close()
 
 
 def _print_notes(data: Data) -> None:
@@ -87,15 +93,10 @@ def _checked(cfg: RunConfig, parts: Parts, train: Sequence[Problem]) -> tuple[Pa
 
     `train` are the training problems whose gold answers matter.
     """
-    try:
-        self_test(parts.verifier)
-        if not cfg.data.check_gold:
-            return parts, GoldCheck(0, ())
-        checked = check_gold(parts.verifier, train, parts.data.heldout)
-    except BaseException:
-        parts.sampler.close()
-        parts.verifier.close()
-        raise
+    self_test(parts.verifier)
+    if not cfg.data.check_gold:
+        return parts, GoldCheck(0, ())
+    checked = check_gold(parts.verifier, train, parts.data.heldout)
     kept = checked.kept(parts.data.train)
     if checked.refused:
         print(checked.sentence(len(parts.data.train) - len(kept)), flush=True)
@@ -120,32 +121,37 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
     if cfg.resume:
         refuse_changes("eval", base, run_dir, policy)
-    parts = build_parts(base, start, needs_training=False)
-    _print_notes(parts.data)
-    parts, checked = _checked(base, parts, ())
-    run = Run(run_dir, "eval", base.eval.seed, policy)
-    run.rewind(step)
-    run.start(base, overrides, **parts.facts)
-    run.write_gold_refused(checked.refused)
+    with open_parts(base, start, needs_training=False) as parts:
+        _print_notes(parts.data)
+        parts, checked = _checked(base, parts, ())
+        run = Run(run_dir, "eval", base.eval.seed, policy)
+        run.rewind(step)
+        run.start(base, overrides, **parts.facts)
+        run.write_gold_refused(checked.refused)
+        _evaluate_and_record(step, base, parts, run, overrides)
+
+
+def _evaluate_and_record(
+    step: int, cfg: TrainConfig, parts: Parts, run: Run, overrides: Sequence[str]
+) -> None:
+    """Sample what is missing, write and print the tables, and record how it ended."""
     status = "failed"
     try:
         num_problems = len(parts.data.heldout)
         with interrupt_flag("chunk") as stop, display("eval", num_problems) as shown:
-            if not sample_in_chunks(base, parts, run, shown, stop):
+            if not sample_in_chunks(cfg, parts, run, shown, stop):
                 raise KeyboardInterrupt
-            shown_tables = _write_tables(step, base, run, samples_in_order(run, parts))
+            shown_tables = _write_tables(step, cfg, run, samples_in_order(run, parts))
         status = "finished"
         print(shown_tables)
-        print(f"tables are in {run_dir / 'eval'}, samples in {run_dir / 'samples'}")
+        print(f"tables are in {run.path / 'eval'}, samples in {run.path / 'samples'}")
         if stop.is_set():
-            raise Interrupted(f"stopped as asked; the evaluation in {run_dir} had just finished")
+            raise Interrupted(f"stopped as asked; the evaluation in {run.path} had just finished")
     except KeyboardInterrupt:
         status = "interrupted"
-        raise Interrupted(how_to_resume("eval", run_dir, overrides)) from None
+        raise Interrupted(how_to_resume("eval", run.path, overrides)) from None
     finally:
         run.finish(status)
-        parts.sampler.close()
-        parts.verifier.close()
 
 
 def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) -> str:

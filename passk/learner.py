@@ -106,6 +106,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # a sampler on the same GPU wants it
         self.step += 1
         return LearnStats(loss, norm.item(), learning_rate, logprobs, gap)
 

@@ -17,7 +17,8 @@ _ADVICE = {
         "rollout.num_prompts or rollout.max_new_tokens"
     ),
 }
-_CPU_MESSAGES = ("DefaultCPUAllocator", "not enough memory")  # torch has no class for these
+# What has no class of its own: torch on the CPU, and the allocator that wakes vLLM.
+_MESSAGES = ("DefaultCPUAllocator", "not enough memory", "CUDA Error: out of memory")
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def memory_advice(phase: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(_sentence(phase, error)) from error
     except RuntimeError as error:
-        if not any(message in str(error) for message in _CPU_MESSAGES):
+        if not any(message in str(error) for message in _MESSAGES):
             raise
         raise UserError(_sentence(phase, error)) from error
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from passk.build import Parts, build_parts
+from passk.build import Parts, open_parts
 from passk.checkpoint import last_checkpoint
 from passk.config import ConventionsConfig, ReproduceConfig, TrainConfig, trained_k
 from passk.diagnostics import alignment, block_gradients, objective
@@ -142,10 +142,10 @@ def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir
         f"{cfg.alignment_samples} samples",
         flush=True,
     )
-    parts = build_parts(first, str(last_checkpoint(sft_dir)))
-    groups = diagnostic_groups(0, first, parts, cfg.alignment_prompts, cfg.alignment_samples)
-
-    by_kind = _gradients_by_kind(cfg, parts, groups, configs)
+    with open_parts(first, str(last_checkpoint(sft_dir))) as parts:
+        groups = diagnostic_groups(0, first, parts, cfg.alignment_prompts, cfg.alignment_samples)
+        parts.sampler.sleep()
+        by_kind = _gradients_by_kind(cfg, parts, groups, configs)
     of_kind = Counter(group.problem.kind for group in groups)
     shares = torch.tensor([of_kind[kind] / len(groups) for kind in by_kind])
     overall = torch.einsum("s,shomd->homd", shares, torch.stack(list(by_kind.values())))

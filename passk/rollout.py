@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from passk.config import RunConfig
+from passk.memory import memory_advice
 from passk.prompts import PromptEncoder
 from passk.sampler import Sampler, SamplingParams
 from passk.seeds import group_seeds
@@ -79,7 +80,7 @@ def rollout(
     )
     drawn: dict[int, list[Completion]] = {}
     judged: dict[int, Future[list[Verdict]]] = {}
-    with ThreadPoolExecutor(1) as judging:
+    with memory_advice("rollout"), ThreadPoolExecutor(1) as judging:
         for index, completions in sampler.sample(prompts, seeds_PG, params):
             drawn[index] = completions
             distinct = {c.token_ids: (problems[index], c) for c in completions}

@@ -24,16 +24,25 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
 
 
+_SLICE = 2**22  # values that are summed at once: a large embedding in float64 would fill a GPU
+
+
 def same_checksum(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one type hold the same values, in whatever order.
 
-    Compares sum and sum of squares in float64. An engine may lay a weight out in another order; a
-    single value that differs by one unit in the last place shows.
+    Compares sum and sum of squares in float64. An engine may lay a weight out in another order; one
+    value that differs by one unit in the last place shows, but for rare cancellations.
     """
-    first, second = one.detach().double(), other.detach().double()
-    sums = torch.stack([first.sum(), first.square().sum()])
-    others = torch.stack([second.sum(), second.square().sum()]).to(sums.device)
-    return first.numel() == second.numel() and torch.allclose(sums, others, rtol=1e-12, atol=1e-12)
+    sums, others = _sums(one), _sums(other)
+    return one.numel() == other.numel() and torch.allclose(sums, others, rtol=1e-12, atol=1e-12)
+
+
+def _sums(tensor: Tensor) -> Tensor:
+    sums = torch.zeros(2, dtype=torch.float64)
+    for part in tensor.detach().flatten().split(_SLICE):
+        values = part.double()
+        sums += torch.stack([values.sum(), values.square().sum()]).cpu()
+    return sums
 
 
 class Sampler(Protocol):

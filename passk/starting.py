@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from passk.build import sampling_engine
 from passk.checkpoint import last_checkpoint, resolve_model
 from passk.composition import load_run_config
 from passk.config import RunConfig, TrainConfig
 from passk.errors import UserError
 
-# Fields that may differ between a run and its resumption: they change no completed step.
+# Fields that may differ between a run and its resumption: they change no completed step, and the
+# steps to come by no more than the order of sums.
 _FREE_ON_RESUME = (
     "resume",
     "num_threads",
@@ -20,6 +22,12 @@ _FREE_ON_RESUME = (
     "train.keep_last",
     "rollout.max_batch_samples",
     "rollout.memory_fraction",
+    "rollout.sleep",
+    "rollout.enforce_eager",
+    "rollout.max_logprob_gap",
+    "rollout.num_synced_checks",
+    "learner.max_tokens_per_batch",
+    "learner.gradient_checkpointing",
     "verifier.num_workers",
     "seeds",  # a finished reproduction may be given more of both
     "regimes",
@@ -68,6 +76,13 @@ def refuse_changes(
         raise UserError(
             f"resume=true would evaluate {policy}, but the samples in {run_dir} are of "
             f"{started['policy']}; evaluate it in another directory"
+        )
+    engine = sampling_engine(cfg.rollout)
+    if started.get("engine", engine) != engine:
+        raise UserError(
+            f"resume=true would go on with rollout.engine={engine}, but the run in {run_dir} was "
+            f"sampled with {started['engine']}, which draws others; add "
+            f"rollout.engine={started['engine']}"
         )
     free = _FREE_IN_EVAL if command == "eval" else _FREE_ON_RESUME
     before, now = (_flat(asdict(c)) for c in (load_run_config(run_dir, type(cfg)), cfg))

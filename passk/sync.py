@@ -12,6 +12,7 @@ from torch import Tensor
 
 from passk.errors import PolicyMismatch
 from passk.learner import Learner
+from passk.memory import memory_advice
 from passk.sampler import Sampler
 
 
@@ -31,7 +32,8 @@ def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
                 taken[name] = tensor
             yield name, tensor
 
-    sampler.load_weights(stream(), version=learner.step)
+    with memory_advice("rollout"):  # an engine that slept takes its memory back
+        sampler.load_weights(stream(), version=learner.step)
     for name in drawn:
         if name not in taken or sampler.holds(name, taken[name]) is False:
             raise PolicyMismatch(

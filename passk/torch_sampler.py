@@ -19,7 +19,7 @@ from passk.sampler import SamplingParams, cut_at_stop
 from passk.seeds import uniforms
 from passk.types import Completion, FinishReason
 
-_TAIL_TOKENS = 8  # a stop text has at most a token a character; these may decode to nothing
+_TAIL_TOKENS = 8  # a stop text has at most a token a byte; these may decode to nothing
 
 
 class TorchSampler:
@@ -124,7 +124,8 @@ class TorchSampler:
 
     def _says_stop(self, tokens_BT: np.ndarray, stop: Sequence[str]) -> np.ndarray:
         """Which samples have just written a stop text; it is looked for in their last tokens."""
-        tails_BT = tokens_BT[:, -max(map(len, stop)) - _TAIL_TOKENS :]
+        tail = max(len(text.encode()) for text in stop) + _TAIL_TOKENS
+        tails_BT = tokens_BT[:, -tail:]
         tails = self.tokenizer.batch_decode(tails_BT, skip_special_tokens=True)
         return np.array([any(s in tail for s in stop) for tail in tails])
 

@@ -56,10 +56,9 @@ def train(
         if supervised:
             experience = imitate(parts.encoder, stream.take(batch_size))
         else:
-            with memory_advice("rollout"):
-                experience = explore(
-                    step, cfg, parts.sampler, parts.verifier, parts.encoder, stream.take(batch_size)
-                )
+            experience = explore(
+                step, cfg, parts.sampler, parts.verifier, parts.encoder, stream.take(batch_size)
+            )
         learn_started = time.perf_counter()
         sampler.sleep()
         with memory_advice("learner"):
@@ -118,6 +117,7 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
     if regime.name == "sft" or not is_due(step, diagnostics.every):
         return dict.fromkeys(Alignment.COLUMNS)
     groups = diagnostic_groups(step, cfg, parts, diagnostics.num_prompts, diagnostics.num_samples)
+    parts.sampler.sleep()
     with memory_advice("learner"):
         gradients = block_gradients(
             parts.learner.model,
@@ -131,6 +131,7 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
             max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
             compute_dtype=parts.learner.compute_dtype,
         )
+    hand_over(parts.learner, parts.sampler, cfg.rollout.num_synced_checks)
     measured = alignment(gradients[:, 0], gradients[:, 1])
     return dict(measured.columns())
 

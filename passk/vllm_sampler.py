@@ -92,6 +92,7 @@ class VLLMSampler:
                 top_k=0,
                 max_tokens=params.max_new_tokens,
                 stop=list(params.stop),
+                ignore_eos=True,  # the model's end tokens are these, whatever its tokenizer says
                 stop_token_ids=self.end_ids,
                 logprobs=0,  # of the sampled token alone
                 flat_logprobs=True,
@@ -125,6 +126,7 @@ class VLLMSampler:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Stream named parameters into the engine and drop what it cached under the old ones."""
         if self._asleep:  # weights first: the cache takes its memory back once they are in place
+            torch.cuda.empty_cache()  # what the learner has kept for its next step
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         self._llm.collective_rpc(_refresh_packed_heads)
@@ -167,7 +169,8 @@ def _start_engine(**settings: Any) -> Any:
 
             if envs.VLLM_ENABLE_V1_MULTIPROCESSING:
                 raise UserError("rollout.engine=vllm needs VLLM_ENABLE_V1_MULTIPROCESSING=0")
-            return LLM(**settings)
+            with torch.random.fork_rng():  # the engine seeds torch, and so our adapters, anew
+                return LLM(**settings)
     except UserError:
         raise
     except (
@@ -202,15 +205,20 @@ def _holds(model: nn.Module, name: str, tensor: Tensor) -> bool | None:
         return None
     module, first_row = found
     weight = getattr(module, name.rpartition(".")[2])
-    rows = weight[first_row : first_row + len(tensor)]
-    if weight.numel() and not same_checksum(rows, tensor.to(weight.dtype)):
-        return False
+    if weight.numel():
+        is_whole = weight.numel() == tensor.numel()  # perhaps turned, as GPT-2's are
+        rows = weight if is_whole else weight[first_row : first_row + len(tensor)]
+        if not same_checksum(rows, tensor.to(weight.dtype)):
+            return False
     # Where weights are packed, what counts is what the packed copies make of a vector. A tied head
     # shares the embedding's weight and has a copy of its own.
     copies = [m for m in model.modules() if getattr(m, "weight", None) is weight]
-    return all(
-        _multiplies_with(copy, tensor, first_row) for copy in copies if hasattr(copy, "cpu_linear")
-    )
+    packed = [copy for copy in copies if hasattr(copy, "cpu_linear")]
+    if packed and weight.dtype != torch.float32:  # rounding hides what a step changes
+        return True if weight.numel() else None
+    if packed and getattr(module, "input_size", tensor.shape[-1]) != tensor.shape[-1]:
+        tensor = tensor.t()
+    return all(_multiplies_with(copy, tensor, first_row) for copy in packed)
 
 
 def _multiplies_with(module: Any, tensor: Tensor, first_row: int) -> bool:

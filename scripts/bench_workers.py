@@ -47,13 +47,18 @@ def compose(overrides: Sequence[str]) -> Any:
 
 def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """Time the step of `passk.train.train`: roll out, verify, weigh, update, hand weights over."""
-    from passk.build import build_parts, prepare_torch
-    from passk.experience import explore
-    from passk.problems import ProblemStream
+    from passk.build import open_parts, prepare_torch
 
     cfg = compose([switch for switch in switches if switch != "unshared"])
     prepare_torch(threads, cfg.train.seed)
-    parts = build_parts(cfg, cfg.model.path)
+    with open_parts(cfg, cfg.model.path) as parts:
+        return _passk_steps(cfg, parts, num_steps, switches)
+
+
+def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) -> Steps:
+    from passk.experience import explore
+    from passk.problems import ProblemStream
+
     sampler, learner = parts.sampler, parts.learner
     if "unshared" in switches:
         sampler.sample = _alone(sampler.sample)

