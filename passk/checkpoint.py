@@ -1,6 +1,7 @@
 """Checkpoints: a model in Hugging Face form, what resuming needs, and hashes that catch damage.
 
-A checkpoint is written under a temporary name and renamed when whole, so a folder with its final
+What resuming needs is in safetensors' format under another ending, because vLLM loads every
+`*.safetensors` of a folder. A checkpoint is written under a temporary name and renamed when whole, so a folder with its final
 name was complete once; `files.json` tells whether it still is. Nothing is pickled.
 """
 
@@ -46,7 +47,7 @@ def save_checkpoint(
     tensors = learner.state_tensors() | {"rng/torch": torch.get_rng_state()}
     if any(adapter_parameters(learner.model)):
         tensors["base"] = base_fingerprint(learner.model)
-    save_file(tensors, partial / "learner.safetensors")
+    save_file(tensors, partial / "learner.tensors")
     (partial / "state.json").write_text(json.dumps(asdict(state)) + "\n")
     files = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
     (partial / "files.json").write_text(json.dumps(files, indent=2) + "\n")
@@ -60,7 +61,7 @@ def restore(folder: Path, learner: Learner) -> TrainState:
     The learner's model must have been loaded from the same folder; with adapters, from where the
     run started.
     """
-    tensors = load_file(folder / "learner.safetensors")
+    tensors = load_file(folder / "learner.tensors")
     base = tensors.pop("base", None)
     if base is not None and not torch.allclose(base, base_fingerprint(learner.model), rtol=1e-9):
         raise UserError(

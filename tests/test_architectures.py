@@ -125,7 +125,7 @@ def assert_adapters_are_merged(base, cfg: ModelConfig, checkpoint: Path, reloade
     """The base with the adapters of the checkpoint says what its plain model says."""
     add_adapters(base, cfg)
     trained = {name: p for name, p in base.named_parameters() if p.requires_grad}
-    tensors = load_file(checkpoint / "learner.safetensors")
+    tensors = load_file(checkpoint / "learner.tensors")
     saved = {key.partition("/")[2]: t for key, t in tensors.items() if key.startswith("adapter/")}
     assert trained.keys() == saved.keys()
     for name, tensor in saved.items():

@@ -62,7 +62,7 @@ def assert_same_run(one: Path, other: Path, last: int) -> None:
             else:
                 assert mine.read_text() == theirs.read_text()
     end = f"step-{last:06d}"
-    for file in ("model.safetensors", "learner.safetensors"):
+    for file in ("model.safetensors", "learner.tensors"):
         mine, theirs = (load_file(run / "checkpoints" / end / file) for run in (one, other))
         assert mine.keys() == theirs.keys()
         for name in mine:
@@ -142,11 +142,11 @@ def test_what_changes_no_step_may_change(whole, stopped):
 
 
 def test_damaged_checkpoint_is_refused_and_removing_it_goes_on(whole, stopped, capsys):
-    cut_short(stopped / "checkpoints" / "step-000004" / "learner.safetensors")
+    cut_short(stopped / "checkpoints" / "step-000004" / "learner.tensors")
     before = snapshot(stopped)
     assert train(stopped, *RL, "resume=true") == 2
     err = capsys.readouterr().err
-    assert "step-000004 is damaged: learner.safetensors has 1000 bytes" in err
+    assert "step-000004 is damaged: learner.tensors has 1000 bytes" in err
     assert "step-000002 before it is whole: remove the damaged folder" in err
     assert snapshot(stopped) == before
     shutil.rmtree(stopped / "checkpoints" / "step-000004")
