@@ -1,8 +1,9 @@
 """Checkpoints: a model in Hugging Face form, what resuming needs, and hashes that catch damage.
 
 What resuming needs is in safetensors' format under another ending, because vLLM loads every
-`*.safetensors` of a folder. A checkpoint is written under a temporary name and renamed when whole, so a folder with its final
-name was complete once; `files.json` tells whether it still is. Nothing is pickled.
+`*.safetensors` of a folder. A checkpoint is written under a temporary name and renamed when whole,
+so a folder with its final name was complete once; `files.json` tells whether it still is. Nothing is
+pickled.
 """
 
 import hashlib
