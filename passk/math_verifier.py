@@ -66,7 +66,7 @@ class MathVerifier:
         """The verdict, or the answer to send to a worker."""
         if completion.finish_reason is FinishReason.LENGTH:
             return TRUNCATED
-        answer = find_answer(completion.text, self._places)
+        answer = find_answer(completion.text, self._places, _reads_as)
         if answer is None:
             return UNPARSED
         if len(problem.answer) > MAX_ANSWER_CHARS:
@@ -74,7 +74,7 @@ class MathVerifier:
         same = same_answer(problem.answer, answer, lambda gold, answer: None)
         if same is None:
             return answer
-        return replace(CORRECT if same else WRONG, answer=describe(read_answer(answer)))
+        return replace(CORRECT if same else WRONG, answer=_reads_as(answer))
 
     def demonstrate(self, problem: Problem) -> str:
         """See `Verifier.demonstrate`."""
@@ -97,6 +97,10 @@ class MathVerifier:
         self._pool.close()
 
 
+def _reads_as(answer: str) -> str:
+    return describe(read_answer(answer))
+
+
 def _from_worker(result: Any, answer: str) -> Verdict:
     if isinstance(result, WorkerHung):
         return Verdict(None, "timeout", answer)
@@ -104,4 +108,4 @@ def _from_worker(result: Any, answer: str) -> Verdict:
         return Verdict(None, "error", answer)
     if result["same"] is None:
         return GOLD_UNPARSED
-    return replace(CORRECT if result["same"] else WRONG, answer=describe(read_answer(answer)))
+    return replace(CORRECT if result["same"] else WRONG, answer=_reads_as(answer))

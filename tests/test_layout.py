@@ -13,12 +13,12 @@ MODULES = sorted(
 LEVELS = (
     (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
-        *("seeds", "estimators", "statistics", "gold", "head", "worker_pool"),
+        *("seeds", "estimators", "statistics", "head", "worker_pool"),
         *("answers.text", "answers.forms", "answers.algebra"),
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("sampler", "adapters", "memory", "answers.reader"),
+        *("sampler", "adapters", "memory", "gold", "answers.reader"),
         *("sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp"),
     ),
     (

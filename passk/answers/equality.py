@@ -11,6 +11,7 @@ from passk.answers.forms import (
     Several,
     Words,
     fold,
+    is_words,
 )
 from passk.answers.reader import read_answer
 
@@ -62,12 +63,18 @@ def _same(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
         case Number(), Number():
             return _same_number(gold, answer)
         case (Words(), _) | (_, Words()):
-            return fold(gold.latex) == fold(answer.latex)
+            return _same_words(gold, answer)
         case (Numeral(), Numeral()):
             return gold == answer
         case (Numeral(digits), other) | (other, Numeral(digits)):
             return digits == describe(other)  # the base is left out where the question names it
     return same_formula(gold.latex, answer.latex)
+
+
+def _same_words(gold: Form, answer: Form) -> bool:
+    """`fold` drops every sign, so only what reads as words on both sides may be compared by it."""
+    are_words = all(isinstance(form, Words) or is_words(form.latex) for form in (gold, answer))
+    return are_words and fold(gold.latex) == fold(answer.latex)
 
 
 def _same_assigned(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
