@@ -2,6 +2,7 @@
 
 import re
 
+from passk.answers.reader import reads_as
 from passk.answers.text import last_box
 
 _CALCULATION = re.compile(r"<<[^<>\n]*=[^<>\n]*>>")
@@ -21,7 +22,7 @@ def find_gold(text: str, gold_in: str) -> str | None:
     if gold_in == "after_hash":
         _, mark, answer = text.rpartition("####")
         return (answer.strip() or None) if mark else None
-    return last_box(text)
+    return last_box(text, reads_as)
 
 
 def without_calculations(solution: str) -> str:

@@ -18,11 +18,20 @@ LEVELS = (
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("sampler", "adapters", "memory", "gold", "answers.reader"),
+        *("sampler", "adapters", "memory", "answers.reader"),
         *("sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp"),
     ),
     (
-        *("row_cache", "rules", "records", "interrupt", "progress", "prompts", "answers.equality"),
+        *(
+            "row_cache",
+            "rules",
+            "records",
+            "interrupt",
+            "progress",
+            "prompts",
+            "gold",
+            "answers.equality",
+        ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
     (

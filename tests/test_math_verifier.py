@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from math_verify import parse, verify
 
-from passk.answers.equality import describe, same_answer
-from passk.answers.forms import Number
+from passk.answers.equality import same_answer
+from passk.answers.forms import Number, describe
 from passk.answers.reader import read_answer
 from passk.answers.text import MAX_ANSWER_CHARS, PLACES, find_answer, last_box, normalise_latex
 from passk.config import VerifierConfig

@@ -10,6 +10,7 @@ from passk.answers.forms import (
     Numeral,
     Several,
     Words,
+    describe,
     fold,
     is_words,
 )
@@ -32,19 +33,6 @@ def same_answer(gold: str, answer: str, same_formula: SameFormula) -> bool | Non
     elif isinstance(gold_form, Number) and isinstance(answer_form, Several):
         gold_form = read_answer(gold.replace(",", ", "))
     return _same(gold_form, answer_form, same_formula)
-
-
-def describe(form: Form) -> str:
-    """One spelling for answers that are surely equal; majority votes count by it."""
-    match form:
-        case Number(value, is_percent):
-            return f"{value}%" if is_percent else str(value)
-        case Several(opening, closing, elements):
-            inner = [describe(element) for element in elements]
-            return f"{opening}{','.join(inner if form.is_ordered else sorted(inner))}{closing}"
-        case Assignment(_, value):
-            return describe(value)
-    return form.latex.replace(" ", "")
 
 
 def _same(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:

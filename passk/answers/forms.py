@@ -87,6 +87,19 @@ class Formula:
 Form = Number | Words | Numeral | Several | Assignment | Formula
 
 
+def describe(form: Form) -> str:
+    """One spelling for answers that are surely equal; majority votes count by it."""
+    match form:
+        case Number(value, is_percent):
+            return f"{value}%" if is_percent else str(value)
+        case Several(opening, closing, elements):
+            inner = [describe(element) for element in elements]
+            return f"{opening}{','.join(inner if form.is_ordered else sorted(inner))}{closing}"
+        case Assignment(_, value):
+            return describe(value)
+    return form.latex.replace(" ", "")
+
+
 def fold(text: str) -> str:
     """Letters, digits and colons of a text in lower case: all that tells words apart."""
     return "".join(c for c in text.casefold() if c.isalnum() or c == ":")

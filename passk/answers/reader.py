@@ -18,6 +18,7 @@ from passk.answers.forms import (
     Numeral,
     Several,
     Words,
+    describe,
     fold,
     is_time,
     is_words,
@@ -75,6 +76,11 @@ _MAX_DEPTH = 4
 def read_answer(text: str) -> Form:
     """The form of an answer, whatever its spelling."""
     return _read(normalise_latex(text), 0)
+
+
+def reads_as(text: str) -> str:
+    """One spelling for answers that are surely equal: `1/2` for `0.5` and `x = \\frac{1}{2}`."""
+    return describe(read_answer(text))
 
 
 def split_outside(text: str, separators: str) -> list[str]:
