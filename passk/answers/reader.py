@@ -38,7 +38,7 @@ _WORDS_FOR_NUMBERS = [
     *("ten", "eleven", "twelve"),
 ]
 _UNITS = (
-    "mm|cm|km|in|ft|yd|mi|mph|kg|mg|gm|lbs?|oz|hrs?|mins?|secs?|ml|units?|sq|square|cubic|degrees?"
+    "mm|cm|km|nm|ms|Hz|kHz|kW|kWh|mol|mL|USD|EUR|in|ft|yd|mi|mph|kg|mg|gm|lbs?|oz|hrs?|mins?|secs?|ml|units?|sq|square|cubic|degrees?"
     "|dollars?|cents?|percent|inch(?:es)?|feet|foot|yards?|miles?|met(?:er|re)s?|hours?|minutes?"
     "|seconds?|days?|weeks?|months?|years?|pounds?|ounces?|grams?|gallons?|lit(?:er|re)s?"
 )
@@ -152,7 +152,13 @@ def _without_unit(text: str, depth: int) -> Form | None:
     if text.endswith(r"^\circ") and not _TRIGONOMETRY.search(text):
         return _read(text.removesuffix(r"^\circ").strip(), depth)
     unit = _TEXT_UNIT.fullmatch(text) or _BARE_UNIT.fullmatch(text)
-    return _with_unit(unit["head"].strip(), unit["unit"], depth) if unit else None
+    if unit is None:
+        return None
+    after = text[len(unit["head"]) :].removeprefix(r"\text{")
+    first = re.match(r"[A-Za-z]{2,3}(?![A-Za-z])", after)
+    if first and not re.fullmatch(_UNITS, first[0]):  # `5\text{ab}` is a product
+        return None
+    return _with_unit(unit["head"].strip(), unit["unit"], depth)
 
 
 def _with_unit(head: str, unit: str, depth: int) -> Form | None:
