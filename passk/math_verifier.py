@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from passk.answers.equality import describe, same_answer
-from passk.answers.reader import read_answer
+from passk.answers.equality import same_answer
+from passk.answers.reader import reads_as
 from passk.answers.text import MAX_ANSWER_CHARS, find_answer
 from passk.config import VerifierConfig
 from passk.types import Completion, FinishReason, Problem, Verdict
@@ -66,7 +66,7 @@ class MathVerifier:
         """The verdict, or the answer to send to a worker."""
         if completion.finish_reason is FinishReason.LENGTH:
             return TRUNCATED
-        answer = find_answer(completion.text, self._places)
+        answer = find_answer(completion.text, self._places, reads_as)
         if answer is None:
             return UNPARSED
         if len(problem.answer) > MAX_ANSWER_CHARS:
@@ -74,7 +74,7 @@ class MathVerifier:
         same = same_answer(problem.answer, answer, lambda gold, answer: None)
         if same is None:
             return answer
-        return replace(CORRECT if same else WRONG, answer=describe(read_answer(answer)))
+        return replace(CORRECT if same else WRONG, answer=reads_as(answer))
 
     def demonstrate(self, problem: Problem) -> str:
         """See `Verifier.demonstrate`."""
@@ -104,4 +104,4 @@ def _from_worker(result: Any, answer: str) -> Verdict:
         return Verdict(None, "error", answer)
     if result["same"] is None:
         return GOLD_UNPARSED
-    return replace(CORRECT if result["same"] else WRONG, answer=describe(read_answer(answer)))
+    return replace(CORRECT if result["same"] else WRONG, answer=reads_as(answer))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from passk.gold import find_gold, last_box, without_calculations
+from passk.answers.text import last_box
+from passk.gold import find_gold, without_calculations
 
 BOXES = [
     (r"so $x=\boxed{5}$.", "5"),
@@ -15,7 +16,10 @@ BOXES = [
     (r"\boxed 2$.", "2"),
     (r"$\boxed\frac12$ in all", r"\frac12"),
     (r"\fbox{3}", "3"),
-    (r"\fbox{3} or \boxed{4}", "4"),
+    (r"\fbox{3} or \boxed{4}", "3, 4"),
+    (r"$\boxed{2}$ or $\boxed{3}$", "2, 3"),
+    (r"$\boxed{2\frac{1}{2}}$ or $\boxed{\frac{5}{2}}$", r"2\frac{1}{2}"),
+    (r"\boxed{} \boxed{5} \boxed{}", "5"),
     (
         "\\boxed{\n\\begin{pmatrix} 0 \\\\ 1 \\end{pmatrix}\n}",
         "\\begin{pmatrix} 0 \\\\ 1 \\end{pmatrix}",
@@ -33,7 +37,7 @@ BOXES = [
 
 @pytest.mark.parametrize(("text", "answer"), BOXES)
 def test_the_last_box(text, answer):
-    assert last_box(text) == find_gold(text, "in_box") == answer
+    assert find_gold(text, "in_box") == answer
 
 
 def test_boxes_take_linear_time():

@@ -13,7 +13,7 @@ MODULES = sorted(
 LEVELS = (
     (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
-        *("seeds", "estimators", "statistics", "gold", "head", "worker_pool"),
+        *("seeds", "estimators", "statistics", "head", "worker_pool"),
         *("answers.text", "answers.forms", "answers.algebra"),
     ),
     (
@@ -22,7 +22,16 @@ LEVELS = (
         *("sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp"),
     ),
     (
-        *("row_cache", "rules", "records", "interrupt", "progress", "prompts", "answers.equality"),
+        *(
+            "row_cache",
+            "rules",
+            "records",
+            "interrupt",
+            "progress",
+            "prompts",
+            "gold",
+            "answers.equality",
+        ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
     (

@@ -10,7 +10,9 @@ from passk.answers.forms import (
     Numeral,
     Several,
     Words,
+    describe,
     fold,
+    is_words,
 )
 from passk.answers.reader import read_answer
 
@@ -33,19 +35,6 @@ def same_answer(gold: str, answer: str, same_formula: SameFormula) -> bool | Non
     return _same(gold_form, answer_form, same_formula)
 
 
-def describe(form: Form) -> str:
-    """One spelling for answers that are surely equal; majority votes count by it."""
-    match form:
-        case Number(value, is_percent):
-            return f"{value}%" if is_percent else str(value)
-        case Several(opening, closing, elements):
-            inner = [describe(element) for element in elements]
-            return f"{opening}{','.join(inner if form.is_ordered else sorted(inner))}{closing}"
-        case Assignment(_, value):
-            return describe(value)
-    return form.latex.replace(" ", "")
-
-
 def _same(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
     if isinstance(gold, Assignment) or isinstance(answer, Assignment):
         return _same_assigned(gold, answer, same_formula)
@@ -62,12 +51,18 @@ def _same(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
         case Number(), Number():
             return _same_number(gold, answer)
         case (Words(), _) | (_, Words()):
-            return fold(gold.latex) == fold(answer.latex)
+            return _same_words(gold, answer)
         case (Numeral(), Numeral()):
             return gold == answer
         case (Numeral(digits), other) | (other, Numeral(digits)):
             return digits == describe(other)  # the base is left out where the question names it
     return same_formula(gold.latex, answer.latex)
+
+
+def _same_words(gold: Form, answer: Form) -> bool:
+    """`fold` drops every sign, so only what reads as words on both sides may be compared by it."""
+    are_words = all(isinstance(form, Words) or is_words(form.latex) for form in (gold, answer))
+    return are_words and fold(gold.latex) == fold(answer.latex)
 
 
 def _same_assigned(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:

@@ -4,8 +4,14 @@ Only leaves such as `\frac{\sqrt{2}}{2}` are left to computer algebra. What stan
 read and compared here, because that is where math-verify errs most (docs/verifiers.md).
 """
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
+
+# Hyphens and slashes inside words, as in `two-thirds`, are none.
+_MATHEMATICAL_SIGN = re.compile(r"[-+*/<>=^_\\|&!]")
+_INSIDE_WORDS = re.compile(r"(?<=[^\W\d_]{2})[-/](?=[^\W\d_]{2})")
+_TIME = re.compile(r"[\d:\s]+[ap]\.?\s?m\.?|\d{1,2}(?:\s?:\s?\d{2})+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,38 @@ class Formula:
 Form = Number | Words | Numeral | Several | Assignment | Formula
 
 
+def describe(form: Form) -> str:
+    """One spelling for answers that are surely equal; majority votes count by it."""
+    match form:
+        case Number(value, is_percent):
+            return f"{value}%" if is_percent else str(value)
+        case Several(opening, closing, elements):
+            inner = [describe(element) for element in elements]
+            return f"{opening}{','.join(inner if form.is_ordered else sorted(inner))}{closing}"
+        case Assignment(_, value):
+            return describe(value)
+    return form.latex.replace(" ", "")
+
+
 def fold(text: str) -> str:
     """Letters, digits and colons of a text in lower case: all that tells words apart."""
     return "".join(c for c in text.casefold() if c.isalnum() or c == ":")
+
+
+def is_time(text: str) -> bool:
+    """Whether a text is a time of day: `8:34`, `9 p.m.`."""
+    return _TIME.fullmatch(text) is not None
+
+
+def is_words(text: str) -> bool:
+    """Whether a text can be taken for words: letters, and nothing that reads as mathematics.
+
+    `June 20` is words, `2x`, `x-1` and `20` are not.
+    """
+    if is_time(text):
+        return True
+    if _MATHEMATICAL_SIGN.search(_INSIDE_WORDS.sub(" ", text)):
+        return False
+    has_letter = any(char.isalpha() for char in text)
+    has_digit = any(char.isdigit() for char in text)
+    return has_letter and (not has_digit or re.search(r"[^\W\d_]{2}", text) is not None)

@@ -6,10 +6,23 @@ reading takes well under a millisecond.
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
-from passk.answers.forms import Assignment, Form, Formula, Number, Numeral, Several, Words, fold
+from passk.answers.forms import (
+    Assignment,
+    Form,
+    Formula,
+    Number,
+    Numeral,
+    Several,
+    Words,
+    describe,
+    fold,
+    is_time,
+    is_words,
+)
 from passk.answers.text import normalise_latex
 
 _RATIO = r"\\frac\s?\{\s?(?P<over>-?\d+)\s?\}\s?\{\s?(?P<under>-?\d+)\s?\}"
@@ -21,33 +34,37 @@ _NUMBER = re.compile(
     r")\s?(?P<percent>%?)"
 )
 _WORDS_FOR_NUMBERS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("ten", "eleven", "twelve"),
 ]
-_WORDS_FOR_NUMBERS += ["ten", "eleven", "twelve"]
 _UNITS = (
-    "mm|cm|km|in|ft|yd|mi|mph|kg|mg|gm|lbs?|oz|hrs?|mins?|secs?|ml|units?|sq|square|cubic|degrees?"
+    "mm|cm|km|nm|ms|Hz|kHz|kW|kWh|mol|mL|USD|EUR|in|ft|yd|mi|mph|kg|mg|gm|lbs?|oz|hrs?|mins?|secs?|ml|units?|sq|square|cubic|degrees?"
     "|dollars?|cents?|percent|inch(?:es)?|feet|foot|yards?|miles?|met(?:er|re)s?|hours?|minutes?"
     "|seconds?|days?|weeks?|months?|years?|pounds?|ounces?|grams?|gallons?|lit(?:er|re)s?"
 )
 # `18 dollars`, `5cm^2`, `12 white eggs`: known units, or words that begin with four letters.
 _BARE_UNIT = re.compile(
-    rf"(?P<head>.*[\d}})%])(?:\s?(?:{_UNITS})(?![A-Za-z{{])|\s(?!sqrt|frac)[A-Za-z]{{4,}})"
-    r"(?:\^\s?\{?[23]\}?|[\s./]|[A-Za-z])*"
+    rf"(?P<head>.*[\d}})%])"
+    rf"(?P<unit>(?:\s?(?:{_UNITS})(?![A-Za-z{{])|\s(?!sqrt|frac)[A-Za-z]{{4,}})"
+    r"(?:\^\s?\{?[23]\}?|[\s./]|[A-Za-z])*)"
 )
-_TEXT_UNIT = re.compile(r"(?P<head>.*[^\s=,+*/<>(-])\s*\\text\{[^{}]*\}\s?(?:\^\s?\{?\d\}?)?")
+_MULTIPLIERS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6}
+_MULTIPLIERS |= {"billion": 10**9, "trillion": 10**12}
+# After a number these change what is said, where a unit or a noun does not.
+_NO_UNITS = {
+    *("or", "and", "nor", "not", "no", "but", "by", "if", "than", "least", "most", "either"),
+    *("maybe", "perhaps", "except", "negative", "wrong", "false", "pi", "infinity", "mod"),
+    *("plus", "minus", "times", "over", "divided", "multiplied", "added", "subtracted", "modulo"),
+    *("squared", "cubed", "factorial", "power", "root", "half", "halves", "thirds", "fourths"),
+    *("fifths", "tenths", "hundredths", "thousandths", *_WORDS_FOR_NUMBERS, *_MULTIPLIERS),
+}
+_ONE_LETTER_UNITS = frozenset("mgshlLNJWVKCF")
+_TEXT_UNIT = re.compile(
+    r"(?P<head>.*[^\s=,+*/<>(-])\s*\\text\{(?P<unit>[^{}]*)\}\s?(?:\^\s?\{?\d\}?)?"
+)
 _ALL_TEXT = re.compile(r"[({\s]*\\text\{\s*(?P<words>[^{}]*)\}[)}\s.]*")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
 _BARE_WORDS = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z'.-]+(?: [A-Za-z'.-]+)*")
-_TIME = re.compile(r"[\d:\s]+[ap]\.?\s?m\.?|\d{1,2}(?:\s?:\s?\d{2})+", re.IGNORECASE)
 _NUMERAL = re.compile(r"\(?([0-9A-Z]+)\)?_\s?\{?(\d+)\}?")
 _NAME = re.compile(r"(?:\\?[A-Za-z]{1,3}|\\[a-z]+|\\text\{[^{}]*\})(?:_\{?\w+\}?|\([a-z]\))?'*")
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}", re.DOTALL)
@@ -59,6 +76,11 @@ _MAX_DEPTH = 4
 def read_answer(text: str) -> Form:
     """The form of an answer, whatever its spelling."""
     return _read(normalise_latex(text), 0)
+
+
+def reads_as(text: str) -> str:
+    """One spelling for answers that are surely equal: `1/2` for `0.5` and `x = \\frac{1}{2}`."""
+    return describe(read_answer(text))
 
 
 def split_outside(text: str, separators: str) -> list[str]:
@@ -73,7 +95,7 @@ def split_outside(text: str, separators: str) -> list[str]:
 
 
 def _read(text: str, depth: int) -> Form:
-    simple = _number(text) or _numeral(text) or _words(text)
+    simple = _number(text) or _numeral(text) or _words(text, depth)
     if simple is not None:
         return simple
     if depth < _MAX_DEPTH:
@@ -102,15 +124,19 @@ def _numeral(text: str) -> Numeral | None:
     return Numeral(found[1], found[2]) if found else None
 
 
-def _words(text: str) -> Form | None:
+def _words(text: str, depth: int) -> Form | None:
     in_text = _ALL_TEXT.fullmatch(text)
     unwrapped = _TEXT.sub(r" \1", text).strip()
-    if in_text:
-        inside = [part.strip() for part in in_text["words"].split(",")]
-        if len(inside) > 1:
-            return Several("", "", tuple(Words(fold(part)) for part in inside), text)
-        return _number(inside[0]) or _words_or_number(inside[0])
-    if _TIME.fullmatch(unwrapped) or _BARE_WORDS.fullmatch(text):
+    if in_text and depth < _MAX_DEPTH:
+        inside = in_text["words"].strip()
+        if not is_words(inside):  # `\text{x-1}` is mathematics, however it is set
+            return _read(inside, depth + 1)
+        parts = [part.strip() for part in inside.split(",") if part.strip()]
+        if len(parts) > 1:
+            elements = tuple(_number(part) or _words_or_number(part) for part in parts)
+            return Several("", "", elements, text)
+        return _words_or_number(inside)
+    if is_time(unwrapped) or (_BARE_WORDS.fullmatch(text) and is_words(text)):
         return _words_or_number(unwrapped)
     return None
 
@@ -126,7 +152,38 @@ def _without_unit(text: str, depth: int) -> Form | None:
     if text.endswith(r"^\circ") and not _TRIGONOMETRY.search(text):
         return _read(text.removesuffix(r"^\circ").strip(), depth)
     unit = _TEXT_UNIT.fullmatch(text) or _BARE_UNIT.fullmatch(text)
-    return _read(unit["head"].strip(), depth) if unit else None
+    if unit is None:
+        return None
+    after = text[len(unit["head"]) :].removeprefix(r"\text{")
+    first = re.match(r"[A-Za-z]{2,3}(?![A-Za-z])", after)
+    if first and not re.fullmatch(_UNITS, first[0]):  # `5\text{ab}` is a product
+        return None
+    return _with_unit(unit["head"].strip(), unit["unit"], depth)
+
+
+def _with_unit(head: str, unit: str, depth: int) -> Form | None:
+    """What `head` is worth before `unit`, None where that is more than a unit."""
+    if not re.fullmatch(r"(?:[A-Za-z\s./]|\^\s?\{?[23]\}?)*", unit):
+        return None
+    words, factor = re.findall(r"[A-Za-z]+", unit), 1
+    while words and words[0].lower() in _MULTIPLIERS:
+        factor *= _MULTIPLIERS[words.pop(0).lower()]
+    if words and words[0].lower() == "percent":
+        head, words = f"{head}%", words[1:]
+    if not all(_is_unit(word, head, len(words)) for word in words):
+        return None
+    form = _read(head, depth)
+    if factor == 1:
+        return form
+    return replace(form, value=form.value * factor) if isinstance(form, Number) else None
+
+
+def _is_unit(word: str, head: str, num_words: int) -> bool:
+    if len(word) > 1:
+        return word.lower() not in _NO_UNITS
+    if word == "a":  # 18 eggs a day
+        return num_words > 1
+    return word in _ONE_LETTER_UNITS and re.search(r"(?:[\d})%]|\\circ)$", head) is not None
 
 
 def _matrix(text: str, depth: int) -> Form | None:
