@@ -181,9 +181,13 @@ def check_characters(encoder: PromptEncoder, problems: Sequence[Problem], model:
     `model` is what `model.path` says. Most tokenizers know every byte. One whose token for unknown
     text also begins or ends texts cannot be asked.
     """
-    unknown, tokenizer = encoder.tokenizer.unk_token_id, encoder.tokenizer
-    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+    tokenizer = encoder.tokenizer
+    backend = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    # What encoding gives for unknown text; a byte-level tokenizer may name one that never comes.
+    token = getattr(backend, "unk_token", tokenizer.unk_token)
+    if token is None or token in (tokenizer.bos_token, tokenizer.eos_token):
         return
+    unknown = tokenizer.convert_tokens_to_ids(token)
     first = problems[:_NUM_CHECKED]
     for problem, prompt in zip(first, encoder.prompts(first), strict=True):
         if unknown in prompt:
