@@ -18,7 +18,7 @@ from passk.learner import Learner
 from passk.math_verifier import MathVerifier
 from passk.policy import Tokenizer, context_length, end_ids, load_policy, load_tokenizer
 from passk.problems import Data, load_data
-from passk.prompts import PromptEncoder, check_room, check_solutions
+from passk.prompts import PromptEncoder, check_characters, check_room, check_solutions
 from passk.python_verifier import PythonVerifier
 from passk.sampler import Sampler
 from passk.torch_sampler import TorchSampler
@@ -52,7 +52,8 @@ class Parts:
     @property
     def facts(self) -> dict[str, str]:
         """What the manifest says of them."""
-        return {"device": str(self.learner.model.device), "engine": self.engine}
+        device = str(self.learner.model.device)
+        return {"device": device, "engine": self.engine} | self.data.digests
 
 
 @contextmanager
@@ -127,6 +128,8 @@ def _needed_length(
     eval_room, key = room, "rollout.max_new_tokens"
     if cfg.eval.max_new_tokens is not None:
         eval_room, key = (cfg.eval.max_new_tokens, *room[1:]), "eval.max_new_tokens"
+    check_characters(encoder, data.heldout, cfg.model.path)
+    check_characters(encoder, data.train, cfg.model.path)
     needed = check_room(encoder, data.heldout, *eval_room, key)
     if training and cfg.regime.name == "sft":
         check_solutions(encoder, data.corpus, context)

@@ -30,7 +30,14 @@ from passk.report import write_report
 from passk.reproduce import planned_overrides, reproduce
 from passk.rules import check
 from passk.run import Run
-from passk.starting import how_to_resume, model_location, refuse_changes, starting_point
+from passk.starting import (
+    how_to_resume,
+    model_location,
+    refuse_changes,
+    refuse_other_contents,
+    starting_point,
+    weights_state,
+)
 from passk.train import Stopped, train
 from passk.types import Problem
 from passk.verifier_checks import GoldCheck, check_gold, self_test
@@ -46,6 +53,9 @@ def run_train(
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, checkpoint = starting_point(cfg, run_dir)
     with open_parts(cfg, start) as parts:
+        facts = parts.facts  # of all problems: which gold answers are refused may depend on time
+        if cfg.resume:
+            refuse_other_contents(facts, run_dir)
         if show_notes:
             _print_notes(parts.data)
         trained_on = parts.data.train if cfg.regime.name != "sft" else ()
@@ -53,7 +63,7 @@ def run_train(
         state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
         run = Run(run_dir, "train", cfg.train.seed)
         run.rewind(parts.learner.step)
-        run.start(cfg, overrides, **parts.facts)
+        run.start(cfg, overrides, **facts)
         run.write_gold_refused(checked.refused)
         _train_and_record(cfg, parts, run, overrides, state)
 
@@ -121,12 +131,16 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
     if cfg.resume:
         refuse_changes("eval", base, run_dir, policy)
+    weights = weights_state(policy)
     with open_parts(base, start, needs_training=False) as parts:
+        facts = parts.facts | weights
+        if cfg.resume:
+            refuse_other_contents(facts, run_dir)
         _print_notes(parts.data)
         parts, checked = _checked(base, parts, ())
         run = Run(run_dir, "eval", base.eval.seed, policy)
         run.rewind(step)
-        run.start(base, overrides, **parts.facts)
+        run.start(base, overrides, **facts)
         run.write_gold_refused(checked.refused)
         _evaluate_and_record(step, base, parts, run, overrides)
 
@@ -184,12 +198,15 @@ def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[st
             continue
         if name == "model":
             raise UserError(f"{word} with run=: give the one or the other")
-        if not rest:
-            setattr(merged, name, getattr(typed, name))
-        elif hasattr(getattr(merged, name), rest[0]):
-            setattr(getattr(merged, name), rest[0], getattr(getattr(typed, name), rest[0]))
-        else:
-            raise UserError(f"{word}: the run's {name} has no field {rest[0]}")
+        target: Any = merged
+        source: Any = typed
+        last, seen = name, name
+        for part in rest:
+            target, source = getattr(target, last), getattr(source, last)
+            if not hasattr(target, part):
+                raise UserError(f"{word}: the run's {seen} has no field {part}")
+            last, seen = part, f"{seen}.{part}"
+        setattr(target, last, getattr(source, last))
     return merged
 
 
@@ -210,10 +227,12 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
         refuse_changes("reproduce", cfg, run_dir)
     model_location(cfg)
     data = load_data(cfg.data, cfg.eval)  # bad input is refused before anything is written
+    if cfg.resume:
+        refuse_other_contents(data.digests, run_dir)
     for words in planned_overrides(cfg, overrides):
         compose_train(words)
     run = Run(run_dir, "reproduce", cfg.train.seed)
-    run.start(cfg, overrides, device=cfg.learner.device)
+    run.start(cfg, overrides, device=cfg.learner.device, **data.digests)
     status = "failed"
     try:
         _print_notes(data)

@@ -21,6 +21,7 @@ SAMPLE_COLUMNS = [
     *("num_tokens", "finish_reason", "reward", "reason", "logprob_sampler"),
 ]
 GROUPINGS = ("kind", "level", "type")
+NO_GROUP = "(none)"  # where problems that have no level stand among others that do
 REASONS = ("correct", "wrong", "unparsed", "truncated", "timeout", "error")
 _PASS_COLUMNS = ["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
 _SUMMARY_COLUMNS = ["metric", "value", "ci_low", "ci_high", "num_problems"]
@@ -66,7 +67,7 @@ def count_correct(samples: pd.DataFrame) -> pd.DataFrame:
 def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
     """Long form: k, value, ci_low, ci_high, num_problems, num_samples for each k of `eval.ks`.
 
-    `num_samples` is n, the samples of one problem (the most that were judged).
+    `num_samples` is n, the judged samples of one problem (the fewest, where they differ).
 
     Unbiased Pass@k per problem (Chen et al. 2021), mean over problems, percentile bootstrap over
     problems. Problems with fewer judged samples than the largest k are left out of all rows, and
@@ -79,20 +80,26 @@ def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
     values_PK = np.stack([pass_at_k(n_P, c_P, k) for k in cfg.ks], axis=1)
     intervals = bootstrap_intervals(values_PK, num_resamples=cfg.num_resamples, seed=cfg.seed)
     rows = [
-        (k, interval.value, interval.low, interval.high, len(usable), int(n_P.max()))
+        (k, interval.value, interval.low, interval.high, len(usable), int(n_P.min()))
         for k, interval in zip(cfg.ks, intervals, strict=True)
     ]
     return pd.DataFrame(rows, columns=_PASS_COLUMNS)
 
 
 def pass_table_by(counts: pd.DataFrame, grouping: str, cfg: EvalConfig) -> pd.DataFrame:
-    """`pass_table` for each group that has usable problems, with a leading column `grouping`."""
-    usable = counts[counts["n"] >= max(cfg.ks)]  # an empty table's columns would have no type
-    if usable.empty:
+    """`pass_table` for each group, with a leading column `grouping`.
+
+    A group without usable problems has rows too: no value, `num_problems` and `num_samples` 0.
+    Problems that belong to no group are the group `NO_GROUP`.
+    """
+    if counts.empty:
         return pd.DataFrame(columns=[grouping, *_PASS_COLUMNS])
+    nothing = dict.fromkeys(_PASS_COLUMNS, np.nan) | {"num_problems": 0, "num_samples": 0}
     parts = []
-    for name, group in usable.groupby(grouping, sort=True):
+    for name, group in counts.groupby(counts[grouping].replace("", NO_GROUP), sort=True):
         table = pass_table(group, cfg)
+        if table.empty:
+            table = pd.DataFrame([nothing | {"k": k} for k in cfg.ks])
         table.insert(0, grouping, name)
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
@@ -196,6 +203,8 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def _cell(value_low_high: np.ndarray) -> str:
     value, low, high = value_low_high
+    if np.isnan(value):
+        return "\u2013"
     return f"{value:.1f}" if np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 

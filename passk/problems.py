@@ -1,10 +1,12 @@
 """Problems to train on, to be measured on, and worked solutions to imitate; and their order."""
 
+import hashlib
+import json
 import math
 import random
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from passk.config import ConventionsConfig, DataConfig, EvalConfig, TableConfig
 from passk.conventions import make_problems
@@ -28,6 +30,19 @@ class Data:
     shots: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """A short fingerprint of what is evaluated and, if it is there, of what is trained on."""
+        sides = {"heldout": (self.heldout, self.shots)}
+        if self.train or self.corpus:
+            sides["training"] = (self.train, self.corpus)
+        return {f"{name}_sha256": _digest(side) for name, side in sides.items()}
+
+
+def _digest(side: Sequence[Sequence[Problem]]) -> str:
+    fields = json.dumps([[astuple(problem) for problem in problems] for problems in side])
+    return hashlib.sha256(fields.encode()).hexdigest()[:16]
+
 
 def load_data(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool = True) -> Data:
     """Generate or read what `data` names, with `eval.num_problems` held-out problems.
@@ -37,18 +52,20 @@ def load_data(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool = T
     sorted by subject), so that fewer of them are the first of more. Without `needs_training` the
     training side is read only if shots are taken from it.
     """
-    needs_training = needs_training or cfg.prompt.num_shots > 0
+    reads_training = needs_training or cfg.prompt.num_shots > 0
     if isinstance(cfg, ConventionsConfig):
-        data = _generate(cfg, eval_cfg.num_problems, needs_training)
+        data = _generate(cfg, eval_cfg.num_problems, reads_training)
         is_apart = cfg.path is None and cfg.eval_path is None  # apart by expression
     else:
         assert isinstance(cfg, TableConfig)
-        data = _read(cfg, needs_training)
+        data = _read(cfg, reads_training)
         is_apart = False
     if not is_apart:
         data = _without_heldout(data)
     data = _with_shots(data, cfg)
-    if needs_training and not data.train:
+    if not needs_training:
+        data = replace(data, train=(), corpus=())
+    elif not data.train:
         raise UserError(
             f"no problem of data.path={cfg.path} is left to train on: all are held out or shots"
         )
@@ -173,6 +190,14 @@ def normalised(prompt: str) -> str:
 
 _FIELDS = ("prompt", "answer", "id", "kind", "solution", "level", "type")  # of a Problem
 _NEEDED = ("prompt", "answer")
+_ALLOWED = {  # besides text, which all of them may be
+    "prompt": "a non-empty string",
+    "answer": "text or a number",
+    "id": "a non-empty string or a whole number",
+    "solution": "text",
+    **dict.fromkeys(("kind", "level", "type"), "text or a whole number"),
+}
+_NAMES = ("id", "kind", "level", "type")  # whole numbers are names too
 
 
 def read_problems(
@@ -225,9 +250,10 @@ def _problem(row: Row, columns: dict[str, str | None], cfg: TableConfig) -> Prob
             continue
         if name == "answer" and _is_number(value):
             value = str(value)
+        elif name in _NAMES and _is_number(value) and value == int(value):
+            value = str(int(value))  # a column of a table with gaps has 3.0 for 3
         if not isinstance(value, str) or (name in ("prompt", "id") and not value.strip()):
-            allowed = "text or a number" if name == "answer" else "a non-empty string"
-            raise UserError(f"{row.place}: {column!r} must be {allowed}, found {value!r}")
+            raise UserError(f"{row.place}: {column!r} must be {_ALLOWED[name]}, found {value!r}")
         texts[name] = value
     texts["answer"] = find_gold(texts["answer"], cfg.gold_in) or ""
     if cfg.strip_calculations and "solution" in texts:

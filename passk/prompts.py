@@ -11,6 +11,7 @@ from passk.policy import Tokenizer
 from passk.types import Problem
 
 Turn = dict[str, str]  # a role and its content
+_NUM_CHECKED = 50  # prompts of a side that are looked through: an alphabet soon shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,28 @@ def check_room(
             f"{' or raise rollout.max_model_len' if max_model_len else ''}"
         )
     return longest + max_new_tokens
+
+
+def check_characters(encoder: PromptEncoder, problems: Sequence[Problem], model: str) -> None:
+    """Raise UserError where the first prompts hold what the tokenizer has no token for.
+
+    `model` is what `model.path` says. Most tokenizers know every byte. One whose token for unknown
+    text also begins or ends texts cannot be asked.
+    """
+    tokenizer = encoder.tokenizer
+    backend = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    # What encoding gives for unknown text; a byte-level tokenizer may name one that never comes.
+    token = getattr(backend, "unk_token", tokenizer.unk_token)
+    if token is None or token in (tokenizer.bos_token, tokenizer.eos_token):
+        return
+    unknown = tokenizer.convert_tokens_to_ids(token)
+    first = problems[:_NUM_CHECKED]
+    for problem, prompt in zip(first, encoder.prompts(first), strict=True):
+        if unknown in prompt:
+            raise UserError(
+                f"the tokenizer of model.path={model} does not know some characters in the prompt "
+                f"of {problem.id}, so the model cannot read it; use another model or other problems"
+            )
 
 
 def check_solutions(

@@ -17,6 +17,7 @@ import yaml
 
 from passk.config import ESTIMATORS_WITHOUT_K
 from passk.errors import UserError
+from passk.eval_tables import NO_GROUP
 
 _GROUPINGS = ("kind", "level", "type")  # the first that problems have is shown as their kind
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
@@ -100,7 +101,7 @@ class RunRecord:
         file = self.path / "eval" / f"step-{step:06d}.parquet"
         frame: pd.DataFrame = _read(pd.read_parquet, file)
         groupings = [name for name in _GROUPINGS if name in frame and (frame[name] != "").any()]
-        frame["kind"] = frame[groupings[0]] if groupings else ""
+        frame["kind"] = frame[groupings[0]].replace("", NO_GROUP) if groupings else ""
         return frame[["problem_id", "kind", "n", "c"]].astype({"kind": str})
 
 

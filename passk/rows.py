@@ -100,7 +100,7 @@ def _read_file(file: Path, shown: str, columns: Collection[str]) -> Part:
 
 def _read_lines(file: Path, shown: str) -> Iterator[tuple[int, Fields]]:
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # U+2028 may stand inside a string
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # U+2028 may stand in a string
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{shown} cannot be read as a UTF-8 text file: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -165,8 +165,10 @@ def _read_hub(
 
 
 def _numbered(dataset: Any, columns: Collection[str]) -> Iterator[tuple[int, Fields]]:
-    wanted = dataset.select_columns([name for name in dataset.column_names if name in columns])
-    yield from enumerate(wanted, 1)
+    wanted = [name for name in dataset.column_names if name in columns]
+    # Without columns a data set has no rows either, but here it has those that lack all fields.
+    rows = dataset.select_columns(wanted) if wanted else ({} for _ in range(dataset.num_rows))
+    yield from enumerate(rows, 1)
 
 
 def _datasets() -> Any:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,12 @@ _FREE_ON_RESUME = (
 )
 # An evaluation's tables are computed from its samples, whatever chunks those came in.
 _FREE_IN_EVAL = (*_FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamples")
+# What stands behind a configuration and may change while it does not: facts of the manifest.
+_BEHIND_NAMES = {
+    "heldout_sha256": "the held-out problems of data.path or data.eval_path, or the shots,",
+    "training_sha256": "the training problems of data.path",
+    "weights": "the weights of model.path or run",
+}
 
 
 def starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, Path | None]:
@@ -92,6 +98,26 @@ def refuse_changes(
                 f"resume=true with {key}={now.get(key)}, but the run in {run_dir} was started "
                 f"with {key}={before.get(key)}; repeat its overrides, which are in overrides.txt"
             )
+
+
+def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
+    """A resumed run must find the same problems and weights under the same names."""
+    manifest = run_dir / "manifest.json"
+    started = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    for fact, what in _BEHIND_NAMES.items():
+        now = facts.get(fact)
+        if started.get(fact, now) != now:
+            raise UserError(
+                f"resume=true, but {what} changed since the run in {run_dir} was started ({fact} "
+                f"was {started[fact]}, is {now}); put them back, or start in another directory"
+            )
+
+
+def weights_state(policy: str) -> dict[str, str]:
+    """The fact `weights` of a local model: size and time of change of each of its files."""
+    files = sorted(Path(policy).glob("*.safetensors")) if Path(policy).is_dir() else []
+    states = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
+    return {"weights": ", ".join(states)} if states else {}
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

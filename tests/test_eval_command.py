@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from small_runs import cut_short, snapshot, train
 
+from passk.breakdown import kind_table
 from passk.cli import main
 from passk.composition import load_run_config
 from passk.eval_tables import SAMPLE_COLUMNS, count_correct, eval_tables, pass_curve
@@ -315,6 +316,11 @@ def test_reports_take_levels_then_types_where_there_are_no_kinds(tmp_path):
     record: RunRecord = load_run(levelled(tmp_path / "run"))
     assert record.by_kind["kind"].tolist() == ["Level 1", "Level 2"]
     assert record.counts(0)["kind"].tolist() == ["Level 1", "Level 2"]
+    table = tmp_path / "run" / "eval" / "table_by_level.csv"
+    table.write_text(table.read_text() + "0,Level 3,1,,,,0,0\n")  # none of its problems is usable
+    kinds = kind_table([load_run(tmp_path / "run")])
+    assert kinds["num_problems"].tolist() == [1, 1, 0]
+    assert kinds["pass1"].isna().tolist() == [False, False, True]
     (tmp_path / "run" / "eval" / "table_by_level.csv").unlink()
     assert load_run(tmp_path / "run").by_kind["kind"].tolist() == ["x"]
     (tmp_path / "run" / "eval" / "table_by_type.csv").unlink()

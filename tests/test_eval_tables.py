@@ -8,6 +8,7 @@ import pytest
 
 from passk.config import EvalConfig
 from passk.eval_tables import (
+    NO_GROUP,
     SAMPLE_COLUMNS,
     count_correct,
     eval_tables,
@@ -74,7 +75,7 @@ def test_problems_judged_too_seldom_leave_every_row():
     counts = counts_of([("a", "x", 8, 4), ("b", "x", 3, 3), ("c", "x", 4, 1), ("d", "x", 0, 0)])
     table = pass_table(counts, EvalConfig(ks=[1, 4], num_resamples=100))
     assert table["num_problems"].tolist() == [2, 2]  # also where k = 1 could use problem b
-    assert table["num_samples"].tolist() == [8, 8]
+    assert table["num_samples"].tolist() == [4, 4]
     assert table["value"].tolist() == pytest.approx(
         [(rho(8, 4, 1) + rho(4, 1, 1)) / 2, (rho(8, 4, 4) + rho(4, 1, 4)) / 2]
     )
@@ -110,16 +111,31 @@ def test_the_table_by_kind_is_the_table_of_each_kind():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_kind_without_usable_problems_is_left_out_and_numbers_stay_numbers():
+def test_a_kind_without_usable_problems_has_no_value_and_numbers_stay_numbers():
     counts = counts_of([("a", "x", 2, 1), ("b", "y", 8, 4), ("c", "y", 8, 2)])
     by_kind = pass_table_by(counts, "kind", EvalConfig(ks=[1, 4], num_resamples=100))
-    assert by_kind["kind"].tolist() == ["y", "y"]
-    assert by_kind["value"].tolist() == pytest.approx(
+    assert list(by_kind.columns) == ["kind", *COLUMNS]
+    assert by_kind["kind"].tolist() == ["x", "x", "y", "y"]
+    assert by_kind["k"].tolist() == [1, 4, 1, 4]
+    assert by_kind[["value", "ci_low", "ci_high"]][:2].isna().all(axis=None)
+    assert by_kind["num_problems"].tolist() == [0, 0, 2, 2]
+    assert by_kind["num_samples"].tolist() == [0, 0, 8, 8]
+    assert by_kind["value"].tolist()[2:] == pytest.approx(
         [(4 / 8 + 2 / 8) / 2, (rho(8, 4, 4) + rho(8, 2, 4)) / 2]
     )
-    assert by_kind["k"].dtype.kind == "i" and by_kind["value"].dtype.kind == "f"
+    assert [by_kind[name].dtype.kind for name in COLUMNS] == list("ifffii")
+    assert pass_markdown(by_kind, "kind").splitlines()[2] == "| x | \u2013 | \u2013 |"
     nothing = pass_table_by(counts, "kind", EvalConfig(ks=[16]))
-    assert nothing.empty and list(nothing.columns) == ["kind", *COLUMNS]
+    assert nothing["num_problems"].tolist() == [0, 0] and nothing["value"].isna().all()
+    unjudged = pass_table_by(counts[:0], "kind", EvalConfig(ks=[16]))
+    assert unjudged.empty and list(unjudged.columns) == ["kind", *COLUMNS]
+
+
+def test_problems_of_no_group_have_a_name_and_n_is_the_fewest():
+    counts = counts_of([("a", "", 8, 4), ("b", "y", 8, 4), ("c", "y", 6, 3)])
+    by_kind = pass_table_by(counts, "kind", EvalConfig(ks=[1], num_resamples=20))
+    assert by_kind["kind"].tolist() == [NO_GROUP, "y"] and NO_GROUP == "(none)"
+    assert by_kind["num_samples"].tolist() == [8, 6]
 
 
 def test_percent_cells():

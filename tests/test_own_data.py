@@ -1,10 +1,16 @@
 """Runs on problems of the user's own: columns, shots, what is left out, and what is refused."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from small_runs import SMALL, assert_refused, metrics, snapshot
+
+import passk as passk_package
 
 WORDS = [word for word in SMALL if not word.startswith("data.")]
 OWN = [
@@ -86,6 +92,89 @@ def test_a_reproduction_says_once_what_was_left_out(passk, sums):
     assert outcome.code == 0, outcome.err
     for note in NOTES:
         assert outcome.out.count(note) == 1
+
+
+@pytest.fixture
+def evaluation(passk, sums):
+    """Evaluate the held-out sums of a folder; the words that do it."""
+    own = [word for word in OWN if not word.startswith(("train.", "regime.", "diagnostics."))]
+    kept = ("data", "verifier", "eval.", "rollout.max_new", "num_threads")
+    words = ["eval", *(w for w in own if w.startswith(kept)), "hydra.run.dir=measured"]
+    first = passk(*words)
+    assert (first.code, first.err) == (0, ""), first.err
+    return words
+
+
+def other_sums(file, change):
+    lines = file.read_text().splitlines()
+    file.write_text("".join(f"{line}\n" for line in change(lines)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[:1],
+        lambda lines: lines[::-1],
+        lambda lines: [line.replace("1+9=10 #### 10", "1+9=10 #### 11") for line in lines],
+    ],
+)
+def test_an_evaluation_of_other_problems_is_not_resumed(passk, sums, evaluation, tmp_path, change):
+    other_sums(sums / "train.jsonl", lambda lines: lines[1:])
+    assert passk(*evaluation, "--resume").code == 0, "the training side is not measured"
+    other_sums(sums / "test.jsonl", change)
+    before = snapshot(tmp_path)
+    says = ("held-out problems of data.path or data.eval_path, or the shots, changed since",)
+    assert_refused(passk(*evaluation, "--resume"), *says, "measured", "another directory")
+    assert snapshot(tmp_path) == before
+
+
+def test_an_evaluation_of_other_weights_is_not_resumed(passk, sums, evaluation, tmp_path):
+    tiny = Path(passk_package.__file__).parent / "assets" / "tiny"
+    shutil.copytree(tiny, tmp_path / "model")
+    words = [*evaluation[:-1], "model.path=./model", "hydra.run.dir=of_model"]
+    assert passk(*words).code == 0
+    assert passk(*words, "--resume").code == 0
+    os.utime(tmp_path / "model" / "model.safetensors", (1, 1))
+    before = snapshot(tmp_path)
+    assert_refused(passk(*words, "--resume"), "the weights of model.path or run changed since")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [("train", "the training problems of data.path changed"), ("test", "the held-out problems")],
+)
+def test_training_on_other_problems_is_not_resumed(passk, sums, tmp_path, split, says):
+    words = ["train", *OWN, "eval.every=0", "hydra.run.dir=run"]
+    assert passk(*words).code == 0
+    assert passk(*words, "--resume").code == 0
+    other_sums(sums / f"{split}.jsonl", lambda lines: lines[1:])
+    before = snapshot(tmp_path)
+    assert_refused(passk(*words, "--resume"), says)
+    assert snapshot(tmp_path) == before
+
+
+def test_what_is_typed_for_the_evaluation_of_a_run_replaces_no_more(passk, sums, tmp_path):
+    plain = ["data.prompt.separator=';'", "data.prompt.template='T{problem}'"]
+    outcome = passk("train", *OWN, *plain, "eval.every=0", "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    typed = ["data.prompt.num_shots=1", "data.prompt.style=plain"]
+    assert passk("eval", "run=run", *typed, "hydra.run.dir=again").code == 0
+    prompts = [
+        yaml.safe_load((tmp_path / name / "config.yaml").read_text())["data"]["prompt"]
+        for name in ("run", "again")
+    ]
+    assert prompts[1] == prompts[0] | {"num_shots": 1, "style": "plain"}
+    assert prompts[1]["template"] == "T{problem}"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_characters_that_the_tokenizer_does_not_know_are_refused(passk, sums, tmp_path, split):
+    other_sums(sums / f"{split}.jsonl", lambda lines: [lines[0].replace("T1+", "What is 1+")])
+    before = snapshot(tmp_path)
+    says = ("the tokenizer of model.path=tiny does not know", f"the prompt of {split}-1,")
+    assert_refused(passk("train", *OWN), *says)
+    assert snapshot(tmp_path) == before
 
 
 REFUSED = [

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import pandas as pd
 import pytest
 
 from passk.config import ConventionsConfig, EvalConfig, PromptConfig, TableConfig
@@ -89,6 +90,49 @@ MATH = {
 }
 
 
+def test_whole_numbers_are_names(write):
+    named = {"id": 7, "kind": 0, "level": 5.0, "type": -1}
+    path = write(row(1, **named))
+    columns = {"level_column": "level", "type_column": "type"}
+    assert problems_of(path, **columns) == (Problem("7", "T1+1=", "2", "0", "", "5", "-1"),)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_a_table_without_the_columns_names_the_missing_one(tmp_path, suffix):
+    rows = pd.DataFrame({"question": ["1+1"], "target": ["2"]})
+    file = tmp_path / f"rows.{suffix}"
+    if suffix == "csv":
+        rows.to_csv(file, index=False)
+    elif suffix == "json":
+        rows.to_json(file, orient="records")
+    else:
+        rows.to_parquet(file)
+    says = f"{file}, row 1: the field 'prompt' is missing (data.prompt_column)"
+    assert refusal(str(file)) == says
+
+
+def test_digests_follow_the_problems_their_order_and_the_shots(write):
+    def digests(answer="1", path=None, needs_training=True, **changes):
+        rows = [row(i, solution="s") for i in range(6)]
+        heldout = write(row(7, answer=answer), row(8), name="heldout.jsonl")
+        cfg = table(path or write(*rows), heldout, **changes)
+        return load_data(cfg, EVAL, needs_training=needs_training).digests
+
+    first = digests()
+    assert digests() == first and list(first) == ["heldout_sha256", "training_sha256"]
+    assert digests(needs_training=False) == {"heldout_sha256": first["heldout_sha256"]}
+    other = digests(answer="9")
+    assert other["heldout_sha256"] != first["heldout_sha256"]
+    assert other["training_sha256"] == first["training_sha256"]
+    backwards = write(*(row(i, solution="s") for i in reversed(range(6))), name="other.jsonl")
+    turned = digests(path=backwards)
+    assert turned["heldout_sha256"] == first["heldout_sha256"]
+    assert turned["training_sha256"] != first["training_sha256"]
+    shots = PromptConfig(num_shots=2)
+    shown = digests(prompt=shots, needs_training=False)
+    assert list(shown) == ["heldout_sha256"] and shown["heldout_sha256"] != first["heldout_sha256"]
+
+
 def test_rows_in_the_fields_of_gsm8k(write):
     answer = "48/2 = <<48/2=24>>24 clips.\n48+24 = <<48+24=72>>72.\n#### 72"
     path = write({"question": "How many?", "answer": answer})
@@ -154,8 +198,11 @@ MALFORMED = [
     ('{"prompt": "x", "answer": NaN}', "'answer' must be text or a number, found nan"),
     ({"prompt": "", "answer": "2"}, "'prompt' must be a non-empty string, found ''"),
     ({"prompt": ["x"], "answer": "2"}, "'prompt' must be a non-empty string, found ['x']"),
-    ({"prompt": "x", "answer": "2", "kind": 3}, "'kind' must be a"),
-    ({"prompt": "x", "answer": "2", "id": 7}, "'id' must be a"),
+    ({"prompt": "x", "answer": "2", "kind": 3.5}, "'kind' must be text or a whole number, found"),
+    ({"prompt": "x", "answer": "2", "kind": True}, "'kind' must be text or a whole number, found"),
+    ({"prompt": "x", "answer": "2", "solution": 3}, "'solution' must be text, found 3"),
+    ({"prompt": "x", "answer": "2", "id": [7]}, "'id' must be a non-empty string or a whole numb"),
+    ({"prompt": "x", "answer": "2", "id": ""}, "'id' must be a non-empty string or a whole numb"),
     ({"prompt": "x", "answer": "2", "id": "rows-1"}, "id 'rows-1' stands already in "),
 ]
 

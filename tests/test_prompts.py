@@ -13,7 +13,7 @@ from passk.batch import micro_batches
 from passk.config import PromptConfig
 from passk.errors import UserError
 from passk.experience import imitate
-from passk.prompts import PromptEncoder, check_room, check_solutions
+from passk.prompts import PromptEncoder, check_characters, check_room, check_solutions
 from passk.types import Problem
 
 SPECIAL = ("<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot|>")
@@ -122,6 +122,21 @@ def test_plain_prompts_have_the_tokens_that_go_before_a_text():
     prompt, completion = encode(encoder, Problem("p", "3?", "3", solution="3"))
     assert prompt == "<bos>Q: 1+1?\nA: 1+1 is {2}.\n--\nQ: 2+2?\nA: 4\n--\nQ: 3?\nA:"
     assert completion == " 3<eos>"
+
+
+def test_bytes_are_all_known_whatever_a_tokenizer_calls_unknown():
+    """A byte-level tokenizer may name a token for unknown text, which can stand in a template."""
+    named = tokenizer()
+    named.unk_token = "<|eot|>"
+    encoder = PromptEncoder(named, replace(PLAIN, template="<|eot|>{problem}"))
+    check_characters(encoder, [ASK, replace(ASK, prompt="\u2603 \u6f22")], "m")
+
+
+def test_the_first_prompt_with_unknown_characters_is_named(tiny_encoder):
+    known, unknown = Problem("known", "T3+4=", "7"), Problem("unknown", "3 plus 4?", "7")
+    check_characters(tiny_encoder, [known], "tiny")
+    with pytest.raises(UserError, match=r"model\.path=tiny does not know .* of unknown, so"):
+        check_characters(tiny_encoder, [known, unknown], "tiny")
 
 
 def test_instruction_and_system_belong_to_chats():

@@ -93,6 +93,19 @@ def test_a_folder_with_both_splits(tmp_path, suffix):
     )
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet", "csv"])
+def test_rows_without_any_wanted_field_are_rows(tmp_path, suffix):
+    file = write(tmp_path / f"mine.{suffix}", "ab")
+    found = read_rows(str(file), "data.path", split="train", subset=None, columns=["problem"])
+    assert [row.default_id for row in found] == ["mine-1", "mine-2"]
+    assert not any("problem" in row.fields for row in found)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "a"}\n', encoding="utf-8-sig")
+    assert questions(read(tmp_path / "rows.jsonl")) == ["a"]
+
+
 def test_shards_are_one_split(tmp_path):
     for shard, two in enumerate(("ab", "cd", "ef")):
         write(tmp_path / "data" / f"train-0000{shard}-of-00003.parquet", two)
