@@ -2,8 +2,8 @@
 
 What resuming needs is in safetensors' format under another ending, because vLLM loads every
 `*.safetensors` of a folder. A checkpoint is written under a temporary name and renamed when whole,
-so a folder with its final name was complete once; `files.json` tells whether it still is. Nothing is
-pickled.
+so a folder with its final name was complete once; `files.json` tells whether it still is. Nothing
+is pickled.
 """
 
 import hashlib
