@@ -149,4 +149,7 @@ def _explain_unknown_key(key: str, command: str) -> str:
             return f"{key} is not a key of passk {command}{hint} {where}: {', '.join(names)}"
         node = next(getattr(n, part) for n in nodes if hasattr(n, part))
         path.append(part)
+        if isinstance(node, dict):
+            own = ".".join(path)
+            return f"{own} takes keys of your own, with a plus sign: +{own}.KEY=VALUE"
     return f"{key} cannot be set here: the chosen {path[0]} has no such field"

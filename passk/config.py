@@ -5,6 +5,7 @@ one field alone cannot tell. `null` in YAML is None here. Paths are strings, as 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 REGIMES = ("sft", "pass1", "passk", "hybrid")
 ESTIMATOR_NAMES = ("mixture", "grpo", "dr_grpo", "s", "s_loo", "s_loo_minus_1", "chen", "maxrl")
@@ -35,6 +36,8 @@ class PromptConfig:
     instruction: str = ""  # the line below the problem in a chat's user turn
     separator: str = "\n\n"  # between shots of a plain prompt
     system: str | None = None  # the system turn, chat only
+    # what the chat template is told besides, such as enable_thinking
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     num_shots: int = 0  # worked training problems shown first; they are not trained on
     stop: list[str] = field(default_factory=list)  # texts that end a completion, left out of it
 

@@ -1,4 +1,4 @@
-"""Problems to train on, to be measured on, and worked solutions to imitate; and their order."""
+"""Problems to train on, to be measured on, and worked solutions to imitate."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from passk.config import ConventionsConfig, DataConfig, EvalConfig, TableConfig
 from passk.conventions import make_problems
 from passk.errors import UserError
 from passk.gold import find_gold, without_calculations
-from passk.rows import Row, is_file_name, read_rows
+from passk.rows import Row, is_file_name, read_rows, refuse_missing
 from passk.types import Problem
 
 
@@ -117,6 +117,9 @@ def _generate(cfg: ConventionsConfig, num_heldout: int, needs_training: bool) ->
 
 
 def _read(cfg: TableConfig, needs_training: bool) -> Data:
+    for key in ("path", "eval_path"):
+        if named := getattr(cfg, key):
+            refuse_missing(named, f"data.{key}")
     is_complete = cfg.eval_path or (cfg.path and not is_file_name(cfg.path))
     if not is_complete or (needs_training and not cfg.path):
         raise UserError(
@@ -230,11 +233,26 @@ def read_problems(
             f"{key}={source}: no row has an answer in the field {cfg.answer_column!r} "
             f"(data.gold_in={cfg.gold_in})"
         )
-    if not without_answer:
-        return tuple(problems), []
-    shown = "; ".join(without_answer[:3]) + ("; ..." if len(without_answer) > 3 else "")
-    note = f"data: rows left out because they hold no answer: {len(without_answer)} ({shown})"
-    return tuple(problems), [note]
+    notes = [
+        ("rows left out because they hold no answer", without_answer),
+        ("problems that stand here again with another answer", _contradictions(problems)),
+    ]
+    return tuple(problems), [
+        f"data: {what}: {len(names)} ({'; '.join(names[:3])}{'; ...' if len(names) > 3 else ''})"
+        for what, names in notes
+        if names
+    ]
+
+
+def _contradictions(problems: Sequence[Problem]) -> list[str]:
+    """Which problems have the prompt of an earlier one and another answer: one of them is wrong."""
+    first: dict[str, Problem] = {}
+    return [
+        f"{problem.id} as {earlier.id}"
+        for problem in problems
+        if (earlier := first.setdefault(normalised(problem.prompt), problem)).answer
+        != problem.answer
+    ]
 
 
 def _problem(row: Row, columns: dict[str, str | None], cfg: TableConfig) -> Problem:
@@ -265,25 +283,3 @@ def _is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value)
-
-
-class ProblemStream:
-    """Endless passes over problems, each in a new seeded order; `position` is all its state."""
-
-    def __init__(self, problems: Sequence[Problem], seed: int, position: int = 0) -> None:
-        self.problems = problems
-        self.seed = seed
-        self.position = position
-        self._epoch, self._order = -1, list[int]()
-
-    def take(self, count: int) -> list[Problem]:
-        """The next `count` problems; a pass ends before any problem comes again."""
-        taken = []
-        for position in range(self.position, self.position + count):
-            epoch, index = divmod(position, len(self.problems))
-            if epoch != self._epoch:
-                self._epoch, self._order = epoch, list(range(len(self.problems)))
-                random.Random(f"order/{self.seed}/{epoch}").shuffle(self._order)
-            taken.append(self.problems[self._order[index]])
-        self.position += count
-        return taken

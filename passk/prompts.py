@@ -104,7 +104,10 @@ class PromptEncoder:
     def _render(self, turns: list[Turn], *, add_generation_prompt: bool) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt
+                turns,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self.cfg.chat_template_kwargs,
             )
         except TemplateError as error:
             raise UserError(

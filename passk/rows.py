@@ -41,6 +41,12 @@ def is_file_name(source: str) -> bool:
     return path.exists() or looks_local or path.suffix in _SUFFIXES
 
 
+def refuse_missing(source: str, key: str) -> None:
+    """Raise UserError where `source` means a file or folder here and there is none."""
+    if is_file_name(source) and not Path(source).expanduser().exists():
+        raise UserError(f"{key}={source} cannot be read: there is no such file or folder")
+
+
 def read_rows(
     source: str, key: str, *, split: str, subset: str | None, columns: Collection[str]
 ) -> list[Row]:
@@ -49,6 +55,7 @@ def read_rows(
     Ids count rows (in JSON lines: lines) from 1. `columns` are the fields that will be looked at;
     others may be missing from the rows. Raises UserError naming `key` and the file or row.
     """
+    refuse_missing(source, key)
     path = Path(source).expanduser()
     if is_file_name(source):
         name, parts = path.stem, [_read_file(path, f"{key}={source}", columns)]

@@ -162,6 +162,12 @@ def _check_data(cfg: RunConfig) -> None:
         )
     _check_template("data.prompt.template", data.prompt.template, "problem")
     _check_template("data.prompt.completion_template", data.prompt.completion_template, "solution")
+    for key in ("conversation", "tokenize", "add_generation_prompt", "continue_final_message"):
+        if key in data.prompt.chat_template_kwargs:
+            raise UserError(
+                f"data.prompt.chat_template_kwargs.{key} is set by passk itself; give what the "
+                "model's own chat template asks for, such as enable_thinking=false"
+            )
     is_conventions = isinstance(data, ConventionsConfig)
     if is_conventions != (data.name == "conventions"):
         raise UserError(f"data.name={data.name} cannot be set on its own; use data={data.name}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from passk.attention import share_grouped_heads
 from passk.policy import end_ids
 from passk.row_cache import RowCache
 from passk.sampler import SamplingParams, cut_at_stop
@@ -37,6 +38,7 @@ class TorchSampler:
         max_batch_samples: int = 2048,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
+        share_grouped_heads(model)
         self.tokenizer = tokenizer
         self.max_batch_samples = max_batch_samples
         self.policy_version = 0

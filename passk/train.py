@@ -11,10 +11,10 @@ from passk.experience import explore, imitate
 from passk.interrupt import InterruptFlag
 from passk.learner import PolicyGap
 from passk.memory import memory_advice
-from passk.problems import ProblemStream
 from passk.progress import Display
 from passk.rollout import SampleKey, rollout, training_params
 from passk.run import Run, sample_logprobs
+from passk.stream import ProblemStream
 from passk.sync import hand_over
 from passk.types import Group
 

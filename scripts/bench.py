@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench_document import machine, median, quartiles, section, write
-from bench_workers import READY, RESULT, Steps
+from bench_steps import READY, RESULT, Steps
 
 WORKERS = str(Path(__file__).with_name("bench_workers.py"))
 # Threads that spin while they wait make a step several times slower where a neighbour is busy.
@@ -284,7 +284,7 @@ def main() -> None:
         "--threads", type=int, nargs="+", default=[1, 2], help="torch threads, on both sides"
     )
     parser.add_argument(
-        "--model-steps", type=int, default=5, help="timed steps on SmolLM2, after one to warm up"
+        "--model-steps", type=int, default=3, help="timed steps on SmolLM2, after one to warm up"
     )
     args = parser.parse_args()
     settings = Settings(args.steps, args.warmup, args.threads)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench_steps import Steps, resident_mib, trainer_stopwatch, wait_for_turn
+
 MODEL = str(Path(__file__).parent.parent / "models" / "smollm2-135m")
 NUM_ROWS, PROMPT_TOKENS, COMPLETION_TOKENS = 16, 128, 384  # of the learner's batch
 NUM_PROMPTS, NUM_SAMPLES, NEW_TOKENS = 24, 8, 48  # of the engine's batch
@@ -21,10 +23,9 @@ def random_ids(count: int, seed: int) -> list[int]:
     return [rng.randrange(100, 49000) for _ in range(count)]
 
 
-def learner_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
+def learner_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """passk's learner on 16 rows of 512 tokens: forward, backward, AdamW."""
     import torch
-    from bench_workers import Steps, resident_mib, wait_for_turn
 
     from passk.batch import TokenRow
     from passk.config import LearnerConfig, ModelConfig
@@ -52,12 +53,10 @@ def learner_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
     return steps
 
 
-def learner_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
+def learner_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """TRL's GRPOTrainer on rows of the same shape, which it is handed in place of sampling."""
     import torch
-    from bench_workers import Steps, resident_mib, wait_for_turn
     from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     from passk.config import ModelConfig
@@ -65,15 +64,6 @@ def learner_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
 
     torch.set_num_threads(threads)
     steps = Steps()
-
-    class Stopwatch(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            steps.start_mib = steps.start_mib or resident_mib()
-            wait_for_turn()
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            steps.seconds.append(time.perf_counter() - self.started)
 
     def handed_over(prompts: list[str], trainer: Any) -> dict[str, Any]:
         first = len(steps.seconds) * NUM_ROWS
@@ -114,7 +104,7 @@ def learner_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
                 disable_tqdm=True,
             ),
             train_dataset=Dataset.from_list([{"prompt": "q"}] * NUM_ROWS * num_steps),
-            callbacks=[Stopwatch()],
+            callbacks=[trainer_stopwatch(steps)],
         ).train()
     return steps
 
@@ -130,9 +120,8 @@ def word_problems(count: int) -> list[str]:
     ]
 
 
-def vllm_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
+def vllm_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """passk's rollout on vLLM: encode prompts, sample, judge, make groups."""
-    from bench_workers import Steps, resident_mib, wait_for_turn
 
     from passk.config import ModelConfig, PromptConfig, RolloutConfig
     from passk.policy import load_tokenizer
@@ -169,9 +158,8 @@ def vllm_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
     return steps
 
 
-def vllm_bare(threads: int, num_steps: int, switches: Sequence[str]) -> Any:
+def vllm_bare(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """The same requests through `LLM.generate` alone."""
-    from bench_workers import Steps, resident_mib, wait_for_turn
     from vllm import LLM, SamplingParams, TokensPrompt
 
     from passk.policy import load_tokenizer

@@ -12,26 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import bench_model_workers
-
-READY, RESULT = "worker-ready", "worker-result "  # start the lines that are meant for the bench
-
-
-@dataclass
-class Steps:
-    """What a worker measures: one entry per step, warm-up first; `phases` are seconds too."""
-
-    seconds: list[float] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    completions: list[int] = field(default_factory=list)
-    lengths: list[float] = field(default_factory=list)  # mean tokens of a completion, end included
-    phases: dict[str, list[float]] = field(default_factory=dict)
-    rows: list[int] = field(default_factory=list)  # fed to the learner
-    start_mib: float = 0.0  # resident memory before the first step
-    peak_mib: float = 0.0
+from bench_steps import RESULT, Steps, resident_mib, trainer_stopwatch, wait_for_turn
 
 
 def compose(overrides: Sequence[str]) -> Any:
@@ -57,7 +42,7 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
 
 def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) -> Steps:
     from passk.experience import explore
-    from passk.problems import ProblemStream
+    from passk.stream import ProblemStream
 
     sampler, learner = parts.sampler, parts.learner
     if "unshared" in switches:
@@ -113,12 +98,12 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """
     import torch
     from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import GRPOTrainer
 
     from passk.build import build_verifier, prepare_torch
     from passk.policy import load_policy, load_tokenizer
-    from passk.problems import ProblemStream, load_data
+    from passk.problems import load_data
+    from passk.stream import ProblemStream
 
     cfg = compose(switches)
     prepare_torch(threads, cfg.train.seed)
@@ -126,15 +111,6 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     stream = ProblemStream(load_data(cfg.data, cfg.eval).train, cfg.train.seed)
     problems = stream.take(cfg.rollout.num_prompts * num_steps)
     steps = Steps()
-
-    class Stopwatch(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            steps.start_mib = steps.start_mib or resident_mib()
-            wait_for_turn()
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            steps.seconds.append(time.perf_counter() - self.started)
 
     with tempfile.TemporaryDirectory() as folder:
         GRPOTrainer(
@@ -145,7 +121,7 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
             train_dataset=Dataset.from_list(
                 [{"prompt": p.prompt, "answer": p.answer} for p in problems]
             ),
-            callbacks=[Stopwatch()],
+            callbacks=[trainer_stopwatch(steps)],
         ).train()
     return steps
 
@@ -237,18 +213,6 @@ def work(name: str, num_steps: int, threads: int, switches: Sequence[str]) -> No
     steps = WORKERS[name](threads, num_steps, switches)
     steps.peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     print(f"\n{RESULT}{json.dumps(asdict(steps))}", flush=True)
-
-
-def wait_for_turn() -> None:
-    print(f"\n{READY}", flush=True)
-    if not sys.stdin.readline():
-        sys.exit("the bench is gone")
-
-
-def resident_mib() -> float:
-    import psutil
-
-    return float(psutil.Process().memory_info().rss / 2**20)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,12 @@ REFUSED = [
     (["data=jsonl"], ["data=jsonl", "verifier=math"]),
     (["data=jsonl", "verifier=exact"], ["data.path", "data.eval_path"]),
     (["data.path=nowhere.jsonl"], ["data.path=nowhere.jsonl cannot be read"]),
+    (
+        ["+data.prompt.chat_template_kwargs.tokenize=true"],
+        ["data.prompt.chat_template_kwargs.tokenize", "enable_thinking=false"],
+    ),
+    (["data.prompt.chat_template_kwargs={a: 1}"], ["+data.prompt.chat_template_kwargs.KEY=VALUE"]),
+    (["data.prompt.chat_template_kwargs.a=1"], ["+data.prompt.chat_template_kwargs.KEY=VALUE"]),
     (["regime.k=[1"], ["[1"]),
     (["train"], ["train"]),
     (["regime.k=2,4"], ["--multirun"]),

@@ -143,6 +143,16 @@ def test_a_run_is_evaluated_greedily_too_and_its_problems_are_its_own(tmp_path):
     assert (tmp_path / "measured" / counts).read_bytes() == ended
 
 
+def test_what_the_run_s_data_do_not_have_is_refused(tmp_path, capsys):
+    """The default data set has a cue, rows of a file have none."""
+    assert main(["train", "data=jsonl", "verifier=exact", "data.path=a", "--cfg", "job"]) == 0
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    out = tmp_path / "out"
+    assert main(["eval", f'run="{tmp_path}"', "data.cue=0.5", f'hydra.run.dir="{out}"']) == 2
+    assert "data.cue=0.5: the run's data has no field cue" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_chunks_change_no_table(whole, tmp_path):
     assert evaluate(tmp_path / "run", "eval.chunk_size=11") == 0
     assert len(chunks(tmp_path / "run")) == 3

@@ -13,7 +13,7 @@ MODULES = sorted(
 LEVELS = (
     (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
-        *("seeds", "estimators", "statistics", "head", "worker_pool"),
+        *("seeds", "estimators", "statistics", "head", "attention", "worker_pool"),
         *("answers.text", "answers.forms", "answers.algebra"),
     ),
     (
@@ -36,7 +36,7 @@ LEVELS = (
     ),
     (
         *("problems", "rollout", "torch_sampler", "vllm_sampler", "learner", "diagnostics"),
-        *("composition", "wording", "answers.worker", "sandbox.judge", "sandbox.process"),
+        *("stream", "composition", "wording", "answers.worker", "sandbox.judge", "sandbox.process"),
     ),
     ("math_verifier", "exact_verifier", "python_verifier", "verifier_checks"),
     ("checkpoint", "evaluator", "experience", "build", "tables", "sync"),

@@ -10,7 +10,8 @@ import pytest
 
 from passk.config import ConventionsConfig, EvalConfig, PromptConfig, TableConfig
 from passk.errors import UserError
-from passk.problems import ProblemStream, load_data, normalised, read_problems
+from passk.problems import load_data, normalised, read_problems
+from passk.stream import ProblemStream
 from passk.types import Problem
 
 EVAL = EvalConfig(num_problems=3)
@@ -221,6 +222,23 @@ def test_files_that_hold_nothing_or_cannot_be_read(write, tmp_path):
     assert "UTF-8" in refusal(write(row(1), encoding="utf-16"))
 
 
+@pytest.mark.parametrize("key", ["path", "eval_path"])
+@pytest.mark.parametrize("name", ["/no/folder", "./none", "~/nowhere.jsonl"])
+def test_what_can_only_be_a_missing_file_or_folder_is_said_to_be_missing(key, name):
+    with pytest.raises(UserError, match=f"data.{key}={name} cannot be read: there is no such file"):
+        load_data(table(**{key: name}), EVAL)
+
+
+def test_a_prompt_with_two_answers_is_named_and_stays(write):
+    again = {"prompt": " t1+1=", "answer": "3"}
+    problems, notes = read_problems(write(row(1), row(2), again, row(1), again), "data.path")
+    assert len(problems) == 5
+    assert notes == [
+        "data: problems that stand here again with another answer: "
+        "2 (rows-3 as rows-1; rows-5 as rows-1)"
+    ]
+
+
 def test_files_of_both_sides(write):
     train = write(*(row(i, solution=f"{i}+1={i + 1}" if i % 2 else "") for i in range(6)))
     heldout = write(*(row(i) for i in range(10, 15)), name="heldout.jsonl")
@@ -251,14 +269,15 @@ def test_held_out_problems_are_drawn_by_seed_and_fewer_are_the_first_of_more(wri
     assert ids(8, seed=1) != ids(8)
 
 
-@pytest.mark.parametrize("given", [{}, {"path": "a.jsonl"}, {"eval_path": "a.jsonl"}])
-def test_both_sides_are_needed(given):
+@pytest.mark.parametrize("given", [(), ("path",), ("eval_path",)])
+def test_both_sides_are_needed(given, write):
+    given = dict.fromkeys(given, write(row(1)))
     with pytest.raises(UserError, match=r"data=jsonl needs data\.path .* and data\.eval_path"):
         load_data(table(**given), EVAL)
 
 
 def test_evaluation_needs_the_held_out_side_alone(write):
-    data = load_data(table("no.jsonl", write(row(1))), EVAL, needs_training=False)
+    data = load_data(table(write(name="empty.jsonl"), write(row(1))), EVAL, needs_training=False)
     assert (data.train, len(data.heldout), data.corpus) == ((), 1, ())
     with pytest.raises(UserError, match=r"data\.eval_path \(held out\)"):
         load_data(table(write(row(1))), EVAL, needs_training=False)

@@ -146,6 +146,16 @@ def test_instruction_and_system_belong_to_chats():
     )
 
 
+def test_the_chat_template_is_told_what_the_config_says():
+    """As Qwen3's, which thinks unless it is told not to."""
+    thinks = "{% if not enable_thinking is defined or enable_thinking %}<think>{% endif %}"
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}" + thinks
+    for told, shown in (({}, True), ({"enable_thinking": False}, False)):
+        cfg = PromptConfig(style="chat", chat_template_kwargs=told)
+        (prompt,) = PromptEncoder(tokenizer(template), cfg).prompts([ASK])
+        assert ("<think>" in tokenizer().decode(prompt)) is shown
+
+
 def test_auto_takes_the_chat_template_if_there_is_one():
     auto = replace(PLAIN, style="auto")
     assert encode(PromptEncoder(tokenizer(), auto)) == encode(PromptEncoder(tokenizer(), PLAIN))

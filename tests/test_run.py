@@ -14,7 +14,8 @@ from passk.cli import main
 from passk.composition import load_run_config
 from passk.estimators import pass_at_k
 from passk.eval_tables import pass_table, pass_table_by
-from passk.problems import ProblemStream, load_data
+from passk.problems import load_data
+from passk.stream import ProblemStream
 
 NUM_STEPS, NUM_SAMPLES = 3, 16
 KEYS = TIMES | {
