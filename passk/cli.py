@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from passk import __version__
-from passk.composition import conf_dir, explain, register, to_config
+from passk.composition import conf_dir, explain, groups_and_keys, register, to_config
 from passk.errors import Interrupted, PolicyMismatch, UserError
 from passk.rules import claim_directory
 
@@ -42,7 +42,13 @@ usage: passk <command> [key=value ...] [-m]
   passk train -m regime=hybrid regime.k=2,4,8 regime.pass1_weight=0.5,0.7,0.9
   passk --version
 """
+COMMAND_HELP = """passk {command}: {summary}
 
+{groups}Keys and their defaults, changed as key=value:
+
+{keys}
+Flags: -m sweeps over comma-separated values; --cfg job prints the resolved configuration;
+hydra.run.dir=DIR names the run directory. Examples and every key: README.md."""
 
 # What libraries read from the environment when they are imported, unless the user has set it.
 _ENVIRONMENT = {
@@ -72,9 +78,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = _directories_as_override(rest)
     else:
         rest = ["resume=true" if word == "--resume" else word for word in rest]
+    register()
+    if "--help" in rest or "-h" in rest:
+        return _help(command, [word for word in rest if not word.startswith("-")])
     if "--cfg" in rest and "--resolve" not in rest:
         rest.append("--resolve")
     return _run_hydra(command, rest)
+
+
+def _help(command: str, overrides: list[str]) -> int:
+    """Print what `command` takes, with the overrides that were typed in place."""
+    try:
+        groups, keys = groups_and_keys(command, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _refuse(explain(error, command))
+    shown = f"Groups, chosen as group=option:\n{groups}\n\n" if groups else ""
+    print(COMMAND_HELP.format(command=command, summary=SUMMARIES[command], groups=shown, keys=keys))
+    return 0
 
 
 def _run_hydra(command: str, overrides: list[str]) -> int:
@@ -84,7 +104,6 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
     def job(composed: DictConfig) -> None:
         codes.append(_run_job(command, composed))
 
-    register()
     application = hydra.main(
         version_base="1.3", config_path=str(conf_dir().resolve()), config_name=command
     )(job)

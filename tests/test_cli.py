@@ -70,6 +70,14 @@ def test_help_of_train_names_groups_and_keys(passk):
         assert f"{group}: {options}" in shown
     for key in ("pass1_weight", "num_samples", "init_from", "calculator_fraction"):
         assert key in shown
+    assert "_schema" not in shown
+    assert "regime:" not in passk("report", "--help").out
+
+
+def test_help_shows_what_was_chosen_and_refuses_what_cannot_be(passk):
+    shown = passk("train", "regime=sft", "--help").out
+    assert "\n  name: sft\n" in shown
+    assert_refused(passk("train", "regime=none", "--help"), "regime=none is unknown")
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "reproduce"])

@@ -57,7 +57,6 @@ def test_there_are_groups_and_a_file_per_command():
         "data", "debug", "eval", "experiment", "learner", "model", "regime", "rollout", "verifier",
     ]  # fmt: skip
     assert {p.stem for p in CONF.glob("*.yaml")} == {*SCHEMAS, "run_directory"}
-    assert {p.stem for p in (CONF / "hydra" / "help").glob("*.yaml")} == set(SCHEMAS)
 
 
 # passk eval trains nothing, so it has neither regimes nor experiments.
