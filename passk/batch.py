@@ -4,8 +4,9 @@ Weights carry the whole normalisation (counts of *sampled* completions), so the 
 same however rows are merged, skipped, ordered or cut into micro-batches.
 """
 
+import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ class TokenRow:
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
+
+
+_ANCHOR = TokenRow((0,), (0,), (0.0,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +102,49 @@ def micro_batches(
     rows: Sequence[TokenRow], max_tokens: int, device: torch.device
 ) -> Iterator[TokenBatch]:
     """Batches of rows of similar length with at most `max_tokens` padded tokens each."""
-    order = sorted(range(len(rows)), key=lambda b: len(rows[b]))
-    start = 0
+    for chosen in _cut(rows, range(len(rows)), max_tokens):
+        yield _pad(rows, chosen, device)
+
+
+def micro_batches_of_rank(
+    rows: Sequence[TokenRow], max_tokens: int, device: torch.device, rank: int, num_ranks: int
+) -> Iterator[TokenBatch]:
+    """The micro-batches of one of several ranks that all know all rows.
+
+    Rows are dealt out so that every rank has about as many tokens. All ranks get equally many
+    batches, because each takes part in what the others wait for: who has fewer gets one token that
+    weighs nothing. With no rows at all there are none.
+    """
+    cuts = [_cut(rows, chosen, max_tokens) for chosen in balanced(list(map(len, rows)), num_ranks)]
+    for turn in range(max(map(len, cuts))):
+        if turn < len(cuts[rank]):
+            yield _pad(rows, cuts[rank][turn], device)
+        else:
+            yield replace(_pad([_ANCHOR], [0], device), rows=())
+
+
+def balanced(lengths: Sequence[int], num_shares: int) -> list[list[int]]:
+    """Deal items out, longest first, each to the share that has least so far; places in order."""
+    shares: list[list[int]] = [[] for _ in range(num_shares)]
+    totals = [(0, number) for number in range(num_shares)]
+    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        total, number = heapq.heappop(totals)
+        shares[number].append(place)
+        heapq.heappush(totals, (total + lengths[place], number))
+    return [sorted(share) for share in shares]
+
+
+def _cut(rows: Sequence[TokenRow], chosen: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Places of rows, by length, in parts of at most `max_tokens` padded tokens."""
+    order = sorted(chosen, key=lambda b: len(rows[b]))
+    parts, start = [], 0
     while start < len(order):
         stop = start + 1
         while stop < len(order) and (stop + 1 - start) * len(rows[order[stop]]) <= max_tokens:
             stop += 1
-        yield _pad(rows, order[start:stop], device)
+        parts.append(order[start:stop])
         start = stop
+    return parts
 
 
 def _pad(rows: Sequence[TokenRow], chosen: Sequence[int], device: torch.device) -> TokenBatch:

@@ -20,7 +20,9 @@ from passk.policy import Tokenizer, context_length, end_ids, load_policy, load_t
 from passk.problems import Data, load_data
 from passk.prompts import PromptEncoder, check_characters, check_room, check_solutions
 from passk.python_verifier import PythonVerifier
+from passk.ranks import num_ranks
 from passk.sampler import Sampler
+from passk.sharding import load_sharded
 from passk.torch_sampler import TorchSampler
 from passk.verifiers import ConventionsVerifier, Verifier
 from passk.vllm_sampler import VLLMSampler
@@ -71,7 +73,11 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
     measures = engine == "vllm" and not needs_training
     device = torch.device("cpu") if measures else _device(cfg.learner)
     tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
-    model = load_policy(cfg.model, start, device)
+    model = (
+        load_sharded(cfg.model, start, device, cfg.learner)
+        if num_ranks() > 1
+        else load_policy(cfg.model, start, device)
+    )
     if cfg.num_threads is None and model.num_parameters() < SINGLE_THREADED_PARAMETERS:
         torch.set_num_threads(1)
     encoder = PromptEncoder(tokenizer, cfg.data.prompt, data.shots, end_ids(model))
@@ -87,7 +93,10 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
                 end_ids=end_ids(model),
             )
         else:
-            own = copy.deepcopy(model).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
+            whole = (
+                copy.deepcopy(model) if num_ranks() == 1 else load_policy(cfg.model, start, device)
+            )
+            own = whole.to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
             sampler = TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
         opened.callback(sampler.close)
         verifier = build_verifier(cfg.verifier)

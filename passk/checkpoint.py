@@ -21,6 +21,7 @@ from passk.adapters import adapter_parameters, base_fingerprint
 from passk.errors import UserError
 from passk.learner import Learner
 from passk.policy import Tokenizer
+from passk.ranks import rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,16 @@ def checkpoint_name(step: int) -> str:
 def save_checkpoint(
     folder: Path, learner: Learner, tokenizer: Tokenizer, state: TrainState
 ) -> None:
-    """Write `folder`, replacing one of the same name."""
+    """Write `folder`, replacing one of the same name; rank 0 writes what all ranks have."""
+    plain, tensors = learner.plain_state(), learner.state_tensors()
+    if rank() > 0:
+        return
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    learner.model.save_pretrained(partial, state_dict=learner.plain_state())
+    learner.model.save_pretrained(partial, state_dict=plain)
     tokenizer.save_pretrained(partial)
-    tensors = learner.state_tensors() | {"rng/torch": torch.get_rng_state()}
+    tensors["rng/torch"] = torch.get_rng_state()
     if any(adapter_parameters(learner.model)):
         tensors["base"] = base_fingerprint(learner.model)
     save_file(tensors, partial / "learner.tensors")

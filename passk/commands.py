@@ -23,6 +23,7 @@ from passk.eval_tables import (
 )
 from passk.evaluation import sample_in_chunks, samples_in_order
 from passk.interrupt import interrupt_flag
+from passk.launch import launch, ranks_to_start
 from passk.plots import pass_at_k_curve
 from passk.problems import Data, load_data
 from passk.progress import display
@@ -48,8 +49,20 @@ def run_train(
 ) -> None:
     """One training run in `run_dir`, from its start or, resumed, from its last checkpoint.
 
-    `overrides` are the words the user typed. Raises Interrupted when asked to stop.
+    On as many ranks as `learner.num_processes` says. `overrides` are the words the user typed.
+    Raises Interrupted when asked to stop.
     """
+    count = ranks_to_start(cfg.learner)
+    if count == 1:
+        train_as_rank(cfg, run_dir, overrides, show_notes)
+    else:
+        launch(train_as_rank, count, cfg, run_dir, overrides, show_notes)
+
+
+def train_as_rank(
+    cfg: TrainConfig, run_dir: Path, overrides: Sequence[str], show_notes: bool
+) -> None:
+    """What each rank of a training run does."""
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, checkpoint = starting_point(cfg, run_dir)
     with open_parts(cfg, start) as parts:

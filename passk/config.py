@@ -139,9 +139,15 @@ class VerifierConfig:
 
 @dataclass(kw_only=True)
 class LearnerConfig:
-    """Optimiser and micro-batches."""
+    """Optimiser, micro-batches, and how the model is spread over processes."""
 
     device: str = "auto"
+    num_processes: int | str = "auto"  # ranks on this machine; auto: one per GPU
+    replicas: int = 1  # copies of the sharded model; 1: every rank holds a shard of one
+    # gradients of micro-batches are added up over ranks once a step; false: at each of them, which
+    # saves the memory of one whole gradient per rank
+    defer_reduction: bool = True
+    cpu_offload: bool = False  # shards wait in main memory
     lr: float = 2e-4
     compute_dtype: str | None = None  # of activations (autocast); null: model.dtype
     gradient_checkpointing: bool = False

@@ -15,3 +15,7 @@ class PolicyMismatch(Exception):
 
 class Interrupted(Exception):
     """The run was asked to stop; it is saved, and the message says how to go on with it."""
+
+
+class RankFailure(Exception):
+    """A process of a run on several ranks failed; the message says which, and how."""

@@ -12,10 +12,12 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from passk.adapters import adapter_parameters, plain_tensors
-from passk.batch import TokenBatch, TokenRow, micro_batches
+from passk.batch import TokenBatch, TokenRow, micro_batches_of_rank
 from passk.config import LearnerConfig
 from passk.errors import PolicyMismatch, UserError
 from passk.policy import token_logprobs
+from passk.ranks import gather, num_ranks, rank
+from passk.sharding import cut_as, reduce_gradients, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,10 @@ class Learner:
         if math.isfinite(loss) and gap is not None and not gap.mean <= self.max_logprob_gap:
             raise PolicyMismatch(_mismatch(self.step, gap, self.max_logprob_gap))
         limit = self.cfg.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(
-            self._trained.values(), math.inf if limit is None else limit
+        norm = whole(
+            torch.nn.utils.clip_grad_norm_(
+                self._trained.values(), math.inf if limit is None else limit
+            )
         )
         if not math.isfinite(loss) or not torch.isfinite(norm):
             raise FloatingPointError(
@@ -113,9 +117,19 @@ class Learner:
     def accumulate_gradient(
         self, rows: Sequence[TokenRow]
     ) -> tuple[float, tuple[float, ...], PolicyGap | None]:
-        """Add the loss gradient of the rows to `.grad`; loss, log pi(y|x) per row, and the gap."""
-        loss_sum, logprobs, log_ratios = 0.0, [0.0] * len(rows), []
-        for batch in micro_batches(rows, self.cfg.max_tokens_per_batch, self.model.device):
+        """Add the loss gradient of the rows to `.grad`; loss, log pi(y|x) per row, and the gap.
+
+        All ranks are given the same rows, and each computes its share of them.
+        """
+        loss_sum, logprobs, log_ratios = 0.0, dict[int, float](), []
+        batches = list(
+            micro_batches_of_rank(
+                rows, self.cfg.max_tokens_per_batch, self.model.device, rank(), num_ranks()
+            )
+        )
+        for turn, batch in enumerate(batches, 1):
+            is_last = turn == len(batches)
+            reduce_gradients(self.model, is_last or not self.cfg.defer_reduction)
             logp_BT = token_logprobs(
                 self.model, batch.input_ids_BT, batch.mask_BT, self.temperature, self.compute_dtype
             )
@@ -123,12 +137,18 @@ class Learner:
             log_ratios.append(log_ratio_BT[batch.sampled_BT])
             weights_B = batch.weights_BO[:, 0]
             objective_BT = self._importance(log_ratio_BT, batch) * logp_BT
-            (-(weights_B * objective_BT.sum(dim=1)).sum()).backward()
+            # FSDP takes the mean over ranks, and what is wanted is the sum.
+            (-num_ranks() * (weights_B * objective_BT.sum(dim=1)).sum()).backward()
             logp_B = logp_BT.detach().sum(dim=1)
             loss_sum -= (weights_B * logp_B).sum().item()
-            for b, value in zip(batch.rows, logp_B.tolist(), strict=True):
-                logprobs[b] = value
-        return loss_sum, tuple(logprobs), _policy_gap(log_ratios, self.importance_cap)
+            logprobs |= zip(batch.rows, logp_B.tolist(), strict=bool(batch.rows))
+        parts = gather((loss_sum, logprobs, _gap_sums(log_ratios, self.importance_cap)))
+        everywhere = {b: value for _, values, _ in parts for b, value in values.items()}
+        return (
+            sum(loss for loss, _, _ in parts),
+            tuple(everywhere[b] for b in range(len(rows))),
+            _policy_gap([sums for _, _, sums in parts]),
+        )
 
     def _importance(self, log_ratio_BT: Tensor, batch: TokenBatch) -> Tensor | float:
         """The truncated importance weights [B, T], 1 where the sampler's part is not known."""
@@ -138,11 +158,19 @@ class Learner:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters of the plain model by name, each once, for `Sampler.load_weights`."""
-        return plain_tensors(self.model, self.model.named_parameters())
+        return (
+            (name, whole(tensor))
+            for name, tensor in plain_tensors(self.model, self.model.named_parameters())
+        )
+
+    def weight_names(self) -> list[str]:
+        """The names that `weights` yields, without what they name."""
+        return [name for name, _ in plain_tensors(self.model, self.model.named_parameters())]
 
     def plain_state(self) -> dict[str, Tensor]:
         """The state dict of the plain model, for a checkpoint; adapters are merged into it."""
-        return dict(plain_tensors(self.model, self.model.state_dict().items()))
+        tensors = plain_tensors(self.model, self.model.state_dict().items())
+        return {name: whole(tensor) for name, tensor in tensors}
 
     def state_tensors(self) -> dict[str, Tensor]:
         """What resuming needs beside the plain model.
@@ -151,7 +179,7 @@ class Learner:
         model does not tell, `adapter/<parameter>`.
         """
         tensors = {
-            f"optimizer/{name}/{moment}": value
+            f"optimizer/{name}/{moment}": whole(value)
             for name, parameter in self._trained.items()
             for moment, value in self.optimizer.state.get(parameter, {}).items()
         }
@@ -167,8 +195,9 @@ class Learner:
                 continue
             name, _, moment = name.rpartition("/")
             parameter = self._trained[name]
-            target = value if moment == "step" else value.to(parameter.device)
-            self.optimizer.state[parameter][moment] = target
+            self.optimizer.state[parameter][moment] = (
+                value if moment == "step" else cut_as(value, parameter)
+            )
 
 
 def _checkpoint_layers(model: PreTrainedModel) -> None:
@@ -188,16 +217,24 @@ def _checkpoint_layers(model: PreTrainedModel) -> None:
         )
 
 
-def _policy_gap(log_ratios: Sequence[Tensor], cap: float | None) -> PolicyGap | None:
-    """The gap over all tokens, from log p_learner - log p_sampler in parts."""
-    log_ratio_N = (
-        torch.cat([part.double() for part in log_ratios]) if log_ratios else torch.empty(0)
-    )
+GapSums = tuple[int, float, float, int]  # tokens, sum and maximum of their gaps, how many were cut
+
+
+def _gap_sums(log_ratios: Sequence[Tensor], cap: float | None) -> GapSums:
+    """What this rank's tokens say of the gap, from log p_learner - log p_sampler in parts."""
+    log_ratio_N = torch.cat([torch.empty(0), *(part.double().cpu() for part in log_ratios)])
     if not len(log_ratio_N):
-        return None
+        return 0, 0.0, 0.0, 0
     gap_N = log_ratio_N.abs()
-    is_cut_N = log_ratio_N > math.log(cap or math.inf)
-    return PolicyGap(gap_N.mean().item(), gap_N.max().item(), is_cut_N.double().mean().item())
+    num_cut = int((log_ratio_N > math.log(cap or math.inf)).sum())
+    return len(gap_N), gap_N.sum().item(), gap_N.max().item(), num_cut
+
+
+def _policy_gap(parts: Sequence[GapSums]) -> PolicyGap | None:
+    """The gap over the tokens of all ranks; None where no token knows what the sampler said."""
+    counts, sums, largest, cut = zip(*parts, strict=True)
+    total = sum(counts)
+    return PolicyGap(sum(sums) / total, max(largest), sum(cut) / total) if total else None
 
 
 def _mismatch(step: int, gap: PolicyGap, limit: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from passk.config import RunConfig
 from passk.memory import memory_advice
 from passk.prompts import PromptEncoder
+from passk.ranks import from_shares, gather, share
 from passk.sampler import Sampler, SamplingParams
 from passk.seeds import group_seeds
 from passk.types import Completion, Group, Problem, Verdict
@@ -70,14 +71,17 @@ def rollout(
 ) -> Rollout:
     """Draw `num_samples` completions of each problem, and judge them while others are drawn.
 
-    Identical completions of a problem are judged once: the verdict depends on nothing else.
+    Each rank draws and judges its share of the problems, and all have all groups then. Seeds belong
+    to problems, whichever rank they come to. Identical completions of a problem are judged once:
+    the verdict depends on nothing else.
     `verify_seconds` is what judging took beyond sampling.
     """
     started = time.perf_counter()
-    prompts = encoder.prompts(problems)
-    seeds_PG = group_seeds(
-        key.run_seed, key.purpose, key.step, [p.id for p in problems], num_samples
+    seeds_PG = share(
+        group_seeds(key.run_seed, key.purpose, key.step, [p.id for p in problems], num_samples)
     )
+    problems = share(list(problems))
+    prompts = encoder.prompts(problems)
     drawn: dict[int, list[Completion]] = {}
     judged: dict[int, Future[list[Verdict]]] = {}
     with memory_advice("rollout"), ThreadPoolExecutor(1) as judging:
@@ -100,7 +104,8 @@ def rollout(
                 policy_version=sampler.policy_version,
             )
         )
-    return Rollout(groups, sampled - started, time.perf_counter() - sampled)
+    seconds = gather((sampled - started, time.perf_counter() - sampled))
+    return Rollout(from_shares(groups), *map(max, zip(*seconds, strict=True)))
 
 
 def sample_fields(completion: Completion, verdict: Verdict) -> dict[str, Any]:

@@ -47,6 +47,7 @@ _AT_LEAST = {
     "verifier.num_workers": 1,
     "verifier.max_memory_mib": 64,
     "verifier.max_file_mib": 1,
+    "learner.replicas": 1,
     "learner.warmup_steps": 0,
     "learner.max_tokens_per_batch": 1,
     "learner.weight_decay": 0,
@@ -199,6 +200,12 @@ def _check_learner(cfg: RunConfig) -> None:
     betas = cfg.learner.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise UserError(f"learner.betas={betas} must be two numbers from 0 on and below 1")
+
+    count = cfg.learner.num_processes
+    if count != "auto" and not (isinstance(count, int) and count >= 1):
+        raise UserError(
+            f"learner.num_processes={count} must be a whole number from 1 on, or auto (one per GPU)"
+        )
 
 
 def _check_eval(cfg: RunConfig) -> None:

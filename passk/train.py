@@ -12,6 +12,7 @@ from passk.interrupt import InterruptFlag
 from passk.learner import PolicyGap
 from passk.memory import memory_advice
 from passk.progress import Display
+from passk.ranks import any_rank
 from passk.rollout import SampleKey, rollout, training_params
 from passk.run import Run, sample_logprobs
 from passk.stream import ProblemStream
@@ -85,10 +86,10 @@ def train(
         run.log(metrics)
         shown.step(step + 1, metrics)
         state = TrainState(step=step + 1, stream_position=stream.position)
-        last = step + 1 == cfg.train.num_steps
-        if last or is_due(step + 1, cfg.train.save_every) or stop.is_set():
+        last, stopping = step + 1 == cfg.train.num_steps, any_rank(stop.is_set())
+        if last or is_due(step + 1, cfg.train.save_every) or stopping:
             run.save(learner, parts.tokenizer, state, cfg.train.keep_last)
-        if stop.is_set() and not last:
+        if stopping and not last:
             raise Stopped(step + 1)
     evaluate(cfg.train.num_steps, cfg, parts, run, shown)
 

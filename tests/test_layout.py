@@ -13,7 +13,7 @@ MODULES = sorted(
 LEVELS = (
     (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
-        *("seeds", "estimators", "statistics", "head", "attention", "worker_pool"),
+        *("seeds", "estimators", "statistics", "head", "attention", "worker_pool", "ranks"),
         *("answers.text", "answers.forms", "answers.algebra"),
     ),
     (

@@ -1,0 +1,67 @@
+"""The processes of one run: which of them this is, and what they tell each other.
+
+Every rank runs the same program on the same data. Where nothing was joined there is one rank, and
+everything here is the identity, so that callers need not ask how many there are.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """This process among those of the run; rank 0 writes and prints."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def num_ranks() -> int:
+    """How many processes the run has."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather(item: T) -> list[T]:
+    """What every rank has, in the order of the ranks, on every rank."""
+    if num_ranks() == 1:
+        return [item]
+    items: list[Any] = [None] * num_ranks()
+    dist.all_gather_object(items, item)
+    return items
+
+
+def share(items: list[T]) -> list[T]:
+    """This rank's part of a list that all ranks have; `from_shares` puts the parts together."""
+    return items[rank() :: num_ranks()]
+
+
+def from_shares(mine: list[T]) -> list[T]:
+    """The list whose `share` is `mine`, on every rank."""
+    shares = gather(mine)
+    return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on some rank; the same answer everywhere."""
+    return any(gather(flag))
+
+
+def is_joined_by_launcher() -> bool:
+    """Whether `torchrun` or Slurm's like has made this process one of several (RANK is set)."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be a rank of the group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR)."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    yield
+    # Not after an error: the others would fail for it before it has been written down.
+    dist.destroy_process_group()

@@ -1,0 +1,132 @@
+"""A policy in shards: each rank holds its part of every parameter (FSDP2), layer by layer.
+
+The whole of a layer exists on a rank while it computes. Weights are read from safetensors straight
+into the shards, so no rank ever holds the model.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from passk.config import LearnerConfig, ModelConfig
+from passk.errors import UserError
+from passk.policy import check_head, load_policy, model_location
+from passk.ranks import num_ranks
+
+
+def load_sharded(
+    cfg: ModelConfig, path: str, device: torch.device, learner: LearnerConfig
+) -> PreTrainedModel:
+    """The causal LM at `path` as `load_policy` gives it, with a part of it on each rank.
+
+    A model whose file names its tensors otherwise than the model itself does (experts that
+    transformers joins while it loads) is loaded whole on each rank, and cut then.
+    """
+    folder = Path(model_location(path))
+    model = _without_weights(cfg, str(folder))
+    on_disk = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    if not folder.is_dir() or not _parameters(model).keys() <= on_disk.keys():
+        model = load_policy(cfg, path, torch.device("cpu"))
+        shard(model, device, learner)
+        return model
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    shard(model, device, learner)
+    model.to_empty(device="cpu" if learner.cpu_offload else device)
+    model.tie_weights()
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    load(_parameters(model), storage_reader=HuggingFaceStorageReader(str(folder)))
+    check_head(model.eval(), path)
+    model.reshard()  # a forward pass leaves what is not in a layer whole, until the backward pass
+    return model
+
+
+def shard(model: PreTrainedModel, device: torch.device, cfg: LearnerConfig) -> None:
+    """Cut every layer, and then what is left, over the ranks; `learner.replicas` keeps copies."""
+    mesh = _mesh(device, cfg.replicas)
+    dtype = getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
+    reduced = torch.float32 if dtype else None
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduced)
+    offload = CPUOffloadPolicy() if cfg.cpu_offload else OffloadPolicy()
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for module in (*layers, model):
+        fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
+
+
+def _mesh(device: torch.device, replicas: int) -> DeviceMesh:
+    """Ranks by shard, or (hybrid) by replica and shard."""
+    if num_ranks() % replicas:
+        raise UserError(
+            f"learner.replicas={replicas} does not divide the {num_ranks()} ranks of the run"
+        )
+    if replicas == 1:
+        return init_device_mesh(device.type, (num_ranks(),), mesh_dim_names=("shard",))
+    sizes = (replicas, num_ranks() // replicas)
+    return init_device_mesh(device.type, sizes, mesh_dim_names=("replica", "shard"))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be in shards, put together on every rank (which all must ask for)."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def cut_as(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, cut as `like` is cut."""
+    if not isinstance(like, DTensor):
+        return tensor.to(like.device)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def reduce_gradients(model: nn.Module, now: bool) -> None:
+    """Whether the next backward pass adds the ranks' gradients up, or keeps them to itself."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
+
+
+def _parameters(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters())
+
+
+def _without_weights(cfg: ModelConfig, folder: str) -> PreTrainedModel:
+    """The model with its buffers, and parameters that have a shape but no memory."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code)
+    with _parameters_on_meta():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, cfg.dtype),
+            attn_implementation=cfg.attn_implementation,
+            trust_remote_code=cfg.trust_remote_code,
+        )
+    return model
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    register = nn.Module.register_parameter
+
+    def without_memory(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = without_memory  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

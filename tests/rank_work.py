@@ -1,0 +1,45 @@
+"""What the tests of several ranks run on each of them; a module that spawned processes can import."""
+
+import json
+import random
+from pathlib import Path
+
+import torch
+
+from passk.batch import TokenRow
+from passk.config import LearnerConfig, ModelConfig
+from passk.learner import Learner
+from passk.ranks import rank
+from passk.sharding import load_sharded, whole
+
+
+def some_rows(count: int, vocabulary: int = 16, seed: int = 0) -> list[TokenRow]:
+    """Rows of many lengths, some of which weigh nothing."""
+    rng = random.Random(seed)
+    return [
+        TokenRow(
+            tuple(rng.randrange(3, vocabulary) for _ in range(rng.randint(2, 9))),
+            tuple(rng.randrange(3, vocabulary) for _ in range(rng.randint(1, 30))),
+            (rng.uniform(-1, 1) / count,),
+        )
+        for _ in range(count)
+    ]
+
+
+def gradients(out: str, path: str, cases: list[list[TokenRow]], options: dict) -> None:
+    """Write the gradient and loss of each case's rows, as rank 0 sees them."""
+    torch.set_num_threads(1)
+    cfg = LearnerConfig(**options)
+    model = load_sharded(ModelConfig(), path, torch.device("cpu"), cfg)
+    learner = Learner(model, cfg, 10, 1.0)
+    found = []
+    for rows in cases:
+        learner.optimizer.zero_grad()
+        loss, logprobs, _ = learner.accumulate_gradient(rows)
+        grads = [
+            torch.zeros(p.shape) if p.grad is None else whole(p.grad) for p in model.parameters()
+        ]
+        flat = torch.cat([g.flatten() for g in grads])
+        found.append({"loss": loss, "logprobs": logprobs, "gradient": flat.tolist()})
+    if rank() == 0:
+        Path(out).write_text(json.dumps(found))
