@@ -99,21 +99,18 @@ def make_rows(
 
 
 def micro_batches(
-    rows: Sequence[TokenRow], max_tokens: int, device: torch.device
+    rows: Sequence[TokenRow],
+    max_tokens: int,
+    device: torch.device,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> Iterator[TokenBatch]:
-    """Batches of rows of similar length with at most `max_tokens` padded tokens each."""
-    for chosen in _cut(rows, range(len(rows)), max_tokens):
-        yield _pad(rows, chosen, device)
+    """Batches of rows of similar length with at most `max_tokens` padded tokens each.
 
-
-def micro_batches_of_rank(
-    rows: Sequence[TokenRow], max_tokens: int, device: torch.device, rank: int, num_ranks: int
-) -> Iterator[TokenBatch]:
-    """The micro-batches of one of several ranks that all know all rows.
-
-    Rows are dealt out so that every rank has about as many tokens. All ranks get equally many
-    batches, because each takes part in what the others wait for: who has fewer gets one token that
-    weighs nothing. With no rows at all there are none.
+    Of several ranks that all know all rows, those of `rank`: rows are dealt out so that every rank
+    has about as many tokens. All ranks get equally many batches, because each takes part in what
+    the others wait for: who has fewer gets one token that weighs nothing. Without rows there are
+    none.
     """
     cuts = [_cut(rows, chosen, max_tokens) for chosen in balanced(list(map(len, rows)), num_ranks)]
     for turn in range(max(map(len, cuts))):

@@ -102,6 +102,11 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
         verifier = build_verifier(cfg.verifier)
         opened.callback(verifier.close)
         if cfg.model.lora_rank and needs_training:
+            if num_ranks() > 1:
+                raise UserError(
+                    "model.lora_rank does not work on several processes yet; use "
+                    "learner.num_processes=1, or model.lora_rank=0"
+                )
             add_adapters(model, cfg.model)
         learner = Learner(
             model,

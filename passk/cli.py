@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from passk import __version__
 from passk.composition import conf_dir, explain, groups_and_keys, register, to_config
-from passk.errors import Interrupted, PolicyMismatch, UserError
+from passk.errors import Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.rules import claim_directory
 
 SUMMARIES = {
@@ -140,7 +140,7 @@ def _run_job(command: str, composed: DictConfig) -> int:
         return _refuse(f"{prefix}{error}")
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(f"{prefix}{explain(error, command)}")
-    except PolicyMismatch as error:
+    except (PolicyMismatch, RankFailure) as error:
         print(f"passk: {prefix}{error}", file=sys.stderr)
         return 1
     except Interrupted as stopped:

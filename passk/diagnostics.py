@@ -12,12 +12,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from passk.advantages import estimate_advantages
-from passk.batch import advantage_weights, make_rows, micro_batches
+from passk.batch import advantage_weights, make_rows
 from passk.errors import UserError
-from passk.policy import token_logprobs
+from passk.learner import Learner
+from passk.ranks import gather
 from passk.statistics import Interval, jackknife_interval
 from passk.types import Group
 
@@ -50,52 +50,32 @@ def objective(estimator: str, k: int, pass1_weight: float) -> Objective:
 
 
 def block_gradients(
-    model: PreTrainedModel,
-    groups: Sequence[Group],
-    objectives: Sequence[Objective],
-    *,
-    num_blocks: int,
-    temperature: float,
-    max_tokens_per_batch: int,
-    compute_dtype: torch.dtype | None = None,
+    learner: Learner, groups: Sequence[Group], objectives: Sequence[Objective], num_blocks: int
 ) -> Tensor:
     """Ascent gradients of each objective, from each half of the samples, by block of prompts.
 
-    Returns float32 [2 halves, objectives, blocks, parameters] on the CPU. Summed over blocks it is
-    the estimate of the whole gradient over the P prompts; block m holds prompts m, m + M, ... and
-    is what the jackknife leaves out. Prompts are exchangeable, so blocks are too.
+    Returns float32 [2 halves, objectives, blocks, parameters] on the CPU; of several ranks, each
+    has the parameters that it holds. Summed over blocks it is the estimate of the whole gradient
+    over the P prompts; block m holds prompts m, m + M, ... and is what the jackknife leaves out.
+    Prompts are exchangeable, so blocks are too.
     """
     rewards_PG = np.array([group.rewards() for group in groups])
     weights_PGO = _half_weights(rewards_PG, objectives)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    size = sum(p.numel() for p in parameters)
     # Columns that ask for the same gradient (Pass@1 as regime and as reference) are computed once.
     weights_PGO, columns = np.unique(weights_PGO, axis=2, return_inverse=True)
-    if (needed := 4 * len(columns.ravel()) * num_blocks * size) > MAX_GRADIENT_BYTES:
+    num_columns, size = weights_PGO.shape[2], learner.num_local_parameters()
+    if (needed := 4 * num_columns * num_blocks * size) > MAX_GRADIENT_BYTES:
         raise UserError(
             f"gradient alignment of a model with {size:,} parameters would take "
             f"{needed / 2**30:.0f} GiB in blocks; use fewer diagnostics.num_blocks, or "
             "diagnostics.every=0"
         )
-    gradients = torch.zeros(weights_PGO.shape[2], num_blocks, size)
-    for block in range(num_blocks):
-        chosen = slice(block, None, num_blocks)
-        rows = make_rows(groups[chosen], weights_PGO[chosen])
-        for batch in micro_batches(rows, max_tokens_per_batch, model.device):
-            logp_B = token_logprobs(
-                model, batch.input_ids_BT, batch.mask_BT, temperature, compute_dtype
-            ).sum(1)
-            values_O = batch.weights_BO.T @ logp_B
-            for o, value in enumerate(values_O):
-                parts = torch.autograd.grad(
-                    value, parameters, retain_graph=o + 1 < len(values_O), allow_unused=True
-                )
-                gradients[o, block] += torch.cat(
-                    [
-                        (torch.zeros_like(p) if g is None else g).flatten().float().cpu()
-                        for p, g in zip(parameters, parts, strict=True)
-                    ]
-                )
+    gradients = torch.zeros(num_columns, num_blocks, size)
+    for o in range(num_columns):
+        for block in range(num_blocks):
+            chosen = slice(block, None, num_blocks)
+            rows = make_rows(groups[chosen], weights_PGO[chosen][..., o : o + 1])
+            gradients[o, block] = -learner.gradient(rows)
     return gradients[columns.ravel()].view(2, len(objectives), num_blocks, size)
 
 
@@ -127,7 +107,7 @@ def alignment(first: Tensor, second: Tensor) -> Alignment:
     blocks = first.shape[1]
     half_a, half_b = torch.stack([first, second], dim=1).double()  # [objective, block, parameter]
     # All that is needed are sums of inner products between blocks, so take those once.
-    cross = torch.einsum("imd,jnd->imjn", half_a, half_b).numpy()
+    cross = np.sum(gather(torch.einsum("imd,jnd->imjn", half_a, half_b).numpy()), axis=0)
     different = 1.0 - np.eye(blocks)
 
     def products(kept_M: np.ndarray) -> tuple[float, float]:

@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from passk.adapters import adapter_parameters, plain_tensors
-from passk.batch import TokenBatch, TokenRow, micro_batches_of_rank
+from passk.batch import TokenBatch, TokenRow, micro_batches
 from passk.config import LearnerConfig
 from passk.errors import PolicyMismatch, UserError
 from passk.policy import token_logprobs
 from passk.ranks import gather, num_ranks, rank
-from passk.sharding import cut_as, reduce_gradients, whole
+from passk.sharding import cut_as, local, reduce_gradients, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +122,8 @@ class Learner:
         All ranks are given the same rows, and each computes its share of them.
         """
         loss_sum, logprobs, log_ratios = 0.0, dict[int, float](), []
-        batches = list(
-            micro_batches_of_rank(
-                rows, self.cfg.max_tokens_per_batch, self.model.device, rank(), num_ranks()
-            )
-        )
+        max_tokens, device = self.cfg.max_tokens_per_batch, self.model.device
+        batches = list(micro_batches(rows, max_tokens, device, rank(), num_ranks()))
         for turn, batch in enumerate(batches, 1):
             is_last = turn == len(batches)
             reduce_gradients(self.model, is_last or not self.cfg.defer_reduction)
@@ -149,6 +146,25 @@ class Learner:
             tuple(everywhere[b] for b in range(len(rows))),
             _policy_gap([sums for _, _, sums in parts]),
         )
+
+    def gradient(self, rows: Sequence[TokenRow]) -> Tensor:
+        """The loss gradient of the rows as one float32 vector on the CPU; `.grad` stays empty.
+
+        Of several ranks each has its part: sums over ranks of products of parts are products of
+        gradients, also where shards are held more than once.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accumulate_gradient(rows)
+        parts = [
+            local(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float().cpu()
+            for p in self._trained.values()
+        ]
+        self.optimizer.zero_grad(set_to_none=True)
+        return torch.cat(parts) / math.sqrt(self.cfg.replicas)
+
+    def num_local_parameters(self) -> int:
+        """How many trained numbers this rank holds."""
+        return sum(local(p).numel() for p in self._trained.values())
 
     def _importance(self, log_ratio_BT: Tensor, batch: TokenBatch) -> Tensor | float:
         """The truncated importance weights [B, T], 1 where the sampler's part is not known."""

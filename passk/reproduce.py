@@ -178,13 +178,10 @@ def _gradients_by_kind(
     objectives += [objective(r.estimator, trained_k(r), r.pass1_weight) for r in regimes]
     return {
         kind: block_gradients(
-            parts.learner.model,
+            parts.learner,
             [group for group in groups if group.problem.kind == kind],
             objectives,
             num_blocks=min(cfg.diagnostics.num_blocks, len(groups)),
-            temperature=cfg.rollout.temperature,
-            max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
-            compute_dtype=parts.learner.compute_dtype,
         )
         for kind in sorted({group.problem.kind for group in groups})
     }

@@ -200,7 +200,6 @@ def _check_learner(cfg: RunConfig) -> None:
     betas = cfg.learner.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise UserError(f"learner.betas={betas} must be two numbers from 0 on and below 1")
-
     count = cfg.learner.num_processes
     if count != "auto" and not (isinstance(count, int) and count >= 1):
         raise UserError(

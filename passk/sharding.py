@@ -7,6 +7,7 @@ into the shards, so no rank ever holds the model.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,8 @@ def load_sharded(
         buffer.copy_(buffers[name])
     load(_parameters(model), storage_reader=HuggingFaceStorageReader(str(folder)))
     check_head(model.eval(), path)
-    model.reshard()  # a forward pass leaves what is not in a layer whole, until the backward pass
+    # A forward pass leaves what is not in a layer whole, until a backward pass.
+    cast(FSDPModule, model).reshard()
     return model
 
 
@@ -84,6 +86,11 @@ def _mesh(device: torch.device, replicas: int) -> DeviceMesh:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be in shards, put together on every rank (which all must ask for)."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor: all of it, where it is not in shards."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def cut_as(tensor: Tensor, like: Tensor) -> Tensor:

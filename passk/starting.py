@@ -28,6 +28,10 @@ _FREE_ON_RESUME = (
     "rollout.num_synced_checks",
     "learner.max_tokens_per_batch",
     "learner.gradient_checkpointing",
+    "learner.num_processes",
+    "learner.replicas",
+    "learner.defer_reduction",
+    "learner.cpu_offload",
     "verifier.num_workers",
     "seeds",  # a finished reproduction may be given more of both
     "regimes",

@@ -121,16 +121,13 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
     parts.sampler.sleep()
     with memory_advice("learner"):
         gradients = block_gradients(
-            parts.learner.model,
+            parts.learner,
             groups,
             [
                 objective(regime.estimator, trained_k(regime), regime.pass1_weight),
                 objective("mixture", 1, 1.0),
             ],
             num_blocks=min(diagnostics.num_blocks, len(groups)),
-            temperature=cfg.rollout.temperature,
-            max_tokens_per_batch=cfg.learner.max_tokens_per_batch,
-            compute_dtype=parts.learner.compute_dtype,
         )
     hand_over(parts.learner, parts.sampler, cfg.rollout.num_synced_checks)
     measured = alignment(gradients[:, 0], gradients[:, 1])

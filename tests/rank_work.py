@@ -1,4 +1,4 @@
-"""What the tests of several ranks run on each of them; a module that spawned processes can import."""
+"""What the tests of several ranks run on each of them; spawned processes import this module."""
 
 import json
 import random

@@ -49,14 +49,8 @@ def groups(tiny_model, tiny_tokenizer, tiny_encoder):
 
 
 def gradients_of(model, groups, objectives, *, num_blocks=4):
-    return block_gradients(
-        model,
-        groups,
-        objectives,
-        num_blocks=num_blocks,
-        temperature=1.0,
-        max_tokens_per_batch=1024,
-    )
+    learner = Learner(model, LearnerConfig(max_tokens_per_batch=1024), 1, temperature=1.0)
+    return block_gradients(learner, groups, objectives, num_blocks)
 
 
 def ascent_of_half(model, groups, half: int, advantages) -> torch.Tensor:
