@@ -8,8 +8,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -78,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = _directories_as_override(rest)
     else:
         rest = ["resume=true" if word == "--resume" else word for word in rest]
+    if command == "train" and _is_follower():
+        return _follow()
     register()
     if "--help" in rest or "-h" in rest:
         return _help(command, [word for word in rest if not word.startswith("-")])
@@ -131,10 +134,22 @@ def _run_job(command: str, composed: DictConfig) -> int:
     run_dir = Path(job.runtime.output_dir)
     in_sweep = job.mode == RunMode.MULTIRUN
     prefix = f"cell {job.job.num} ({job.job.override_dirname}): " if in_sweep else ""
+    if in_sweep:
+        print(f"passk: {prefix}starts in {run_dir}", flush=True)
+    overrides = list(job.overrides.task)
     try:
-        if in_sweep:
-            print(f"passk: {prefix}starts in {run_dir}", flush=True)
-        _run_command(command, composed, run_dir, list(job.overrides.task))
+        code = _exit_code(command, prefix, _run_command, command, composed, run_dir, overrides)
+    finally:
+        _remove_if_empty(run_dir)
+    if code == 130 and in_sweep:
+        raise KeyboardInterrupt
+    return code
+
+
+def _exit_code(command: str, prefix: str, work: Callable[..., None], *arguments: Any) -> int:
+    """Do the work; what stops it is told in one sentence, or with a traceback if unexpected."""
+    try:
+        work(*arguments)
         return 0
     except UserError as error:
         return _refuse(f"{prefix}{error}")
@@ -145,15 +160,24 @@ def _run_job(command: str, composed: DictConfig) -> int:
         return 1
     except Interrupted as stopped:
         print(f"passk: {prefix}{stopped}", file=sys.stderr)
-        if in_sweep:
-            raise KeyboardInterrupt from None
         return 130
     except Exception:
         traceback.print_exc()
-        print(f"passk: {prefix}failed; see the traceback above ({run_dir})", file=sys.stderr)
+        print(f"passk: {prefix}failed; see the traceback above", file=sys.stderr)
         return 1
-    finally:
-        _remove_if_empty(run_dir)
+
+
+def _follow() -> int:
+    """The life of a rank that `torchrun` started and that is not rank 0, which composes for all."""
+    _set_environment()
+    from passk.commands import follow
+
+    return _exit_code("train", f"rank {os.environ['RANK']}: ", follow)
+
+
+def _is_follower() -> bool:
+    """Whether `torchrun` started this process as a rank other than 0."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
 
 
 def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
@@ -161,11 +185,15 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     cfg = to_config(composed)
     if command != "report":
         claim_directory(run_dir, getattr(cfg, "resume", False))
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _set_environment()
     from passk.commands import COMMANDS  # imports torch: only once the input is known good
 
     COMMANDS[command](cfg, run_dir, overrides)
+
+
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _remove_if_empty(run_dir: Path) -> None:

@@ -23,10 +23,11 @@ from passk.eval_tables import (
 )
 from passk.evaluation import sample_in_chunks, samples_in_order
 from passk.interrupt import interrupt_flag
-from passk.launch import launch, ranks_to_start
+from passk.launch import is_started_as_rank, join, launch, ranks_to_start
 from passk.plots import pass_at_k_curve
 from passk.problems import Data, load_data
 from passk.progress import display
+from passk.ranks import rank
 from passk.report import write_report
 from passk.reproduce import planned_overrides, reproduce
 from passk.rules import check
@@ -53,10 +54,17 @@ def run_train(
     Raises Interrupted when asked to stop.
     """
     count = ranks_to_start(cfg.learner)
-    if count == 1:
+    if is_started_as_rank():
+        join(train_as_rank, cfg, run_dir, overrides, show_notes)
+    elif count == 1:
         train_as_rank(cfg, run_dir, overrides, show_notes)
     else:
         launch(train_as_rank, count, cfg, run_dir, overrides, show_notes)
+
+
+def follow() -> None:
+    """Be one of the ranks that `torchrun` started, with what rank 0 was asked to do."""
+    join(train_as_rank)
 
 
 def train_as_rank(
@@ -88,7 +96,7 @@ def _train_and_record(
     status = "failed"
     try:
         with (
-            interrupt_flag() as stop,
+            interrupt_flag(silent=rank() > 0) as stop,
             display(cfg.regime.name, cfg.train.num_steps, parts.learner.step) as shown,
         ):
             train(cfg, parts, run, shown, stop, state)

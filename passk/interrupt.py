@@ -10,8 +10,9 @@ from types import FrameType
 class InterruptFlag:
     """Set by the first signal; a second one interrupts at once."""
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str, *, silent: bool = False) -> None:
         self._unit = unit
+        self._silent = silent
         self._set = False
 
     def is_set(self) -> bool:
@@ -23,6 +24,8 @@ class InterruptFlag:
         if self._set:
             raise KeyboardInterrupt
         self._set = True
+        if self._silent:
+            return
         print(
             f"\n{signal.Signals(number).name}: finishing this {self._unit}, then saving "
             "(once more: stop at once)",
@@ -32,12 +35,12 @@ class InterruptFlag:
 
 
 @contextmanager
-def interrupt_flag(unit: str = "step") -> Iterator[InterruptFlag]:
+def interrupt_flag(unit: str = "step", *, silent: bool = False) -> Iterator[InterruptFlag]:
     """Catch SIGINT and SIGTERM inside the block; the former handlers come back after it.
 
-    `unit` is what the user is told will be finished first.
+    `unit` is what the user is told will be finished first, unless `silent`.
     """
-    flag = InterruptFlag(unit)
+    flag = InterruptFlag(unit, silent=silent)
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, flag.handle) for number in signals]
     try:

@@ -20,16 +20,54 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from passk.config import LearnerConfig
 from passk.errors import Interrupted, PolicyMismatch, RankFailure, UserError
-from passk.ranks import joined
+from passk.ranks import from_rank_0, joined
 
+_PATIENCE_SECONDS = 3.0
 _KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (UserError, PolicyMismatch, Interrupted, RankFailure)
 }
+
+
+def is_started_as_rank() -> bool:
+    """Whether `torchrun` or its like started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def join(work: Callable[..., None], *arguments: Any) -> None:
+    """Run `work` as one of the ranks that `torchrun` started, with the arguments of rank 0.
+
+    Only rank 0 prints, but for errors of other ranks alone.
+    """
+    number = int(os.environ["RANK"])
+    if number > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for good
+    try:
+        with joined():
+            work(*from_rank_0(arguments))
+    except Interrupted:
+        if number == 0:
+            raise
+    except Exception as error:
+        _let_others_speak(number, error)
+        raise
+
+
+def _let_others_speak(number: int, error: Exception) -> None:
+    """Wait a little with an error that is told better by another rank, which ends this one then.
+
+    By rank 0, which has most errors too, or by the rank whose end this one has noticed.
+    """
+    has_lost_another = isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and "peer" in str(error)
+    )
+    if number > 0 or has_lost_another:
+        time.sleep(_PATIENCE_SECONDS)
 
 
 def ranks_to_start(cfg: LearnerConfig) -> int:
@@ -45,8 +83,8 @@ def launch(work: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
     SIGINT and SIGTERM go to rank 0, which tells the others. Raises what ended the rank that ended
     first, before its time: UserError, PolicyMismatch, Interrupted, or RankFailure with a traceback.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others are forwarded
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say, we say
     with tempfile.TemporaryDirectory(prefix="passk-ranks-") as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -58,6 +96,8 @@ def launch(work: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
             local_addr="localhost",
             max_restarts=0,
             start_method="spawn",
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle="SIGQUIT",  # the others are forwarded
         )
         killed: ChildFailedError | None = None
         with _signals_to_rank_0(Path(folder)):
@@ -84,6 +124,7 @@ def _work_as_rank(work: Callable[..., None], arguments: tuple[Any, ...], folder:
         _write_ending(Path(folder), number, "Interrupted", "interrupted")
         os._exit(130)
     except Exception as error:
+        _let_others_speak(number, error)
         kind = type(error).__name__
         text = str(error) if kind in _KINDS else traceback.format_exc()
         _write_ending(Path(folder), number, kind if kind in _KINDS else "RankFailure", text)
@@ -114,7 +155,8 @@ def _raise_first(folder: Path, killed: ChildFailedError | None) -> None:
         )
     if endings:
         first = min(endings, key=lambda ending: ending["time"])
-        where = "" if first["kind"] == "Interrupted" else f"rank {first['rank']}: "
+        is_common = first["rank"] == 0 and first["kind"] != "RankFailure"
+        where = "" if is_common or first["kind"] == "Interrupted" else f"rank {first['rank']}: "
         raise _KINDS[first["kind"]](where + first["text"]) from None
     if killed is not None:
         raise RankFailure(f"a rank failed: {killed}")

@@ -50,9 +50,13 @@ def any_rank(flag: bool) -> bool:
     return any(gather(flag))
 
 
-def is_joined_by_launcher() -> bool:
-    """Whether `torchrun` or Slurm's like has made this process one of several (RANK is set)."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+def from_rank_0(item: T | None = None) -> T:
+    """What rank 0 gave, on every rank."""
+    items: list[Any] = [item]
+    if num_ranks() > 1:
+        dist.broadcast_object_list(items)
+    handed: T = items[0]
+    return handed
 
 
 @contextmanager

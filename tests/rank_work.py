@@ -26,20 +26,25 @@ def some_rows(count: int, vocabulary: int = 16, seed: int = 0) -> list[TokenRow]
     ]
 
 
-def gradients(out: str, path: str, cases: list[list[TokenRow]], options: dict) -> None:
-    """Write the gradient and loss of each case's rows, as rank 0 sees them."""
+def gradients(out: str, models: dict[str, str], settings: list[dict], cases: list) -> None:
+    """Write the loss, log-probabilities and gradient of each case, for each model and setting."""
     torch.set_num_threads(1)
-    cfg = LearnerConfig(**options)
-    model = load_sharded(ModelConfig(), path, torch.device("cpu"), cfg)
-    learner = Learner(model, cfg, 10, 1.0)
-    found = []
-    for rows in cases:
-        learner.optimizer.zero_grad()
-        loss, logprobs, _ = learner.accumulate_gradient(rows)
-        grads = [
-            torch.zeros(p.shape) if p.grad is None else whole(p.grad) for p in model.parameters()
-        ]
-        flat = torch.cat([g.flatten() for g in grads])
-        found.append({"loss": loss, "logprobs": logprobs, "gradient": flat.tolist()})
+    found = {}
+    for name, path in models.items():
+        for options in settings:
+            cfg = LearnerConfig(**options)
+            model = load_sharded(ModelConfig(), path, torch.device("cpu"), cfg)
+            learner = Learner(model, cfg, 10, 1.0)
+            found[f"{name} {options}"] = [list(measured(learner, rows)) for rows in cases]
     if rank() == 0:
         Path(out).write_text(json.dumps(found))
+
+
+def measured(learner: Learner, rows: list[TokenRow]) -> tuple[float, list[float], list[float]]:
+    learner.optimizer.zero_grad()
+    loss, logprobs, _ = learner.accumulate_gradient(rows)
+    grads = [
+        torch.zeros(p.shape) if p.grad is None else whole(p.grad)
+        for p in learner.model.parameters()
+    ]
+    return loss, list(logprobs), torch.cat([g.flatten() for g in grads]).tolist()

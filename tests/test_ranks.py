@@ -1,16 +1,19 @@
 """Several ranks compute what one computes, up to the order of sums."""
 
 import json
+import os
 
 import pytest
 import torch
-from rank_work import gradients, some_rows
+from rank_work import gradients, measured, some_rows
+from test_torch_sampler import random_model
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from passk.batch import balanced
 from passk.config import LearnerConfig, ModelConfig
 from passk.launch import launch
 from passk.learner import Learner
-from passk.policy import load_policy
+from passk.policy import load_policy, load_tokenizer
 
 CASES = {
     "many rows": some_rows(40),
@@ -18,46 +21,64 @@ CASES = {
     "three rows": some_rows(3),
     "no rows": [],
 }
+SMALL_BATCHES = {"max_tokens_per_batch": 100}
+SETTINGS = (
+    {},
+    SMALL_BATCHES,
+    SMALL_BATCHES | {"defer_reduction": False},
+    SMALL_BATCHES | {"gradient_checkpointing": True},
+    {"replicas": 2},
+)
 
 
-@pytest.fixture(scope="module")
-def alone():
-    """Loss, log-probabilities and gradient of each case in one process."""
+def assert_the_same(found, path) -> None:
+    """`found`: loss, log-probabilities and gradient of each case, as one process has them."""
     learner = Learner(
-        load_policy(ModelConfig(), "tiny", torch.device("cpu")), LearnerConfig(), 10, 1.0
+        load_policy(ModelConfig(), path, torch.device("cpu")), LearnerConfig(), 10, 1.0
     )
-    found = []
-    for rows in CASES.values():
-        learner.optimizer.zero_grad()
-        loss, logprobs, _ = learner.accumulate_gradient(rows)
-        parameters = learner.model.parameters()
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        found.append((loss, logprobs, torch.cat([g.flatten() for g in grads])))
-    return found
+    for case, (loss, logprobs, gradient) in zip(CASES, found, strict=True):
+        alone = measured(learner, CASES[case])
+        assert loss == pytest.approx(alone[0], rel=1e-5, abs=1e-7), case
+        assert logprobs == pytest.approx(alone[1], rel=1e-5), case
+        expected = torch.tensor(alone[2])
+        assert (torch.tensor(gradient) - expected).norm() <= 1e-5 * expected.norm(), case
 
 
 @pytest.mark.parametrize(
-    ("num_ranks", "options"),
-    [
-        (2, {}),
-        (2, {"max_tokens_per_batch": 100}),
-        (2, {"max_tokens_per_batch": 100, "defer_reduction": False}),
-        (2, {"max_tokens_per_batch": 100, "gradient_checkpointing": True}),
-        (2, {"replicas": 2}),
-        (4, {"max_tokens_per_batch": 100, "replicas": 2}),
-    ],
-    ids=str,
+    ("num_ranks", "settings"), [(2, SETTINGS), (4, (SMALL_BATCHES | {"replicas": 2}, {}))]
 )
-def test_the_gradient_is_that_of_one_process(alone, tmp_path, num_ranks, options):
+def test_the_gradient_is_that_of_one_process(tmp_path, num_ranks, settings):
     out = tmp_path / "found.json"
-    launch(gradients, num_ranks, str(out), "tiny", list(CASES.values()), options)
-    for case, found, (loss, logprobs, gradient) in zip(
-        CASES, json.loads(out.read_text()), alone, strict=True
-    ):
-        assert found["loss"] == pytest.approx(loss, rel=1e-5), case
-        assert found["logprobs"] == pytest.approx(logprobs, rel=1e-5), case
-        difference = torch.tensor(found["gradient"]) - gradient
-        assert difference.norm() <= 1e-5 * gradient.norm(), case
+    launch(gradients, num_ranks, str(out), {"tiny": "tiny"}, settings, list(CASES.values()))
+    found = json.loads(out.read_text())
+    assert len(found) == len(settings)
+    for setting in found.values():
+        assert_the_same(setting, "tiny")
+
+
+def test_any_architecture_is_read_into_shards(tmp_path):
+    """Tied heads, buffers of all kinds, weights in another dtype; and experts, which are joined."""
+    models = {name: random_model(name) for name in ("llama", "qwen3", "gpt_neox", "gemma3", "gpt2")}
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}
+    models["mixtral"] = MixtralForCausalLM(MixtralConfig(vocab_size=18, **sizes, **heads))
+    models["bfloat16"] = random_model("llama").bfloat16()
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        load_tokenizer("tiny").save_pretrained(tmp_path / name)
+    paths = {name: str(tmp_path / name) for name in models}
+    launch(gradients, 2, str(tmp_path / "out.json"), paths, [{}], list(CASES.values()))
+    found = json.loads((tmp_path / "out.json").read_text())
+    for name, setting in zip(models, found.values(), strict=True):
+        assert_the_same(setting, paths[name])
+
+
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    launch(os.getpid, 2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tokens_are_dealt_out_evenly():

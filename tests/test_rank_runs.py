@@ -1,0 +1,121 @@
+"""Whole runs on several ranks: the same run as on one, and one that ends well when it must end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_runs import SMALL, metrics, train
+from test_resume import as_if_killed, start, wait_for_lines
+
+STEPS = 6
+WORDS = (f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9", "eval.every=3")
+WORDS += ("diagnostics.every=3", "rollout.save_every=1", "learner.max_tokens_per_batch=100")
+LONG = ("train.num_steps=400", "train.save_every=1000", "eval.every=0", "diagnostics.every=0")
+TWO = "learner.num_processes=2"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[Path, Path]:
+    """The same run on one rank and on two."""
+    root = tmp_path_factory.mktemp("ranks")
+    assert train(root / "one", *WORDS) == 0
+    assert train(root / "two", *WORDS, TWO) == 0
+    return root / "one", root / "two"
+
+
+def assert_same_up_to_rounding(one: Path, other: Path) -> None:
+    lines, others = metrics(one), metrics(other)
+    assert [line["step"] for line in others] == [line["step"] for line in lines]
+    for line, also in zip(lines, others, strict=True):
+        for name in ("loss", "grad_norm", "alignment", "alignment_low", "inner_product"):
+            # Adam divides by the size of a gradient: what is all rounding grows with the steps.
+            near = line[name] and pytest.approx(line[name], rel=1e-3, abs=1e-6)  # or null
+            assert also[name] == near, name
+        for name in ("reward_mean", "reasons", "dead_group_fraction", "pass1", "passk"):
+            assert also[name] == line[name], name
+    for step in range(STEPS):
+        file = f"rollouts/step-{step:06d}.parquet"
+        rows, also = pd.read_parquet(one / file), pd.read_parquet(other / file)
+        exact = ["problem_id", "sample", "completion", "reward", "reason", "policy_version"]
+        pd.testing.assert_frame_equal(rows[exact], also[exact])
+        assert also["logprob_learner"].notna().equals(rows["logprob_learner"].notna())
+    for file in ("table.csv", "table_by_kind.csv"):
+        assert (one / "eval" / file).read_bytes() == (other / "eval" / file).read_bytes()
+
+
+def test_two_ranks_make_the_run_of_one(runs):
+    one, two = runs
+    assert_same_up_to_rounding(one, two)
+    assert metrics(one)[0]["grad_norm"] == pytest.approx(metrics(two)[0]["grad_norm"], rel=1e-5)
+    names = {path.name for path in one.iterdir()}
+    assert {path.name for path in two.iterdir()} == names, "one directory, written by one rank"
+    assert json.loads((two / "manifest.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["from one to two", "from two to one"])
+def test_a_checkpoint_resumes_on_another_number_of_ranks(runs, tmp_path, first):
+    run = tmp_path / "run"
+    subprocess.run(["cp", "-r", runs[first], run], check=True)
+    as_if_killed(run, 2)
+    processes = () if first else (TWO,)
+    assert train(run, *WORDS, *processes, "resume=true") == 0
+    assert_same_up_to_rounding(runs[0], run)
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[int]:
+    """Process ids of a run's ranks, rank 0 first: they lead process groups of their own."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if os.getpgid(int(pid)) == int(pid)]
+
+
+def test_sigterm_saves_and_says_how_to_go_on_once(tmp_path):
+    run = tmp_path / "run"
+    with start(run, *LONG, TWO) as process:
+        wait_for_lines(run, 3, process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    done = len(metrics(run))
+    assert 3 <= done < 400 and f"saved at step {done}" in out
+    assert err.count("go on with: passk train") == 1 and err.count("SIGTERM") == 1, err
+    assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
+    more = f"train.num_steps={done + 2}"
+    assert train(run, *LONG, TWO, more, "resume=true") == 2  # another length is another run
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_killed_rank_ends_the_run_with_a_sentence(tmp_path, number):
+    run = tmp_path / "run"
+    words = (*LONG, "train.num_steps=60", "train.save_every=5")
+    with start(run, *words, TWO) as process:
+        wait_for_lines(run, 11, process)
+        pids = ranks_of(process)
+        os.kill(pids[number], signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(rf"^passk: rank {number} was killed by SIGKILL; resume=true goes on", err), err
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "ranks are left"
+        time.sleep(0.05)
+    assert train(run, *words, "resume=true") == 0
+    assert [line["step"] for line in metrics(run)] == list(range(60))
+
+
+def test_what_every_rank_refuses_is_said_once(tmp_path):
+    words = ["train", *SMALL, TWO, "rollout.max_new_tokens=100000", f"hydra.run.dir={tmp_path}/run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "passk", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("passk: ") and done.stderr.count("\n") == 1, done.stderr
+    assert "rollout.max_new_tokens" in done.stderr
+    assert not (tmp_path / "run").exists()
