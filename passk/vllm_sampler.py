@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from passk.config import ModelConfig, RolloutConfig
 from passk.errors import UserError
 from passk.policy import model_location
+from passk.ranks import num_ranks
 from passk.sampler import SamplingParams, cut_at_stop, same_checksum
 from passk.types import Completion, FinishReason
 
@@ -59,6 +60,8 @@ class VLLMSampler:
             gpu_memory_utilization=cfg.memory_fraction,
             enforce_eager=cfg.enforce_eager,
             enable_sleep_mode=self._sleeps,
+            # Each rank has an engine of its own, in the process group that the ranks share.
+            distributed_executor_backend="external_launcher" if num_ranks() > 1 else None,
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
             # On CPUs a seeded request whose prompt is cut in two stops the engine: it winds its

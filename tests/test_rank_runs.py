@@ -69,6 +69,21 @@ def test_a_checkpoint_resumes_on_another_number_of_ranks(runs, tmp_path, first):
     assert_same_up_to_rounding(runs[0], run)
 
 
+def test_ranks_that_torchrun_started_join(runs, tmp_path):
+    words = [*SMALL, *WORDS, f'hydra.run.dir="{tmp_path}/run"']
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "passk", "train", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"{STEPS}/{STEPS}") == 1, "one rank prints"
+    assert_same_up_to_rounding(runs[0], tmp_path / "run")
+
+
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     """Process ids of a run's ranks, rank 0 first: they lead process groups of their own."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
