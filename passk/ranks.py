@@ -68,4 +68,5 @@ def joined() -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     yield
     # Not after an error: the others would fail for it before it has been written down.
-    dist.destroy_process_group()
+    if dist.is_initialized():  # vLLM ends it with its engine
+        dist.destroy_process_group()

@@ -10,6 +10,7 @@ as they are, with nothing in between. CUDA IPC is no way to do that: a process c
 that it exported itself.
 """
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
@@ -168,6 +169,7 @@ def _start_engine(**settings: Any) -> Any:
     try:
         with warnings.catch_warnings():  # of packages that vLLM imports
             warnings.simplefilter("ignore")
+            logging.getLogger("vllm").setLevel(logging.ERROR)  # its own setting comes later
             from vllm import LLM, envs
 
             if envs.VLLM_ENABLE_V1_MULTIPROCESSING:

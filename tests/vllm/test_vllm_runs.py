@@ -18,7 +18,7 @@ def passk(cwd, command, *words):
     return outcome
 
 
-def test_a_run_is_resumed_and_evaluated(tmp_path):
+def test_a_run_is_resumed_on_two_ranks_and_evaluated(tmp_path):
     words = [*SMALL, *VLLM, "train.save_every=2", "diagnostics.every=0", "eval.every=0"]
     run = ["hydra.run.dir=run", "learner.schedule=constant"]
     assert passk(tmp_path, "train", *words, *run, "train.num_steps=4").code == 0
@@ -35,7 +35,9 @@ def test_a_run_is_resumed_and_evaluated(tmp_path):
     for file in last.iterdir():
         file.unlink()
     last.rmdir()
-    assert passk(tmp_path, "train", *words, *run, "train.num_steps=4", "resume=true").code == 0
+    two = ["resume=true", "learner.num_processes=2"]  # an engine on each of two ranks
+    resumed = passk(tmp_path, "train", *words, *run, "train.num_steps=4", *two)
+    assert resumed.code == 0, resumed.err
     again = metrics(tmp_path / "run")
     for name in ("reward_mean", "loss", "grad_norm"):
         np.testing.assert_allclose(
