@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -20,6 +21,7 @@ __all__ = [
     "end_ids",
     "load_policy",
     "load_tokenizer",
+    "local_folder",
     "token_logprobs",
 ]
 
@@ -34,6 +36,17 @@ TINY = Path(__file__).parent / "assets" / "tiny"
 def model_location(path: str) -> str:
     """A folder or hub id for `model.path`, where `tiny` is the model inside the package."""
     return str(TINY) if path == "tiny" else path
+
+
+def local_folder(path: str) -> Path:
+    """The folder with the model's files; those of a hub id are fetched first."""
+    location = Path(model_location(path))
+    patterns = ["*.json", "*.safetensors"]
+    return (
+        location
+        if location.is_dir()
+        else Path(_load(snapshot_download, path, allow_patterns=patterns))
+    )
 
 
 def load_policy(cfg: ModelConfig, path: str, device: torch.device) -> PreTrainedModel:

@@ -66,6 +66,8 @@ def joined() -> Iterator[None]:
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // neighbours))
     yield
     # Not after an error: the others would fail for it before it has been written down.
     if dist.is_initialized():  # vLLM ends it with its engine

@@ -6,7 +6,6 @@ into the shards, so no rank ever holds the model.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -27,7 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from passk.config import LearnerConfig, ModelConfig
 from passk.errors import UserError
-from passk.policy import check_head, load_policy, model_location
+from passk.policy import check_head, load_policy, local_folder
 from passk.ranks import num_ranks
 
 
@@ -39,10 +38,10 @@ def load_sharded(
     A model whose file names its tensors otherwise than the model itself does (experts that
     transformers joins while it loads) is loaded whole on each rank, and cut then.
     """
-    folder = Path(model_location(path))
-    model = _without_weights(cfg, str(folder))
-    on_disk = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    if not folder.is_dir() or not _parameters(model).keys() <= on_disk.keys():
+    folder = str(local_folder(path))
+    model = _without_weights(cfg, folder)
+    on_disk = HuggingFaceStorageReader(folder).read_metadata().state_dict_metadata
+    if not _parameters(model).keys() <= on_disk.keys():
         model = load_policy(cfg, path, torch.device("cpu"))
         shard(model, device, learner)
         return model
@@ -52,7 +51,7 @@ def load_sharded(
     model.tie_weights()
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
-    load(_parameters(model), storage_reader=HuggingFaceStorageReader(str(folder)))
+    load(_parameters(model), storage_reader=HuggingFaceStorageReader(folder))
     check_head(model.eval(), path)
     # A forward pass leaves what is not in a layer whole, until a backward pass.
     cast(FSDPModule, model).reshard()
