@@ -79,8 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = _directories_as_override(rest)
     else:
         rest = ["resume=true" if word == "--resume" else word for word in rest]
-    if command == "train" and _is_follower():
-        return _follow()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        is_rank_0 = os.environ["RANK"] == "0"
+        if command not in ("train", "eval") or {"-m", "--multirun"} & set(rest):
+            names = "passk train and passk eval, without --multirun, run under torchrun"
+            return _refuse(f"only {names}; start this by itself") if is_rank_0 else 2
+        if not is_rank_0:
+            return _follow(command)
     register()
     if "--help" in rest or "-h" in rest:
         return _help(command, [word for word in rest if not word.startswith("-")])
@@ -167,17 +172,12 @@ def _exit_code(command: str, prefix: str, work: Callable[..., None], *arguments:
         return 1
 
 
-def _follow() -> int:
+def _follow(command: str) -> int:
     """The life of a rank that `torchrun` started and that is not rank 0, which composes for all."""
     _set_environment()
-    from passk.commands import follow
+    from passk.launch import follow
 
-    return _exit_code("train", f"rank {os.environ['RANK']}: ", follow)
-
-
-def _is_follower() -> bool:
-    """Whether `torchrun` started this process as a rank other than 0."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
+    return _exit_code(command, f"rank {os.environ['RANK']}: ", follow)
 
 
 def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:

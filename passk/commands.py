@@ -23,7 +23,7 @@ from passk.eval_tables import (
 )
 from passk.evaluation import sample_in_chunks, samples_in_order
 from passk.interrupt import interrupt_flag
-from passk.launch import is_started_as_rank, join, launch, ranks_to_start
+from passk.launch import on_all_ranks
 from passk.plots import pass_at_k_curve
 from passk.problems import Data, load_data
 from passk.progress import display
@@ -53,18 +53,7 @@ def run_train(
     On as many ranks as `learner.num_processes` says. `overrides` are the words the user typed.
     Raises Interrupted when asked to stop.
     """
-    count = ranks_to_start(cfg.learner)
-    if is_started_as_rank():
-        join(train_as_rank, cfg, run_dir, overrides, show_notes)
-    elif count == 1:
-        train_as_rank(cfg, run_dir, overrides, show_notes)
-    else:
-        launch(train_as_rank, count, cfg, run_dir, overrides, show_notes)
-
-
-def follow() -> None:
-    """Be one of the ranks that `torchrun` started, with what rank 0 was asked to do."""
-    join(train_as_rank)
+    on_all_ranks(cfg.learner, train_as_rank, cfg, run_dir, overrides, show_notes)
 
 
 def train_as_rank(
@@ -138,8 +127,14 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     """Samples and tables of a run's last checkpoint, or of `model.path`; see docs/evaluation.md.
 
     Problems, verifier and sampling are those of the run, unless the user typed others. Resumed, it
-    samples only problems that have no samples yet. Raises Interrupted when asked to stop.
+    samples only problems that have no samples yet. On as many ranks as `learner.num_processes`
+    says. Raises Interrupted when asked to stop.
     """
+    on_all_ranks(cfg.learner, eval_as_rank, cfg, run_dir, overrides)
+
+
+def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """What each rank of an evaluation does."""
     prepare_torch(cfg.num_threads, cfg.eval.seed)
     base = TrainConfig(**{field.name: getattr(cfg, field.name) for field in fields(RunConfig)})
     if cfg.run is not None:
@@ -173,12 +168,17 @@ def _evaluate_and_record(
     status = "failed"
     try:
         num_problems = len(parts.data.heldout)
-        with interrupt_flag("chunk") as stop, display("eval", num_problems) as shown:
+        with (
+            interrupt_flag("chunk", silent=rank() > 0) as stop,
+            display("eval", num_problems) as shown,
+        ):
             if not sample_in_chunks(cfg, parts, run, shown, stop):
                 raise KeyboardInterrupt
-            shown_tables = _write_tables(step, cfg, run, samples_in_order(run, parts))
+            if rank() == 0:
+                shown_tables = _write_tables(step, cfg, run, samples_in_order(run, parts))
         status = "finished"
-        print(shown_tables)
+        if rank() == 0:
+            print(shown_tables)
         print(f"tables are in {run.path / 'eval'}, samples in {run.path / 'samples'}")
         if stop.is_set():
             raise Interrupted(f"stopped as asked; the evaluation in {run.path} had just finished")

@@ -10,6 +10,7 @@ from passk.eval_tables import count_correct, eval_tables, percent_cells
 from passk.evaluator import draw_samples
 from passk.interrupt import InterruptFlag
 from passk.progress import Display
+from passk.ranks import any_rank, from_rank_0, rank
 from passk.run import Run
 
 
@@ -34,14 +35,14 @@ def sample_in_chunks(
     was set before the last.
     """
     problems = parts.data.heldout
-    drawn = run.samples()
+    drawn = from_rank_0(run.samples() if rank() == 0 else None)
     known = set(drawn["problem_id"])
     left = [place for place, problem in enumerate(problems) if problem.id not in known]
     rewards = drawn["reward"][~drawn["greedy"].astype(bool)]
     right, judged = rewards.sum(), rewards.count()
     shown.step(len(known), {"pass1": right / judged if judged else None})
     for start in range(0, len(left), cfg.eval.chunk_size):
-        if stop.is_set():
+        if any_rank(stop.is_set()):
             return False
         places = left[start : start + cfg.eval.chunk_size]
         started = time.perf_counter()

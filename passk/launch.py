@@ -14,7 +14,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,27 +34,32 @@ _KINDS: dict[str, type[Exception]] = {
 }
 
 
-def is_started_as_rank() -> bool:
-    """Whether `torchrun` or its like started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+def on_all_ranks(cfg: LearnerConfig, work: Callable[..., None], *arguments: Any) -> None:
+    """Run `work(*arguments)` on the ranks that `torchrun` started, or on as many as `cfg` says."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        _join(work, *arguments)
+    elif (count := ranks_to_start(cfg)) == 1:
+        work(*arguments)
+    else:
+        launch(work, count, *arguments)
 
 
-def join(work: Callable[..., None], *arguments: Any) -> None:
-    """Run `work` as one of the ranks that `torchrun` started, with the arguments of rank 0.
+def follow() -> None:
+    """Be a rank that `torchrun` started, and do what rank 0 does."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for good
+    with suppress(Interrupted):
+        _join()
 
-    Only rank 0 prints, but for errors of other ranks alone.
-    """
-    number = int(os.environ["RANK"])
-    if number > 0:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for good
+
+def _join(*work_and_arguments: Any) -> None:
     try:
         with joined():
-            work(*from_rank_0(arguments))
+            work, *arguments = from_rank_0(work_and_arguments)
+            work(*arguments)
     except Interrupted:
-        if number == 0:
-            raise
+        raise
     except Exception as error:
-        _let_others_speak(number, error)
+        _let_others_speak(int(os.environ["RANK"]), error)
         raise
 
 

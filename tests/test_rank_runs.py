@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_runs import SMALL, metrics, train
+from small_runs import SMALL, metrics, snapshot, train
 from test_resume import as_if_killed, start, wait_for_lines
+
+from passk.cli import main
 
 STEPS = 6
 WORDS = (f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9", "eval.every=3")
@@ -82,6 +84,32 @@ def test_ranks_that_torchrun_started_join(runs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"{STEPS}/{STEPS}") == 1, "one rank prints"
     assert_same_up_to_rounding(runs[0], tmp_path / "run")
+
+
+def test_an_evaluation_on_two_ranks_has_the_same_samples_and_tables(runs, tmp_path):
+    words = ["eval", f'run="{runs[0]}"', "eval.chunk_size=3", "eval.greedy=true", "num_threads=1"]
+    assert main([*words, f'hydra.run.dir="{tmp_path}/one"']) == 0
+    assert main([*words, TWO, f'hydra.run.dir="{tmp_path}/two"']) == 0
+    assert snapshot(tmp_path / "one" / "eval") == snapshot(tmp_path / "two" / "eval")
+    for file in sorted((tmp_path / "one" / "samples").iterdir()):
+        rows, also = (
+            pd.read_parquet(file),
+            pd.read_parquet(tmp_path / "two" / "samples" / file.name),
+        )
+        pd.testing.assert_frame_equal(rows, also, atol=1e-4)
+    last = max((tmp_path / "two" / "samples").iterdir())
+    last.unlink()
+    assert main([*words, TWO, f'hydra.run.dir="{tmp_path}/two"', "resume=true"]) == 0
+    assert last.exists()
+    assert snapshot(tmp_path / "one" / "eval") == snapshot(tmp_path / "two" / "eval")
+
+
+def test_what_does_not_run_under_torchrun_says_so(monkeypatch, capsys):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for words in (["reproduce"], ["train", "-m", "regime.k=2,4"], ["report"]):
+        assert main(words) == 2
+        assert "run under torchrun; start this by itself" in capsys.readouterr().err
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
