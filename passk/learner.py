@@ -17,7 +17,7 @@ from passk.config import LearnerConfig
 from passk.errors import PolicyMismatch, UserError
 from passk.policy import token_logprobs
 from passk.ranks import gather, num_ranks, rank
-from passk.sharding import cut_as, local, reduce_gradients, whole
+from passk.sharding import cut_as, local, on_rank_0, reduce_gradients, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +184,12 @@ class Learner:
         return [name for name, _ in plain_tensors(self.model, self.model.named_parameters())]
 
     def plain_state(self) -> dict[str, Tensor]:
-        """The state dict of the plain model, for a checkpoint; adapters are merged into it."""
+        """The state dict of the plain model, for a checkpoint; adapters are merged into it.
+
+        On rank 0; on the others its tensors are empty. Likewise `state_tensors`.
+        """
         tensors = plain_tensors(self.model, self.model.state_dict().items())
-        return {name: whole(tensor) for name, tensor in tensors}
+        return {name: on_rank_0(tensor) for name, tensor in tensors}
 
     def state_tensors(self) -> dict[str, Tensor]:
         """What resuming needs beside the plain model.
@@ -195,7 +198,7 @@ class Learner:
         model does not tell, `adapter/<parameter>`.
         """
         tensors = {
-            f"optimizer/{name}/{moment}": whole(value)
+            f"optimizer/{name}/{moment}": on_rank_0(value)
             for name, parameter in self._trained.items()
             for moment, value in self.optimizer.state.get(parameter, {}).items()
         }

@@ -27,7 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from passk.config import LearnerConfig, ModelConfig
 from passk.errors import UserError
 from passk.policy import check_head, load_policy, local_folder
-from passk.ranks import num_ranks
+from passk.ranks import num_ranks, rank
 
 
 def load_sharded(
@@ -64,7 +64,8 @@ def shard(model: PreTrainedModel, device: torch.device, cfg: LearnerConfig) -> N
     dtype = getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
     reduced = torch.float32 if dtype else None
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduced)
-    offload = CPUOffloadPolicy() if cfg.cpu_offload else OffloadPolicy()
+    pinned = torch.cuda.is_available()
+    offload = CPUOffloadPolicy(pin_memory=pinned) if cfg.cpu_offload else OffloadPolicy()
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     for module in (*layers, model):
         fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
@@ -85,6 +86,14 @@ def _mesh(device: torch.device, replicas: int) -> DeviceMesh:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be in shards, put together on every rank (which all must ask for)."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def on_rank_0(tensor: Tensor) -> Tensor:
+    """A tensor in shards, put together in the main memory of rank 0; on other ranks it is empty."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    put_together = tensor.full_tensor()  # which all ranks must ask for
+    return put_together.cpu() if rank() == 0 else torch.empty(0)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ SETTINGS = (
     SMALL_BATCHES | {"defer_reduction": False},
     SMALL_BATCHES | {"gradient_checkpointing": True},
     {"replicas": 2},
+    {"cpu_offload": True},
 )
 
 
