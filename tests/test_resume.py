@@ -193,7 +193,7 @@ def start(run: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 def wait_for_lines(run: Path, count: int, process: subprocess.Popen[str]) -> None:
-    file, deadline = run / "metrics.jsonl", time.monotonic() + 60
+    file, deadline = run / "metrics.jsonl", time.monotonic() + 180
     while not file.is_file() or file.read_bytes().count(b"\n") < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
