@@ -156,7 +156,7 @@ def _raise_first(folder: Path, killed: ChildFailedError | None) -> None:
         (_, code, number) = died[0]
         raise RankFailure(
             f"rank {number} was killed by {signal.Signals(-code).name}; resume=true goes on from "
-            "the last checkpoint"
+            "the last checkpoint (if nobody killed it, the system may be short of memory)"
         )
     if endings:
         first = min(endings, key=lambda ending: ending["time"])
