@@ -19,7 +19,7 @@ from passk.types import Group
 class TokenRow:
     """A prompt with one completion, and what the log-probability of the completion is worth.
 
-    `weights` holds one number per objective: training uses one, diagnostics several at once.
+    `weights` holds one number per objective; training and diagnostics feed one at a time.
     `samples` are the (prompt, sample) indices that were merged into the row. `sampler_logprobs`
     has one number per completion token, and is empty where nothing was sampled.
     """

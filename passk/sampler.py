@@ -83,14 +83,3 @@ class Sampler(Protocol):
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
     """The text before the first of the stop texts in it, all of it where there is none."""
     return text[: min((place for s in stop if (place := text.find(s)) >= 0), default=len(text))]
-
-
-def sample_all(
-    sampler: Sampler,
-    prompts: Sequence[Sequence[int]],
-    seeds_PG: Sequence[Sequence[int]],
-    params: SamplingParams,
-) -> list[list[Completion]]:
-    """What `sample` yields, all of it, in the order of the prompts."""
-    drawn = dict(sampler.sample(prompts, seeds_PG, params))
-    return [drawn[index] for index in range(len(prompts))]

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from sampling import sample_all
 from scipy.special import chdtrc
 from transformers import (
     AutoModelForCausalLM,
@@ -18,7 +19,7 @@ from transformers import (
 
 from passk.errors import UserError
 from passk.policy import token_logprobs
-from passk.sampler import SamplingParams, sample_all
+from passk.sampler import SamplingParams
 from passk.seeds import group_seeds
 from passk.torch_sampler import TorchSampler
 from passk.types import FinishReason

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from sampling import sample_all
 
 from passk.config import LearnerConfig
 from passk.conventions import make_problems
@@ -12,7 +13,7 @@ from passk.errors import PolicyMismatch
 from passk.learner import Learner
 from passk.policy import token_logprobs
 from passk.rollout import SampleKey, rollout
-from passk.sampler import SamplingParams, sample_all
+from passk.sampler import SamplingParams
 from passk.seeds import group_seeds
 from passk.sync import hand_over
 from passk.torch_sampler import TorchSampler
