@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -73,8 +73,10 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
     measures = engine == "vllm" and not needs_training
     device = torch.device("cpu") if measures else _device(cfg.learner)
     tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
+    # What only measures needs no adapters: they are merged into what it measures.
+    adapted = cfg.model if needs_training else replace(cfg.model, lora_rank=0)
     model = (
-        load_sharded(cfg.model, start, device, cfg.learner)
+        load_sharded(adapted, start, device, cfg.learner, cfg.train.seed)
         if num_ranks() > 1
         else load_policy(cfg.model, start, device)
     )
@@ -101,13 +103,8 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
         opened.callback(sampler.close)
         verifier = build_verifier(cfg.verifier)
         opened.callback(verifier.close)
-        if cfg.model.lora_rank and needs_training:
-            if num_ranks() > 1:
-                raise UserError(
-                    "model.lora_rank does not work on several processes yet; use "
-                    "learner.num_processes=1, or model.lora_rank=0"
-                )
-            add_adapters(model, cfg.model)
+        if num_ranks() == 1:  # elsewhere they are in it
+            add_adapters(model, adapted, cfg.train.seed)
         learner = Learner(
             model,
             cfg.learner,

@@ -42,6 +42,8 @@ def save_checkpoint(
 ) -> None:
     """Write `folder`, replacing one of the same name; rank 0 writes what all ranks have."""
     plain, tensors = learner.plain_state(), learner.state_tensors()
+    if any(adapter_parameters(learner.model)):
+        tensors["base"] = base_fingerprint(learner.model)
     if rank() > 0:
         return
     partial = folder.with_name(f".{folder.name}.partial")
@@ -50,8 +52,6 @@ def save_checkpoint(
     learner.model.save_pretrained(partial, state_dict=plain)
     tokenizer.save_pretrained(partial)
     tensors["rng/torch"] = torch.get_rng_state()
-    if any(adapter_parameters(learner.model)):
-        tensors["base"] = base_fingerprint(learner.model)
     save_file(tensors, partial / "learner.tensors")
     (partial / "state.json").write_text(json.dumps(asdict(state)) + "\n")
     files = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}

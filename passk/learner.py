@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from passk.adapters import adapter_parameters, plain_tensors
+from passk.adapters import adapter_parameters, base_parameters, plain_tensors
 from passk.batch import TokenBatch, TokenRow, micro_batches
 from passk.config import LearnerConfig
 from passk.errors import PolicyMismatch, UserError
@@ -181,7 +181,7 @@ class Learner:
 
     def weight_names(self) -> list[str]:
         """The names that `weights` yields, without what they name."""
-        return [name for name, _ in plain_tensors(self.model, self.model.named_parameters())]
+        return [name for name, _ in base_parameters(self.model)]
 
     def plain_state(self) -> dict[str, Tensor]:
         """The state dict of the plain model, for a checkpoint; adapters are merged into it.
@@ -203,14 +203,15 @@ class Learner:
             for moment, value in self.optimizer.state.get(parameter, {}).items()
         }
         adapters = adapter_parameters(self.model)
-        return tensors | {f"adapter/{name}": parameter.detach() for name, parameter in adapters}
+        return tensors | {f"adapter/{name}": on_rank_0(p.detach()) for name, p in adapters}
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `state_tensors` gave; names are those of the model's parameters."""
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             if kind == "adapter":
-                self._trained[name].data.copy_(value)
+                parameter = self._trained[name]
+                parameter.data.copy_(cut_as(value, parameter))
                 continue
             name, _, moment = name.rpartition("/")
             parameter = self._trained[name]
