@@ -62,6 +62,9 @@ class Parts:
 def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> Iterator[Parts]:
     """Load data, and the policy at `start` (a folder, a hub id, or `tiny`) twice: to learn with
     and to sample from. Engine and worker processes end with the block."""
+    if not needs_training:  # what is measured has its adapters merged, and is not compiled
+        model_cfg = replace(cfg.model, lora_rank=0)
+        cfg = replace(cfg, model=model_cfg, learner=replace(cfg.learner, compile=False))
     data = load_data(cfg.data, cfg.eval, needs_training=needs_training)
     if needs_training and cfg.regime.name == "sft" and not data.corpus:
         raise UserError(
@@ -73,10 +76,8 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
     measures = engine == "vllm" and not needs_training
     device = torch.device("cpu") if measures else _device(cfg.learner)
     tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
-    # What only measures needs no adapters: they are merged into what it measures.
-    adapted = cfg.model if needs_training else replace(cfg.model, lora_rank=0)
     model = (
-        load_sharded(adapted, start, device, cfg.learner, cfg.train.seed)
+        load_sharded(cfg.model, start, device, cfg.learner, cfg.train.seed)
         if num_ranks() > 1
         else load_policy(cfg.model, start, device)
     )
@@ -104,7 +105,7 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
         verifier = build_verifier(cfg.verifier)
         opened.callback(verifier.close)
         if num_ranks() == 1:  # elsewhere they are in it
-            add_adapters(model, adapted, cfg.train.seed)
+            add_adapters(model, cfg.model, cfg.train.seed)
         learner = Learner(
             model,
             cfg.learner,

@@ -22,11 +22,11 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from passk.adapters import adapter_parameters, add_adapters, base_parameters
 from passk.config import LearnerConfig, ModelConfig
 from passk.errors import UserError
+from passk.layers import layers_of
 from passk.policy import check_head, load_policy, local_folder
 from passk.ranks import num_ranks, rank
 
@@ -71,8 +71,7 @@ def shard(model: PreTrainedModel, device: torch.device, cfg: LearnerConfig) -> N
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduced)
     pinned = torch.cuda.is_available()
     offload = CPUOffloadPolicy(pin_memory=pinned) if cfg.cpu_offload else OffloadPolicy()
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    for module in (*layers, model):
+    for module in (*layers_of(model), model):
         fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
 
 
