@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -62,6 +62,9 @@ class Parts:
 def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> Iterator[Parts]:
     """Load data, and the policy at `start` (a folder, a hub id, or `tiny`) twice: to learn with
     and to sample from. Engine and worker processes end with the block."""
+    if not needs_training:  # what is measured has its adapters merged, and is not compiled
+        model_cfg = replace(cfg.model, lora_rank=0)
+        cfg = replace(cfg, model=model_cfg, learner=replace(cfg.learner, compile=False))
     data = load_data(cfg.data, cfg.eval, needs_training=needs_training)
     if needs_training and cfg.regime.name == "sft" and not data.corpus:
         raise UserError(
@@ -74,7 +77,7 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
     device = torch.device("cpu") if measures else _device(cfg.learner)
     tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
     model = (
-        load_sharded(cfg.model, start, device, cfg.learner)
+        load_sharded(cfg.model, start, device, cfg.learner, cfg.train.seed)
         if num_ranks() > 1
         else load_policy(cfg.model, start, device)
     )
@@ -101,13 +104,8 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
         opened.callback(sampler.close)
         verifier = build_verifier(cfg.verifier)
         opened.callback(verifier.close)
-        if cfg.model.lora_rank and needs_training:
-            if num_ranks() > 1:
-                raise UserError(
-                    "model.lora_rank does not work on several processes yet; use "
-                    "learner.num_processes=1, or model.lora_rank=0"
-                )
-            add_adapters(model, cfg.model)
+        if num_ranks() == 1:  # elsewhere they are in it
+            add_adapters(model, cfg.model, cfg.train.seed)
         learner = Learner(
             model,
             cfg.learner,

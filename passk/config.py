@@ -151,6 +151,7 @@ class LearnerConfig:
     lr: float = 2e-4
     compute_dtype: str | None = None  # of activations (autocast); null: model.dtype
     gradient_checkpointing: bool = False
+    compile: bool = False  # torch.compile of each layer; needs a C++ compiler
     schedule: str = "linear"
     warmup_steps: int = 0
     weight_decay: float = 0.0

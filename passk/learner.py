@@ -3,18 +3,16 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from passk.adapters import adapter_parameters, plain_tensors
+from passk.adapters import adapter_parameters, base_parameters, plain_tensors
 from passk.batch import TokenBatch, TokenRow, micro_batches
 from passk.config import LearnerConfig
-from passk.errors import PolicyMismatch, UserError
+from passk.errors import PolicyMismatch
+from passk.layers import checkpoint_layers, compile_layers
 from passk.policy import token_logprobs
 from passk.ranks import gather, num_ranks, rank
 from passk.sharding import local, reduce_gradients, whole
@@ -62,8 +60,10 @@ class Learner:
         max_logprob_gap: float = math.inf,
     ) -> None:
         self.model = model.eval()  # no dropout: the policy that learns is the one that sampled
-        if cfg.gradient_checkpointing:
-            _checkpoint_layers(model)
+        if cfg.compile:
+            compile_layers(model, model.device)
+        if cfg.gradient_checkpointing:  # around it: what is computed again is compiled too
+            checkpoint_layers(model)
         self.cfg = cfg
         self.num_steps = num_steps
         self.temperature = temperature
@@ -181,7 +181,7 @@ class Learner:
 
     def weight_names(self) -> list[str]:
         """The names that `weights` yields, without what they name."""
-        return [name for name, _ in plain_tensors(self.model, self.model.named_parameters())]
+        return [name for name, _ in base_parameters(self.model)]
 
     def plain_state(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters and saved buffers of the plain model by name, each once, for a checkpoint.
@@ -212,23 +212,6 @@ class Learner:
         for parameter in self._trained.values():
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
-
-
-def _checkpoint_layers(model: PreTrainedModel) -> None:
-    """Let every layer keep its input only, and compute the rest again for the backward pass.
-
-    transformers' own switch works in training mode alone, where dropout would be on too.
-    """
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers:
-        raise UserError(
-            f"learner.gradient_checkpointing=true, but {type(model).__name__} has no layers that "
-            "can be checkpointed; leave it false"
-        )
-    for layer in layers:
-        layer.forward = partial(
-            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
-        )
 
 
 GapSums = tuple[int, float, float, int]  # tokens, sum and maximum of their gaps, how many were cut

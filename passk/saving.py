@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from passk.adapters import adapter_parameters, base_fingerprint
+from passk.adapters import adapter_parameters, base_fingerprint, base_parameters
 from passk.checkpoint import (
     LEARNER,
     MANIFEST,
@@ -120,7 +120,7 @@ def _is_saved_as_named(learner: Learner) -> bool:
     Not so with experts, which transformers joins while it loads. Such a model is gathered by rank
     0, and transformers takes it apart again.
     """
-    shapes = {name: tensor.shape for name, tensor in learner.plain_state()}
+    shapes = {name: parameter.shape for name, parameter in base_parameters(learner.model)}
     named = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     saved = revert_weight_conversion(learner.model, named)
     return {name: tensor.shape for name, tensor in saved.items()} == shapes

@@ -22,18 +22,21 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from passk.adapters import adapter_parameters, add_adapters, base_parameters
 from passk.config import LearnerConfig, ModelConfig
 from passk.errors import UserError
+from passk.layers import layers_of
 from passk.policy import check_head, load_policy, local_folder
 from passk.ranks import num_ranks, rank
 
 
 def load_sharded(
-    cfg: ModelConfig, path: str, device: torch.device, learner: LearnerConfig
+    cfg: ModelConfig, path: str, device: torch.device, learner: LearnerConfig, seed: int
 ) -> PreTrainedModel:
     """The causal LM at `path` as `load_policy` gives it, with a part of it on each rank.
+
+    With adapters, where `cfg` asks for them: they must be in it before it is cut.
 
     A model whose file names its tensors otherwise than the model itself does (experts that
     transformers joins while it loads) is loaded whole on each rank, and cut then.
@@ -41,17 +44,19 @@ def load_sharded(
     folder = str(local_folder(path))
     model = _without_weights(cfg, folder)
     on_disk = HuggingFaceStorageReader(folder).read_metadata().state_dict_metadata
-    if not _parameters(model).keys() <= on_disk.keys():
+    if not dict(model.named_parameters()).keys() <= on_disk.keys():
         model = load_policy(cfg, path, torch.device("cpu"))
+        add_adapters(model, cfg, seed)
         shard(model, device, learner)
         return model
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    add_adapters(model, cfg, seed)
     shard(model, device, learner)
+    kept = {name: local(tensor).clone() for name, tensor in _with_values(model)}
     model.to_empty(device="cpu" if learner.cpu_offload else device)
     model.tie_weights()
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
-    load(_parameters(model), storage_reader=HuggingFaceStorageReader(folder))
+    for name, tensor in _with_values(model):
+        local(tensor).copy_(kept[name])
+    load(dict(base_parameters(model)), storage_reader=HuggingFaceStorageReader(folder))
     check_head(model.eval(), path)
     # A forward pass leaves what is not in a layer whole, until a backward pass.
     cast(FSDPModule, model).reshard()
@@ -66,8 +71,7 @@ def shard(model: PreTrainedModel, device: torch.device, cfg: LearnerConfig) -> N
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduced)
     pinned = torch.cuda.is_available()
     offload = CPUOffloadPolicy(pin_memory=pinned) if cfg.cpu_offload else OffloadPolicy()
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    for module in (*layers, model):
+    for module in (*layers_of(model), model):
         fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
 
 
@@ -107,8 +111,10 @@ def reduce_gradients(model: nn.Module, now: bool) -> None:
         model.set_requires_gradient_sync(now)
 
 
-def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_parameters())
+def _with_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What no file holds: buffers and adapters."""
+    yield from model.named_buffers()
+    yield from ((name, parameter.detach()) for name, parameter in adapter_parameters(model))
 
 
 def _without_weights(cfg: ModelConfig, folder: str) -> PreTrainedModel:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from passk import saving
+from passk.adapters import adapter_parameters, add_adapters, base_fingerprint
 from passk.batch import TokenRow
 from passk.checkpoint import TrainState, restore
 from passk.config import LearnerConfig, ModelConfig
@@ -38,11 +39,37 @@ def gradients(out: str, models: dict[str, str], settings: list[dict], cases: lis
     for name, path in models.items():
         for options in settings:
             cfg = LearnerConfig(**options)
-            model = load_sharded(ModelConfig(), path, torch.device("cpu"), cfg)
+            model = load_sharded(ModelConfig(), path, torch.device("cpu"), cfg, seed=0)
             learner = Learner(model, cfg, 10, 1.0)
             found[f"{name} {options}"] = [list(measured(learner, rows)) for rows in cases]
     if rank() == 0:
         Path(out).write_text(json.dumps(found))
+
+
+def adapted(out: str, jobs: dict[str, tuple[str, ModelConfig, dict]], rows: list[TokenRow]) -> None:
+    """For each job write `OUT-JOB`: the first adapters, two updates, a gradient, what leaves."""
+    torch.set_num_threads(1)
+    for name, (path, cfg, options) in jobs.items():
+        learner_cfg = LearnerConfig(**options)
+        if num_ranks() == 1:
+            model = load_policy(cfg, path, torch.device("cpu"))
+            add_adapters(model, cfg, seed=7)
+        else:
+            model = load_sharded(cfg, path, torch.device("cpu"), learner_cfg, seed=7)
+        learner = Learner(model, learner_cfg, 10, 1.0)
+        found = {f"first/{n}": whole(p.detach()).clone() for n, p in adapter_parameters(model)}
+        for turn in (1, 2):  # in the first, B is zero, and so is the gradient of A
+            learned = learner.update(rows)
+            found[f"loss and norm {turn}"] = torch.tensor([learned.loss, learned.grad_norm])
+            found[f"logprobs {turn}"] = torch.tensor(learned.logprobs)
+        found["gradient"] = torch.tensor(measured(learner, rows)[2])
+        found |= {f"weights/{n}": tensor for n, tensor in learner.weights()}
+        assert learner.weight_names() == [n for n, _ in learner.weights()]
+        found["base"] = base_fingerprint(model)
+        found |= {f"plain/{n}": whole(tensor) for n, tensor in learner.plain_state()}
+        found |= {f"state/{n}": whole(tensor) for n, tensor in learner.state_tensors().items()}
+        if rank() == 0:
+            save_file({n: t.contiguous().clone() for n, t in found.items()}, f"{out}-{name}")
 
 
 def measured(learner: Learner, rows: list[TokenRow]) -> tuple[float, list[float], list[float]]:
@@ -61,7 +88,7 @@ def save_after_steps(
     """Two steps, the checkpoint in `root`, and beside it what is in it, put together."""
     torch.set_num_threads(1)
     saving.MAX_FILE_BYTES = max_file_bytes
-    learner = Learner(load_sharded(ModelConfig(), model, torch.device("cpu"), cfg), cfg, 10, 1.0)
+    learner = Learner(load_sharded(ModelConfig(), model, torch.device("cpu"), cfg, 0), cfg, 10, 1.0)
     for seed in range(2):
         learner.update(some_rows(9, seed=seed))
     writer = CheckpointWriter(Path(root), in_background=True)
@@ -77,7 +104,7 @@ def state_after_restore(folder: str, out: str) -> None:
     torch.set_num_threads(1)
     cfg, device = LearnerConfig(), torch.device("cpu")
     model = (
-        load_sharded(ModelConfig(), folder, device, cfg)
+        load_sharded(ModelConfig(), folder, device, cfg, seed=0)
         if num_ranks() > 1
         else load_policy(ModelConfig(), folder, device)
     )

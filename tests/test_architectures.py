@@ -123,7 +123,7 @@ def test_train_resume_evaluate_reload(prepared, tmp_path, case):
 
 def assert_adapters_are_merged(base, cfg: ModelConfig, checkpoint: Path, reloaded) -> None:
     """The base with the adapters of the checkpoint says what its plain model says."""
-    add_adapters(base, cfg)
+    add_adapters(base, cfg, seed=0)
     trained = {name: p for name, p in base.named_parameters() if p.requires_grad}
     tensors = load_file(checkpoint / LEARNER_FILE)
     saved = {key.partition("/")[2]: t for key, t in tensors.items() if key.startswith("adapter/")}
@@ -157,7 +157,7 @@ def test_adapters_resume_only_on_the_base_they_belong_to(prepared, tmp_path, cap
 )
 def test_targets_that_cannot_be_are_refused(targets, sentence):
     with pytest.raises(UserError, match=sentence):
-        add_adapters(random_model("llama"), ModelConfig(lora_rank=2, lora_targets=targets))
+        add_adapters(random_model("llama"), ModelConfig(lora_rank=2, lora_targets=targets), 0)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path, capsys):
