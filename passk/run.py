@@ -20,6 +20,8 @@ import yaml
 
 from passk.checkpoint import TrainState, checkpoint_name, save_checkpoint
 from passk.config import RunConfig
+from passk.disk import full_disk_told, partial_name, replacing
+from passk.errors import DiskFull
 from passk.eval_tables import SAMPLE_COLUMNS, pass_markdown
 from passk.learner import Learner, LearnStats
 from passk.policy import Tokenizer
@@ -75,9 +77,10 @@ class Run:
         before: dict[str, Any] = {}
         if (self.path / "manifest.json").is_file():
             before = json.loads((self.path / "manifest.json").read_text())
-        else:
-            _write(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
+        # First of all: from here on the directory can be resumed.
         _write(self.path / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
+        if not before:
+            _write(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
         self._session_start = time.monotonic()
         self._seconds_before = float(before.get("seconds", 0.0))
         self._manifest |= {**facts, "start": before.get("start", _now())}
@@ -90,7 +93,11 @@ class Run:
         session = time.monotonic() - self._session_start
         seconds = round(self._seconds_before + session, 1)
         self._manifest |= {"end": _now(), "seconds": seconds, "status": status}
-        self._write_manifest()
+        try:
+            self._write_manifest()
+        except DiskFull:
+            if status != "failed":  # the run's own error is what must be told
+                raise
 
     def _write_manifest(self) -> None:
         _write(self.path / "manifest.json", json.dumps(self._manifest, indent=2) + "\n")
@@ -124,7 +131,8 @@ class Run:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one step's line to `metrics.jsonl`; NaN becomes null."""
         line = {key: None if value != value else value for key, value in metrics.items()}
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "metrics.jsonl"
+        with full_disk_told(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     @_by_rank_0
@@ -196,18 +204,16 @@ class Run:
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
     def _write_parquet(self, folder: str, name: str, rows: pd.DataFrame) -> None:
-        path = self.path / folder / f"{name}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        rows.to_parquet(partial, index=False)
-        os.replace(partial, path)
+        with replacing(self.path / folder / f"{name}.parquet") as partial:
+            rows.to_parquet(partial, index=False)
 
     def save(
         self, learner: Learner, tokenizer: Tokenizer, state: TrainState, keep_last: int
     ) -> None:
         """Write the checkpoint of `state.step` and drop all but the newest `keep_last`."""
         folder = self.path / "checkpoints" / checkpoint_name(state.step)
-        save_checkpoint(folder, learner, tokenizer, state)
+        with full_disk_told(folder, partial_name(folder)):
+            save_checkpoint(folder, learner, tokenizer, state)
         if rank() > 0:
             return
         for old in sorted(folder.parent.glob("step-*"))[:-keep_last]:
@@ -230,10 +236,8 @@ def _whole_lines(path: Path) -> list[str]:
 
 def _write(path: Path, text: str) -> None:
     """Replace a file at once, so that a kill leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _version(package: str) -> str | None:

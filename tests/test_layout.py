@@ -18,7 +18,7 @@ LEVELS = (
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("sampler", "adapters", "memory", "answers.reader"),
+        *("sampler", "adapters", "memory", "disk", "answers.reader"),
         *("sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp"),
     ),
     (
