@@ -89,14 +89,15 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint (a file missing, cut short or altered), or None."""
     try:
         files = json.loads((folder / "files.json").read_text())
-    except (OSError, ValueError):
+        sizes = {name: written["bytes"] for name, written in files.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # not such a list
         return "files.json is missing or unreadable"
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes where {expected['bytes']} were written"
+        if path.stat().st_size != sizes[name]:
+            return f"{name} has {path.stat().st_size} bytes where {sizes[name]} were written"
         if _fingerprint(path) != expected:
             return f"{name} differs from what was written (SHA-256)"
     return None
