@@ -204,8 +204,8 @@ def check_head(model: PreTrainedModel, path: str) -> None:
     difference = (ours - theirs).abs().max().item()
     if not math.isfinite(difference):
         raise UserError(
-            f"model.path={path}: the log-probabilities of a few tokens are not numbers; its weights "
-            "hold NaN or infinity, or numbers too large for model.dtype"
+            f"model.path={path}: log-probabilities of a few tokens are not numbers: its weights "
+            "hold NaN or infinity, or are too large for model.dtype"
         )
     # Roundings of the two differ; what a forgotten step does is larger, or does not matter.
     if not difference <= max(4 * torch.finfo(model.dtype).eps, 1e-3) * spread + 1e-6:

@@ -63,12 +63,8 @@ def test_damaged_checkpoint_is_refused_and_removing_it_goes_on(
     shutil.rmtree(last)  # what the sentence says
     assert train(run, *WORDS, "resume=true") == 0
     said = re.sub(r"\d+ bytes where \d+ were", "N bytes where M were", said.strip())
-    matrix.add(
-        f"{kind} in the last checkpoint",
-        losses(run, undisturbed),
-        without_paths(said, run),
-        tried=tried,
-    )
+    name = f"{kind} in the last checkpoint"
+    matrix.add(name, losses(run, undisturbed), without_paths(said, run), tried=tried)
 
 
 def test_a_list_of_files_that_is_not_what_was_written_never_passes_nor_crashes(
