@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import pandas as pd
 import torch
@@ -25,7 +24,8 @@ from passk.ranks import from_shares, num_ranks, share
 LEARNER, STATE, MANIFEST = "learner", "state.json", "files.json"
 
 
-class Fingerprint(TypedDict):
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
     """What a file was when it was written."""
 
     bytes: int
@@ -81,8 +81,9 @@ def damage(folder: Path) -> str | None:
     All ranks ask, each reads its share of the files, and all have the answer.
     """
     try:
-        files: dict[str, Fingerprint] = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
+        listed = json.loads((folder / MANIFEST).read_text())
+        files = {name: Fingerprint(**written) for name, written in listed.items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # gone, or no such list
         return f"{MANIFEST} is missing or unreadable"
     problems = from_shares([_difference(folder, *file) for file in share(list(files.items()))])
     return next((problem for problem in problems if problem), None)
@@ -92,8 +93,8 @@ def _difference(folder: Path, name: str, written: Fingerprint) -> str | None:
     path = folder / name
     if not path.is_file():
         return f"{name} is missing"
-    if path.stat().st_size != written["bytes"]:
-        return f"{name} has {path.stat().st_size} bytes where {written['bytes']} were written"
+    if path.stat().st_size != written.bytes:
+        return f"{name} has {path.stat().st_size} bytes where {written.bytes} were written"
     if fingerprint(path) != written:
         return f"{name} differs from what was written (SHA-256)"
     return None
@@ -103,7 +104,7 @@ def fingerprint(path: Path) -> Fingerprint:
     """Size and hash of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    return Fingerprint(path.stat().st_size, digest)
 
 
 def chosen_checkpoint(run_dir: Path, which: str) -> Path:

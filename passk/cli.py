@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from passk import __version__
 from passk.composition import conf_dir, explain, groups_and_keys, register, to_config
-from passk.errors import Interrupted, PolicyMismatch, RankFailure, UserError
+from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.rules import claim_directory
 
 SUMMARIES = {
@@ -160,7 +160,7 @@ def _exit_code(command: str, prefix: str, work: Callable[..., None], *arguments:
         return _refuse(f"{prefix}{error}")
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(f"{prefix}{explain(error, command)}")
-    except (PolicyMismatch, RankFailure) as error:
+    except (PolicyMismatch, Diverged, DiskFull, RankFailure) as error:
         print(f"passk: {prefix}{error}", file=sys.stderr)
         return 1
     except Interrupted as stopped:

@@ -12,6 +12,7 @@ from passk.build import Parts, open_parts, prepare_torch
 from passk.checkpoint import TrainState, chosen_checkpoint, restore, saved_step
 from passk.composition import compose_train, load_run_config
 from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
+from passk.disk import replacing
 from passk.errors import Interrupted, UserError
 from passk.eval_tables import (
     GROUPINGS,
@@ -195,7 +196,8 @@ def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) 
     curve, tables = pass_curve(counts, cfg.eval), eval_tables(samples, cfg.eval)
     run.write_eval(step, counts, tables | {"pass_at_k": curve})
     if len(curve):
-        pass_at_k_curve(curve).savefig(run.path / "eval" / "pass_at_k.png")
+        with replacing(run.path / "eval" / "pass_at_k.png") as partial_figure:
+            pass_at_k_curve(curve).savefig(partial_figure, format="png")
     shown = [(run.path / "eval" / "table.md").read_text(), summary_markdown(tables["summary"])]
     for grouping in GROUPINGS:
         if (name := f"table_by_{grouping}") in tables:

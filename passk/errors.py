@@ -17,5 +17,13 @@ class Interrupted(Exception):
     """The run was asked to stop; it is saved, and the message says how to go on with it."""
 
 
+class Diverged(Exception):
+    """A number that must be finite is not; the message says which, and at which step."""
+
+
+class DiskFull(Exception):
+    """There is no room for a file of the run; the message says which, and how to go on."""
+
+
 class RankFailure(Exception):
     """A process of a run on several ranks failed; the message says which, and how."""

@@ -25,12 +25,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from passk.config import LearnerConfig
-from passk.errors import Interrupted, PolicyMismatch, RankFailure, UserError
+from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.ranks import from_rank_0, joined
 
 _PATIENCE_SECONDS = 3.0
 _KINDS: dict[str, type[Exception]] = {
-    kind.__name__: kind for kind in (UserError, PolicyMismatch, Interrupted, RankFailure)
+    kind.__name__: kind
+    for kind in (UserError, PolicyMismatch, Diverged, DiskFull, Interrupted, RankFailure)
 }
 
 
@@ -86,7 +87,7 @@ def launch(work: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
     """Run `work(*arguments)` on `num_ranks` ranks of this machine, and wait for all of them.
 
     SIGINT and SIGTERM go to rank 0, which tells the others. Raises what ended the rank that ended
-    first, before its time: UserError, PolicyMismatch, Interrupted, or RankFailure with a traceback.
+    first, before its time: an error of `passk.errors`, RankFailure with a traceback for any other.
     """
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say, we say

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from passk.adapters import adapter_parameters, base_parameters, plain_tensors
 from passk.batch import TokenBatch, TokenRow, micro_batches
 from passk.config import LearnerConfig
-from passk.errors import PolicyMismatch
+from passk.errors import Diverged, PolicyMismatch
 from passk.layers import checkpoint_layers, compile_layers
 from passk.policy import token_logprobs
 from passk.ranks import gather, num_ranks, rank
@@ -89,7 +89,8 @@ class Learner:
         a constant, only makes up for how a sampler's arithmetic differs from the learner's. It is
         1 without a cap, or where a row does not know what the sampler said. With no rows the
         gradient is zero, which is what the estimate says, and the optimiser still takes its step.
-        Raises PolicyMismatch, before the step, if the two differ by more than `max_logprob_gap`.
+        Raises PolicyMismatch, before the step, if the two differ by more than `max_logprob_gap`,
+        and Diverged if the loss or its gradient is not finite.
         """
         for parameter in self._trained.values():
             parameter.grad = torch.zeros_like(parameter)
@@ -103,8 +104,10 @@ class Learner:
             )
         )
         if not math.isfinite(loss) or not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"step {self.step}: loss {loss}, gradient norm {norm.item()}; the run has diverged"
+            raise Diverged(
+                f"step {self.step}: the loss is {loss:g} and the norm of its gradient "
+                f"{norm.item():g}, so the run has diverged; the steps before it are kept; start "
+                "again with a lower learner.lr or with learner.max_grad_norm=1"
             )
         learning_rate = self.cfg.lr * schedule(self.cfg, self.step, self.num_steps)
         for group in self.optimizer.param_groups:

@@ -1,5 +1,6 @@
 """The language model: loading it, its tokenizer, and the log-probabilities of given tokens."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,11 @@ def check_head(model: PreTrainedModel, path: str) -> None:
     theirs = torch.log_softmax(logits, dim=-1).gather(2, ids[:, 1:, None])[..., 0]
     spread = (logits.amax() - logits.amin()).item()
     difference = (ours - theirs).abs().max().item()
+    if not math.isfinite(difference):
+        raise UserError(
+            f"model.path={path}: log-probabilities of a few tokens are not numbers: its weights "
+            "hold NaN or infinity, or are too large for model.dtype"
+        )
     # Roundings of the two differ; what a forgotten step does is larger, or does not matter.
     if not difference <= max(4 * torch.finfo(model.dtype).eps, 1e-3) * spread + 1e-6:
         raise UserError(

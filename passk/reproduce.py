@@ -14,6 +14,7 @@ from passk.build import Parts, open_parts
 from passk.checkpoint import last_checkpoint
 from passk.config import ConventionsConfig, ReproduceConfig, TrainConfig, trained_k
 from passk.diagnostics import alignment, block_gradients, objective
+from passk.disk import replacing
 from passk.errors import UserError
 from passk.statistics import Interval
 from passk.train import diagnostic_groups
@@ -155,13 +156,15 @@ def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir
         row |= alignment(overall[:, i], overall[:, 0]).columns()
         row |= {"num_prompts": len(groups), "num_samples": cfg.alignment_samples}
         rows.append(row)
-    pd.DataFrame(rows).to_csv(sft_dir.parent / "alignment.csv", index=False)
+    with replacing(sft_dir.parent / "alignment.csv") as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False)
     kernels = [
         (a, b, *_ends(alignment(by_kind[a][:, 0], by_kind[b][:, 0]).inner_product))
         for a, b in combinations_with_replacement(by_kind, 2)
     ]
     columns = ["kind_a", "kind_b", "kernel", "kernel_low", "kernel_high"]
-    pd.DataFrame(kernels, columns=columns).to_csv(sft_dir.parent / "kernel.csv", index=False)
+    with replacing(sft_dir.parent / "kernel.csv") as partial:
+        pd.DataFrame(kernels, columns=columns).to_csv(partial, index=False)
 
 
 def _gradients_by_kind(

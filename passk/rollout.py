@@ -1,5 +1,6 @@
 """The rollout phase: problems in, groups of n judged completions out."""
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from passk.config import RunConfig
+from passk.errors import Diverged
 from passk.memory import memory_advice
 from passk.prompts import PromptEncoder
 from passk.ranks import from_shares, gather, share
@@ -74,7 +76,9 @@ def rollout(
     Each rank draws and judges its share of the problems, and all have all groups then. Seeds belong
     to problems, whichever rank they come to. Identical completions of a problem are judged once:
     the verdict depends on nothing else.
-    `verify_seconds` is what judging took beyond sampling.
+    `verify_seconds` is what judging took beyond sampling. Raises Diverged where the sampler's
+    log-probabilities are NaN: its samples mean nothing, and may all be wrong without a NaN in the
+    loss.
     """
     started = time.perf_counter()
     seeds_PG = share(
@@ -105,7 +109,13 @@ def rollout(
             )
         )
     seconds = gather((sampled - started, time.perf_counter() - sampled))
-    return Rollout(from_shares(groups), *map(max, zip(*seconds, strict=True)))
+    groups = from_shares(groups)
+    if any(math.isnan(sum(c.logprobs)) for group in groups for c in group.completions):
+        raise Diverged(
+            f"step {key.step}: the policy's log-probabilities are not numbers, so the run has "
+            "diverged, or began with broken weights; the steps before it are kept"
+        )
+    return Rollout(groups, *map(max, zip(*seconds, strict=True)))
 
 
 def sample_fields(completion: Completion, verdict: Verdict) -> dict[str, Any]:

@@ -194,7 +194,8 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
 
 def claim_directory(path: Path, resume: bool) -> None:
     """Refuse a directory that holds something, unless the run in it is to be resumed."""
-    is_empty = not path.exists() or not any(path.iterdir())
+    # A kill before the run began leaves no more than a file under a temporary name.
+    is_empty = not path.exists() or all(file.name.endswith(".partial") for file in path.iterdir())
     if resume and not (path / "config.yaml").is_file():
         raise UserError(
             f"hydra.run.dir={path} holds no run to resume; name the run with hydra.run.dir=DIR"

@@ -1,7 +1,6 @@
 """A run's directory: everything a run leaves behind is written here, and only here."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,8 @@ import yaml
 
 from passk.checkpoint import TrainState, best_steps, checkpoint_name
 from passk.config import RunConfig, TrainConfig
+from passk.disk import full_disk_told, replacing
+from passk.errors import DiskFull
 from passk.eval_tables import SAMPLE_COLUMNS, pass_markdown
 from passk.learner import Learner, LearnStats
 from passk.policy import Tokenizer
@@ -66,9 +67,10 @@ class Run:
         before: dict[str, Any] = {}
         if (self.path / "manifest.json").is_file():
             before = json.loads((self.path / "manifest.json").read_text())
-        else:
-            _write(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
+        # First of all: from here on the directory can be resumed.
         _write(self.path / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
+        if not before:
+            _write(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
         self._session_start = time.monotonic()
         self._seconds_before = float(before.get("seconds", 0.0))
         self._manifest |= {**facts, "start": before.get("start", _now())}
@@ -89,7 +91,11 @@ class Run:
         session = time.monotonic() - self._session_start
         seconds = round(self._seconds_before + session, 1)
         self._manifest |= {"end": _now(), "seconds": seconds, "status": status}
-        self._write_manifest()
+        try:
+            self._write_manifest()
+        except DiskFull:
+            if status != "failed":  # the run's own error is what must be told
+                raise
 
     def _write_manifest(self) -> None:
         _write(self.path / "manifest.json", json.dumps(self._manifest, indent=2) + "\n")
@@ -123,7 +129,8 @@ class Run:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one step's line to `metrics.jsonl`; NaN becomes null."""
         line = {key: None if value != value else value for key, value in metrics.items()}
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "metrics.jsonl"
+        with full_disk_told(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     @_by_rank_0
@@ -195,11 +202,8 @@ class Run:
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
     def _write_parquet(self, folder: str, name: str, rows: pd.DataFrame) -> None:
-        path = self.path / folder / f"{name}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        rows.to_parquet(partial, index=False)
-        os.replace(partial, path)
+        with replacing(self.path / folder / f"{name}.parquet") as partial:
+            rows.to_parquet(partial, index=False)
 
     def save(
         self, learner: Learner, tokenizer: Tokenizer, state: TrainState, cfg: TrainConfig
@@ -248,10 +252,8 @@ def _whole_lines(path: Path) -> list[str]:
 
 def _write(path: Path, text: str) -> None:
     """Replace a file at once, so that a kill leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _now() -> str:

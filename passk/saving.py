@@ -3,22 +3,20 @@
 What is written is copied to main memory first. The folder has a temporary name until it is whole.
 """
 
-import errno
 import json
 import math
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
@@ -37,6 +35,7 @@ from passk.checkpoint import (
     checkpoint_name,
     fingerprint,
 )
+from passk.disk import full_disk_told, partial_name
 from passk.learner import Learner
 from passk.policy import Tokenizer
 from passk.ranks import gather, num_ranks, rank
@@ -158,8 +157,8 @@ def _write(
     group: dist.ProcessGroup | None,
 ) -> None:
     """Write `folder`, replacing one of the same name; every rank does its part of it."""
-    unfinished = folder.with_name(f".{folder.name}.partial")
-    try:
+    unfinished = partial_name(folder)
+    with full_disk_told(folder, unfinished if rank() == 0 else None), _told_by_its_rank():
         if rank() == 0:
             unfinished.mkdir(parents=True, exist_ok=True)
             # The model's configuration, and its weights unless they come in shards.
@@ -176,10 +175,16 @@ def _write(
         if rank() == 0:
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(unfinished, folder)
-    except (Exception, CheckpointException) as error:
-        if rank() == 0:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        raise _cause(error, folder) from error
+
+
+@contextmanager
+def _told_by_its_rank() -> Iterator[None]:
+    """Raise what a rank met, which torch wraps in an exception of its own on every rank."""
+    try:
+        yield
+    except CheckpointException as error:
+        met = next(iter(error.failures.values()))[0]
+        raise (met if isinstance(met, Exception) else RuntimeError(str(error))) from error
 
 
 def _save(
@@ -229,18 +234,5 @@ def _write_manifest(folder: Path, group: dist.ProcessGroup | None) -> None:
     for part in gather(found, group):
         files |= part
     if rank() == 0:
-        text = json.dumps(dict(sorted(files.items())), indent=2) + "\n"
-        (folder / MANIFEST).write_text(text)
-
-
-def _cause(error: BaseException, folder: Path) -> Exception:
-    """What a rank, or the library that wrote, met: a system's error keeps its number."""
-    if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
-    found = re.search(r"os error (\d+)", str(error))
-    if isinstance(error, SafetensorError) and found:
-        number = int(found[1])
-        return OSError(number, os.strerror(number), str(folder))
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return OSError(error.errno, error.strerror, error.filename or str(folder))
-    return error if isinstance(error, Exception) else RuntimeError(str(error))
+        listed = {name: asdict(files[name]) for name in sorted(files)}
+        (folder / MANIFEST).write_text(json.dumps(listed, indent=2) + "\n")

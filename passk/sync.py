@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from passk.errors import PolicyMismatch
+from passk.errors import Diverged, PolicyMismatch
 from passk.learner import Learner
 from passk.memory import memory_advice
 from passk.sampler import Sampler
@@ -20,7 +20,8 @@ def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
     """Give the sampler the learner's weights as policy version `learner.step`.
 
     Compares `num_checks` tensors, drawn anew at each step; those that the sampler cannot tell are
-    passed over. Raises PolicyMismatch for the first one that differs or was not taken.
+    passed over. Raises PolicyMismatch for the first one that differs or was not taken, and Diverged
+    for one that is not finite.
     """
     names = learner.weight_names()
     drawn = random.Random(f"sync/{learner.step}").sample(names, min(num_checks, len(names)))
@@ -35,6 +36,11 @@ def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
     with memory_advice("rollout"):  # an engine that slept takes its memory back
         sampler.load_weights(stream(), version=learner.step)
     for name in drawn:
+        if name in taken and not taken[name].isfinite().all():
+            raise Diverged(
+                f"step {learner.step}: the learner's {name} is not finite, so the run has "
+                "diverged, or began with broken weights"
+            )
         if name not in taken or sampler.holds(name, taken[name]) is False:
             raise PolicyMismatch(
                 f"step {learner.step}: the sampler does not hold the learner's {name} after the "

@@ -1,5 +1,8 @@
 """Processes that can be killed: a task that hangs or crashes costs itself and nothing else.
 
+A process that ends may have been killed for no fault of its task, by the system for want of memory
+for instance: the task is tried once more in another, so that such a kill changes no result.
+
 `subprocess` and pipes only: a fork of a process that holds torch or vLLM threads can deadlock, and
 an alarm works in the main thread alone.
 """
@@ -24,7 +27,7 @@ class WorkerHung(Exception):
 
 
 class WorkerCrashed(Exception):
-    """A process ended in the middle of a task."""
+    """A process ended in the middle of a task, and so did the next one."""
 
 
 class WorkerPool:
@@ -55,7 +58,10 @@ class WorkerPool:
     def _run(self, task: Any) -> Any:
         worker = self._idle.get()
         try:
-            return worker.run(task)
+            try:
+                return worker.run(task)
+            except WorkerCrashed:
+                return worker.run(task)
         except (WorkerHung, WorkerCrashed) as lost:
             return lost
         finally:
@@ -85,6 +91,8 @@ class _Worker:
         request = json.dumps(task).encode() + b"\n"
         if len(request) > _MAX_REQUEST_BYTES:
             raise WorkerCrashed(f"a task of {len(request)} bytes is more than a worker takes")
+        if self._is_stopped:
+            raise WorkerCrashed("the pool was closed")
         process = self._process or self._start()
         try:
             return self._ask(process, request, self._timeout_seconds)

@@ -6,6 +6,14 @@ from small_runs import Outcome
 from passk.cli import main
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--faults-table",
+        metavar="FILE",
+        help="let every fault of tests/faults happen, not a few, and write the table to FILE",
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_model():
     """The shipped model, float32 on one thread. Shared: copy it before changing anything."""

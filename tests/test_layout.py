@@ -18,7 +18,7 @@ LEVELS = (
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("sampler", "adapters", "layers", "memory", "limits", "answers.reader"),
+        *("sampler", "adapters", "layers", "memory", "disk", "limits", "answers.reader"),
         *("sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp"),
     ),
     (

@@ -1,13 +1,14 @@
 """A sampler that was not given the learner's weights is found out at once."""
 
 import copy
+import math
 
 import pytest
 import torch
 from small_runs import metrics, train
 
 from passk.config import LearnerConfig
-from passk.errors import PolicyMismatch
+from passk.errors import Diverged, PolicyMismatch
 from passk.learner import Learner
 from passk.sampler import same_checksum
 from passk.sync import hand_over
@@ -40,6 +41,16 @@ def test_a_hand_over_gives_weights_and_version(pair):
 def test_what_a_sampler_does_not_know_it_cannot_tell(pair):
     _, sampler = pair
     assert sampler.holds("no.such.weight", torch.zeros(2)) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_divergence_and_not_mismatch(pair, value):
+    """NaN equals nothing, so the sampler does not seem to hold it either."""
+    learner, sampler = pair
+    learner.step = 3
+    learner.model.get_input_embeddings().weight.data[2, 5] = value
+    with pytest.raises(Diverged, match=r"^step 3: the learner's model.embed_tokens.weight is not"):
+        hand_over(learner, sampler, num_checks=1000)
 
 
 @pytest.mark.parametrize("num_checks", [1, 4, 1000])

@@ -60,21 +60,56 @@ def test_a_hang_costs_its_own_time_limit_and_nothing_else(started, hang):
     assert len(worker_pids(os.getpid())) == 1
 
 
+def kill_workers(count: int, number: int) -> threading.Thread:
+    """Kill `count` workers one after the other, each when it has judged for half a second."""
+
+    def kill() -> None:
+        killed: set[int] = set()
+        while len(killed) < count:
+            for pid in set(worker_pids(os.getpid())) - killed:
+                if cpu_seconds(pid) > idle_seconds + 0.5:
+                    os.kill(pid, number)
+                    killed.add(pid)
+            time.sleep(0.01)
+
+    idle_seconds = max(map(cpu_seconds, worker_pids(os.getpid())))  # its start
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
+
+
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_crash_is_an_error_of_the_answer_at_hand_alone(number):
+    """Twice: a single one is nothing but another try."""
     verifier = build(timeout_seconds=60)
     try:
         assert judge(verifier, GOLD, RIGHT).reason == "correct"
         (pid,) = worker_pids(os.getpid())
         pairs = [(Problem("p", "", "7"), completion(rf"\boxed{{{HANGS[0]}}}"))]
         pairs += [(Problem("p", "", GOLD), completion(RIGHT))]
-        threading.Timer(0.5, os.kill, (pid, number)).start()
+        killing = kill_workers(2, number)
         verdicts = verifier.verify(pairs)
+        killing.join()
         assert [(v.reward, v.reason) for v in verdicts] == [(None, "error"), (1.0, "correct")]
         (after,) = worker_pids(os.getpid())
         assert after != pid
     finally:
         verifier.close()
+
+
+def test_a_worker_killed_between_two_answers_or_once_costs_none():
+    """What hangs comes back as `timeout`, and not as `error`: it was asked again."""
+    verifier = build(timeout_seconds=2)
+    try:
+        assert judge(verifier, GOLD, RIGHT).reason == "correct"
+        os.kill(worker_pids(os.getpid())[0], signal.SIGKILL)
+        assert judge(verifier, GOLD, RIGHT).reason == "correct"
+        killing = kill_workers(1, signal.SIGKILL)
+        assert judge(verifier, "7", rf"\boxed{{{HANGS[0]}}}").reason == "timeout"
+        killing.join()
+    finally:
+        verifier.close()
+    assert worker_pids(os.getpid()) == []
 
 
 def test_a_check_cannot_take_the_memory_of_the_machine():
