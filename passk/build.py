@@ -72,6 +72,7 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
             "(data.solution_column)"
         )
     engine = sampling_engine(cfg.rollout)
+    _check_groups(cfg.rollout, engine)
     # An engine that only measures brings its own weights; these would take the GPU's memory.
     measures = engine == "vllm" and not needs_training
     device = torch.device("cpu") if measures else _device(cfg.learner)
@@ -129,6 +130,21 @@ def sampling_engine(cfg: RolloutConfig) -> str:
     if cfg.engine != "auto":
         return cfg.engine
     return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "torch"
+
+
+def _check_groups(cfg: RolloutConfig, engine: str) -> None:
+    """Refuse groups of ranks that the engine or the number of ranks does not allow."""
+    size = cfg.tensor_parallel
+    if size > 1 and engine == "torch":
+        raise UserError(
+            f"rollout.tensor_parallel={size} needs rollout.engine=vllm: the torch sampler holds "
+            "the whole model on each rank"
+        )
+    if num_ranks() % size:
+        raise UserError(
+            f"rollout.tensor_parallel={size} does not divide the number of ranks of the run, "
+            f"{num_ranks()}; see learner.num_processes"
+        )
 
 
 def _needed_length(

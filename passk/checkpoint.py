@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from passk.adapters import adapter_parameters, base_fingerprint
 from passk.errors import UserError
 from passk.learner import Learner
-from passk.ranks import from_shares, num_ranks, share
+from passk.ranks import from_own, num_ranks, share
 
 LEARNER, STATE, MANIFEST = "learner", "state.json", "files.json"
 
@@ -85,7 +85,7 @@ def damage(folder: Path) -> str | None:
         files = {name: Fingerprint(**written) for name, written in listed.items()}
     except (OSError, ValueError, TypeError, AttributeError):  # gone, or no such list
         return f"{MANIFEST} is missing or unreadable"
-    problems = from_shares([_difference(folder, *file) for file in share(list(files.items()))])
+    problems = from_own([_difference(folder, *file) for file in share(list(files.items()))])
     return next((problem for problem in problems if problem), None)
 
 

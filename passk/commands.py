@@ -212,6 +212,8 @@ def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[st
         resume=False,
         # Where its training started from is not needed here, and need not exist any more.
         train=replace(trained.train, init_from=None),
+        # As many ranks as there are now, and not as training had.
+        rollout=replace(trained.rollout, tensor_parallel=typed.rollout.tensor_parallel),
         # Training left these as they were for its own evaluations.
         eval=replace(trained.eval, greedy=typed.eval.greedy, chunk_size=typed.eval.chunk_size),
     )

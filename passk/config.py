@@ -117,6 +117,8 @@ class RolloutConfig:
     save_every: int = 1  # steps between rollout files; 0 writes none
     dtype: str | None = None  # of the sampler's weights; null: model.dtype
     max_batch_samples: int = 2048  # in flight at once, torch engine
+    # ranks in a row that share one engine, which holds a part of the model on each; vllm engine
+    tensor_parallel: int = 1
     memory_fraction: float = 0.4  # of the GPU (CPU engine: of main memory), vllm engine
     sleep: bool = True  # give GPU memory back while learning, vllm engine
     enforce_eager: bool = False  # no CUDA graphs or compilation, vllm engine

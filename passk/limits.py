@@ -27,6 +27,7 @@ _AT_LEAST = {
     "rollout.save_every": 0,
     "rollout.max_batch_samples": 1,
     "rollout.max_model_len": 2,
+    "rollout.tensor_parallel": 1,
     "rollout.num_synced_checks": 0,
     "model.lora_rank": 0,
     "model.lora_alpha": 1,

@@ -37,15 +37,22 @@ def gather(item: T, group: dist.ProcessGroup | None = None) -> list[T]:
     return items
 
 
-def share(items: list[T]) -> list[T]:
-    """This rank's part of a list that all ranks have; `from_shares` puts the parts together."""
-    return items[rank() :: num_ranks()]
+def share(items: list[T], group_size: int = 1) -> list[T]:
+    """The part of a list that all ranks have of this rank's group: `group_size` ranks in a row."""
+    return items[rank() // group_size :: num_ranks() // group_size]
 
 
-def from_shares(mine: list[T]) -> list[T]:
-    """The list whose `share` is `mine`, on every rank."""
-    shares = gather(mine)
-    return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]
+def own(shared: list[T], group_size: int = 1) -> list[T]:
+    """This rank's part of the `share` of its group."""
+    return shared[rank() % group_size :: group_size]
+
+
+def from_own(mine: list[T], group_size: int = 1) -> list[T]:
+    """The list that was dealt out by `share` and `own`, on every rank."""
+    by_rank = gather(mine)
+    # The order in which they were dealt out to: the first of each group, the second of each, ...
+    parts = [part for member in range(group_size) for part in by_rank[member::group_size]]
+    return [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
 
 
 def any_rank(flag: bool) -> bool:

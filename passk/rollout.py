@@ -13,7 +13,7 @@ from passk.config import RunConfig
 from passk.errors import Diverged
 from passk.memory import memory_advice
 from passk.prompts import PromptEncoder
-from passk.ranks import from_shares, gather, share
+from passk.ranks import from_own, gather, own, share
 from passk.sampler import Sampler, SamplingParams
 from passk.seeds import group_seeds
 from passk.types import Completion, Group, Problem, Verdict
@@ -73,35 +73,41 @@ def rollout(
 ) -> Rollout:
     """Draw `num_samples` completions of each problem, and judge them while others are drawn.
 
-    Each rank draws and judges its share of the problems, and all have all groups then. Seeds belong
-    to problems, whichever rank they come to. Identical completions of a problem are judged once:
-    the verdict depends on nothing else.
+    Each rank draws and judges its share of the problems, and all have all groups then; ranks with
+    one engine draw their problems together, and each judges its part of them. Seeds belong to
+    problems, whichever rank they come to. Identical completions of a problem are judged once: the
+    verdict depends on nothing else.
     `verify_seconds` is what judging took beyond sampling. Raises Diverged where the sampler's
     log-probabilities are NaN: its samples mean nothing, and may all be wrong without a NaN in the
     loss.
     """
     started = time.perf_counter()
+    group_size = sampler.ranks_per_engine
     seeds_PG = share(
-        group_seeds(key.run_seed, key.purpose, key.step, [p.id for p in problems], num_samples)
+        group_seeds(key.run_seed, key.purpose, key.step, [p.id for p in problems], num_samples),
+        group_size,
     )
-    problems = share(list(problems))
+    problems = share(list(problems), group_size)
     prompts = encoder.prompts(problems)
+    mine = own(list(range(len(problems))), group_size)
     drawn: dict[int, list[Completion]] = {}
     judged: dict[int, Future[list[Verdict]]] = {}
     with memory_advice("rollout"), ThreadPoolExecutor(1) as judging:
         for index, completions in sampler.sample(prompts, seeds_PG, params):
+            if index not in mine:
+                continue
             drawn[index] = completions
             distinct = {c.token_ids: (problems[index], c) for c in completions}
             judged[index] = judging.submit(verifier.verify, list(distinct.values()))
         sampled = time.perf_counter()
 
     groups = []
-    for index, problem in enumerate(problems):
+    for index in mine:
         distinct_ids = dict.fromkeys(c.token_ids for c in drawn[index])
         verdicts = dict(zip(distinct_ids, judged[index].result(), strict=True))
         groups.append(
             Group(
-                problem=problem,
+                problem=problems[index],
                 prompt_ids=tuple(prompts[index]),
                 completions=tuple(drawn[index]),
                 verdicts=tuple(verdicts[c.token_ids] for c in drawn[index]),
@@ -109,7 +115,7 @@ def rollout(
             )
         )
     seconds = gather((sampled - started, time.perf_counter() - sampled))
-    groups = from_shares(groups)
+    groups = from_own(groups, group_size)
     if any(math.isnan(sum(c.logprobs)) for group in groups for c in group.completions):
         raise Diverged(
             f"step {key.step}: the policy's log-probabilities are not numbers, so the run has "

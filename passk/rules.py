@@ -117,8 +117,7 @@ def _check_eval(cfg: RunConfig) -> None:
     ks, num_samples = cfg.eval.ks, cfg.eval.num_samples
     if not ks or min(ks) < 1:
         raise UserError(f"eval.ks={ks} must hold whole numbers from 1 on, and at least one")
-    needed = 4 * max(ks)
-    if num_samples < needed:
+    if num_samples < (needed := 4 * max(ks)):
         raise UserError(
             f"eval.num_samples={num_samples} is too few for Pass@{max(ks)}: the estimate is too "
             f"noisy below 4 k; use eval.num_samples={needed} or smaller eval.ks"

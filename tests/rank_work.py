@@ -11,12 +11,18 @@ from passk import saving
 from passk.adapters import adapter_parameters, add_adapters, base_fingerprint
 from passk.batch import TokenRow
 from passk.checkpoint import TrainState, restore
-from passk.config import LearnerConfig, ModelConfig
+from passk.config import LearnerConfig, ModelConfig, PromptConfig
+from passk.conventions import make_problems
 from passk.learner import Learner
 from passk.policy import load_policy, load_tokenizer
-from passk.ranks import num_ranks, rank
+from passk.prompts import PromptEncoder
+from passk.ranks import gather, num_ranks, rank
+from passk.rollout import Rollout, SampleKey, rollout
+from passk.sampler import SamplingParams
 from passk.saving import CheckpointWriter
 from passk.sharding import load_sharded, whole
+from passk.torch_sampler import TorchSampler
+from passk.verifiers import ConventionsVerifier
 
 
 def some_rows(count: int, vocabulary: int = 16, seed: int = 0) -> list[TokenRow]:
@@ -119,3 +125,45 @@ def _save_whole(learner: Learner, file: Path) -> None:
     found = {name: whole(tensor).clone() for name, tensor in tensors.items()}
     if rank() == 0:
         save_file(found, file)
+
+
+def rolled_out(num_problems: int, ranks_per_engine: int) -> tuple[Rollout, list, list[str]]:
+    """A rollout, the prompts this rank has drawn from, and the problems it has judged."""
+    torch.set_num_threads(1)
+    tokenizer = load_tokenizer("tiny")
+    sampler = TorchSampler(load_policy(ModelConfig(), "tiny", torch.device("cpu")), tokenizer)
+    sampler.ranks_per_engine = ranks_per_engine
+    drawn, judged = [], []
+    draw, verifier = sampler.sample, ConventionsVerifier()
+    verify = verifier.verify
+
+    def sample(prompts, seeds_PG, params):
+        drawn.extend(list(prompt) for prompt in prompts)
+        return draw(prompts, seeds_PG, params)
+
+    def judge(pairs):
+        judged.extend(problem.id for problem, _ in pairs)
+        return verify(pairs)
+
+    sampler.sample, verifier.verify = sample, judge
+    problems = make_problems(
+        num_problems, split="heldout", seed=0, calculator_fraction=0.3, skill_fraction=0.3, cue=0.0
+    )
+    encoder = PromptEncoder(tokenizer, PromptConfig())
+    params, key = SamplingParams(1.0, 16), SampleKey(0, "eval", 0)
+    return rollout(sampler, verifier, encoder, problems, 4, params, key), drawn, judged
+
+
+def rollouts(out: str, sizes: list[int], counts: list[int]) -> None:
+    """What all ranks have, drew and judged, for each size of groups and number of problems."""
+    found = []
+    for size in sizes:
+        for count in counts:
+            sampled, drawn, judged = rolled_out(count, size)
+            groups = [
+                [g.problem.id, [c.text for c in g.completions], list(g.rewards())]
+                for g in sampled.groups
+            ]
+            found.append(gather([groups, drawn, judged]))
+    if rank() == 0:
+        Path(out).write_text(json.dumps(found))

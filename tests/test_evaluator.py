@@ -30,6 +30,7 @@ class ScriptedSampler:
         self.tokenizer = tokenizer
         self.texts_PG = texts_PG
         self.policy_version = 0
+        self.ranks_per_engine = 1
         self.calls: list[tuple[list[list[int]], SamplingParams]] = []
 
     def sample(self, prompts, seeds_PG, params):

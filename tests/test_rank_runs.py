@@ -162,3 +162,16 @@ def test_what_every_rank_refuses_is_said_once(tmp_path):
     assert done.stderr.startswith("passk: ") and done.stderr.count("\n") == 1, done.stderr
     assert "rollout.max_new_tokens" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["rollout=torch"], "rollout.tensor_parallel=2 needs rollout.engine=vllm"),
+        (["rollout=vllm"], "rollout.tensor_parallel=2 does not divide the number of ranks"),
+    ],
+)
+def test_an_engine_that_cannot_be_shared_is_refused(tmp_path, capsys, words, says):
+    assert train(tmp_path / "run", *words, "rollout.tensor_parallel=2") == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

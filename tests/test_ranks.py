@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from rank_work import gradients, measured, some_rows
+from rank_work import gradients, measured, rolled_out, rollouts, some_rows
 from test_torch_sampler import random_model
 from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -89,3 +89,25 @@ def test_tokens_are_dealt_out_evenly():
         assert sorted(place for share in shares for place in share) == list(range(100))
         totals = [sum(lengths[place] for place in share) for share in shares]
         assert max(totals) - min(totals) <= max(lengths)
+
+
+def test_ranks_that_share_an_engine_draw_together_and_judge_apart(tmp_path):
+    """Groups of 1, 2 and 4 of four ranks, with fewer problems than ranks, and more."""
+    sizes, counts = [1, 2, 4], [1, 3, 11]
+    launch(rollouts, 4, str(tmp_path / "found.json"), sizes, counts)
+    found = json.loads((tmp_path / "found.json").read_text())
+    cases = [(size, count) for size in sizes for count in counts]
+    for (size, count), ranks in zip(cases, found, strict=True):
+        alone, prompts, _ = rolled_out(count, 1)
+        expected = [
+            [g.problem.id, [c.text for c in g.completions], list(g.rewards())] for g in alone.groups
+        ]
+        for number, (groups, drawn, judged) in enumerate(ranks):
+            assert groups == expected, (size, count)
+            assert drawn == ranks[number - number % size][1], "as the first of its group"
+            assert len(set(judged)) <= -(-len(drawn) // size)
+        firsts = [drawn for _, drawn, _ in ranks[::size]]
+        assert sorted(p for drawn in firsts for p in drawn) == sorted(prompts), "in one group"
+        assert max(map(len, firsts)) - min(map(len, firsts)) <= 1
+        everything = [set(judged) for _, _, judged in ranks]
+        assert sum(map(len, everything)) == len(set().union(*everything)) == count, "judged once"

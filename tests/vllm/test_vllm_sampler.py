@@ -74,7 +74,7 @@ def test_logprobs_are_the_policys_after_a_change_of_weights(engine, policy, prom
 def test_a_packed_head_that_is_not_refreshed_is_found(engine, policy, tiny_model, monkeypatch):
     """What vLLM's own reload leaves out on a CPU: the head that is tied to the embedding."""
     engine.load_weights(weights_of(tiny_model), version=0)
-    monkeypatch.setattr("passk.vllm_sampler._refresh_packed_heads", lambda worker: None)
+    monkeypatch.setattr("passk.vllm_sampler.refresh_packed_heads", lambda worker: None)
     engine.load_weights(weights_of(policy), version=1)
     embedding = dict(weights_of(policy))["model.embed_tokens.weight"]
     assert engine.holds("model.embed_tokens.weight", embedding) is False
