@@ -20,6 +20,16 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from passk import __version__
+from passk.clusters import (
+    ENDINGS,
+    Ending,
+    check_launcher,
+    check_tasks,
+    from_submitit,
+    hand_in,
+    this_process,
+    was_requeued,
+)
 from passk.composition import conf_dir, explain, groups_and_keys, register, to_config
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.rules import claim_directory
@@ -79,6 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = _directories_as_override(rest)
     else:
         rest = ["resume=true" if word == "--resume" else word for word in rest]
+    try:
+        check_tasks(os.environ)
+        check_launcher(rest)
+    except UserError as error:
+        return _refuse(str(error)) if os.environ.get("SLURM_PROCID", "0") == "0" else 2
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
         is_rank_0 = os.environ["RANK"] == "0"
         if command not in ("train", "eval") or {"-m", "--multirun"} & set(rest):
@@ -86,6 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refuse(f"only {names}; start this by itself") if is_rank_0 else 2
         if not is_rank_0:
             return _follow(command)
+    return _lead(command, rest)
+
+
+def _lead(command: str, rest: list[str]) -> int:
+    """What a process does that composes the configuration."""
     register()
     if "--help" in rest or "-h" in rest:
         return _help(command, [word for word in rest if not word.startswith("-")])
@@ -106,11 +126,12 @@ def _help(command: str, overrides: list[str]) -> int:
 
 
 def _run_hydra(command: str, overrides: list[str]) -> int:
-    """Let Hydra compose and call the job once, or once per cell of a sweep."""
-    codes: list[int] = []
+    """Let Hydra compose and call the job once, or once per cell of a sweep, here or elsewhere."""
+    ENDINGS.clear()
+    here = this_process()
 
-    def job(composed: DictConfig) -> None:
-        codes.append(_run_job(command, composed))
+    def job(composed: DictConfig) -> Ending:
+        return hand_in(_run_job(command, composed), here)
 
     application = hydra.main(
         version_base="1.3", config_path=str(conf_dir().resolve()), config_name=command
@@ -126,14 +147,19 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except RuntimeError as error:
+        if not from_submitit(error):
+            raise
+        print(f"passk: {' '.join(str(error).splitlines()[:2])}", file=sys.stderr)  # its log has all
+        return 1
     except OSError as error:  # jobs catch their own; this is Hydra making the directory
         return _refuse(f"hydra.run.dir cannot be made: {error}")
     except SystemExit as stopped:  # Hydra's argument parser has printed its own usage
         return int(stopped.code or 0)
-    return max(codes, default=0)
+    return max((ending.code for ending in ENDINGS), default=0)
 
 
-def _run_job(command: str, composed: DictConfig) -> int:
+def _run_job(command: str, composed: DictConfig) -> Ending:
     """One run in the directory that Hydra made for it; never raises, so that a sweep goes on."""
     job = HydraConfig.get()
     run_dir = Path(job.runtime.output_dir)
@@ -143,33 +169,30 @@ def _run_job(command: str, composed: DictConfig) -> int:
         print(f"passk: {prefix}starts in {run_dir}", flush=True)
     overrides = list(job.overrides.task)
     try:
-        code = _exit_code(command, prefix, _run_command, command, composed, run_dir, overrides)
+        return _ending(command, prefix, _run_command, command, composed, run_dir, overrides)
     finally:
         _remove_if_empty(run_dir)
-    if code == 130 and in_sweep:
-        raise KeyboardInterrupt
-    return code
 
 
-def _exit_code(command: str, prefix: str, work: Callable[..., None], *arguments: Any) -> int:
+def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: Any) -> Ending:
     """Do the work; what stops it is told in one sentence, or with a traceback if unexpected."""
+    code, sentence = 1, "failed; see the traceback above"
     try:
         work(*arguments)
-        return 0
+        return Ending(0)
     except UserError as error:
-        return _refuse(f"{prefix}{error}")
+        code, sentence = 2, str(error)
     except (HydraException, OmegaConfBaseException) as error:
-        return _refuse(f"{prefix}{explain(error, command)}")
+        code, sentence = 2, explain(error, command)
     except (PolicyMismatch, Diverged, DiskFull, RankFailure) as error:
-        print(f"passk: {prefix}{error}", file=sys.stderr)
-        return 1
+        sentence = str(error)
     except Interrupted as stopped:
-        print(f"passk: {prefix}{stopped}", file=sys.stderr)
-        return 130
+        code, sentence = 130, str(stopped)
     except Exception:
         traceback.print_exc()
-        print(f"passk: {prefix}failed; see the traceback above", file=sys.stderr)
-        return 1
+    sentence = f"passk: {prefix}{sentence}"
+    print(sentence, file=sys.stderr, flush=True)
+    return Ending(code, sentence)
 
 
 def _follow(command: str) -> int:
@@ -177,12 +200,14 @@ def _follow(command: str) -> int:
     _set_environment()
     from passk.launch import follow
 
-    return _exit_code(command, f"rank {os.environ['RANK']}: ", follow)
+    return _ending(command, f"rank {os.environ['RANK']}: ", follow).code
 
 
 def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
     """Check the configuration and the directory, then do the work."""
     cfg = to_config(composed)
+    if was_requeued(os.environ) and command != "report" and (run_dir / "config.yaml").is_file():
+        cfg.resume = True
     if command != "report":
         claim_directory(run_dir, getattr(cfg, "resume", False))
     _set_environment()

@@ -149,6 +149,8 @@ def explain(error: Exception, command: str) -> str:
 
 def _explain_unknown_key(key: str, command: str) -> str:
     """Name the nearest known keys; the schema is walked as far as the key is right."""
+    if key.startswith("hydra."):
+        return f"{key} is not a key of Hydra, or not one of the chosen hydra/launcher"
     node: Any = SCHEMAS[command]()
     path: list[str] = []
     for part in key.split("."):

@@ -11,6 +11,7 @@ that it exported itself.
 """
 
 import logging
+import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from passk.config import ModelConfig, RolloutConfig
 from passk.errors import UserError
 from passk.policy import model_location
-from passk.ranks import num_ranks
+from passk.ranks import from_rank_0, num_ranks
 from passk.sampler import SamplingParams, cut_at_stop
 from passk.types import Completion, FinishReason
 from passk.vllm_weights import holds, refresh_packed_heads
@@ -179,6 +180,8 @@ def _start_engine(**settings: Any) -> Any:
 
             if envs.VLLM_ENABLE_V1_MULTIPROCESSING:
                 raise UserError("rollout.engine=vllm needs VLLM_ENABLE_V1_MULTIPROCESSING=0")
+            if settings["tensor_parallel_size"] > 1:
+                _name_shared_memory(from_rank_0(uuid.uuid4().hex))
             with torch.random.fork_rng():  # the engine seeds torch, and so our adapters, anew
                 return LLM(**settings)
     except UserError:
@@ -191,3 +194,18 @@ def _start_engine(**settings: Any) -> Any:
             f"vLLM did not start ({reason[:300]}); see rollout.memory_fraction, "
             "rollout.max_model_len and rollout.enforce_eager, or take rollout.engine=torch"
         ) from error
+
+
+def _name_shared_memory(name: str) -> None:
+    """Let ranks of a CPU engine meet in shared memory that is named after this run alone.
+
+    vLLM names it after the ranks: two runs could not start at once, and none after one was killed.
+    """
+    from vllm.distributed.device_communicators import cpu_communicator
+
+    shared: Any = cpu_communicator._CPUSHMDistributed
+
+    def group_name(communicator: Any) -> str:
+        return f"{name}-{communicator.unique_name}-{communicator.ranks[0]}"
+
+    shared.make_group_name = staticmethod(group_name)

@@ -18,8 +18,8 @@ LEVELS = (
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("sampler", "adapters", "layers", "memory", "disk", "limits", "answers.reader"),
-        *("sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp"),
+        *("sampler", "adapters", "layers", "memory", "disk", "limits", "clusters"),
+        *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp"),
     ),
     (
         *(
@@ -31,6 +31,7 @@ LEVELS = (
             "prompts",
             "gold",
             "answers.equality",
+            "vllm_weights",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -56,7 +57,7 @@ WITHOUT_TORCH = {"errors", "types", "config", "seeds", "estimators", "statistics
 WITHOUT_TORCH |= {"conventions", "problems", "verifiers", "rules", "composition", "cli", "records"}
 WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold"}
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
-WITHOUT_TORCH |= {"verifier_checks", "limits"}
+WITHOUT_TORCH |= {"verifier_checks", "limits", "clusters"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
@@ -116,6 +117,7 @@ def test_hydra_ends_at_the_door():
 @pytest.mark.parametrize("name", MODULES)
 def test_optional_packages_are_never_imported_with_the_module(name):
     optional = {"vllm", "trl", "wandb", "tensorboard", "trackio", "mlflow", "psutil", "peft"}
+    optional |= {"submitit"}
     assert not roots(at_import(tree(name))) & optional
 
 

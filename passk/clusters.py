@@ -1,0 +1,113 @@
+"""What a cluster changes about a command line: sweeps whose cells are jobs, and tasks of Slurm.
+
+Hydra's submitit launchers (the extra `slurm`) send each cell of a sweep away as a job and wait for
+all of them; what would go wrong there is refused here, before anything is sent.
+"""
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from passk.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run or a cell ended: the exit code, and what was said where that is not 0.
+
+    A launcher may run a cell elsewhere and bring this back in a file: to be unpickled is to arrive.
+    """
+
+    code: int
+    sentence: str = ""
+
+    def __reduce__(self) -> tuple[Callable[..., "Ending"], tuple[int, str]]:
+        return _arrived, (self.code, self.sentence)
+
+
+ENDINGS: list[Ending] = []  # of the command line at hand
+
+
+def _arrived(code: int, sentence: str) -> Ending:
+    ENDINGS.append(Ending(code, sentence))
+    if sentence:
+        print(sentence, file=sys.stderr, flush=True)
+    return ENDINGS[-1]
+
+
+def this_process() -> tuple[str, int]:
+    """This process among those of all machines."""
+    return socket.gethostname(), os.getpid()
+
+
+def hand_in(ending: Ending, home: tuple[str, int]) -> Ending:
+    """Give the process `home`, where the command was typed, the ending of a run.
+
+    One that was interrupted is the last of a sweep here. In a job it gives no answer, since Slurm
+    may run that job again.
+    """
+    is_home = this_process() == home
+    if is_home:
+        ENDINGS.append(ending)
+    if ending.code == 130:
+        raise KeyboardInterrupt if is_home else SystemExit(130)
+    return ending
+
+
+def from_submitit(error: Exception) -> bool:
+    """Whether a job was not taken, or ended without an answer: killed, cancelled, out of time."""
+    return type(error).__module__.startswith("submitit")
+
+
+def check_launcher(words: Sequence[str]) -> None:
+    """Refuse a `hydra/launcher` that is not there, or would not do what was asked for.
+
+    Says where the output of jobs will be: they have no screen.
+    """
+    values = dict(word.split("=", 1) for word in words if "=" in word)
+    name = values.get("hydra/launcher", "basic")
+    if not name.startswith("submitit_"):
+        return
+    if not {"-m", "--multirun"} & set(words):
+        raise UserError(
+            f"hydra/launcher={name} starts the cells of a sweep: add -m, for a single run too"
+        )
+    if find_spec("submitit") is None:
+        raise UserError(
+            f"hydra/launcher={name} needs submitit, which is not installed: "
+            "pip install 'passk[slurm]'"
+        )
+    if name == "submitit_slurm" and shutil.which("srun") is None:
+        raise UserError(
+            "hydra/launcher=submitit_slurm finds no Slurm here (no srun); start the sweep on a "
+            "machine of the cluster, or use hydra/launcher=submitit_local"
+        )
+    for key in ("hydra.launcher.nodes", "hydra.launcher.tasks_per_node"):
+        if (value := values.get(key, "1")) != "1":
+            raise UserError(
+                f"{key}={value}: every task would run the whole cell; a job has one task, which "
+                "starts a rank on each GPU of its machine (hydra.launcher.gpus_per_node); on "
+                "several machines use srun torchrun, see docs/ranks.md"
+            )
+    print("passk: each cell is a job; what it prints is in .submitit/ of the sweep's directory")
+
+
+def check_tasks(environment: Mapping[str, str]) -> None:
+    """Refuse to be one of several tasks of `srun` that would all do the same run."""
+    # A batch script with --ntasks=4 runs once: only in a step are there several of us.
+    count = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if count > 1 and "RANK" not in environment:
+        raise UserError(
+            f"srun started {count} tasks that would all do the same run; use one task (passk "
+            "starts a rank on each GPU by itself), or one task a machine with srun torchrun, see "
+            "docs/ranks.md"
+        )
+
+
+def was_requeued(environment: Mapping[str, str]) -> bool:
+    """Whether Slurm runs this job again, after a preemption, a time limit or a lost machine."""
+    return int(environment.get("SLURM_RESTART_COUNT", "0")) > 0

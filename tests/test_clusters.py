@@ -1,0 +1,83 @@
+"""Sweeps whose cells are jobs, several tasks of Slurm, and jobs that Slurm runs again."""
+
+import subprocess
+
+import pytest
+from small_runs import SMALL, assert_refused, metrics, train, without_times
+from test_resume import as_if_killed
+
+SHORT = ("train.num_steps=2", "eval.every=0", "diagnostics.every=0")
+CELLS = "hydra.sweep.subdir=cell-${hydra.job.num}"
+LOCAL = "hydra/launcher=submitit_local"
+
+
+def metrics_of(run):
+    return without_times(metrics(run))
+
+
+def test_cells_that_are_jobs_leave_what_cells_here_leave(passk, tmp_path):
+    """And the sweep ends as it would here: the worst exit code, a refused cell told once."""
+    words = [*SMALL, *SHORT, "regime.k=2,9", CELLS]
+    here = passk("train", "-m", *words, "hydra.sweep.dir=here")
+    jobs = passk("train", "-m", *words, "hydra.sweep.dir=jobs", LOCAL)
+    assert_refused(here, "cell 1 (", "regime.k=9")
+    assert (jobs.code, jobs.err) == (2, here.err)
+    assert jobs.out.splitlines() == [
+        "passk: each cell is a job; what it prints is in .submitit/ of the sweep's directory"
+    ]
+    assert metrics_of(tmp_path / "jobs" / "cell-0") == metrics_of(tmp_path / "here" / "cell-0")
+    files, also = (
+        {str(path.relative_to(sweep)) for path in sweep.glob("cell-*/**/*")}
+        for sweep in (tmp_path / "here", tmp_path / "jobs")
+    )
+    assert also == files and "cell-0/manifest.json" in files
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([LOCAL], ["hydra/launcher=submitit_local", "add -m"]),
+        (["-m", "hydra/launcher=submitit_slurm"], ["finds no Slurm here", "submitit_local"]),
+        (["-m", LOCAL, "hydra.launcher.tasks_per_node=2"], ["tasks_per_node=2", "torchrun"]),
+        (["-m", LOCAL, "hydra.launcher.nodes=2"], ["hydra.launcher.nodes=2", "torchrun"]),
+        (["-m", LOCAL, "hydra.launcher.partitions=a"], ["hydra.launcher.partitions is not a key"]),
+        (["-m", "hydra/launcher=slurm"], ["hydra/launcher=slurm is unknown", "submitit_slurm"]),
+    ],
+)
+def test_what_no_job_can_do_is_refused(passk, tmp_path, monkeypatch, words, says):
+    monkeypatch.setenv("PATH", "")
+    assert_refused(passk("train", *words, *SMALL, "hydra.sweep.dir=sweep"), *says)
+    assert not (tmp_path / "sweep" / ".submitit").exists()
+
+
+def test_a_missing_extra_is_named(passk, tmp_path, monkeypatch):
+    monkeypatch.setattr("passk.clusters.find_spec", lambda name: None)
+    outcome = passk("train", "-m", *SMALL, "hydra/launcher=submitit_slurm")
+    assert_refused(outcome, "needs submitit, which is not installed: pip install 'passk[slurm]'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tasks_that_would_all_do_the_same_run_are_refused_once(passk, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert_refused(passk("train", *SMALL), "srun started 4 tasks", "srun torchrun")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    outcome = passk("train", *SMALL)
+    assert (outcome.code, outcome.err) == (2, "")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert passk("train", *SMALL, *SHORT).code == 0
+
+
+def test_a_job_that_slurm_runs_again_goes_on_by_itself(tmp_path, monkeypatch, capsys):
+    words = (*SHORT, "train.num_steps=4", "train.save_every=2")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert train(tmp_path / "whole", *words) == 0, "it was stopped before it had begun"
+    subprocess.run(["cp", "-r", tmp_path / "whole", tmp_path / "run"], check=True)
+    as_if_killed(tmp_path / "run", 2)
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    assert train(tmp_path / "run", *words) == 2
+    assert "is not empty" in capsys.readouterr().err
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert train(tmp_path / "run", *words) == 0
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+    assert train(tmp_path / "run", *words, "learner.lr=1e-5") == 2, "another run"
