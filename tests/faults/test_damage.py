@@ -44,7 +44,8 @@ def test_damaged_checkpoint_is_refused_and_removing_it_goes_on(
     earlier = last.with_name(checkpoint_name(STEPS - 3))
     shutil.copytree(last, tmp_path / "last")
     tried, said = 0, ""
-    for file in sorted(path for path in last.rglob("*") if path.is_file()):
+    files = sorted(path for path in last.rglob("*") if path.is_file())
+    for file in files if is_whole_matrix or kind == "a flipped bit" else files[::4]:
         for _ in range(5 if is_whole_matrix and kind != "a missing file" else 1):
             DAMAGES[kind](file, rng)
             before = snapshot(run)

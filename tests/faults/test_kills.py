@@ -56,7 +56,7 @@ def test_kill_at_any_moment(passk_process, undisturbed, matrix, rng, is_whole_ma
 
 
 def test_kill_after_kill(passk_process, undisturbed, matrix, rng, is_whole_matrix, tmp_path):
-    for chain in range(5 if is_whole_matrix else 1):
+    for chain in range(3 if is_whole_matrix else 1):
         run, kills = tmp_path / str(chain), 0
         for _ in range(6 if is_whole_matrix else 4):
             phase = rng.choice(sorted(PHASES))
