@@ -43,31 +43,34 @@ def learners(name: str, options: dict, lora_rank: int = 0) -> tuple[Learner, Lea
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "lora_rank", "tolerance"),
-    [
-        ("llama", {}, 0, 1e-5),
-        ("gemma3", SAVING, 0, 1e-5),
-        ("gpt2", SAVING, 4, 1e-5),
-        ("llama", {"compute_dtype": "bfloat16"}, 4, 0.05),
-    ],
+    ("name", "options", "lora_rank"), [("llama", {}, 0), ("gemma3", SAVING, 0), ("gpt2", SAVING, 4)]
 )
-def test_the_gradient_is_the_same(name, options, lora_rank, tolerance):
+def test_the_gradient_is_the_same(name, options, lora_rank):
     plain, compiled = learners(name, options, lora_rank)
     for rows in (some_rows(20), some_rows(3)):
         expected, found = measured(plain, rows), measured(compiled, rows)
-        assert found[0] == pytest.approx(expected[0], rel=tolerance, abs=tolerance)
-        assert found[1] == pytest.approx(expected[1], rel=tolerance)
+        assert found[0] == pytest.approx(expected[0], rel=1e-5, abs=1e-6)
+        assert found[1] == pytest.approx(expected[1], rel=1e-5)
         gradient, also = torch.tensor(expected[2]), torch.tensor(found[2])
-        assert (also - gradient).norm() <= tolerance * gradient.norm()
+        assert (also - gradient).norm() <= 1e-5 * gradient.norm()
     assert counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
+
+
+def test_in_bfloat16_it_is_as_near_to_float32():
+    plain, compiled = learners("llama", {"compute_dtype": "bfloat16"}, 4)
+    exact, _ = learners("llama", {}, 4)
+    gradient, *others = (learner.gradient(some_rows(20)) for learner in (exact, plain, compiled))
+    off, also_off = ((other - gradient).norm() / gradient.norm() for other in others)
+    assert 0 < also_off <= 1.5 * off
 
 
 def test_many_shapes_are_few_compilations():
     plain, compiled = learners("llama", {})
-    for length in range(2, 14):
+    for length in (2, 3, 5, 8, 13):
         for count in (1, 2, 5, length):
             rows = [TokenRow((3,) * length, (4,) * length, (0.5,)) for _ in range(count)]
-            torch.testing.assert_close(compiled.gradient(rows), plain.gradient(rows))
+            expected = plain.gradient(rows)
+            assert (compiled.gradient(rows) - expected).norm() <= 1e-5 * expected.norm()
     assert 1 <= counters["stats"]["unique_graphs"] <= 4
     assert not counters["recompile_limit"] and not counters["graph_break"]
 
