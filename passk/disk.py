@@ -1,14 +1,15 @@
-"""Files that are there whole or not at all, and a disk that is full, told in one sentence."""
+"""Files that are there whole or not at all, a disk that is full, and who may write in a folder."""
 
 import errno
+import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from passk.errors import DiskFull
+from passk.errors import DiskFull, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How safetensors, whose errors are no OSError, passes on what the system said.
@@ -50,6 +51,27 @@ def full_disk_told(path: Path, partial: Path | None = None) -> Iterator[None]:
             f"{path} could not be written: {os.strerror(number)}; what was saved before is kept: "
             "make room, and go on with resume=true"
         ) from error
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep every other process that asks out of a folder; UserError where one is in it.
+
+    The system lets go of it when this process ends, however it ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that knows no locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process still writes in {folder}; wait until it has ended, or end it"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _system_error(error: Exception) -> int | None:
