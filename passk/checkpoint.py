@@ -1,27 +1,35 @@
 """Checkpoints: a model in Hugging Face form, what resuming needs, and hashes that catch damage.
 
-What resuming needs is in safetensors' format under another ending, because vLLM loads every
-`*.safetensors` of a folder. A checkpoint is written under a temporary name and renamed when whole,
-so a folder with its final name was complete once; `files.json` tells whether it still is. Nothing
-is pickled.
+`passk.saving` writes them, under a temporary name that is changed when all is there, so a folder
+with its final name was complete once; `files.json` tells whether it still is. What resuming needs
+lies in shards in the folder `learner`, in safetensors' form: nothing is pickled.
 """
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
+import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from passk.adapters import adapter_parameters, base_fingerprint
 from passk.errors import UserError
 from passk.learner import Learner
-from passk.policy import Tokenizer
-from passk.ranks import rank
+from passk.ranks import from_shares, num_ranks, share
+
+LEARNER, STATE, MANIFEST = "learner", "state.json", "files.json"
+
+
+class Fingerprint(TypedDict):
+    """What a file was when it was written."""
+
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,70 +45,93 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def save_checkpoint(
-    folder: Path, learner: Learner, tokenizer: Tokenizer, state: TrainState
-) -> None:
-    """Write `folder`, replacing one of the same name; rank 0 writes what all ranks have."""
-    plain, tensors = learner.plain_state(), learner.state_tensors()
-    if rank() > 0:
-        return
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    learner.model.save_pretrained(partial, state_dict=plain)
-    tokenizer.save_pretrained(partial)
-    tensors["rng/torch"] = torch.get_rng_state()
-    if any(adapter_parameters(learner.model)):
-        tensors["base"] = base_fingerprint(learner.model)
-    save_file(tensors, partial / "learner.tensors")
-    (partial / "state.json").write_text(json.dumps(asdict(state)) + "\n")
-    files = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
-    (partial / "files.json").write_text(json.dumps(files, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-
-
 def restore(folder: Path, learner: Learner) -> TrainState:
     """Load optimiser, adapters, random state and counters of a whole checkpoint into a learner.
 
-    The learner's model must have been loaded from the same folder; with adapters, from where the
-    run started.
+    Each rank reads its part, however many ranks wrote. The learner's model must have been loaded
+    from the same folder; with adapters, from where the run started.
     """
-    tensors = load_file(folder / "learner.tensors")
-    base = tensors.pop("base", None)
-    if base is not None and not torch.allclose(base, base_fingerprint(learner.model), rtol=1e-9):
+    learner.init_moments()
+    random_state = torch.get_rng_state()
+    tensors = learner.state_tensors() | {"rng/torch": random_state}
+    if any(adapter_parameters(learner.model)):
+        base = base_fingerprint(learner.model)
+        tensors["base"] = torch.zeros_like(base)
+    reader = HuggingFaceStorageReader(str(folder / LEARNER))
+    load(tensors, storage_reader=reader, no_dist=num_ranks() == 1)  # type: ignore[arg-type]  # a dict of tensors is a state dict
+    if "base" in tensors and not torch.allclose(tensors["base"], base, rtol=1e-9):
         raise UserError(
             f"{folder} holds adapters of other base weights than those of model.path (or "
             "train.init_from) now; resuming needs the model that the run started from"
         )
-    torch.set_rng_state(tensors.pop("rng/torch"))
-    learner.load_state_tensors(tensors)
-    state = TrainState(**json.loads((folder / "state.json").read_text()))
+    torch.set_rng_state(random_state)
+    state = TrainState(**json.loads((folder / STATE).read_text()))
     learner.step = state.step
     return state
 
 
 def saved_step(folder: Path) -> int:
     """The optimiser steps behind a checkpoint."""
-    return int(json.loads((folder / "state.json").read_text())["step"])
+    return int(json.loads((folder / STATE).read_text())["step"])
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint (a file missing, cut short or altered), or None."""
+    """What is wrong with a checkpoint (a file missing, cut short or altered), or None.
+
+    All ranks ask, each reads its share of the files, and all have the answer.
+    """
     try:
-        files = json.loads((folder / "files.json").read_text())
-        sizes = {name: written["bytes"] for name, written in files.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # not such a list
-        return "files.json is missing or unreadable"
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != sizes[name]:
-            return f"{name} has {path.stat().st_size} bytes where {sizes[name]} were written"
-        if _fingerprint(path) != expected:
-            return f"{name} differs from what was written (SHA-256)"
+        files: dict[str, Fingerprint] = json.loads((folder / MANIFEST).read_text())
+        listed = [(name, files[name]["bytes"], files[name]["sha256"]) for name in files]
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or not such a list
+        return f"{MANIFEST} is missing or unreadable"
+    problems = from_shares([_difference(folder, *file) for file in share(listed)])
+    return next((problem for problem in problems if problem), None)
+
+
+def _difference(folder: Path, name: str, num_bytes: int, sha256: str) -> str | None:
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != num_bytes:
+        return f"{name} has {path.stat().st_size} bytes where {num_bytes} were written"
+    if fingerprint(path)["sha256"] != sha256:
+        return f"{name} differs from what was written (SHA-256)"
     return None
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Size and hash of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def chosen_checkpoint(run_dir: Path, which: str) -> Path:
+    """The checkpoint `last`, `best` or of a step, proved whole; otherwise a sentence."""
+    if which == "last":
+        return last_checkpoint(run_dir)
+    steps = best_steps(run_dir) if which == "best" else [int(which)]
+    folders = [run_dir / "checkpoints" / checkpoint_name(step) for step in steps]
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is None:
+        there = sorted(path.name for path in (run_dir / "checkpoints").glob("step-*"))
+        raise UserError(
+            f"checkpoint={which} is not among those of {run_dir} "
+            f"({', '.join(there) or 'none'}{'' if steps else '; none was evaluated'})"
+        )
+    return _proved(found, ())
+
+
+def best_steps(run_dir: Path) -> list[int]:
+    """The evaluated steps by their Pass@1 on the held-out problems, the best first."""
+    path = run_dir / "eval" / "summary.csv"
+    if not path.is_file():
+        return []
+    rows = pd.read_csv(path)
+    rows = rows[(rows["metric"] == "pass_at_1") & rows["value"].notna()]
+    best_first = rows.sort_values("value", ascending=False, kind="stable")
+    return [int(step) for step in best_first["step"]]
 
 
 def last_checkpoint(run_dir: Path) -> Path:
@@ -133,7 +164,7 @@ def resolve_model(path: str, key: str) -> str:
     folder = Path(path)
     if (folder / "checkpoints").is_dir():
         return str(last_checkpoint(folder))
-    if (folder / "files.json").is_file():
+    if (folder / MANIFEST).is_file():
         siblings = sorted(folder.resolve().parent.glob("step-*"), reverse=True)
         return str(_proved(folder, [other for other in siblings if other.name < folder.name]))
     if not folder.is_dir():
@@ -141,9 +172,3 @@ def resolve_model(path: str, key: str) -> str:
     if not (folder / "config.json").is_file():
         raise UserError(f"{key}={path} is neither a run directory nor a checkpoint")
     return path
-
-
-def _fingerprint(path: Path) -> dict[str, int | str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}

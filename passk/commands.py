@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from passk.build import Parts, open_parts, prepare_torch
-from passk.checkpoint import TrainState, last_checkpoint, restore, saved_step
+from passk.checkpoint import TrainState, chosen_checkpoint, restore, saved_step
 from passk.composition import compose_train, load_run_config
 from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
 from passk.disk import only_writer, replacing
@@ -132,7 +132,7 @@ def _checked(cfg: RunConfig, parts: Parts, train: Sequence[Problem]) -> tuple[Pa
 
 
 def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Samples and tables of a run's last checkpoint, or of `model.path`; see docs/evaluation.md.
+    """Samples and tables of a run's checkpoint, or of `model.path`; see docs/evaluation.md.
 
     Problems, verifier and sampling are those of the run, unless the user typed others. Resumed, it
     samples only problems that have no samples yet. On as many ranks as `learner.num_processes`
@@ -148,7 +148,7 @@ def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -
     if cfg.run is not None:
         base = _with_typed(load_run_config(Path(cfg.run)), base, overrides)
         check(base)
-        checkpoint = last_checkpoint(Path(cfg.run))
+        checkpoint = chosen_checkpoint(Path(cfg.run), cfg.checkpoint)
         start, step = str(checkpoint), saved_step(checkpoint)
     else:
         start, step = model_location(cfg), 0

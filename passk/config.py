@@ -170,7 +170,9 @@ class TrainingConfig:
     seed: int = 0
     init_from: str | None = None
     save_every: int = 25
-    keep_last: int = 2
+    keep_last: int = 2  # newest checkpoints that stay
+    keep_best: int = 1  # and those of the evaluated steps that have the best Pass@1
+    async_save: bool = True  # checkpoints are copied to main memory and written by a thread
 
 
 @dataclass(kw_only=True)
@@ -224,9 +226,10 @@ class TrainConfig(RunConfig):
 
 @dataclass(kw_only=True)
 class EvaluateConfig(RunConfig):
-    """`passk eval`: the table of a run's last checkpoint, or of `model.path`."""
+    """`passk eval`: the table of a run's checkpoint, or of `model.path`."""
 
     run: str | None = None
+    checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
     resume: bool = False
 
 

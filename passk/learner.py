@@ -17,7 +17,7 @@ from passk.config import LearnerConfig
 from passk.errors import Diverged, PolicyMismatch, UserError
 from passk.policy import token_logprobs
 from passk.ranks import gather, num_ranks, rank
-from passk.sharding import cut_as, local, on_rank_0, reduce_gradients, whole
+from passk.sharding import local, reduce_gradients, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,40 +186,35 @@ class Learner:
         """The names that `weights` yields, without what they name."""
         return [name for name, _ in plain_tensors(self.model, self.model.named_parameters())]
 
-    def plain_state(self) -> dict[str, Tensor]:
-        """The state dict of the plain model, for a checkpoint; adapters are merged into it.
+    def plain_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and saved buffers of the plain model by name, each once, for a checkpoint.
 
-        On rank 0; on the others its tensors are empty. Likewise `state_tensors`.
+        In shards where the model is; adapters are merged into it, one tensor at a time.
         """
-        tensors = plain_tensors(self.model, self.model.state_dict().items())
-        return {name: on_rank_0(tensor) for name, tensor in tensors}
+        names = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        buffers = [item for item in self.model.state_dict().items() if item[0] not in names]
+        tensors = [*self.model.named_parameters(), *buffers]
+        return plain_tensors(self.model, tensors)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What resuming needs beside the plain model.
+        """What resuming needs beside the plain model: the tensors themselves, to save or to fill.
 
         Adam's moments and counts are `optimizer/<parameter>/<moment>`; adapters, which the plain
         model does not tell, `adapter/<parameter>`.
         """
         tensors = {
-            f"optimizer/{name}/{moment}": on_rank_0(value)
+            f"optimizer/{name}/{moment}": value
             for name, parameter in self._trained.items()
             for moment, value in self.optimizer.state.get(parameter, {}).items()
         }
         adapters = adapter_parameters(self.model)
         return tensors | {f"adapter/{name}": parameter.detach() for name, parameter in adapters}
 
-    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `state_tensors` gave; names are those of the model's parameters."""
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            if kind == "adapter":
-                self._trained[name].data.copy_(value)
-                continue
-            name, _, moment = name.rpartition("/")
-            parameter = self._trained[name]
-            self.optimizer.state[parameter][moment] = (
-                value if moment == "step" else cut_as(value, parameter)
-            )
+    def init_moments(self) -> None:
+        """Give the optimiser the state of no steps, which it has by itself only after the first."""
+        for parameter in self._trained.values():
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
 
 
 def _checkpoint_layers(model: PreTrainedModel) -> None:

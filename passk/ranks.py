@@ -25,12 +25,15 @@ def num_ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def gather(item: T) -> list[T]:
-    """What every rank has, in the order of the ranks, on every rank."""
+def gather(item: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """What every rank has, in the order of the ranks, on every rank.
+
+    A thread beside the main one needs a group of its own, with all ranks in it.
+    """
     if num_ranks() == 1:
         return [item]
     items: list[Any] = [None] * num_ranks()
-    dist.all_gather_object(items, item)
+    dist.all_gather_object(items, item, group)
     return items
 
 

@@ -1,13 +1,10 @@
 """What one field alone cannot tell: the rules between fields, each as a sentence."""
 
-from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from string import Formatter
 
 from passk.answers.text import PLACES
 from passk.config import (
-    ESTIMATOR_NAMES,
     ESTIMATORS_WITHOUT_K,
     REGIMES,
     ConventionsConfig,
@@ -19,84 +16,12 @@ from passk.config import (
     trained_k,
 )
 from passk.errors import UserError
-
-_CHOICES = {
-    "model.dtype": ("float32", "float64", "bfloat16"),
-    "model.attn_implementation": ("sdpa", "eager", "flash_attention_2", "flash_attention_3"),
-    "rollout.engine": ("auto", "torch", "vllm"),
-    "rollout.dtype": ("float32", "float64", "bfloat16", "float16"),
-    "verifier.name": ("auto", "conventions", "exact", "math", "python"),
-    "learner.compute_dtype": ("bfloat16",),  # float16 would need its gradients scaled
-    "data.prompt.style": ("plain", "chat", "auto"),
-    "data.gold_in": ("whole", "after_hash", "in_box"),
-    "learner.device": ("auto", "cpu", "cuda"),
-    "learner.schedule": ("constant", "linear", "cosine"),
-    "regime.name": REGIMES,
-    "regime.estimator": ESTIMATOR_NAMES,
-}
-_AT_LEAST = {
-    "rollout.num_prompts": 1,
-    "rollout.num_samples": 2,
-    "rollout.max_new_tokens": 1,
-    "rollout.save_every": 0,
-    "rollout.max_batch_samples": 1,
-    "rollout.max_model_len": 2,
-    "rollout.num_synced_checks": 0,
-    "model.lora_rank": 0,
-    "model.lora_alpha": 1,
-    "verifier.num_workers": 1,
-    "verifier.max_memory_mib": 64,
-    "verifier.max_file_mib": 1,
-    "learner.replicas": 1,
-    "learner.warmup_steps": 0,
-    "learner.max_tokens_per_batch": 1,
-    "learner.weight_decay": 0,
-    "regime.k": 1,
-    "regime.num_demonstrations": 1,
-    "train.num_steps": 1,
-    "train.save_every": 0,
-    "train.keep_last": 1,
-    "eval.every": 0,
-    "eval.num_problems": 1,
-    "eval.num_samples": 1,
-    "eval.num_resamples": 1,
-    "eval.max_new_tokens": 1,
-    "eval.chunk_size": 1,
-    "diagnostics.every": 0,
-    "diagnostics.num_blocks": 3,
-    "data.answer_tokens": 1,
-    "data.num_train": 1,
-    "data.num_corpus": 1,
-    "seeds": 1,
-    "sft_steps": 1,
-    "num_threads": 1,
-    "data.prompt.num_shots": 0,
-}
-_FRACTIONS = (
-    "regime.pass1_weight",
-    "data.calculator_fraction",
-    "data.skill_fraction",
-    "data.corpus_calculator_fraction",
-    "data.corpus_skill_fraction",
-    "data.cue",
-    "data.corpus_cue",
-    "rollout.memory_fraction",
-)
-_POSITIVE = (
-    "rollout.temperature",
-    "rollout.importance_cap",
-    "rollout.max_logprob_gap",
-    "eval.temperature",
-    "learner.lr",
-    "learner.max_grad_norm",
-    "verifier.timeout_seconds",
-)
+from passk.limits import check_fields
 
 
 def check(cfg: RunConfig | ReportConfig) -> None:
     """Raise UserError, with a sentence that names the key, for the first rule that is broken."""
-    for key, value in _flatten(cfg):
-        _check_field(key, value)
+    check_fields(cfg)
     if isinstance(cfg, TrainConfig):
         _check_regime(cfg)
         _check_diagnostics(cfg)
@@ -108,44 +33,25 @@ def check(cfg: RunConfig | ReportConfig) -> None:
         _check_reproduce(cfg)
     if isinstance(cfg, TrainConfig) and cfg.train.init_from is not None:
         _check_exists("train.init_from", cfg.train.init_from)
-    if isinstance(cfg, EvaluateConfig) and cfg.run is not None:
-        _check_exists("run", cfg.run)
+    if isinstance(cfg, EvaluateConfig):
+        _check_evaluated(cfg)
     if isinstance(cfg, ReportConfig) and not cfg.dirs:
         raise UserError("passk report needs at least one run directory: passk report DIR...")
+
+
+def _check_evaluated(cfg: EvaluateConfig) -> None:
+    if cfg.run is not None:
+        _check_exists("run", cfg.run)
+    which = cfg.checkpoint
+    if which not in ("last", "best") and not which.isdecimal():
+        raise UserError(f"checkpoint={which} must be last, best or the number of a step")
+    if which != "last" and cfg.run is None:
+        raise UserError(f"checkpoint={which} needs the run it belongs to: run=DIR")
 
 
 def _check_exists(key: str, path: str) -> None:
     if not Path(path).is_dir():
         raise UserError(f"{key}={path} does not exist; give a run directory or a checkpoint")
-
-
-def _flatten(node: object, prefix: str = "") -> Iterable[tuple[str, object]]:
-    if not is_dataclass(node):
-        return
-    names = [field.name for field in fields(node)]
-    for extra in vars(node).keys() - set(names):  # Hydra's +key=value adds without asking
-        raise UserError(f"{prefix}{extra} is not a key of passk; allowed: {', '.join(names)}")
-    for field in fields(node):
-        value = getattr(node, field.name)
-        if is_dataclass(value):
-            yield from _flatten(value, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", value
-
-
-def _check_field(key: str, value: object) -> None:
-    if value is None:
-        return
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise UserError(f"{key}={value} is unknown; allowed: {', '.join(_CHOICES[key])}")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    if key in _AT_LEAST and value < _AT_LEAST[key]:
-        raise UserError(f"{key}={value} is too small; at least {_AT_LEAST[key]} is needed")
-    if key in _FRACTIONS and not 0 <= value <= 1:
-        raise UserError(f"{key}={value} must lie between 0 and 1")
-    if key in _POSITIVE and not value > 0:
-        raise UserError(f"{key}={value} must be above 0")
 
 
 def _check_data(cfg: RunConfig) -> None:

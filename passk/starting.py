@@ -20,6 +20,8 @@ _FREE_ON_RESUME = (
     "num_threads",
     "train.save_every",
     "train.keep_last",
+    "train.keep_best",
+    "train.async_save",
     "rollout.max_batch_samples",
     "rollout.memory_fraction",
     "rollout.sleep",

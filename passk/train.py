@@ -88,10 +88,12 @@ def train(
         state = TrainState(step=step + 1, stream_position=stream.position)
         last, stopping = step + 1 == cfg.train.num_steps, any_rank(stop.is_set())
         if last or is_due(step + 1, cfg.train.save_every) or stopping:
-            run.save(learner, parts.tokenizer, state, cfg.train.keep_last)
+            run.save(learner, parts.tokenizer, state, cfg)
         if stopping and not last:
+            run.settle()
             raise Stopped(step + 1)
     evaluate(cfg.train.num_steps, cfg, parts, run, shown)
+    run.settle()
 
 
 def gap_metrics(gap: PolicyGap | None) -> dict[str, float | None]:

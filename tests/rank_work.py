@@ -5,11 +5,16 @@ import random
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
+from passk import saving
 from passk.batch import TokenRow
+from passk.checkpoint import TrainState, restore
 from passk.config import LearnerConfig, ModelConfig
 from passk.learner import Learner
-from passk.ranks import rank
+from passk.policy import load_policy, load_tokenizer
+from passk.ranks import num_ranks, rank
+from passk.saving import CheckpointWriter
 from passk.sharding import load_sharded, whole
 
 
@@ -48,3 +53,42 @@ def measured(learner: Learner, rows: list[TokenRow]) -> tuple[float, list[float]
         for p in learner.model.parameters()
     ]
     return loss, list(logprobs), torch.cat([g.flatten() for g in grads]).tolist()
+
+
+def save_after_steps(
+    root: str, model: str, cfg: LearnerConfig, max_file_bytes: int = saving.MAX_FILE_BYTES
+) -> None:
+    """Two steps, the checkpoint in `root`, and beside it what is in it, put together."""
+    torch.set_num_threads(1)
+    saving.MAX_FILE_BYTES = max_file_bytes
+    learner = Learner(load_sharded(ModelConfig(), model, torch.device("cpu"), cfg), cfg, 10, 1.0)
+    for seed in range(2):
+        learner.update(some_rows(9, seed=seed))
+    writer = CheckpointWriter(Path(root), in_background=True)
+    writer.save(learner, load_tokenizer(model), TrainState(2, 18), [])
+    _save_whole(learner, Path(root) / "expected.safetensors")
+    learner.update(some_rows(9))
+    writer.settle()
+    writer.close()
+
+
+def state_after_restore(folder: str, out: str) -> None:
+    """Read a checkpoint on as many ranks as there are, and write what they have, put together."""
+    torch.set_num_threads(1)
+    cfg, device = LearnerConfig(), torch.device("cpu")
+    model = (
+        load_sharded(ModelConfig(), folder, device, cfg)
+        if num_ranks() > 1
+        else load_policy(ModelConfig(), folder, device)
+    )
+    learner = Learner(model, cfg, 10, 1.0)
+    assert restore(Path(folder), learner) == TrainState(2, 18)
+    assert learner.step == 2
+    _save_whole(learner, Path(out))
+
+
+def _save_whole(learner: Learner, file: Path) -> None:
+    tensors = dict(learner.plain_state()) | learner.state_tensors()
+    found = {name: whole(tensor).clone() for name, tensor in tensors.items()}
+    if rank() == 0:
+        save_file(found, file)

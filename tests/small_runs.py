@@ -30,6 +30,7 @@ SMALL = (
     "diagnostics.num_samples=8",
     "diagnostics.num_blocks=4",
 )
+LEARNER_FILE = "learner/shard-00001-model-00001-of-00001.safetensors"  # of one process
 TIMES = {
     "rollout_seconds",
     "verify_seconds",

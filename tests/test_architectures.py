@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import SMALL, metrics
+from small_runs import LEARNER_FILE, SMALL, metrics
 from test_resume import as_if_killed, assert_same_run
 from test_torch_sampler import random_model
 from transformers import AutoModelForCausalLM
@@ -125,7 +125,7 @@ def assert_adapters_are_merged(base, cfg: ModelConfig, checkpoint: Path, reloade
     """The base with the adapters of the checkpoint says what its plain model says."""
     add_adapters(base, cfg)
     trained = {name: p for name, p in base.named_parameters() if p.requires_grad}
-    tensors = load_file(checkpoint / "learner.tensors")
+    tensors = load_file(checkpoint / LEARNER_FILE)
     saved = {key.partition("/")[2]: t for key, t in tensors.items() if key.startswith("adapter/")}
     assert trained.keys() == saved.keys()
     for name, tensor in saved.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from small_runs import (
+    LEARNER_FILE,
     SMALL,
     Outcome,
     assert_refused,
@@ -240,8 +241,8 @@ def test_checkpoint_of_the_right_size_with_other_content(passk, tmp_path, traine
 
 def test_checkpoint_with_a_file_missing(passk, tmp_path, trained):
     shutil.copytree(trained, tmp_path / "run")
-    (tmp_path / "run" / "checkpoints" / "step-000002" / "learner.tensors").unlink()
-    assert_refused(passk("eval", "run=run"), "learner.tensors is missing", "step-000001")
+    (tmp_path / "run" / "checkpoints" / "step-000002" / LEARNER_FILE).unlink()
+    assert_refused(passk("eval", "run=run"), f"{LEARNER_FILE} is missing", "step-000001")
 
 
 def test_eval_gives_the_table_of_the_last_checkpoint(passk, tmp_path, trained):

@@ -14,11 +14,11 @@ LEVELS = (
     (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
         *("seeds", "estimators", "statistics", "head", "attention", "worker_pool", "ranks"),
-        *("answers.text", "answers.forms", "answers.algebra"),
+        *("provenance", "answers.text", "answers.forms", "answers.algebra"),
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("sampler", "adapters", "memory", "disk", "answers.reader"),
+        *("sampler", "adapters", "memory", "limits", "disk", "answers.reader"),
         *("sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp"),
     ),
     (
@@ -41,7 +41,7 @@ LEVELS = (
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator"),
     ("math_verifier", "exact_verifier", "python_verifier", "verifier_checks"),
-    ("experience", "build", "tables"),
+    ("experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting"),
     ("evaluation", "figure_style", "sheets"),
     ("train", "plots", "prompt_plots"),
@@ -56,7 +56,7 @@ WITHOUT_TORCH = {"errors", "types", "config", "seeds", "estimators", "statistics
 WITHOUT_TORCH |= {"conventions", "problems", "verifiers", "rules", "composition", "cli", "records"}
 WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold"}
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
-WITHOUT_TORCH |= {"verifier_checks"}
+WITHOUT_TORCH |= {"verifier_checks", "limits"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 

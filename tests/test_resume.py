@@ -16,9 +16,10 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import SMALL, metrics, snapshot, train, without_times
+from small_runs import LEARNER_FILE, SMALL, metrics, snapshot, train, without_times
 
 STEPS = 6
+LAST_ONLY = ("train.keep_last=1", "train.keep_best=0", "train.async_save=false")
 RL = ("regime=hybrid", f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9")
 RL += ("eval.every=2", "diagnostics.every=2", "learner.lr=1e-3")
 SFT = ("regime=sft", f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9")
@@ -62,7 +63,7 @@ def assert_same_run(one: Path, other: Path, last: int) -> None:
             else:
                 assert mine.read_text() == theirs.read_text()
     end = f"step-{last:06d}"
-    for file in ("model.safetensors", "learner.tensors"):
+    for file in ("model.safetensors", LEARNER_FILE):
         mine, theirs = (load_file(run / "checkpoints" / end / file) for run in (one, other))
         assert mine.keys() == theirs.keys()
         for name in mine:
@@ -136,7 +137,7 @@ def test_changed_learning_rate_is_named(stopped, capsys):
 
 
 def test_what_changes_no_step_may_change(whole, stopped):
-    assert train(stopped, *RL, "resume=true", "train.save_every=0", "train.keep_last=1") == 0
+    assert train(stopped, *RL, "resume=true", "train.save_every=0", *LAST_ONLY) == 0
     assert_same_run(stopped, whole, STEPS)
     assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-000006"]
 

@@ -231,6 +231,7 @@ def test_only_the_newest_checkpoints_are_kept_whole_and_named(run, tmp_path):
     assert names == ["step-000002", "step-000003"]  # train.keep_last=2
     assert not list(run.rglob("*partial*"))
     words = ("train.num_steps=4", "train.save_every=1", "train.keep_last=3", "diagnostics.every=0")
+    words += ("train.keep_best=0",)
     assert train(tmp_path / "more", *words) == 0
     kept = sorted(path.name for path in (tmp_path / "more" / "checkpoints").iterdir())
     assert kept == ["step-000002", "step-000003", "step-000004"]

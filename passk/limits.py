@@ -1,0 +1,115 @@
+"""What each field of the configuration may be by itself, as a sentence where it is not."""
+
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+
+from passk.config import ESTIMATOR_NAMES, REGIMES
+from passk.errors import UserError
+
+_CHOICES = {
+    "model.dtype": ("float32", "float64", "bfloat16"),
+    "model.attn_implementation": ("sdpa", "eager", "flash_attention_2", "flash_attention_3"),
+    "rollout.engine": ("auto", "torch", "vllm"),
+    "rollout.dtype": ("float32", "float64", "bfloat16", "float16"),
+    "verifier.name": ("auto", "conventions", "exact", "math", "python"),
+    "learner.compute_dtype": ("bfloat16",),  # float16 would need its gradients scaled
+    "data.prompt.style": ("plain", "chat", "auto"),
+    "data.gold_in": ("whole", "after_hash", "in_box"),
+    "learner.device": ("auto", "cpu", "cuda"),
+    "learner.schedule": ("constant", "linear", "cosine"),
+    "regime.name": REGIMES,
+    "regime.estimator": ESTIMATOR_NAMES,
+}
+_AT_LEAST = {
+    "rollout.num_prompts": 1,
+    "rollout.num_samples": 2,
+    "rollout.max_new_tokens": 1,
+    "rollout.save_every": 0,
+    "rollout.max_batch_samples": 1,
+    "rollout.max_model_len": 2,
+    "rollout.num_synced_checks": 0,
+    "model.lora_rank": 0,
+    "model.lora_alpha": 1,
+    "verifier.num_workers": 1,
+    "verifier.max_memory_mib": 64,
+    "verifier.max_file_mib": 1,
+    "learner.replicas": 1,
+    "learner.warmup_steps": 0,
+    "learner.max_tokens_per_batch": 1,
+    "learner.weight_decay": 0,
+    "regime.k": 1,
+    "regime.num_demonstrations": 1,
+    "train.num_steps": 1,
+    "train.save_every": 0,
+    "train.keep_last": 1,
+    "train.keep_best": 0,
+    "eval.every": 0,
+    "eval.num_problems": 1,
+    "eval.num_samples": 1,
+    "eval.num_resamples": 1,
+    "eval.max_new_tokens": 1,
+    "eval.chunk_size": 1,
+    "diagnostics.every": 0,
+    "diagnostics.num_blocks": 3,
+    "data.answer_tokens": 1,
+    "data.num_train": 1,
+    "data.num_corpus": 1,
+    "seeds": 1,
+    "sft_steps": 1,
+    "num_threads": 1,
+    "data.prompt.num_shots": 0,
+}
+_FRACTIONS = (
+    "regime.pass1_weight",
+    "data.calculator_fraction",
+    "data.skill_fraction",
+    "data.corpus_calculator_fraction",
+    "data.corpus_skill_fraction",
+    "data.cue",
+    "data.corpus_cue",
+    "rollout.memory_fraction",
+)
+_POSITIVE = (
+    "rollout.temperature",
+    "rollout.importance_cap",
+    "rollout.max_logprob_gap",
+    "eval.temperature",
+    "learner.lr",
+    "learner.max_grad_norm",
+    "verifier.timeout_seconds",
+)
+
+
+def check_fields(cfg: object) -> None:
+    """Raise UserError for the first field whose value is not allowed, or that is no field."""
+    for key, value in _flatten(cfg):
+        _check_field(key, value)
+
+
+def _flatten(node: object, prefix: str = "") -> Iterable[tuple[str, object]]:
+    if not is_dataclass(node):
+        return
+    names = [field.name for field in fields(node)]
+    for extra in vars(node).keys() - set(names):  # Hydra's +key=value adds without asking
+        raise UserError(f"{prefix}{extra} is not a key of passk; allowed: {', '.join(names)}")
+    for field in fields(node):
+        value = getattr(node, field.name)
+        if is_dataclass(value):
+            yield from _flatten(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+def _check_field(key: str, value: object) -> None:
+    if value is None:
+        return
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise UserError(f"{key}={value} is unknown; allowed: {', '.join(_CHOICES[key])}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if key in _AT_LEAST and value < _AT_LEAST[key]:
+        raise UserError(f"{key}={value} is too small; at least {_AT_LEAST[key]} is needed")
+    if key in _FRACTIONS and not 0 <= value <= 1:
+        raise UserError(f"{key}={value} must lie between 0 and 1")
+    if key in _POSITIVE and not value > 0:
+        raise UserError(f"{key}={value} must be above 0")

@@ -1,0 +1,242 @@
+"""Checkpoints are written beside the training, by every rank its part, and read by any number."""
+
+import errno
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from rank_work import save_after_steps, some_rows, state_after_restore
+from safetensors.torch import load_file
+from small_runs import train
+from test_torch_sampler import random_model
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from passk import saving
+from passk.checkpoint import TrainState, best_steps, damage, restore
+from passk.cli import main
+from passk.config import LearnerConfig, ModelConfig
+from passk.launch import launch
+from passk.learner import Learner
+from passk.policy import load_policy, load_tokenizer
+from passk.saving import CheckpointWriter
+
+CPU = torch.device("cpu")
+
+
+def new_learner(path: str | Path = "tiny") -> Learner:
+    return Learner(load_policy(ModelConfig(), str(path), CPU), LearnerConfig(), 10, 1.0)
+
+
+def tensors_of(learner: Learner) -> dict[str, torch.Tensor]:
+    found = dict(learner.plain_state()) | learner.state_tensors()
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.fixture(scope="module")
+def from_four(tmp_path_factory) -> Path:
+    """A checkpoint written by four ranks after two steps, and its tensors put together."""
+    root = tmp_path_factory.mktemp("four")
+    launch(save_after_steps, 4, str(root), "tiny", LearnerConfig())
+    return root
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 8])
+def test_a_checkpoint_of_four_ranks_is_read_by_any_number(from_four, tmp_path, num_ranks):
+    """Shards of 8 ranks end elsewhere than those of 4, and some parameters have fewer rows."""
+    expected = load_file(from_four / "expected.safetensors")
+    assert len(expected) > 60 and all(tensor.abs().sum() > 0 for tensor in expected.values())
+    found = tmp_path / "found.safetensors"
+    launch(state_after_restore, num_ranks, str(from_four / "step-000002"), str(found))
+    assert_same_tensors(load_file(found), expected)
+
+
+def test_ranks_write_what_transformers_reads(from_four):
+    folder = from_four / "step-000002"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    expected = load_file(from_four / "expected.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "learner"} <= names
+    assert "sharded" not in names and len(list((folder / "learner").iterdir())) == 4
+    assert damage(folder) is None
+
+
+def test_every_file_is_in_the_manifest_and_none_is_pickled(from_four):
+    folder = from_four / "step-000002"
+    listed = set(json.loads((folder / "files.json").read_text()))
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert there == listed | {"files.json"}
+    assert {Path(name).suffix for name in there} <= {".json", ".safetensors", ".jinja"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "state.json"])
+def test_any_damaged_file_is_named(from_four, tmp_path, name):
+    folder = tmp_path / "step-000002"
+    shutil.copytree(from_four / "step-000002", folder)
+    (folder / name).write_text("{}")
+    assert damage(folder).startswith(f"{name} has 2 bytes where ")
+
+
+def test_experts_are_saved_under_the_names_of_their_files(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(vocab_size=18, **sizes, **heads))
+    model.save_pretrained(tmp_path / "model")
+    load_tokenizer("tiny").save_pretrained(tmp_path / "model")
+    launch(save_after_steps, 2, str(tmp_path), str(tmp_path / "model"), LearnerConfig())
+    before, after = (
+        load_file(tmp_path / folder / "model.safetensors") for folder in ("model", "step-000002")
+    )
+    assert before.keys() == after.keys() and any("experts.2.w1" in name for name in before)
+    expected = load_file(tmp_path / "expected.safetensors")
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "step-000002", dtype=torch.float32)
+    for name, parameter in reloaded.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+
+
+def test_large_models_are_written_in_several_files(tmp_path):
+    launch(save_after_steps, 2, str(tmp_path), "tiny", LearnerConfig(), 50_000)
+    folder = tmp_path / "step-000002"
+    assert len(list(folder.glob("model-*.safetensors"))) > 5
+    assert len(list((folder / "learner").iterdir())) > 20
+    assert_same_tensors(
+        dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).named_parameters()),
+        {
+            name: tensor
+            for name, tensor in load_file(tmp_path / "expected.safetensors").items()
+            if not name.startswith("optimizer/")
+        },
+    )
+    learner = new_learner(folder)
+    restore(folder, learner)
+    assert_same_tensors(tensors_of(learner), load_file(tmp_path / "expected.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+def test_one_process_resumes_from_its_own(tmp_path, name):
+    random_model(name).save_pretrained(tmp_path / "model")
+    load_tokenizer("tiny").save_pretrained(tmp_path / "model")
+    learner = new_learner(tmp_path / "model")
+    learner.update(some_rows(5))
+    writer = CheckpointWriter(tmp_path, in_background=False)
+    writer.save(learner, load_tokenizer("tiny"), TrainState(1, 7), [])
+    again = new_learner(tmp_path / "step-000001")
+    assert restore(tmp_path / "step-000001", again) == TrainState(1, 7)
+    assert_same_tensors(tensors_of(again), tensors_of(learner))
+    assert again.update(some_rows(5)) == learner.update(some_rows(5))
+
+
+@pytest.fixture
+def held_back(monkeypatch) -> threading.Event:
+    """Writing begins when the event is set."""
+    allowed, write = threading.Event(), saving._write
+
+    def wait_and_write(*arguments):
+        assert allowed.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(saving, "_write", wait_and_write)
+    return allowed
+
+
+def test_training_goes_on_while_a_copy_is_written(tmp_path, held_back):
+    learner = new_learner()
+    learner.update(some_rows(5))
+    then = tensors_of(learner)
+    writer, old = CheckpointWriter(tmp_path, in_background=True), tmp_path / "step-000000"
+    old.mkdir()
+    writer.save(learner, load_tokenizer("tiny"), TrainState(1, 5), [old])
+    for _ in range(2):
+        learner.update(some_rows(5, seed=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000"], "nothing is there yet"
+    held_back.set()
+    writer.settle()
+    writer.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+    again = new_learner(tmp_path / "step-000001")
+    restore(tmp_path / "step-000001", again)
+    assert_same_tensors(tensors_of(again), then)
+
+
+def test_a_checkpoint_waits_for_the_one_before(tmp_path, held_back):
+    learner = new_learner()
+    learner.update(some_rows(5))
+    writer = CheckpointWriter(tmp_path, in_background=True)
+    writer.save(learner, load_tokenizer("tiny"), TrainState(1, 5), [])
+    threading.Timer(0.2, held_back.set).start()
+    writer.save(learner, load_tokenizer("tiny"), TrainState(2, 10), [])
+    assert (tmp_path / "step-000001").is_dir()
+    writer.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000002"]
+
+
+@pytest.mark.parametrize("in_background", [True, False])
+def test_what_cannot_be_written_is_said_and_nothing_is_lost(tmp_path, monkeypatch, in_background):
+    learner = new_learner()
+    learner.update(some_rows(5))
+    writer = CheckpointWriter(tmp_path, in_background=in_background)
+    writer.save(learner, load_tokenizer("tiny"), TrainState(1, 5), [])
+    writer.settle()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(saving, "_write_manifest", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        writer.save(learner, load_tokenizer("tiny"), TrainState(2, 9), [tmp_path / "step-000001"])
+        writer.settle()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"], "and no half of another"
+    assert damage(tmp_path / "step-000001") is None
+    writer.close()
+
+
+def test_the_best_checkpoint_stays(tmp_path):
+    """A learning rate that is too high: the policy is worse from step to step."""
+    words = ("regime=passk", "train.num_steps=6", "train.save_every=1", "eval.every=1")
+    words += ("learner.lr=3e-3", "learner.schedule=constant", "train.keep_last=1")
+    assert train(tmp_path / "run", *words, "diagnostics.every=0") == 0
+    rows = (tmp_path / "run" / "eval" / "summary.csv").read_text().splitlines()
+    values = {
+        int(step): float(value)
+        for step, metric, value, *_ in (row.split(",") for row in rows)
+        if metric == "pass_at_1"
+    }
+    best = max(range(1, 6), key=lambda step: (values[step], -step))
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert values[best] > values[6] and best < 5, "the case that this is about"
+    assert kept == [f"step-{best:06d}", "step-000006"]
+
+
+def test_an_evaluation_takes_the_checkpoint_it_is_told(tmp_path, capsys):
+    words = ("regime=passk", "train.num_steps=3", "train.save_every=1", "eval.every=1")
+    words += ("learner.lr=3e-3", "learner.schedule=constant", "diagnostics.every=0")
+    run = tmp_path / "run"
+    assert train(run, *words, "train.keep_last=9") == 0
+    steps = best_steps(run)
+    assert sorted(steps) == [0, 1, 2, 3] and steps[0] == 0, "step 0 has no checkpoint"
+    for which, step in (("best", steps[1]), ("2", 2), ("last", 3)):
+        out = tmp_path / which
+        eval_words = ["eval", f'run="{run}"', f"checkpoint={which}", "eval.greedy=false"]
+        assert main([*eval_words, f'hydra.run.dir="{out}"']) == 0
+        name = f"step-{step:06d}.parquet"
+        assert (out / "eval" / name).read_bytes() == (run / "eval" / name).read_bytes()
+    capsys.readouterr()
+    for word, says in (
+        ("checkpoint=7", "checkpoint=7 is not among those of"),
+        ("checkpoint=newest", "checkpoint=newest must be last, best or the number of a step"),
+    ):
+        assert main(["eval", f'run="{run}"', word, f'hydra.run.dir="{tmp_path}/none"']) == 2
+        assert says in capsys.readouterr().err
+    assert main(["eval", "checkpoint=best"]) == 2
+    assert "checkpoint=best needs the run it belongs to" in capsys.readouterr().err
