@@ -1,6 +1,7 @@
 """What each command does once its configuration is known to be good. Imports torch."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from passk.build import Parts, open_parts, prepare_torch
 from passk.checkpoint import TrainState, chosen_checkpoint, restore, saved_step
 from passk.composition import compose_train, load_run_config
 from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
-from passk.disk import replacing
+from passk.disk import only_writer, replacing
 from passk.errors import Interrupted, UserError
 from passk.eval_tables import (
     GROUPINGS,
@@ -54,7 +55,13 @@ def run_train(
     On as many ranks as `learner.num_processes` says. `overrides` are the words the user typed.
     Raises Interrupted when asked to stop.
     """
-    on_all_ranks(cfg.learner, train_as_rank, cfg, run_dir, overrides, show_notes)
+    on_all_ranks(cfg.learner, _alone, train_as_rank, cfg, run_dir, overrides, show_notes)
+
+
+def _alone(work: Callable[..., None], cfg: RunConfig, run_dir: Path, *others: Any) -> None:
+    """Do the work while no other run writes in `run_dir`: one that was left may not have ended."""
+    with only_writer(run_dir) if rank() == 0 else nullcontext():
+        work(cfg, run_dir, *others)
 
 
 def train_as_rank(
@@ -131,7 +138,7 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     samples only problems that have no samples yet. On as many ranks as `learner.num_processes`
     says. Raises Interrupted when asked to stop.
     """
-    on_all_ranks(cfg.learner, eval_as_rank, cfg, run_dir, overrides)
+    on_all_ranks(cfg.learner, _alone, eval_as_rank, cfg, run_dir, overrides)
 
 
 def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:

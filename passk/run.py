@@ -218,12 +218,14 @@ class Run:
             )
         self.settle()  # before looking at what is there
         drop = self._superseded(state.step, cfg) if rank() == 0 else []
-        self._checkpoints.save(learner, tokenizer, state, drop)
+        with full_disk_told(self.path / "checkpoints"):
+            self._checkpoints.save(learner, tokenizer, state, drop)
 
     def settle(self) -> None:
         """Wait for the checkpoint that is being written; raises what kept it from being whole."""
         if self._checkpoints is not None:
-            self._checkpoints.settle()
+            with full_disk_told(self.path / "checkpoints"):
+                self._checkpoints.settle()
 
     def _superseded(self, step: int, cfg: TrainConfig) -> list[Path]:
         """The checkpoints to drop once that of `step` is there: all but the newest and the best."""

@@ -6,17 +6,18 @@ What is written is copied to main memory first. The folder has a temporary name 
 import json
 import math
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
@@ -35,7 +36,6 @@ from passk.checkpoint import (
     checkpoint_name,
     fingerprint,
 )
-from passk.disk import full_disk_told, partial_name
 from passk.learner import Learner
 from passk.policy import Tokenizer
 from passk.ranks import gather, num_ranks, rank
@@ -157,8 +157,8 @@ def _write(
     group: dist.ProcessGroup | None,
 ) -> None:
     """Write `folder`, replacing one of the same name; every rank does its part of it."""
-    unfinished = partial_name(folder)
-    with full_disk_told(folder, unfinished if rank() == 0 else None), _told_by_its_rank():
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    try:
         if rank() == 0:
             unfinished.mkdir(parents=True, exist_ok=True)
             # The model's configuration, and its weights unless they come in shards.
@@ -175,16 +175,10 @@ def _write(
         if rank() == 0:
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(unfinished, folder)
-
-
-@contextmanager
-def _told_by_its_rank() -> Iterator[None]:
-    """Raise what a rank met, which torch wraps in an exception of its own on every rank."""
-    try:
-        yield
-    except CheckpointException as error:
-        met = next(iter(error.failures.values()))[0]
-        raise (met if isinstance(met, Exception) else RuntimeError(str(error))) from error
+    except (Exception, CheckpointException) as error:
+        if rank() == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise _cause(error, folder) from error
 
 
 def _save(
@@ -236,3 +230,14 @@ def _write_manifest(folder: Path, group: dist.ProcessGroup | None) -> None:
     if rank() == 0:
         listed = {name: asdict(files[name]) for name in sorted(files)}
         (folder / MANIFEST).write_text(json.dumps(listed, indent=2) + "\n")
+
+
+def _cause(error: BaseException, folder: Path) -> Exception:
+    """What a rank met, or a library that passes on a system's error as a text of its own."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    passed_on = re.search(r"os error (\d+)", str(error))
+    if isinstance(error, SafetensorError) and passed_on:
+        number = int(passed_on[1])
+        return OSError(number, os.strerror(number), str(folder))
+    return error if isinstance(error, Exception) else RuntimeError(str(error))

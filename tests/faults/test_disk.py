@@ -13,16 +13,17 @@ from small_runs import train
 # Nothing but lines of metrics between two checkpoints: the disk's pages are 4 KiB, so it is one of
 # several lines that finds it full.
 LINES_ALONE = (*WORDS, "rollout.save_every=0", "eval.every=0", "train.save_every=6")
-# Phase and time of it, what is left of the disk, and the largest file where none can be mounted.
+# Phase and time of it, what is left of the disk, and the largest file where none can be mounted;
+# the file that stderr goes to has to fit.
 FEW = [
     ("checkpoint write", 3, 700_000, 600_000),
-    ("table write", 2, 4096, 1000),
+    ("table write", 2, 4096, 2000),
     ("metrics line", 7, 0, 7000),
 ]
 MORE = [
-    *(("checkpoint write", m, room, 1000 * m) for m, room in ((2, 0), (4, 1_500_000))),
-    *(("table write", m, room, 100) for m, room in ((2, 0), (4, 0))),
-    *(("rollout file", m, room, 100) for m, room in ((4, 4096), (8, 0))),
+    *(("checkpoint write", m, room, 40_000 * m) for m, room in ((2, 0), (4, 1_500_000))),
+    *(("table write", m, room, 2000) for m, room in ((2, 0), (4, 0))),
+    *(("rollout file", m, room, 3000) for m, room in ((4, 4096), (8, 0))),
 ]
 
 
@@ -66,7 +67,7 @@ def assert_no_half_files(run: Path) -> None:
     assert json.loads((run / "manifest.json").read_text())["status"] in ("failed", "running")
     lines = (run / "metrics.jsonl").read_text().split("\n")[:-1]
     assert [json.loads(line)["step"] for line in lines] == list(range(len(lines)))
-    assert len(lines) < STEPS
+    assert len(lines) <= STEPS
     for folder in run.glob("checkpoints/step-*"):
         for name, expected in json.loads((folder / "files.json").read_text()).items():
             assert (folder / name).stat().st_size == expected["bytes"]
