@@ -74,7 +74,7 @@ class Phases:
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault.room, resource.RLIM_INFINITY))
 
     def leave(self, phase: str) -> None:
-        self._seconds[phase] = time.perf_counter() - self._began[phase]
+        self._seconds[phase] = time.perf_counter() - self._began.pop(phase)
         os.write(self._file, f"-{phase}\n".encode())
 
     def mark(self, owner: Any, name: str, phase: str) -> None:
@@ -97,9 +97,12 @@ class Phases:
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             if event not in ("os.mkdir", "os.rename"):
                 return
-            path = os.fsdecode(arguments[0])
-            if _PARTIAL_CHECKPOINT.search(path) and os.path.exists(path) == (event == "os.rename"):
-                (self.enter if event == "os.mkdir" else self.leave)("checkpoint write")
+            is_begun = "checkpoint write" in self._began  # made in vain before its parent is
+            if _PARTIAL_CHECKPOINT.search(os.fsdecode(arguments[0])):
+                if event == "os.rename":
+                    self.leave("checkpoint write")
+                elif not is_begun:
+                    self.enter("checkpoint write")
 
         sys.addaudithook(hook)
 
