@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
@@ -60,7 +61,7 @@ class Phases:
         self._kill_after = alarm(fault.signal) if fault and fault.signal else None
 
     def enter(self, phase: str) -> None:
-        os.write(self._file, f"+{phase}\n".encode())
+        self._write(f"+{phase}\n")
         self._counts[phase] += 1
         self._began[phase] = time.perf_counter()
         fault = self._fault
@@ -75,7 +76,11 @@ class Phases:
 
     def leave(self, phase: str) -> None:
         self._seconds[phase] = time.perf_counter() - self._began.pop(phase)
-        os.write(self._file, f"-{phase}\n".encode())
+        self._write(f"-{phase}\n")
+
+    def _write(self, line: str) -> None:
+        with suppress(OSError):  # files may not grow any more: that is the fault
+            os.write(self._file, line.encode())
 
     def mark(self, owner: Any, name: str, phase: str) -> None:
         """Make every call of `owner.name` a phase."""
