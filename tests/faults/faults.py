@@ -24,7 +24,7 @@ class Ending:
     code: int
     out: str
     err: str
-    inside: str
+    inside: set[str]
 
     @property
     def sentence(self) -> str:
@@ -68,7 +68,7 @@ class Passk:
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
         out, err, marks = ((self._notes / name).read_text() for name in ("out", "err", "marks"))
-        return Ending(code, out, err, innermost(marks))
+        return Ending(code, out, err, begun(marks))
 
     def seen(self, path: Path) -> Path:
         """A path as this process finds it: the disk is mounted for the other alone."""
@@ -84,17 +84,10 @@ def can_mount(folder: Path) -> bool:
     return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
-def innermost(marks: str) -> str:
-    """The phase that was begun last among those that had not ended."""
-    opened: list[str] = []
-    for line in marks.splitlines():
-        if line.startswith("+"):
-            opened.append(line[1:])
-        elif line[1:] in opened:
-            opened.reverse()
-            opened.remove(line[1:])
-            opened.reverse()
-    return opened[-1] if opened else "between phases"
+def begun(marks: str) -> set[str]:
+    """The phases that had not ended: one inside another, or a checkpoint in the background."""
+    lines = marks.splitlines()
+    return {line[1:] for line in lines if lines.count(f"+{line[1:]}") > lines.count(f"-{line[1:]}")}
 
 
 @dataclass(frozen=True)

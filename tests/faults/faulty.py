@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
@@ -60,7 +61,7 @@ class Phases:
         self._kill_after = alarm(fault.signal) if fault and fault.signal else None
 
     def enter(self, phase: str) -> None:
-        os.write(self._file, f"+{phase}\n".encode())
+        self._write(f"+{phase}\n")
         self._counts[phase] += 1
         self._began[phase] = time.perf_counter()
         fault = self._fault
@@ -74,8 +75,12 @@ class Phases:
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault.room, resource.RLIM_INFINITY))
 
     def leave(self, phase: str) -> None:
-        self._seconds[phase] = time.perf_counter() - self._began[phase]
-        os.write(self._file, f"-{phase}\n".encode())
+        self._seconds[phase] = time.perf_counter() - self._began.pop(phase)
+        self._write(f"-{phase}\n")
+
+    def _write(self, line: str) -> None:
+        with suppress(OSError):  # files may not grow any more: that is the fault
+            os.write(self._file, line.encode())
 
     def mark(self, owner: Any, name: str, phase: str) -> None:
         """Make every call of `owner.name` a phase."""
@@ -97,9 +102,12 @@ class Phases:
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             if event not in ("os.mkdir", "os.rename"):
                 return
-            path = os.fsdecode(arguments[0])
-            if _PARTIAL_CHECKPOINT.search(path) and os.path.exists(path) == (event == "os.rename"):
-                (self.enter if event == "os.mkdir" else self.leave)("checkpoint write")
+            is_begun = "checkpoint write" in self._began  # made in vain before its parent is
+            if _PARTIAL_CHECKPOINT.search(os.fsdecode(arguments[0])):
+                if event == "os.rename":
+                    self.leave("checkpoint write")
+                elif not is_begun:
+                    self.enter("checkpoint write")
 
         sys.addaudithook(hook)
 
