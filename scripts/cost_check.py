@@ -2,6 +2,7 @@
 
     python scripts/cost_check.py [--cases 0.5b 7b 70b]     # simulated: tensors without memory
     python scripts/cost_check.py --gpu [--cases 0.5b]      # one GPU under FSDP2, measured
+    python scripts/cost_check.py --seconds                 # operations against time, on a CPU
 
 Simulated, the learner of passk runs two updates, cut by FSDP2 over ranks of which only one exists;
 its tensors are fake (shape and dtype, no memory), and every storage that it makes or drops is
@@ -10,6 +11,7 @@ counted. Prints a Markdown table for docs/scaling.md.
 
 import argparse
 import gc
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +21,7 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from cost_step import learner_flops
 from cost_terms import MODELS, Job, Shape, learner_memory, micro_batches
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -36,12 +39,14 @@ from passk.config import LearnerConfig, ModelConfig
 from passk.learner import Learner
 from passk.sharding import shard
 
-ON_8 = Job(ranks=8, prompt_tokens=256, answer_tokens=768)
+ON_8 = Job(ranks=8, success=(0.5,), prompt_tokens=256, answer_tokens=768)
+ON_64 = replace(ON_8, ranks=64, num_prompts=256, gradient_checkpointing=True)
 CASES: dict[str, list[Job]] = {
     "0.5b": [
         replace(ON_8, ranks=1, max_tokens_per_batch=8192),
         replace(ON_8, ranks=1, max_tokens_per_batch=8192, gradient_checkpointing=True),
         replace(ON_8, ranks=1, max_tokens_per_batch=8192, lora_rank=32),
+        replace(ON_8, ranks=1, max_tokens_per_batch=8192, lora_rank=32, weight_bytes=2),
         replace(ON_8, compute_bytes=4),
         ON_8,
         replace(ON_8, max_tokens_per_batch=2048, defer_reduction=False),
@@ -52,10 +57,7 @@ CASES: dict[str, list[Job]] = {
         replace(ON_8, gradient_checkpointing=True, defer_reduction=False),
         replace(ON_8, ranks=16, replicas=2, gradient_checkpointing=True),
     ],
-    "70b": [
-        replace(ON_8, ranks=64, gradient_checkpointing=True, defer_reduction=False),
-        replace(ON_8, ranks=64, gradient_checkpointing=True),
-    ],
+    "70b": [replace(ON_64, defer_reduction=False), ON_64],
 }
 ON_GPU: dict[str, list[Job]] = {
     "0.5b": [
@@ -219,6 +221,36 @@ def measured_peak(shape: Shape, job: Job) -> int:
     return peak
 
 
+def seconds_table() -> Iterator[str]:
+    """Processor time of updates against their operations, at the speed of the first one."""
+    torch.set_num_threads(1)
+    shape = Shape(  # of SmolLM2-135M
+        hidden=576, layers=30, heads=9, kv_heads=3, intermediate=1536, vocabulary=49152, tied=True
+    )
+    short = Job(prompt_tokens=64, answer_tokens=192, max_tokens_per_batch=256, compute_bytes=4)
+    long = replace(short, max_tokens_per_batch=1024)
+    longer = replace(short, prompt_tokens=256, answer_tokens=768, max_tokens_per_batch=1024)
+    again = replace(long, gradient_checkpointing=True)
+    deep = replace(shape, layers=60)
+    speed = 0.0
+    yield "| layers | rows x tokens | checkpointing | predicted s | found s | difference |"
+    yield "|---:|---:|---|---:|---:|---:|"
+    for size, job in ((shape, short), (shape, long), (shape, longer), (shape, again), (deep, long)):
+        learner, rows = make_learner(size, job, torch.device("cpu")), make_rows(job, 1)
+        learner.update(rows[:1])
+        tries = []
+        for _ in range(2):
+            started = time.process_time()
+            learner.update(rows)
+            tries.append(time.process_time() - started)
+        flops, found = learner_flops(size, job, len(rows)), min(tries)
+        speed = speed or flops / found
+        predicted = flops / speed
+        where = f"| {size.layers} | {len(rows)} x {job.row_tokens} | {job.gradient_checkpointing} "
+        gap = f"{100 * (predicted / found - 1):+.0f} %"
+        yield f"{where}| {predicted:.1f} | {found:.1f} | {gap} |"
+
+
 def settings(job: Job) -> str:
     """What is particular about a job, in words for the table."""
     said = [f"{job.ranks} rank{'s' * (job.ranks > 1)}", f"{job.max_tokens_per_batch} tokens"]
@@ -227,6 +259,7 @@ def settings(job: Job) -> str:
     said += ["checkpointing"] * job.gradient_checkpointing
     said += ["reduced each time"] * (not job.defer_reduction)
     said += [f"LoRA {job.lora_rank}"] * (job.lora_rank > 0)
+    said += ["weights in bfloat16"] * (job.weight_bytes == 2)
     return ", ".join(said)
 
 
@@ -235,7 +268,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=list(CASES))
     parser.add_argument("--gpu", action="store_true", help="measure on this machine's GPU")
+    parser.add_argument("--seconds", action="store_true", help="time updates on the CPU instead")
     args = parser.parse_args()
+    if args.seconds:
+        for line in seconds_table():
+            print(line, flush=True)
+        return
     cases, peak_of = (ON_GPU, measured_peak) if args.gpu else (CASES, simulated_peak)
     print("| model | job | predicted GiB | found GiB | difference | peak at |")
     print("|---|---|---:|---:|---:|---|")

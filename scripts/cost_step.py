@@ -79,16 +79,19 @@ def learner_flops(shape: Shape, job: Job, rows: float) -> float:
     """Floating-point operations of an update on so many rows, on all ranks together.
 
     2 for a multiplication with its addition: forward 2 a parameter and token, backward twice that,
-    and the forward again with gradient checkpointing. The head is computed for the answer's tokens
-    alone, and its logits twice. Attention is causal: half of the square.
+    and with gradient checkpointing the forward again, but for the last product of a layer, which
+    nothing needs. The head is computed for the answer's tokens alone, and its logits twice.
+    Attention is causal: half of the square.
     """
-    passes = 4 if job.gradient_checkpointing else 3
-    if job.lora_rank:
-        passes -= 1  # no gradients of the frozen weights
-    layers = 2 * passes * shape.layers * shape.layer_matrices * job.row_tokens
+    again = int(job.gradient_checkpointing)
+    passes = (2 if job.lora_rank else 3) + again  # frozen weights have no gradients
+    layer = passes * shape.layer_matrices
+    if again and not job.lora_rank:
+        layer -= shape.hidden * shape.intermediate
+    trained_beside = 3 * shape.adapters(job.lora_rank) / shape.layers
+    layers = 2 * shape.layers * (layer + trained_beside) * job.row_tokens
     # a backward pass of attention has 5 products where a forward pass has 2
-    attention_passes = passes + 0.5 + bool(job.lora_rank)
-    attention = attention_passes * 2 * shape.layers * shape.queries * job.row_tokens**2
+    attention = (3.5 + again) * 2 * shape.layers * shape.queries * job.row_tokens**2
     head = (6 if job.lora_rank else 8) * shape.head * job.answer_tokens
     return rows * (layers + attention + head)
 
@@ -148,9 +151,7 @@ def rollout_seconds(shape: Shape, job: Job, hardware: Hardware) -> Terms:
     h, engines = hardware, job.ranks / job.tensor_parallel
     samples = job.num_prompts * job.num_samples / engines
     mean_tokens = job.prompt_tokens / job.num_samples + job.answer_tokens / 2  # prompts are shared
-    room = cached_tokens(shape, job, h) / (
-        job.prompt_tokens / job.num_samples + job.answer_tokens
-    )
+    room = cached_tokens(shape, job, h) / (job.prompt_tokens / job.num_samples + job.answer_tokens)
     at_once = max(1.0, min(samples, room))
     speed = h.flops * h.sampler_use * job.tensor_parallel
     read = shape.parameters * job.sampler_bytes + at_once * mean_tokens * kv_bytes(shape, job)

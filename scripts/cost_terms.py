@@ -120,7 +120,8 @@ class Job:
     k: int = 8
     pass1_weight: float = 0.7
     estimator: str = "mixture"
-    success: Sequence[float] = (0.5,)  # of prompts: probabilities of a right answer, equally common
+    # probabilities of a right answer, equally common among prompts
+    success: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)
     distinct: float = 1.0  # completions that are left after identical ones are merged
     prompt_tokens: int = 200
     answer_tokens: int = 800
@@ -139,6 +140,11 @@ class Job:
     def is_sharded(self) -> bool:
         """Whether FSDP2 holds the model: on several ranks."""
         return self.ranks > 1 or self.sharded
+
+    @property
+    def is_autocast(self) -> bool:
+        """Whether autocast makes bfloat16 copies of float32 weights; FSDP2 gathers them as such."""
+        return not self.is_sharded and self.compute_bytes == 2 and self.weight_bytes == 4
 
     @property
     def shards(self) -> int:
@@ -185,14 +191,14 @@ def activation_bytes(shape: Shape, job: Job) -> float:
         return kept + (16 * d if b == 4 else 8 * d + b * (5 * d + s.queries))
     if b == 4:  # twice: what enters a norm, what leaves it, before and after its weight
         return kept + 24 * d
-    if not job.is_sharded:  # autocast: the stream is float32, and each linear map casts its input
+    if job.is_autocast:  # the stream is float32, and each linear map casts its input
         return kept + 26 * d
     return kept + 16 * d  # the norm's input in float32, what leaves it before and after its weight
 
 
 def layer_input_bytes(shape: Shape, job: Job) -> float:
     """Bytes a token leaves for the backward pass in one layer with gradient checkpointing."""
-    return shape.hidden * (job.compute_bytes if job.is_sharded else 4)
+    return shape.hidden * (4 if job.is_autocast else job.compute_bytes)
 
 
 def learner_memory(shape: Shape, job: Job) -> tuple[str, Terms]:
@@ -225,12 +231,12 @@ def learner_phases(shape: Shape, job: Job) -> dict[str, Terms]:
     one = activation_bytes(s, job) * tokens
     stays = layer_input_bytes(s, job) * tokens if job.gradient_checkpointing else one
     # copies of the weights that autocast makes, kept for the backward pass
-    copies = 2 * s.layers * s.layer_matrices * (not sharded and b == 2)
+    copies = 2 * s.layers * s.layer_matrices * job.is_autocast
     kept_copies = 0 if job.gradient_checkpointing else copies
     kept = {"activations": s.layers * stays}
-    stream = 4 if b == 4 or not sharded else 2
+    stream = 4 if job.is_autocast else b
     tail = tokens * s.hidden * (4 + 2 * stream + 2 * b)  # last norm; hidden states, their gradient
-    head_copy = 0 if sharded or b == 4 else b * s.head
+    head_copy = b * s.head * job.is_autocast
     chunk = LOGITS_PER_CHUNK * (4 + (b if b == 2 else 0))
     head_gradient = 0 if lora else (4 + (b if b == 2 else 0)) * s.head
     at_head = {"head": head_gradient + head_copy + chunk + tail, "autocast copies": kept_copies}
@@ -239,7 +245,7 @@ def learner_phases(shape: Shape, job: Job) -> dict[str, Terms]:
     working = tokens * b * (2 * s.intermediate + 2 * s.hidden)
     again = one if job.gradient_checkpointing else 0
     layer = 2 * b * s.layer + (0 if lora or deferred else 4 * s.layer)
-    layer = layer if sharded else (2 * b + 4) * s.layer * (b == 2)
+    layer = layer if sharded else (2 * b + 4) * s.layer * job.is_autocast
     at_layer = {
         "one layer at work": again + working + layer,
         "head": left,
