@@ -13,9 +13,10 @@ import argparse
 import gc
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 from unittest.mock import patch
 
@@ -25,9 +26,10 @@ from cost_step import learner_flops
 from cost_terms import MODELS, Job, Shape, learner_memory, micro_batches
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
@@ -155,6 +157,17 @@ def make_rows(job: Job, num_ranks: int) -> list[TokenRow]:
     return [row] * (per_rank * num_ranks)
 
 
+def of_real_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, run outside all modes: a mesh of ranks is numbers, which fake tensors lack."""
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        with _disable_current_modes():
+            return function(*arguments)
+
+    return run
+
+
 @contextmanager
 def without_others(job: Job, num_rows: int) -> Iterator[None]:
     """A process group of which this rank alone exists, and what its learner would hear of others.
@@ -167,8 +180,10 @@ def without_others(job: Job, num_rows: int) -> Iterator[None]:
         if job.is_sharded:
             dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=job.ranks)
             stack.callback(dist.destroy_process_group)
-            mesh = sharding._mesh(torch.device("cpu"), job.replicas)  # of real numbers
-            stack.enter_context(patch.object(sharding, "_mesh", lambda *_: mesh))
+            for owner, name in ((sharding, "_mesh"), (DeviceMesh, "__getitem__")):
+                stack.enter_context(
+                    patch.object(owner, name, of_real_numbers(getattr(owner, name)))
+                )
 
         def heard(said: tuple[float, dict[int, float], Any]) -> list[Any]:
             return [(said[0], dict.fromkeys(range(num_rows), 0.0), said[2])]

@@ -122,7 +122,9 @@ def hand_over_memory(shape: Shape, job: Job) -> Terms:
     largest = max(shape.head, shape.hidden * shape.intermediate)
     return resident(shape, job) | {
         "sampler's weights": job.sampler_bytes * shape.parameters / job.tensor_parallel,
-        "one whole tensor": 4 * largest * (2 if job.ranks > 1 else 1),  # gathered, then in order
+        "one whole tensor": job.weight_bytes
+        * largest
+        * (2 if job.ranks > 1 else 1),  # gathered, then in order
     }
 
 
@@ -140,7 +142,7 @@ def checkpoint_bytes(shape: Shape, job: Job) -> Terms:
     """On disk, of one checkpoint: parts for resuming, and the model in Hugging Face form."""
     trained = shape.adapters(job.lora_rank) if job.lora_rank else shape.parameters
     return {
-        "weights": 4 * shape.parameters,
+        "weights": job.weight_bytes * shape.parameters,
         "moments": 8 * trained,
         "weights in parts": 4 * trained,
     }

@@ -43,8 +43,13 @@ def step_collectives(out: str, shape: Shape, jobs: list[Job]) -> None:
         rows = make_rows(job, job.ranks)
         learner.update(rows)
         update = traced(lambda learner=learner, rows=rows: learner.update(rows))
-        weights = traced(lambda learner=learner: [None for _ in learner.weights()])
-        found.append({"update": update, "weights": weights})
+        whole: list[int] = []
+        weights = traced(
+            lambda learner=learner, whole=whole: whole.extend(
+                t.nbytes for _, t in learner.weights()
+            )
+        )
+        found.append({"update": update, "weights": weights, "whole": sum(whole)})
     if rank() == 0:
         Path(out).write_text(json.dumps(found))
 
