@@ -10,7 +10,8 @@ from passk.errors import UserError
 _ADVICE = {
     "learner": (
         "lower learner.max_tokens_per_batch, or use learner.gradient_checkpointing=true, "
-        "learner.compute_dtype=bfloat16 or adapters (model.lora_rank=16)"
+        "learner.compute_dtype=bfloat16, on several ranks learner.defer_reduction=false, or "
+        "adapters (model.lora_rank=16)"
     ),
     "rollout": (
         "lower rollout.max_batch_samples (engine torch), rollout.memory_fraction (engine vllm), "
