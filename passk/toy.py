@@ -78,8 +78,8 @@ def _features(s_P: FloatArray) -> FloatArray:
 
 
 def sigmoid(x: ArrayLike) -> FloatArray:
-    """1 / (1 + exp(-x)), without overflow."""
-    return np.asarray((1 + np.tanh(np.asarray(x) / 2)) / 2)
+    """1 / (1 + exp(-x)), without overflow and to full relative precision in both tails."""
+    return np.asarray(np.exp(-np.logaddexp(0, -np.asarray(x))))
 
 
 def policy_at(theta: ArrayLike, prompts: Prompts) -> PromptGradients:

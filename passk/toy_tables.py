@@ -148,15 +148,16 @@ def ascent_table(cfg: PopulationConfig, path_SD: FloatArray) -> pd.DataFrame:
 
 def population_table(cfg: PopulationConfig, path_SD: FloatArray) -> pd.DataFrame:
     """quantity, start, end: the parts of <grad J_1, grad J_k> before and after the ascent."""
-    prompts = population(cfg.p_hard, cfg.delta, FINE_NODES)
-    ends = [_summary(theta, prompts, cfg.k) for theta in path_SD[[0, -1]]]
+    ends = [_summary(theta, cfg) for theta in path_SD[[0, -1]]]
     rows = [(name, *(end[name] for end in ends)) for name in ends[0]]
     return pd.DataFrame(rows, columns=["quantity", "start", "end"])
 
 
-def _summary(theta: FloatArray, prompts: Prompts, k: int) -> dict[str, float]:
-    policy = policy_at(theta, prompts)
-    a_P, of_hard = agreement(policy), prompts.is_hard_P
+def _summary(theta: FloatArray, cfg: PopulationConfig) -> dict[str, float]:
+    policy = policy_at(theta, population(cfg.p_hard, cfg.delta))
+    prompts = population(cfg.p_hard, cfg.delta, FINE_NODES)  # where a(x) changes sign is a jump
+    fine, of_hard = policy_at(theta, prompts), prompts.is_hard_P
+    a_P = agreement(fine)
     negative_P = prompts.share_P * (a_P < 0)
     means = {
         f"mean a, {kind}": float(prompts.share_P[of] @ a_P[of] / prompts.share_P[of].sum())
@@ -164,9 +165,9 @@ def _summary(theta: FloatArray, prompts: Prompts, k: int) -> dict[str, float]:
     }
     return {
         "pass1": float(pass_at_k(policy, 1)),
-        "passk": float(pass_at_k(policy, k)),
-        **asdict(decompose(policy, k)),
-        "cosine": float(cosine(policy, k)),
+        "passk": float(pass_at_k(policy, cfg.k)),
+        **asdict(decompose(policy, cfg.k)),
+        "cosine": float(cosine(policy, cfg.k)),
         "share of all: easy with a < 0": float(negative_P[~of_hard].sum()),
         "share of all: hard with a < 0": float(negative_P[of_hard].sum()),
         **means,
