@@ -39,6 +39,7 @@ SUMMARIES = {
     "eval": "samples and tables of any model               passk eval model.path=... data=math",
     "reproduce": "SFT, then three RL regimes from it; report    passk reproduce seeds=3",
     "report": "tables, plots and one HTML page over runs     passk report DIR...",
+    "toy": "the paper's bandit: its numbers and figures   passk toy toy.k=5",
 }
 _COMMAND_LINES = "".join(f"  {name:<10} {summary}\n" for name, summary in SUMMARIES.items())
 HELP = f"""passk {__version__}: what does optimising Pass@k do to Pass@1, and on which prompts?
@@ -209,8 +210,12 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     if was_requeued(os.environ) and command != "report" and (run_dir / "config.yaml").is_file():
         cfg.resume = True
     if command != "report":
-        claim_directory(run_dir, getattr(cfg, "resume", False))
+        claim_directory(run_dir, getattr(cfg, "resume", None))
     _set_environment()
+    if command == "toy":
+        from passk.toy_command import run_toy  # needs no torch, and no time to import it
+
+        return run_toy(cfg, run_dir, overrides)
     from passk.commands import COMMANDS  # imports torch: only once the input is known good
 
     COMMANDS[command](cfg, run_dir, overrides)

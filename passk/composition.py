@@ -23,16 +23,18 @@ from passk.config import (
     ReproduceConfig,
     RunConfig,
     TableConfig,
+    ToyConfig,
     TrainConfig,
 )
 from passk.errors import UserError
 from passk.rules import check
 
-SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig]] = {
+SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig] | type[ToyConfig]] = {
     "train": TrainConfig,
     "eval": EvaluateConfig,
     "reproduce": ReproduceConfig,
     "report": ReportConfig,
+    "toy": ToyConfig,
 }
 DATA_SCHEMAS: dict[str, type[DataConfig]] = {
     "conventions": ConventionsConfig,

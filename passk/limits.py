@@ -59,6 +59,9 @@ _AT_LEAST = {
     "sft_steps": 1,
     "num_threads": 1,
     "data.prompt.num_shots": 0,
+    "toy.k": 2,
+    "toy.num_steps": 1,
+    "toy.seed": 0,
 }
 _FRACTIONS = (
     "regime.pass1_weight",
@@ -78,6 +81,7 @@ _POSITIVE = (
     "learner.lr",
     "learner.max_grad_norm",
     "verifier.timeout_seconds",
+    "toy.step_size",
 )
 
 

@@ -1,5 +1,6 @@
 """What one field alone cannot tell: the rules between fields, each as a sentence."""
 
+from math import isfinite
 from pathlib import Path
 from string import Formatter
 
@@ -9,9 +10,11 @@ from passk.config import (
     REGIMES,
     ConventionsConfig,
     EvaluateConfig,
+    PopulationConfig,
     ReportConfig,
     ReproduceConfig,
     RunConfig,
+    ToyConfig,
     TrainConfig,
     trained_k,
 )
@@ -19,7 +22,7 @@ from passk.errors import UserError
 from passk.limits import check_fields
 
 
-def check(cfg: RunConfig | ReportConfig) -> None:
+def check(cfg: RunConfig | ReportConfig | ToyConfig) -> None:
     """Raise UserError, with a sentence that names the key, for the first rule that is broken."""
     check_fields(cfg)
     if isinstance(cfg, TrainConfig):
@@ -37,6 +40,8 @@ def check(cfg: RunConfig | ReportConfig) -> None:
         _check_evaluated(cfg)
     if isinstance(cfg, ReportConfig) and not cfg.dirs:
         raise UserError("passk report needs at least one run directory: passk report DIR...")
+    if isinstance(cfg, ToyConfig):
+        _check_toy(cfg.toy)
 
 
 def _check_evaluated(cfg: EvaluateConfig) -> None:
@@ -47,6 +52,19 @@ def _check_evaluated(cfg: EvaluateConfig) -> None:
         raise UserError(f"checkpoint={which} must be last, best or the number of a step")
     if which != "last" and cfg.run is None:
         raise UserError(f"checkpoint={which} needs the run it belongs to: run=DIR")
+
+
+def _check_toy(toy: PopulationConfig) -> None:
+    if not 0 < toy.p_hard < 1:
+        raise UserError(f"toy.p_hard={toy.p_hard} must lie between 0 and 1, and be neither")
+    if not 0 <= toy.delta <= 10:
+        raise UserError(f"toy.delta={toy.delta} must lie between 0 and 10 standard deviations")
+    if len(toy.theta) != 2 or not all(abs(entry) <= 10 for entry in toy.theta):
+        raise UserError(
+            f"toy.theta={toy.theta} must be two numbers between -10 and 10: [bias,slope]"
+        )
+    if not isfinite(toy.step_size):
+        raise UserError(f"toy.step_size={toy.step_size} must be finite")
 
 
 def _check_exists(key: str, path: str) -> None:
@@ -191,8 +209,11 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
         )
 
 
-def claim_directory(path: Path, resume: bool) -> None:
-    """Refuse a directory that holds something, unless the run in it is to be resumed."""
+def claim_directory(path: Path, resume: bool | None) -> None:
+    """Refuse a directory that holds something, unless the run in it is to be resumed.
+
+    `resume` is None where the command cannot go on with anything.
+    """
     # A kill before the run began leaves no more than a file under a temporary name.
     is_empty = not path.exists() or all(file.name.endswith(".partial") for file in path.iterdir())
     if resume and not (path / "config.yaml").is_file():
@@ -200,7 +221,5 @@ def claim_directory(path: Path, resume: bool) -> None:
             f"hydra.run.dir={path} holds no run to resume; name the run with hydra.run.dir=DIR"
         )
     if not resume and not is_empty:
-        raise UserError(
-            f"hydra.run.dir={path} is not empty; choose another directory, or add resume=true "
-            "to go on with the run in it"
-        )
+        way_out = "" if resume is None else ", or add resume=true to go on with the run in it"
+        raise UserError(f"hydra.run.dir={path} is not empty; choose another directory{way_out}")

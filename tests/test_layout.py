@@ -14,12 +14,12 @@ LEVELS = (
     (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
         *("seeds", "estimators", "statistics", "head", "attention", "worker_pool", "ranks"),
-        *("provenance", "answers.text", "answers.forms", "answers.algebra"),
+        *("provenance", "theory", "answers.text", "answers.forms", "answers.algebra"),
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
         *("sampler", "adapters", "layers", "memory", "disk", "limits", "clusters"),
-        *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp"),
+        *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp", "toy"),
     ),
     (
         *(
@@ -30,6 +30,7 @@ LEVELS = (
             "progress",
             "prompts",
             "gold",
+            "toy_tables",
             "answers.equality",
             "vllm_weights",
         ),
@@ -45,8 +46,8 @@ LEVELS = (
     ("experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting"),
     ("evaluation", "figure_style", "sheets"),
-    ("train", "plots", "prompt_plots"),
-    ("reproduce", "report"),
+    ("train", "plots", "prompt_plots", "toy_plots"),
+    ("reproduce", "report", "toy_command"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -58,6 +59,7 @@ WITHOUT_TORCH |= {"conventions", "problems", "verifiers", "rules", "composition"
 WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold"}
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
 WITHOUT_TORCH |= {"verifier_checks", "limits", "clusters"}
+WITHOUT_TORCH |= {"theory", "toy", "toy_tables", "toy_command"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
