@@ -29,6 +29,7 @@ SUMMARIES = {
     "eval": "samples and tables of any model               passk eval model.path=... data=math",
     "reproduce": "SFT, then three RL regimes from it; report    passk reproduce seeds=3",
     "report": "tables, plots and one HTML page over runs     passk report DIR...",
+    "explain": "the weight an objective puts on a prompt      passk explain regime=hybrid",
 }
 _COMMAND_LINES = "".join(f"  {name:<10} {summary}\n" for name, summary in SUMMARIES.items())
 HELP = f"""passk {__version__}: what does optimising Pass@k do to Pass@1, and on which prompts?
@@ -185,6 +186,10 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     cfg = to_config(composed)
     if command != "report":
         claim_directory(run_dir, getattr(cfg, "resume", False))
+    if command == "explain":  # answers in less time than torch takes to import
+        from passk.explain import run_explain
+
+        return run_explain(cfg, run_dir)
     _set_environment()
     from passk.commands import COMMANDS  # imports torch: only once the input is known good
 

@@ -19,6 +19,7 @@ from passk.config import (
     ConventionsConfig,
     DataConfig,
     EvaluateConfig,
+    ExplainConfig,
     ReportConfig,
     ReproduceConfig,
     RunConfig,
@@ -28,11 +29,12 @@ from passk.config import (
 from passk.errors import UserError
 from passk.rules import check
 
-SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig]] = {
+SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig] | type[ExplainConfig]] = {
     "train": TrainConfig,
     "eval": EvaluateConfig,
     "reproduce": ReproduceConfig,
     "report": ReportConfig,
+    "explain": ExplainConfig,
 }
 DATA_SCHEMAS: dict[str, type[DataConfig]] = {
     "conventions": ConventionsConfig,
@@ -137,6 +139,10 @@ def explain(error: Exception, command: str) -> str:
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         shown = [name for name in options if not name.endswith("_schema")]
         return f"{missing[1]}={missing[2]} is unknown; allowed: {', '.join(shown)}"
+    foreign = re.search(r"Key '(\w+)' not in '\w+Config'", text)
+    if foreign:
+        takes = ", ".join(field.name for field in fields(SCHEMAS[command]))
+        return f"what was chosen sets {foreign[1]}, which passk {command} lacks; it takes: {takes}"
     key = re.search(r"full_key: (\S+)", text)
     # OmegaConf puts the reason on the last line before the key, Hydra a general remark first.
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -245,6 +245,31 @@ class ReproduceConfig(TrainConfig):
 
 
 @dataclass(kw_only=True)
+class GroupConfig:
+    """The part of `RolloutConfig` that `passk explain` needs."""
+
+    num_samples: int = RolloutConfig.num_samples
+
+
+@dataclass(kw_only=True)
+class CurveConfig:
+    """Where `passk explain` looks, and what it shows beside `regime.estimator`."""
+
+    # success probabilities of the table
+    p: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
+    compare: list[str] = field(default_factory=lambda: ["mixture", "grpo", "maxrl", "chen"])
+
+
+@dataclass(kw_only=True)
+class ExplainConfig:
+    """`passk explain`: the weight that an objective really puts on a prompt."""
+
+    regime: RegimeConfig = field(default_factory=RegimeConfig)
+    rollout: GroupConfig = field(default_factory=GroupConfig)
+    explain: CurveConfig = field(default_factory=CurveConfig)
+
+
+@dataclass(kw_only=True)
 class ReportConfig:
     """`passk report DIR...`."""
 
@@ -252,7 +277,11 @@ class ReportConfig:
     out: str | None = None  # null: the first directory
 
 
+def target_k(regime: RegimeConfig) -> int:
+    """The k of the objective: 1 where it is Pass@1 alone."""
+    return regime.k if regime.pass1_weight < 1 else 1
+
+
 def trained_k(regime: RegimeConfig) -> int:
     """The k that training needs samples for: 1 where the objective or estimator knows no k."""
-    knows_k = regime.pass1_weight < 1 and regime.estimator not in ESTIMATORS_WITHOUT_K
-    return regime.k if knows_k else 1
+    return target_k(regime) if regime.estimator not in ESTIMATORS_WITHOUT_K else 1

@@ -31,6 +31,7 @@ LEVELS = (
             "prompts",
             "gold",
             "answers.equality",
+            "implied",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -44,8 +45,8 @@ LEVELS = (
     ("experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting"),
     ("evaluation", "figure_style", "sheets"),
-    ("train", "plots", "prompt_plots"),
-    ("reproduce", "report"),
+    ("train", "plots", "prompt_plots", "weight_plot"),
+    ("reproduce", "report", "explain"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -56,7 +57,7 @@ WITHOUT_TORCH = {"errors", "types", "config", "seeds", "estimators", "statistics
 WITHOUT_TORCH |= {"conventions", "problems", "verifiers", "rules", "composition", "cli", "records"}
 WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold"}
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
-WITHOUT_TORCH |= {"verifier_checks", "limits"}
+WITHOUT_TORCH |= {"verifier_checks", "limits", "implied", "explain", "weight_plot"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
