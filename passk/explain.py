@@ -115,8 +115,15 @@ def reading(
     least = int(weight_P.argmin())
     if weight_P[-1] > 1.01 * weight_P[least]:
         sentences.append(
-            f"ω(p) is least at p = {p_P[least]:g} and rises again to {weight_P[-1]:.3f} at p = "
+            f"ω(p) is least at p = {p_P[least]:g} and rises again to {_number(weight_P[-1])} at p = "
             f"{p_P[-1]:g}: easy prompts are weighted up, as no mixture of Pass@1 and Pass@k does."
+        )
+    told = ~np.isnan(table["relative_noise"])
+    if (table["relative_noise"][told] > 1.01).any():
+        row = int(np.nanargmax(table["relative_noise"]))
+        sentences.append(
+            f"At equal expected size its update is up to {_number(table['relative_noise'][row])} "
+            f"times as noisy as that of mixture (at p = {p_P[row]:g})."
         )
     alive = np.flatnonzero(groups.has_signal_C)
     if len(alive):
@@ -126,7 +133,7 @@ def reading(
             f"steps, one of p = {p_P[-1]:g} in {_dead(table, -1)}."
         )
     else:
-        sentences.append("No group carries signal: with these k and n nothing is ever learned.")
+        sentences.append("No group carries signal, whatever its c.")
     if regime.estimator in ESTIMATORS_WITHOUT_K and regime.pass1_weight < 1:
         sentences.append(
             f"{regime.estimator} knows no k, so its weight is the same for every objective; "
@@ -139,17 +146,19 @@ def _bias_in_words(table: Mapping[str, FloatArray]) -> str:
     target_P, weight_P = table["target"], table["weight"]
     if np.allclose(weight_P, target_P, rtol=1e-9, atol=1e-12 * target_P.max()):
         return "No bias: ω(p) is the target at every p."
+    if not weight_P.any():
+        return "ω(p) is 0 at every p: no prompt is learned from."
     told = ~np.isnan(table["bias_ratio"])
     p_P, ratio_P = table["p"][told], table["bias_ratio"][told]
     low, high = int(ratio_P.argmin()), int(ratio_P.argmax())
     if ratio_P[high] <= 1.001 * ratio_P[low]:
         return (
-            f"ω(p) is {ratio_P[low]:.3f} times the target at every p: another learning rate, the "
+            f"ω(p) is {_number(ratio_P[low])} times the target at every p: another learning rate, the "
             "same objective."
         )
     return (
-        f"Biased: ω(p) is {ratio_P[low]:.3f} times the target at p = {p_P[low]:g} and "
-        f"{ratio_P[high]:.3f} times at p = {p_P[high]:g}; a learning rate cannot make up for that."
+        f"Biased: ω(p) is {_number(ratio_P[low])} times the target at p = {p_P[low]:g} and "
+        f"{_number(ratio_P[high])} times at p = {p_P[high]:g}; a learning rate cannot make up for that."
     )
 
 
@@ -176,8 +185,9 @@ def _page(
         beside = {name: table["weight"] for name, table in by_p.items()}
         columns = {key: chosen[key] for key in ("p", "target")} | beside
         parts += ["## Weight ω(p) of several estimators", _markdown(columns)]
-    every = -(-(groups.num_samples + 1) // _MOST_ROWS)
-    rows = {name: values[::every] for name, values in by_c[regime.estimator].items()}
+    n = groups.num_samples
+    kept = np.unique(np.linspace(0, n, min(n + 1, _MOST_ROWS)).round().astype(int))
+    rows = {name: [values[c] for c in kept] for name, values in by_c[regime.estimator].items()}
     parts += ["## By right samples c of a group", _markdown(rows)]
     return "\n\n".join(parts)
 
@@ -200,7 +210,12 @@ def _cell(name: str, value: object) -> str:
         return f"{value:g}"
     if name in _PERCENT:
         return f"{100 * value:.1f}"
-    rounded = round(value, 3) + 0.0  # adding 0 turns -0.0 into 0.0
+    return _number(value)
+
+
+def _number(value: float) -> str:
+    # Halves go up although floats fall to either side of them; adding 0 turns -0.0 into 0.0.
+    rounded = round(value * (1 + 1e-12), 3) + 0.0
     return (f"{rounded:.3f}" if abs(value) < 1000 else f"{value:.1e}").replace("-", "\u2212")
 
 

@@ -31,7 +31,8 @@ class GroupAdvantages:
     @property
     def has_signal_C(self) -> np.ndarray:
         """Which groups have an advantage that is not zero, bool."""
-        return (self.right_C != 0) | (self.wrong_C != 0)
+        signal_C: np.ndarray = (self.right_C != 0) | (self.wrong_C != 0)
+        return signal_C
 
     @property
     def sizes_C(self) -> tuple[FloatArray, FloatArray]:
@@ -113,4 +114,7 @@ def binomial(n: int, p_P: FloatArray) -> FloatArray:
 
 def ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
     """part / whole, NaN where the whole is 0."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole != 0)
+    shares: FloatArray = np.divide(
+        part, whole, out=np.full(np.shape(whole), np.nan), where=whole != 0
+    )
+    return shares

@@ -1,11 +1,17 @@
 """`passk explain`: the printed figures of estimators.md, brute force, and the command itself."""
 
+import csv
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
 import pytest
+import yaml
+from matplotlib.image import imread
 from scipy.integrate import quad
 from scipy.stats import beta, betabinom, binom
+from small_runs import assert_refused, snapshot
 
 from passk.advantages import ESTIMATORS, chen, estimate_advantages, grpo, pkpo_s
 from passk.estimators import pass_at_k
@@ -185,3 +191,127 @@ def test_signal_and_dead_groups_of_pass_at_8():
     ours = implied(groups, np.array([0.01, 0.7, 0.95]))
     assert ours.dead_fail_P[0] == pytest.approx(0.85, abs=6e-3)
     assert ours.dead_solved_P[1:] == pytest.approx([0.82, 1.0], abs=6e-3)
+
+
+def read_rows(path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def column(rows, estimator, name) -> list[float]:
+    return [float(row[name] or "nan") for row in rows if row["estimator"] == estimator]
+
+
+def test_the_command_prints_and_writes_what_it_found(passk, tmp_path):
+    outcome = passk("explain", "regime=hybrid", "regime.k=8", "hydra.run.dir=out")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert sorted(snapshot(tmp_path / "out")) == [
+        "explain.md",
+        "groups.csv",
+        "weights.csv",
+        "weights.png",
+    ]
+    assert (tmp_path / "out" / "explain.md").read_text() in outcome.out
+    assert "# 0.7 Pass@1 + 0.3 Pass@8 by mixture, n = 16" in outcome.out
+    assert "No bias" in outcome.out and "c = 1 to 15 right of n = 16 carry signal" in outcome.out
+    assert "| 0.01 | 2.937 | 2.937 | 3.613 | 13.994 | 2.896 |" in outcome.out
+
+    rows = read_rows(tmp_path / "out" / "weights.csv")
+    assert len(rows) == 4 * len(TABLE_PS)
+    target = target_weight(TABLE_PS, 8, 0.7)
+    for name in ("mixture", "grpo", "maxrl", "chen"):
+        found = implied(objective_advantages(name, 8, 0.7, 16), TABLE_PS)
+        assert column(rows, name, "weight") == found.weight_P.tolist()
+        assert column(rows, name, "bias") == (found.weight_P - target).tolist()
+        assert column(rows, name, "bias_ratio") == pytest.approx(found.weight_P / target)
+    usual, ours = (
+        implied(objective_advantages(name, 8, 0.7, 16), TABLE_PS) for name in ("mixture", "chen")
+    )
+    same_size = (ours.noise_P / ours.weight_P) / (usual.noise_P / usual.weight_P)
+    assert column(rows, "chen", "relative_noise") == pytest.approx(same_size)
+
+    groups = [row for row in read_rows(tmp_path / "out" / "groups.csv") if row["c"] in ("0", "3")]
+    none, three = groups[:2]
+    assert (none["right_advantage"], none["has_signal"], none["right_share"]) == ("", "no", "")
+    rewards = np.array([[1.0] * 3 + [0.0] * 13])
+    by_hand = estimate_advantages(rewards, "mixture", 8, 0.7)[0]
+    assert float(three["right_advantage"]) == by_hand[0]
+    assert float(three["wrong_advantage"]) == by_hand[-1]
+    image = imread(tmp_path / "out" / "weights.png")
+    assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 100  # not an empty page
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["regime.estimator=grpo"], ["Biased", "least at p = 0.5 and rises again", "knows no k"]),
+        (["regime=pass1", "regime.estimator=dr_grpo"], ["0.938 times the target at every p"]),
+        (["regime=passk", "regime.estimator=s"], ["No bias", "1.3e+09 times as noisy"]),
+        (["regime=passk"], ["c = 1 to 9 right of n = 16", "| 10 | 0.000 | 0.000 | no |  |"]),
+        (["regime=passk", "regime.k=16", "regime.estimator=chen"], ["No group carries signal"]),
+        (["regime=pass1", "rollout.num_samples=2", "regime.k=99"], ["# Pass@1 by mixture, n = 2"]),
+        (["rollout.num_samples=200", "explain.compare=[]"], ["| 200 | 0.000 |  | no |"]),
+        (["explain.p=[0.9,0.1,0.1]"], ["| 0.1 | 1.848 | 1.848 | 0.000 |", "one of p = 0.9 in"]),
+    ],
+)
+def test_what_it_says(passk, words, says):
+    outcome = passk("explain", *words)
+    assert (outcome.code, outcome.err) == (0, "")
+    for sentence in says:
+        assert sentence in outcome.out
+    assert "nan" not in outcome.out and "-0.000" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["regime.k=32"], ["regime.k=32 with rollout.num_samples=16 is refused"]),
+        (["regime.k=32", "regime.estimator=grpo"], ["regime.k=32", "no unbiased estimator"]),
+        (["explain.p=[0,0.5]"], ["explain.p=[0.0, 0.5]", "above 0 and below 1"]),
+        (["explain.p=[0.5,1]"], ["explain.p", "above 0 and below 1"]),
+        (["explain.p=[nan]"], ["explain.p=[nan]"]),
+        (["explain.p=[]"], ["explain.p=[]", "at least one"]),
+        (["explain.p=half"], ["explain.p"]),
+        (["explain.compare=[best]"], ["explain.compare=best is unknown", "mixture, grpo"]),
+        (["explain.compare=[s_loo]", "regime.k=16"], ["explain.compare=s_loo needs", "15"]),
+        (["regime.estimator=s_loo", "regime.k=16"], ["regime.estimator=s_loo needs", "15"]),
+        (["regime.estimator=best"], ["regime.estimator=best is unknown"]),
+        (["rollout.num_samples=1"], ["rollout.num_samples=1 is too small"]),
+        (["rollout.engine=vllm"], ["rollout.engine is not a key of passk explain"]),
+        (["regime=sft"], ["sets train, which passk explain lacks"]),
+        (["regime.name=sft"], ["regime=sft weights no prompts"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(passk, tmp_path, words, says):
+    assert_refused(passk("explain", *words), *says)
+    assert snapshot(tmp_path) == {}
+
+
+def test_cfg_job_shows_the_keys(passk, tmp_path):
+    outcome = passk("explain", "regime.k=4", "--cfg", "job")
+    assert (outcome.code, outcome.err) == (0, "")
+    shown = yaml.safe_load(outcome.out)
+    assert (shown["regime"]["k"], shown["rollout"], sorted(shown["explain"])) == (
+        4,
+        {"num_samples": 16},
+        ["compare", "p"],
+    )
+    assert snapshot(tmp_path) == {}
+
+
+def test_it_takes_less_than_two_seconds_and_no_torch(tmp_path):
+    """Of processor time: the clock on the wall is also other people's."""
+    code = """
+import contextlib, io, sys, time
+from passk.cli import main
+with contextlib.redirect_stdout(io.StringIO()):
+    code = main(["explain", "regime=hybrid", "regime.k=8"])
+print(code, [m for m in ("torch", "transformers", "pandas", "scipy") if m in sys.modules])
+print(time.process_time())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    first, seconds = done.stdout.splitlines()
+    assert first == "0 []"
+    assert float(seconds) < 2
