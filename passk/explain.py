@@ -115,15 +115,15 @@ def reading(
     least = int(weight_P.argmin())
     if weight_P[-1] > 1.01 * weight_P[least]:
         sentences.append(
-            f"ω(p) is least at p = {p_P[least]:g} and rises again to {_number(weight_P[-1])} at p = "
-            f"{p_P[-1]:g}: easy prompts are weighted up, as no mixture of Pass@1 and Pass@k does."
+            f"ω(p) is least at p = {p_P[least]:g} and rises again to {_number(weight_P[-1])} at "
+            f"p = {p_P[-1]:g}: easy prompts are weighted up, which neither Pass@1 nor Pass@k does."
         )
-    told = ~np.isnan(table["relative_noise"])
-    if (table["relative_noise"][told] > 1.01).any():
-        row = int(np.nanargmax(table["relative_noise"]))
+    noise_P = table["relative_noise"]
+    if (noise_P > 1.01).any():
+        low, high = int(np.nanargmin(noise_P)), int(np.nanargmax(noise_P))
         sentences.append(
-            f"At equal expected size its update is up to {_number(table['relative_noise'][row])} "
-            f"times as noisy as that of mixture (at p = {p_P[row]:g})."
+            f"At equal expected size its update is {_number(noise_P[low])} (p = {p_P[low]:g}) to "
+            f"{_number(noise_P[high])} (p = {p_P[high]:g}) times as noisy as that of mixture."
         )
     alive = np.flatnonzero(groups.has_signal_C)
     if len(alive):
@@ -153,12 +153,12 @@ def _bias_in_words(table: Mapping[str, FloatArray]) -> str:
     low, high = int(ratio_P.argmin()), int(ratio_P.argmax())
     if ratio_P[high] <= 1.001 * ratio_P[low]:
         return (
-            f"ω(p) is {_number(ratio_P[low])} times the target at every p: another learning rate, the "
-            "same objective."
+            f"ω(p) is {_number(ratio_P[low])} times the target at every p: another learning rate, "
+            "the same objective."
         )
     return (
         f"Biased: ω(p) is {_number(ratio_P[low])} times the target at p = {p_P[low]:g} and "
-        f"{_number(ratio_P[high])} times at p = {p_P[high]:g}; a learning rate cannot make up for that."
+        f"{_number(ratio_P[high])} times at p = {p_P[high]:g}; no learning rate makes up for that."
     )
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from passk.estimators import FloatArray
-from passk.figure_style import INK, K_COLORS, STYLE
+from passk.figure_style import DASHES, INK, K_COLORS, STYLE
 
 SHOWN_PS = 1 / (1 + np.exp(-np.linspace(-np.log(999), np.log(999), 161)))  # 0.001 to 0.999
 _TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
@@ -27,8 +27,8 @@ def weight_curves(
     axes = figure.subplots()
     for place, (name, weight_P) in enumerate(weights.items()):
         width = 4.0 if place == 0 else 1.6
-        color = K_COLORS[place % len(K_COLORS)]
-        axes.plot(SHOWN_PS, weight_P, color=color, linewidth=width, label=name)
+        color, dash = K_COLORS[place % len(K_COLORS)], DASHES[place // len(K_COLORS)]
+        axes.plot(SHOWN_PS, weight_P, dash, color=color, linewidth=width, label=name)
     axes.plot(
         SHOWN_PS, target_P, color=INK, linewidth=1.4, linestyle=(0, (4, 3)), label="target w(p)"
     )

@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,7 +247,10 @@ def test_the_command_prints_and_writes_what_it_found(passk, tmp_path):
     [
         (["regime.estimator=grpo"], ["Biased", "least at p = 0.5 and rises again", "knows no k"]),
         (["regime=pass1", "regime.estimator=dr_grpo"], ["0.938 times the target at every p"]),
-        (["regime=passk", "regime.estimator=s"], ["No bias", "1.3e+09 times as noisy"]),
+        (
+            ["regime=passk", "regime.estimator=s"],
+            ["No bias", "2.181 (p = 0.01) to 1.3e+09 (p = 0.99) times as noisy"],
+        ),
         (["regime=passk"], ["c = 1 to 9 right of n = 16", "| 10 | 0.000 | 0.000 | no |  |"]),
         (["regime=passk", "regime.k=16", "regime.estimator=chen"], ["No group carries signal"]),
         (["regime=pass1", "rollout.num_samples=2", "regime.k=99"], ["# Pass@1 by mixture, n = 2"]),
@@ -315,3 +319,15 @@ print(time.process_time())
     first, seconds = done.stdout.splitlines()
     assert first == "0 []"
     assert float(seconds) < 2
+
+
+def test_the_tables_of_the_docs_are_what_the_command_prints(passk):
+    text = (Path(__file__).parent.parent / "docs" / "estimators.md").read_text()
+    lines = [line.strip() for line in text.splitlines()]
+    commands = [line.split()[1:] for line in lines if line.startswith("passk explain ")]
+    assert len(commands) == 2
+    for command in commands:
+        printed = passk(*command).out.splitlines()
+        first = printed.index("## Weight ω(p) of several estimators") + 2
+        for row in printed[first : first + 2 + len(TABLE_PS)]:
+            assert row in lines, command
