@@ -44,7 +44,7 @@ def run_explain(cfg: ExplainConfig, run_dir: Path) -> None:
     shown = list(dict.fromkeys([regime.estimator, *cfg.explain.compare]))
     groups = {
         name: objective_advantages(name, k, regime.pass1_weight, n)
-        for name in [*shown, "mixture"]  # against which noise is told
+        for name in {*shown, "mixture"}  # against mixture noise is told
     }
     p_P = np.unique(cfg.explain.p)
     target_P = target_weight(p_P, k, regime.pass1_weight)
