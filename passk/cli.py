@@ -40,6 +40,7 @@ SUMMARIES = {
     "reproduce": "SFT, then three RL regimes from it; report    passk reproduce seeds=3",
     "report": "tables, plots and one HTML page over runs     passk report DIR...",
     "toy": "the paper's bandit: its numbers and figures   passk toy toy.k=5",
+    "explain": "the weight an objective puts on a prompt      passk explain regime=hybrid",
 }
 _COMMAND_LINES = "".join(f"  {name:<10} {summary}\n" for name, summary in SUMMARIES.items())
 HELP = f"""passk {__version__}: what does optimising Pass@k do to Pass@1, and on which prompts?
@@ -211,6 +212,10 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
         cfg.resume = True
     if command != "report":
         claim_directory(run_dir, getattr(cfg, "resume", None))
+    if command == "explain":  # answers in less time than torch takes to import
+        from passk.explain import run_explain
+
+        return run_explain(cfg, run_dir)
     _set_environment()
     if command == "toy":
         from passk.toy_command import run_toy  # needs no torch, and no time to import it

@@ -23,18 +23,19 @@ from passk.config import (
     ReproduceConfig,
     RunConfig,
     TableConfig,
-    ToyConfig,
     TrainConfig,
 )
 from passk.errors import UserError
+from passk.exact_config import ExplainConfig, ToyConfig
 from passk.rules import check
 
-SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig] | type[ToyConfig]] = {
+SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig] | type[ToyConfig] | type[ExplainConfig]] = {
     "train": TrainConfig,
     "eval": EvaluateConfig,
     "reproduce": ReproduceConfig,
     "report": ReportConfig,
     "toy": ToyConfig,
+    "explain": ExplainConfig,
 }
 DATA_SCHEMAS: dict[str, type[DataConfig]] = {
     "conventions": ConventionsConfig,
@@ -139,6 +140,10 @@ def explain(error: Exception, command: str) -> str:
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         shown = [name for name in options if not name.endswith("_schema")]
         return f"{missing[1]}={missing[2]} is unknown; allowed: {', '.join(shown)}"
+    foreign = re.search(r"Key '(\w+)' not in '\w+Config'", text)
+    if foreign:
+        takes = ", ".join(field.name for field in fields(SCHEMAS[command]))
+        return f"what was chosen sets {foreign[1]}, which passk {command} lacks; it takes: {takes}"
     key = re.search(r"full_key: (\S+)", text)
     # OmegaConf puts the reason on the last line before the key, Hydra a general remark first.
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -255,27 +255,11 @@ class ReportConfig:
     out: str | None = None  # null: the first directory
 
 
-@dataclass(kw_only=True)
-class PopulationConfig:
-    """The population of `passk toy`, and the gradient ascent on its Pass@k."""
-
-    k: int = 5
-    p_hard: float = 0.4  # share of hard prompts
-    delta: float = 0.2  # distance of the means of s, hard minus easy, in standard deviations
-    theta: list[float] = field(default_factory=lambda: [-2.0, -2.0])  # start: bias, slope over s
-    step_size: float = 1.0
-    num_steps: int = 500
-    seed: int = 0  # of the sample in the heatmap; all else is exact
-
-
-@dataclass(kw_only=True)
-class ToyConfig:
-    """`passk toy`; the two-prompt example has the paper's own settings."""
-
-    toy: PopulationConfig = field(default_factory=PopulationConfig)
+def target_k(regime: RegimeConfig) -> int:
+    """The k of the objective: 1 where it is Pass@1 alone."""
+    return regime.k if regime.pass1_weight < 1 else 1
 
 
 def trained_k(regime: RegimeConfig) -> int:
     """The k that training needs samples for: 1 where the objective or estimator knows no k."""
-    knows_k = regime.pass1_weight < 1 and regime.estimator not in ESTIMATORS_WITHOUT_K
-    return regime.k if knows_k else 1
+    return target_k(regime) if regime.estimator not in ESTIMATORS_WITHOUT_K else 1

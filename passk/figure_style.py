@@ -4,14 +4,13 @@ Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 
-from passk.breakdown import kind_order
+if TYPE_CHECKING:  # a quarter of a second, which `passk explain` does without
+    import pandas as pd
 
 REGIME_COLORS = {"sft": "#595959", "pass1": "#0072B2", "passk": "#D55E00", "hybrid": "#009E73"}
 KIND_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#009E73", "#F0E442")
@@ -50,11 +49,6 @@ def regime_style(label: str, labels: Iterable[str] = ()) -> dict[str, Any]:
     return {"color": color, "linestyle": DASHES[place % len(DASHES)]}
 
 
-def kind_colors(kinds: Iterable[str]) -> dict[str, str]:
-    """A colour per kind, in the order of `kind_order`."""
-    return dict(zip(kind_order(kinds), cycle(KIND_COLORS), strict=False))
-
-
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0.065) -> None:
     """Name each line at the right of its end, `(height, name, colour)`; close ones pushed apart.
 
@@ -79,7 +73,7 @@ def note(axes: Axes, x: float, y: float, text: str, color: str) -> None:
     axes.annotate(text, (x, y), (7, 5), textcoords="offset points", color=color, fontsize=10)
 
 
-def error_bars(rows: pd.DataFrame, column: str) -> np.ndarray:
+def error_bars(rows: "pd.DataFrame", column: str) -> np.ndarray:
     """Lengths below and above the value, for matplotlib: [2, rows], 0 without an interval."""
     value, low, high = (rows[column + end].to_numpy(float) for end in ("", "_low", "_high"))
     lengths: np.ndarray = np.nan_to_num(np.stack([value - low, high - value]))

@@ -4,7 +4,8 @@
 `Figure`, or None where there is nothing to draw.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -13,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from passk.figure_style import FAINT, INK, STYLE, kind_colors
+from passk.breakdown import kind_order
+from passk.figure_style import FAINT, INK, KIND_COLORS, STYLE
 
 MOST_PANELS = 12
 
@@ -96,3 +98,8 @@ def _draw_shares(axes: Axes, start: pd.DataFrame, colors: Mapping[str, str]) -> 
     axes.set(title="Share of problems (ring) and of weight (dot)", xlabel="share (%)")
     axes.set(xlim=(0, 100), ylim=(len(colors) - 0.5, -0.75), yticks=[])
     axes.grid(axis="y", visible=False)
+
+
+def kind_colors(kinds: Iterable[str]) -> dict[str, str]:
+    """A colour per kind, in the order of `kind_order`."""
+    return dict(zip(kind_order(kinds), cycle(KIND_COLORS), strict=False))

@@ -6,23 +6,24 @@ from string import Formatter
 
 from passk.answers.text import PLACES
 from passk.config import (
+    ESTIMATOR_NAMES,
     ESTIMATORS_WITHOUT_K,
     REGIMES,
     ConventionsConfig,
     EvaluateConfig,
-    PopulationConfig,
     ReportConfig,
     ReproduceConfig,
     RunConfig,
-    ToyConfig,
     TrainConfig,
+    target_k,
     trained_k,
 )
 from passk.errors import UserError
+from passk.exact_config import ExplainConfig, PopulationConfig, ToyConfig
 from passk.limits import check_fields
 
 
-def check(cfg: RunConfig | ReportConfig | ToyConfig) -> None:
+def check(cfg: RunConfig | ReportConfig | ToyConfig | ExplainConfig) -> None:
     """Raise UserError, with a sentence that names the key, for the first rule that is broken."""
     check_fields(cfg)
     if isinstance(cfg, TrainConfig):
@@ -42,6 +43,8 @@ def check(cfg: RunConfig | ReportConfig | ToyConfig) -> None:
         raise UserError("passk report needs at least one run directory: passk report DIR...")
     if isinstance(cfg, ToyConfig):
         _check_toy(cfg.toy)
+    if isinstance(cfg, ExplainConfig):
+        _check_explain(cfg)
 
 
 def _check_evaluated(cfg: EvaluateConfig) -> None:
@@ -151,21 +154,40 @@ def _check_regime(cfg: TrainConfig) -> None:
                 "read data.path; use data=jsonl for your own"
             )
         return
-    if trained_k(regime) > n:
-        raise UserError(
-            f"regime.k={regime.k} with rollout.num_samples={n} is refused: no unbiased estimator "
-            f"of Pass@{regime.k} exists from fewer than k samples; use rollout.num_samples>="
-            f"{regime.k} (2 k or more is better) or a smaller regime.k"
-        )
+    _check_group("regime.estimator", regime.estimator, trained_k(regime), n)
     if regime.estimator in ESTIMATORS_WITHOUT_K and regime.pass1_weight != 1:
         raise UserError(
             f"regime.estimator={regime.estimator} knows no k: it goes with "
             f"regime.pass1_weight=1 only, not {regime.pass1_weight:g}"
         )
-    if regime.estimator == "s_loo" and trained_k(regime) > n - 1:
+
+
+def _check_group(key: str, estimator: str, k: int, n: int) -> None:
+    """Refuse what no estimator of that name can do with n samples of a prompt."""
+    if k > n:
         raise UserError(
-            f"regime.estimator=s_loo needs regime.k <= rollout.num_samples - 1 = {n - 1}, "
-            f"not {regime.k}"
+            f"regime.k={k} with rollout.num_samples={n} is refused: no unbiased estimator "
+            f"of Pass@{k} exists from fewer than k samples; use rollout.num_samples>="
+            f"{k} (2 k or more is better) or a smaller regime.k"
+        )
+    if estimator == "s_loo" and k > n - 1:
+        raise UserError(f"{key}=s_loo needs regime.k <= rollout.num_samples - 1 = {n - 1}, not {k}")
+
+
+def _check_explain(cfg: ExplainConfig) -> None:
+    regime, shown, n = cfg.regime, cfg.explain, cfg.rollout.num_samples
+    if regime.name == "sft":
+        raise UserError("regime=sft weights no prompts; use regime=pass1, passk or hybrid")
+    _check_group("regime.estimator", regime.estimator, target_k(regime), n)
+    for name in shown.compare:
+        if name not in ESTIMATOR_NAMES:
+            raise UserError(
+                f"explain.compare={name} is unknown; allowed: {', '.join(ESTIMATOR_NAMES)}"
+            )
+        _check_group("explain.compare", name, target_k(regime), n)
+    if not shown.p or not all(0 < p < 1 for p in shown.p):
+        raise UserError(
+            f"explain.p={shown.p} must hold numbers above 0 and below 1, and at least one"
         )
 
 

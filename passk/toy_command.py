@@ -11,8 +11,8 @@ import pandas as pd
 import yaml
 
 from passk import toy_plots
-from passk.config import PopulationConfig, ToyConfig
 from passk.errors import UserError
+from passk.exact_config import PopulationConfig, ToyConfig
 from passk.provenance import provenance
 from passk.theory import FloatArray
 from passk.toy import best_theta

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from passk.config import PopulationConfig
+from passk.exact_config import PopulationConfig
 from passk.figure_style import FAINT, INK, K_COLORS, STYLE, label_ends
 from passk.theory import FloatArray, inner_product, kernel, pass_at_k
 from passk.toy import best_theta, policy_at, population, sample_prompts

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from passk.config import PopulationConfig
+from passk.exact_config import PopulationConfig
 from passk.theory import (
     FloatArray,
     PromptGradients,

@@ -18,7 +18,7 @@ LEVELS = (
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("sampler", "adapters", "layers", "memory", "disk", "limits", "clusters"),
+        *("exact_config", "sampler", "adapters", "layers", "memory", "disk", "limits", "clusters"),
         *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp", "toy"),
     ),
     (
@@ -33,6 +33,7 @@ LEVELS = (
             "toy_tables",
             "answers.equality",
             "vllm_weights",
+            "implied",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -46,8 +47,8 @@ LEVELS = (
     ("experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting"),
     ("evaluation", "figure_style", "sheets"),
-    ("train", "plots", "prompt_plots", "toy_plots"),
-    ("reproduce", "report", "toy_command"),
+    ("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
+    ("reproduce", "report", "toy_command", "explain"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -58,8 +59,8 @@ WITHOUT_TORCH = {"errors", "types", "config", "seeds", "estimators", "statistics
 WITHOUT_TORCH |= {"conventions", "problems", "verifiers", "rules", "composition", "cli", "records"}
 WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold"}
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
-WITHOUT_TORCH |= {"verifier_checks", "limits", "clusters"}
-WITHOUT_TORCH |= {"theory", "toy", "toy_tables", "toy_command"}
+WITHOUT_TORCH |= {"verifier_checks", "limits", "clusters", "implied", "explain", "weight_plot"}
+WITHOUT_TORCH |= {"exact_config", "theory", "toy", "toy_tables", "toy_command"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 

@@ -10,8 +10,8 @@ from matplotlib.image import imread
 from run_files import simulated_counts, write_reproduction, write_run, write_sweep
 
 from passk.errors import UserError
-from passk.figure_style import kind_colors
 from passk.plots import pareto_front
+from passk.prompt_plots import kind_colors
 from passk.report import write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -13,7 +13,7 @@ from scipy import integrate
 from small_runs import assert_refused, snapshot
 
 from passk import theory, toy
-from passk.config import PopulationConfig
+from passk.exact_config import PopulationConfig
 from passk.toy_tables import (
     agreement_table,
     ascent_path,
