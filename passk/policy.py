@@ -58,6 +58,7 @@ def load_policy(cfg: ModelConfig, path: str, device: torch.device) -> PreTrained
         dtype=getattr(torch, cfg.dtype),
         attn_implementation=cfg.attn_implementation,
         trust_remote_code=cfg.trust_remote_code,
+        use_safetensors=True,  # other files are pickled
     )
     model.to(device)  # type: ignore[arg-type]  # a wrapper of transformers hides the signature
     check_head(model.eval(), path)

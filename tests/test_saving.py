@@ -18,6 +18,7 @@ from passk import saving
 from passk.checkpoint import TrainState, best_steps, damage, restore
 from passk.cli import main
 from passk.config import LearnerConfig, ModelConfig
+from passk.errors import UserError
 from passk.launch import launch
 from passk.learner import Learner
 from passk.policy import load_policy, load_tokenizer
@@ -87,18 +88,25 @@ def test_any_damaged_file_is_named(from_four, tmp_path, name):
     assert damage(folder).startswith(f"{name} has 2 bytes where ")
 
 
-def test_experts_are_saved_under_the_names_of_their_files(tmp_path):
+def with_experts() -> MixtralForCausalLM:
     sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "head_dim": 8}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}
     torch.manual_seed(0)
-    model = MixtralForCausalLM(MixtralConfig(vocab_size=18, **sizes, **heads))
+    return MixtralForCausalLM(MixtralConfig(vocab_size=18, **sizes, **heads))
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt2"])
+def test_ranks_save_what_one_process_saves(tmp_path, name):
+    """Experts under the names of their files, and a tied head (GPT-2's) not at all."""
+    model = with_experts() if name == "mixtral" else random_model(name)
     model.save_pretrained(tmp_path / "model")
     load_tokenizer("tiny").save_pretrained(tmp_path / "model")
     launch(save_after_steps, 2, str(tmp_path), str(tmp_path / "model"), LearnerConfig())
     before, after = (
         load_file(tmp_path / folder / "model.safetensors") for folder in ("model", "step-000002")
     )
-    assert before.keys() == after.keys() and any("experts.2.w1" in name for name in before)
+    assert before.keys() == after.keys()
+    assert any("experts.2.w1" in name or "wte" in name for name in before)
     expected = load_file(tmp_path / "expected.safetensors")
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "step-000002", dtype=torch.float32)
     for name, parameter in reloaded.named_parameters():
@@ -135,6 +143,16 @@ def test_one_process_resumes_from_its_own(tmp_path, name):
     assert restore(tmp_path / "step-000001", again) == TrainState(1, 7)
     assert_same_tensors(tensors_of(again), tensors_of(learner))
     assert again.update(some_rows(5)) == learner.update(some_rows(5))
+
+
+def test_a_pickled_model_is_refused(tmp_path):
+    model = random_model("llama")
+    model.save_pretrained(tmp_path)
+    load_tokenizer("tiny").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"cannot be loaded \(.*model\.safetensors"):
+        load_policy(ModelConfig(), str(tmp_path), CPU)
 
 
 @pytest.fixture
