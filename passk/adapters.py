@@ -71,12 +71,13 @@ def _start(layer: Any) -> None:
     """Give a layer of peft its first adapters, beside its weight where that has memory."""
     weight = getattr(layer.get_base_layer(), _adapted_leaf(layer))
     device = torch.device("cpu") if weight.is_meta else weight.device
-    halves = (layer.lora_A, layer.lora_B)
+    halves = [*layer.lora_A.values(), *layer.lora_B.values()]
     for half in halves:
-        half.to_empty(device="cpu")
+        half.weight = nn.Parameter(torch.empty(half.weight.shape))
     layer.reset_lora_parameters("default", init_lora_weights=True)
+    dtype = torch.promote_types(weight.dtype, torch.float32)
     for half in halves:
-        half.to(device, torch.promote_types(weight.dtype, torch.float32))
+        half.weight = nn.Parameter(half.weight.detach().to(device, dtype))
 
 
 def adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -142,8 +142,7 @@ def make_learner(shape: Shape, job: Job, device: torch.device) -> Learner:
         defer_reduction=job.defer_reduction,
         replicas=job.replicas,
     )
-    if job.lora_rank:
-        add_adapters(model, ModelConfig(lora_rank=job.lora_rank))
+    add_adapters(model, ModelConfig(lora_rank=job.lora_rank), seed=0)
     if job.is_sharded:
         shard(model, device, cfg)
     return Learner(model, cfg, 10, 1.0)
