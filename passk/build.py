@@ -97,10 +97,10 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
                 end_ids=end_ids(model),
             )
         else:
-            whole = (
-                copy.deepcopy(model) if num_ranks() == 1 else load_policy(cfg.model, start, device)
-            )
-            own = whole.to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
+            whole = model if num_ranks() == 1 else load_policy(cfg.model, start, device)
+            # Copied even where it is not shared: what lies in a file's memory lies there unaligned,
+            # and products then round otherwise than in a run that read its weights elsewhere.
+            own = copy.deepcopy(whole).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
             sampler = TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
         opened.callback(sampler.close)
         verifier = build_verifier(cfg.verifier)
