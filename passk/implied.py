@@ -38,7 +38,7 @@ class GroupAdvantages:
     def sizes_C(self) -> tuple[FloatArray, FloatArray]:
         """Summed sizes |A| of the right samples of a group and of its wrong ones."""
         n = self.num_samples
-        c = np.arange(n + 1)
+        c = np.arange(n + 1, dtype=np.float64)
         return c * np.abs(self.right_C), (n - c) * np.abs(self.wrong_C)
 
 
