@@ -34,6 +34,7 @@ LEVELS = (
             "answers.equality",
             "vllm_weights",
             "implied",
+            "agreement",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -43,7 +44,7 @@ LEVELS = (
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator"),
-    ("math_verifier", "exact_verifier", "python_verifier", "verifier_checks"),
+    ("math_verifier", "exact_verifier", "python_verifier", "verifier_checks", "directional"),
     ("experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting"),
     ("evaluation", "figure_style", "sheets"),
@@ -60,7 +61,7 @@ WITHOUT_TORCH |= {"conventions", "problems", "verifiers", "rules", "composition"
 WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold"}
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
 WITHOUT_TORCH |= {"verifier_checks", "limits", "clusters", "implied", "explain", "weight_plot"}
-WITHOUT_TORCH |= {"exact_config", "theory", "toy", "toy_tables", "toy_command"}
+WITHOUT_TORCH |= {"exact_config", "theory", "toy", "toy_tables", "toy_command", "agreement"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
