@@ -7,6 +7,7 @@ gradient estimates (`passk.advantages`), so a mean over samples is unbiased for 
 wherever d_i comes from other prompts. Tensors and models are not needed here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -24,6 +25,7 @@ class Agreement:
 
     `contributions_PK` estimates w_k(p) a without bias, `weights_PK` the weight w_k(p) itself; a
     product of the two estimates of one prompt would be biased, as they share its samples.
+    `influences_PK` has the same means f(k), and varies over prompts as their estimates do.
     """
 
     ks_K: np.ndarray
@@ -31,18 +33,38 @@ class Agreement:
     errors_P: FloatArray  # its standard error over the samples of the prompt, the direction given
     weights_PK: FloatArray
     contributions_PK: FloatArray
+    influences_PK: FloatArray
 
 
-def measure(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> Agreement:
-    """Agreement and products from rewards (0, 1, NaN where not judged) and derivatives d_i."""
+def measure(
+    rewards_PG: FloatArray,
+    derivatives_PG: FloatArray,
+    towards: Mapping[int, FloatArray] | None = None,
+) -> Agreement:
+    """Agreement and products from rewards (0, 1, NaN where not judged) and derivatives d_i.
+
+    A prompt enters f(k) twice: with its part of grad J_k, and with its part of grad J_1. `towards`
+    tells the second, <grad p(x), grad J_k> of each prompt for some k; between them it is
+    interpolated over log k, and held beyond the last. Without it intervals take the gradient of
+    Pass@1 as given.
+    """
     ks_K = np.arange(1, rewards_PG.shape[1] + 1)
     scores_P, errors_P = agreement_scores(rewards_PG, derivatives_PG)
+    contributions_PK = np.stack(
+        [weighted(rewards_PG, derivatives_PG, int(k)) for k in ks_K], axis=1
+    )
+    second_PK = np.zeros_like(contributions_PK)
+    if towards is not None:
+        known = dict(sorted(({1: scores_P} | dict(towards)).items()))
+        logs, values = np.log(list(known)), np.stack(list(known.values()), axis=1)
+        second_PK = np.stack([np.interp(np.log(ks_K), logs, row) for row in values])
     return Agreement(
         ks_K,
         scores_P,
         errors_P,
         np.stack([prompt_weights(rewards_PG, int(k), 0.0) for k in ks_K], axis=1),
-        np.stack([weighted(rewards_PG, derivatives_PG, int(k)) for k in ks_K], axis=1),
+        contributions_PK,
+        contributions_PK + second_PK - second_PK.mean(axis=0),
     )
 
 
@@ -83,11 +105,9 @@ def curve_table(measured: Agreement, num_resamples: int, seed: int) -> pd.DataFr
     """A row per k: f(k) with its bootstrap interval over prompts, and its parts.
 
     inner_product = mean_weight * E[a] + covariance (eq. 10) = mean_weight * reweighted_agreement
-    (eq. 11), where E[a] = f(1) = |grad J_1|^2. The interval takes the direction as given.
+    (eq. 11), where E[a] = f(1) = |grad J_1|^2.
     """
-    intervals = bootstrap_intervals(
-        measured.contributions_PK, num_resamples=num_resamples, seed=seed
-    )
+    intervals = bootstrap_intervals(measured.influences_PK, num_resamples=num_resamples, seed=seed)
     products_K = measured.contributions_PK.mean(axis=0)
     weights_K = measured.weights_PK.mean(axis=0)
     return pd.DataFrame(
@@ -117,8 +137,8 @@ class FirstConflict:
 
 
 def first_conflict(measured: Agreement, num_resamples: int, seed: int) -> FirstConflict:
-    """The first k in conflict, with its bootstrap interval over prompts, the direction given."""
-    means_RK = bootstrap_means(measured.contributions_PK, num_resamples=num_resamples, seed=seed)
+    """The first k in conflict, with its bootstrap interval over prompts."""
+    means_RK = bootstrap_means(measured.influences_PK, num_resamples=num_resamples, seed=seed)
     firsts_R = _first_negative(means_RK, measured.ks_K)
     low, high = np.quantile(firsts_R, (0.025, 0.975), method="inverted_cdf")
     value = _first_negative(measured.contributions_PK.mean(axis=0)[None], measured.ks_K)[0]
@@ -128,7 +148,8 @@ def first_conflict(measured: Agreement, num_resamples: int, seed: int) -> FirstC
 
 
 def _first_negative(means_RK: FloatArray, ks_K: np.ndarray) -> FloatArray:
-    negative_RK = means_RK < 0
+    # f(1) is a squared norm: where it is estimated below 0, that is noise.
+    negative_RK = (means_RK < 0) & (ks_K > 1)
     firsts_R: FloatArray = np.where(
         negative_RK.any(axis=1), ks_K[negative_RK.argmax(axis=1)].astype(np.float64), inf
     )

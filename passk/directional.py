@@ -41,18 +41,23 @@ class Derivatives:
 
 
 def derivatives_along(
-    learner: Learner, groups: Sequence[Group], gradients: Tensor, metric: Tensor | None = None
+    learner: Learner,
+    groups: Sequence[Group],
+    gradients: Tensor,
+    *,
+    metric: Tensor | None = None,
+    length: float | None = None,
 ) -> Derivatives:
     """The derivative of each sample's log-probability along the gradient over other prompts.
 
     `gradients` is [blocks, parameters], of which block m is the part of prompts m, m + M, ... in
     the mean over all P. A sample of block m is moved along the sum of the others, scaled to the
-    mean over their prompts. `metric` multiplies the direction, a number per parameter. The weights
-    are the same afterwards, bit by bit.
+    mean over their prompts. `metric` multiplies the direction, a number per parameter. `length` is
+    that of an earlier call, where it is known. The weights are the same afterwards, bit by bit.
     """
     num_blocks, num_prompts = len(gradients), len(groups)
     values_PG = np.zeros((num_prompts, len(groups[0].completions)))
-    length, error, num_tried = math.nan, math.nan, 0
+    error, num_tried = math.nan, 0
     total = gradients.sum(dim=0)
     for block in range(num_blocks):
         members = range(num_prompts)[block::num_blocks]
@@ -61,14 +66,14 @@ def derivatives_along(
         direction = (total - gradients[block]) * (num_prompts / (num_prompts - len(members)))
         if metric is not None:
             direction *= metric
-        if math.isnan(length):
+        if length is None:
             tried = rows[:: -(-len(rows) // _NUM_TRIED)]
             length, error = _best_length(learner, tried, direction)
             num_tried = len(tried)
         for row, slope in zip(rows, _slopes(learner, rows, direction, length), strict=True):
             for p, i in row.samples:
                 values_PG[members[p], i] = slope
-    return Derivatives(values_PG, length, error, num_tried)
+    return Derivatives(values_PG, length or math.nan, error, num_tried)
 
 
 def _weighed_rows(groups: Sequence[Group]) -> list[TokenRow]:

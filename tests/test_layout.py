@@ -47,9 +47,12 @@ LEVELS = (
     ("math_verifier", "exact_verifier", "python_verifier", "verifier_checks", "directional"),
     ("experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting"),
-    ("evaluation", "figure_style", "sheets"),
-    ("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
-    ("reproduce", "report", "toy_command", "explain"),
+    ("evaluation", "figure_style", "sheets", "diagnose_tables"),
+    (
+        *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
+        "diagnose_page",
+    ),
+    ("reproduce", "report", "toy_command", "explain", "diagnose"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -62,6 +65,7 @@ WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "ev
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
 WITHOUT_TORCH |= {"verifier_checks", "limits", "clusters", "implied", "explain", "weight_plot"}
 WITHOUT_TORCH |= {"exact_config", "theory", "toy", "toy_tables", "toy_command", "agreement"}
+WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
