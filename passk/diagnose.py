@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from passk import diagnose_plots
 from passk.advantages import mixture_advantages
 from passk.agreement import measure, weighted
 from passk.batch import advantage_weights
@@ -160,10 +161,19 @@ def _shown_ks(asked: DiagnosisConfig, evaluated: Sequence[int], n: int) -> tuple
 def _write(run: Run, found: Diagnosis, text: str) -> None:
     tables = {"prompts": found.prompts, "curve": found.curve}
     tables |= {f"by_{name}": table for name, table in found.groups.items()}
+    figures = {
+        "curve": diagnose_plots.product_curve(found.curve),
+        "histograms": diagnose_plots.histograms(found.prompts, found.k),
+        "weight_against_agreement": diagnose_plots.weight_against_agreement(found.prompts, found.k),
+    }
     for name, table in tables.items():
         with replacing(run.path / f"{name}.csv") as partial:
             table.to_csv(partial, index=False)
+    for name, figure in figures.items():
+        with replacing(run.path / f"{name}.png") as partial:
+            figure.savefig(partial, format="png")
+    links = "".join(f"\n![{name}]({name}.png)\n" for name in figures)
     with replacing(run.path / "diagnose.md") as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text + links, encoding="utf-8")
     print(text)
-    print(f"tables are in {run.path}")
+    print(f"tables and figures are in {run.path}")

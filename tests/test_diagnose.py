@@ -17,6 +17,7 @@ SMALL = ("num_threads=1", "data.num_train=48", "data.num_corpus=64", "eval.ks=[1
 SMALL += ("eval.num_resamples=50", f"diagnose.num_prompts={NUM_PROMPTS}")
 SMALL += (f"diagnose.num_samples={NUM_SAMPLES}", "diagnose.num_blocks=4")
 FILES = {"prompts.csv", "curve.csv", "by_kind.csv", "diagnose.md"}
+FILES |= {"curve.png", "histograms.png", "weight_against_agreement.png"}
 FILES |= {"config.yaml", "overrides.txt", "manifest.json"}
 
 
@@ -89,7 +90,9 @@ def test_the_page_is_printed_and_says_what_was_found(tmp_path, capfd):
     assert diagnose(tmp_path / "run") == 0
     out = capfd.readouterr().out
     page = (tmp_path / "run" / "diagnose.md").read_text()
-    assert page in out and f"tables are in {tmp_path / 'run'}" in out
+    assert (
+        page.partition("\n![")[0] in out and f"tables and figures are in {tmp_path / 'run'}" in out
+    )
     for words in ("24 prompts x 8 samples", "Pass@k point against", "calculator", "halving that"):
         assert words in page
 

@@ -52,7 +52,8 @@ LEVELS = (
         *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
         "diagnose_page",
     ),
-    ("reproduce", "report", "toy_command", "explain", "diagnose"),
+    ("reproduce", "report", "toy_command", "explain", "diagnose_plots"),
+    ("diagnose",),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -65,7 +66,7 @@ WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "ev
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
 WITHOUT_TORCH |= {"verifier_checks", "limits", "clusters", "implied", "explain", "weight_plot"}
 WITHOUT_TORCH |= {"exact_config", "theory", "toy", "toy_tables", "toy_command", "agreement"}
-WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page"}
+WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
