@@ -131,7 +131,15 @@ def _measured(
     times.append(time.perf_counter())
     measured = measure(rewards_PG, derivatives.values_PG, towards if asked.cosines else None)
     shown_k = base.regime.k if base.regime.k in ks else max(ks)
-    found = diagnosis(groups, rewards_PG, measured, ks, shown_k, base.eval.num_resamples)
+    found = diagnosis(
+        groups,
+        rewards_PG,
+        derivatives.values_PG,
+        measured,
+        ks,
+        shown_k,
+        base.eval.num_resamples,
+    )
     if asked.cosines:
         found = replace(found, curve=found.curve.merge(pd.DataFrame(cosines), on="k", how="left"))
     return found, derivatives, Cost(0.0, *np.diff(times).tolist())

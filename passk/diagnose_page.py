@@ -25,6 +25,7 @@ def page(
         " ".join([_first(found.first, num_samples), *_per_k(found)]),
         _curve(found),
         _intervals(found),
+        _promised(found),
     ]
     for grouping, table in found.groups.items():
         sections += [
@@ -46,6 +47,34 @@ def _intervals(found: Diagnosis) -> str:
     return (
         "Intervals are bootstraps over prompts that take the gradient of Pass@1 as given "
         "(diagnose.cosines=false), and so are too narrow, by up to a factor of 2."
+    )
+
+
+def _promised(found: Diagnosis) -> str:
+    """Proposition 4.5 and corollary 4.4 beside what was measured."""
+    promised = found.promised
+    if promised is None:
+        return (
+            "Proposition 4.5 of the paper promises nothing here: the prompts do not fall into hard "
+            "ones that interfere and easier ones that do not."
+        )
+    apart = promised.separated
+    first = found.first.k.value
+    measured = f"the first that was measured is {first:.0f}" if isfinite(first) else "none was seen"
+    margin = promised.margin
+    corollary = (
+        f"corollary 4.4 promises an inner product of {-margin:.3g} or less at k = {found.k}"
+        if margin > 0
+        else f"corollary 4.4 promises nothing at k = {found.k}"
+    )
+    product = found.curve.set_index("k")["inner_product"][found.k]
+    return (
+        "Proposition 4.5 of the paper promises a conflict for every k above "
+        f"{promised.k_star:.1f}; {measured}. It sees {100 * apart.share:.0f} % of the prompts, of success up to "
+        f"{100 * apart.most_within:.0f} %, with an agreement of {-apart.margin:.3g} or less, and "
+        f"the others, of success from {100 * apart.least_outside:.0f} % on, with "
+        f"{promised.largest_agreement:.3g} at most (means of groups of like success). In the same "
+        f"way {corollary}, where {product:.3g} was measured."
     )
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from passk.agreement import Agreement, FirstConflict, curve_table, first_conflict
 from passk.breakdown import kind_order
 from passk.estimators import FloatArray
+from passk.promised import Promise, promise, success_groups
 from passk.statistics import bootstrap_intervals
 from passk.types import Group
 
@@ -26,11 +27,13 @@ class Diagnosis:
     curve: pd.DataFrame
     groups: dict[str, pd.DataFrame]  # by kind, level or type, where the data have several
     first: FirstConflict
+    promised: Promise | None
 
 
 def diagnosis(
     groups: Sequence[Group],
     rewards_PG: FloatArray,
+    derivatives_PG: FloatArray,
     measured: Agreement,
     ks: Sequence[int],
     k: int,
@@ -50,6 +53,7 @@ def diagnosis(
         curve_table(measured, num_resamples, seed=0),
         by_group,
         first_conflict(measured, num_resamples, seed=0),
+        promise(success_groups(rewards_PG, derivatives_PG), k),
     )
 
 

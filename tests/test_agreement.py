@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from passk.advantages import mixture_advantages
-from passk.agreement import agreement_scores, curve_table, first_conflict, measure
+from passk.agreement import agreement_scores, curve_table, first_conflict, measure, weighted
 from passk.batch import advantage_weights, make_rows
 from passk.config import LearnerConfig
 from passk.conventions import make_problems
 from passk.diagnostics import weighted_gradients
 from passk.directional import derivatives_along
 from passk.learner import Learner
+from passk.promised import promise, success_groups
 from passk.rollout import SampleKey, rollout
 from passk.sampler import SamplingParams
 from passk.torch_sampler import TorchSampler
@@ -213,3 +214,29 @@ def test_the_first_conflict_and_its_interval():
     assert found.share > 0.99
     nothing = first_conflict(measure(easy, derivatives[:300]), num_resamples=50, seed=0)
     assert nothing.k.value == nothing.k.low == inf and nothing.share == 0
+
+
+def test_the_papers_bound_holds_for_groups_of_like_success():
+    """Hard prompts that interfere beside easy ones: what is promised is measured too."""
+    rng, n = np.random.default_rng(2), 32
+    success = np.where(rng.random(600) < 0.3, 0.08, 0.8)
+    rewards = (rng.random((600, n)) < success[:, None]).astype(float)
+    slopes = np.where(success < 0.5, -1.5, 0.8)[:, None]
+    derivatives = slopes * (rewards - success[:, None])  # a(x) = slope p (1-p)
+    for k in (2, 8, 20):
+        promised = promise(success_groups(rewards, derivatives), k)
+        assert promised is not None
+        # q, m, epsilon and what stands for G^2 are those of the two kinds, up to noise.
+        apart = promised.separated
+        assert apart.share == pytest.approx((success < 0.5).mean(), abs=0.05)
+        assert apart.margin == pytest.approx(1.5 * 0.08 * 0.92, rel=0.35)
+        assert apart.most_within < 0.3 < apart.least_outside
+        product_k = weighted(rewards, derivatives, k).mean()
+        if promised.margin > 0:
+            assert product_k <= -promised.margin
+        assert (promised.margin > 0) >= (k > promised.k_star)
+    first = first_conflict(measure(rewards, derivatives), num_resamples=50, seed=0).k.value
+    assert 1 < first <= np.floor(promised.k_star) + 1
+    assert (
+        promise(success_groups(rewards, np.abs(slopes) * (rewards - success[:, None])), 8) is None
+    )

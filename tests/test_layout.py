@@ -41,6 +41,7 @@ LEVELS = (
     (
         *("problems", "rollout", "torch_sampler", "vllm_sampler", "sharding"),
         *("stream", "composition", "wording", "answers.worker", "sandbox.judge", "sandbox.process"),
+        "promised",
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator"),
@@ -66,7 +67,7 @@ WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "ev
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
 WITHOUT_TORCH |= {"verifier_checks", "limits", "clusters", "implied", "explain", "weight_plot"}
 WITHOUT_TORCH |= {"exact_config", "theory", "toy", "toy_tables", "toy_command", "agreement"}
-WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots"}
+WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
