@@ -231,7 +231,8 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
         _print_notes(parts.data)
         parts, _ = _checked(base, parts, parts.data.train)
         run = Run(run_dir, "diagnose", cfg.diagnose.seed, policy)
-        diagnose(cfg, base, parts, step, run, overrides, parts.facts | weights_state(policy))
+        facts = parts.facts | weights_state(policy)
+        diagnose(cfg, base, parts, start, step, run, overrides, facts)
 
 
 def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> None:

@@ -245,6 +245,8 @@ class DiagnosisConfig:
     ks: list[int] | None = None  # shown by prompt, and with cosines; null: those of eval.ks
     # a learner pass and two forward passes for each of ks: its cosine, and honest intervals
     cosines: bool = True
+    parameters: str = "all"  # that gradients are taken of, or last_layer
+    preconditioned: bool = False  # products as Adam scales them, by the moments of the checkpoint
     num_blocks: int = 8  # of prompts; a prompt meets the gradient over the other blocks
     seed: int = 0  # of the choice of problems and of their samples
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from passk.directional import Derivatives, derivatives_along
 from passk.disk import replacing
 from passk.errors import UserError
 from passk.memory import memory_advice
+from passk.metric import metric_of
 from passk.ranks import rank
 from passk.run import Run
 from passk.train import diagnostic_groups
@@ -39,6 +41,12 @@ class Cost:
 
 def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
     """The configuration that samples as training would, and keeps the k of the run's regime."""
+    if cfg.diagnose.preconditioned and base.model.lora_rank:
+        raise UserError(
+            "diagnose.preconditioned=true with a run that trained adapters (model.lora_rank="
+            f"{base.model.lora_rank}): its second moments are theirs, not those of the weights "
+            "that are measured; use diagnose.preconditioned=false"
+        )
     return replace(
         base,
         # Adapters of a run are merged into its checkpoints: what is measured is the plain model.
@@ -53,6 +61,7 @@ def diagnose(
     cfg: DiagnoseConfig,
     base: TrainConfig,
     parts: Parts,
+    start: str,
     step: int,
     run: Run,
     overrides: Sequence[str],
@@ -60,6 +69,9 @@ def diagnose(
 ) -> None:
     """Sample, measure, and leave the tables and the page in `run`; refuses before it writes."""
     asked = cfg.diagnose
+    metric = metric_of(
+        parts.learner, asked.parameters, Path(start), preconditioned=asked.preconditioned
+    )
     started = time.perf_counter()
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])
@@ -71,7 +83,7 @@ def diagnose(
     status = "failed"
     try:
         with memory_advice("learner"):
-            found, derivatives, cost = _measured(cfg, base, parts, groups, rewards_PG)
+            found, derivatives, cost = _measured(cfg, base, parts, groups, rewards_PG, metric)
         cost = replace(cost, sampling=seconds_sampled)
         if rank() == 0:
             differences = {
@@ -79,7 +91,7 @@ def diagnose(
                 "error": derivatives.error,
                 "num_tried": derivatives.num_tried,
             }
-            _write(run, found, page(found, rewards_PG.shape[1], differences, asdict(cost)))
+            _write(run, found, page(found, asked, differences, asdict(cost)))
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -112,6 +124,7 @@ def _measured(
     parts: Parts,
     groups: Sequence[Group],
     rewards_PG: np.ndarray,
+    metric: Tensor | None,
 ) -> tuple[Diagnosis, Derivatives, Cost]:
     """One pass for the gradient of Pass@1, two forward passes, and a pass for each cosine."""
     asked, learner = cfg.diagnose, parts.learner
@@ -120,13 +133,15 @@ def _measured(
     times = [time.perf_counter()]
     pass1_MD = _gradient(parts, groups, rewards_PG, 1, num_blocks)
     times.append(time.perf_counter())
-    derivatives = derivatives_along(learner, groups, pass1_MD)
+    derivatives = derivatives_along(learner, groups, pass1_MD, metric=metric)
     times.append(time.perf_counter())
-    towards, cosines = dict[int, np.ndarray](), [_cosine(1, pass1_MD, pass1_MD)]
+    towards, cosines = dict[int, np.ndarray](), [_cosine(1, pass1_MD, pass1_MD, metric)]
     for k in ks[1:] if asked.cosines else ():
         passk_MD = _gradient(parts, groups, rewards_PG, k, num_blocks)
-        cosines.append(_cosine(k, passk_MD, pass1_MD))
-        slopes = derivatives_along(learner, groups, passk_MD, length=derivatives.length)
+        cosines.append(_cosine(k, passk_MD, pass1_MD, metric))
+        slopes = derivatives_along(
+            learner, groups, passk_MD, metric=metric, length=derivatives.length
+        )
         towards[k] = weighted(rewards_PG, slopes.values_PG, 1)
     times.append(time.perf_counter())
     measured = measure(rewards_PG, derivatives.values_PG, towards if asked.cosines else None)
@@ -153,10 +168,12 @@ def _gradient(
     return weighted_gradients(parts.learner, groups, weights_PG[..., None], num_blocks)[0]
 
 
-def _cosine(k: int, passk_MD: Tensor, pass1_MD: Tensor) -> dict[str, float]:
+def _cosine(k: int, passk_MD: Tensor, pass1_MD: Tensor, metric: Tensor | None) -> dict[str, float]:
     """The cosine of two gradients; its products, those of the norms too, are between blocks."""
-    twice = (2, *pass1_MD.shape)  # `alignment` takes halves; blocks share no sample as it is
-    cosine = alignment(passk_MD.expand(twice), pass1_MD.expand(twice)).cosine
+    root = 1.0 if metric is None else metric.sqrt()
+    # `alignment` takes halves of the samples; blocks have no sample in common as they are.
+    both = [(blocks_MD * root).expand(2, -1, -1) for blocks_MD in (passk_MD, pass1_MD)]
+    cosine = alignment(both[0], both[1]).cosine
     return {"k": k, "cosine": cosine.value, "cosine_low": cosine.low, "cosine_high": cosine.high}
 
 

@@ -6,23 +6,23 @@ from typing import Any
 
 import pandas as pd
 
-from passk.agreement import FirstConflict
+from passk.config import DiagnosisConfig
 from passk.diagnose_tables import Diagnosis
 from passk.wording import markdown
 
 
 def page(
     found: Diagnosis,
-    num_samples: int,
+    asked: DiagnosisConfig,
     differences: Mapping[str, float],
     seconds: Mapping[str, float],
 ) -> str:
     """Does Pass@k conflict with Pass@1 here, from which k on, and which prompts are behind it?"""
     sections = [
         "# Who interferes with Pass@1",
-        _sampled(found.prompts, num_samples),
+        _sampled(found.prompts, asked.num_samples),
         "## From which k on",
-        " ".join([_first(found.first, num_samples), *_per_k(found)]),
+        " ".join([_first(found, asked.num_samples), *_per_k(found)]),
         _curve(found),
         _intervals(found),
         _promised(found),
@@ -33,7 +33,7 @@ def page(
             " ".join(_group_sentences(table, grouping, found.k)),
             _groups(table, grouping, found.k),
         ]
-    sections += ["## How it was measured", _how(differences, seconds)]
+    sections += ["## How it was measured", _how(asked, differences, seconds)]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
 
 
@@ -70,7 +70,8 @@ def _promised(found: Diagnosis) -> str:
     product = found.curve.set_index("k")["inner_product"][found.k]
     return (
         "Proposition 4.5 of the paper promises a conflict for every k above "
-        f"{promised.k_star:.1f}; {measured}. It sees {100 * apart.share:.0f} % of the prompts, of success up to "
+        f"{promised.k_star:.1f}; {measured}. It sees {100 * apart.share:.0f} % of the prompts, "
+        "of success up to "
         f"{100 * apart.most_within:.0f} %, with an agreement of {-apart.margin:.3g} or less, and "
         f"the others, of success from {100 * apart.least_outside:.0f} % on, with "
         f"{promised.largest_agreement:.3g} at most (means of groups of like success). In the same "
@@ -90,19 +91,21 @@ def _sampled(prompts: pd.DataFrame, num_samples: int) -> str:
     )
 
 
-def _first(first: FirstConflict, num_samples: int) -> str:
-    k = first.k
+def _first(found: Diagnosis, num_samples: int) -> str:
+    first, k = found.first, found.first.k
     if not isfinite(k.value):
         return (
             f"For no k up to {num_samples} do the gradients of Pass@1 and Pass@k point against "
             f"each other; in {100 * first.share:.0f} % of the resamples some k does."
         )
-    ends = [
+    names = [
         f"{end:.0f}" if isfinite(end) else f"none up to {num_samples}" for end in (k.low, k.high)
     ]
+    later = found.curve["inner_product"][found.curve["k"] >= k.value]
+    where = f"from k = {k.value:.0f} on" if (later < 0).all() else f"first at k = {k.value:.0f}"
     return (
-        f"The gradients of Pass@1 and Pass@k point against each other from k = {k.value:.0f} on "
-        f"(95 % interval over prompts: {ends[0]} to {ends[1]})."
+        f"The gradients of Pass@1 and Pass@k point against each other {where} (95 % interval of "
+        f"the first such k, over prompts: {names[0]} to {names[1]})."
     )
 
 
@@ -189,14 +192,23 @@ def _cell(row: Mapping[Any, Any], column: str) -> str:
     return f"{value:.3g}{ends}"
 
 
-def _how(differences: Mapping[str, float], seconds: Mapping[str, float]) -> str:
+def _how(
+    asked: DiagnosisConfig, differences: Mapping[str, float], seconds: Mapping[str, float]
+) -> str:
     ratio = 1 + seconds["derivatives"] / seconds["gradient"]
+    over = "the last layer's" if asked.parameters == "last_layer" else "all"
+    scaled = (
+        ", each scaled as Adam scales it by the checkpoint's second moments"
+        if asked.preconditioned
+        else ""
+    )
     return (
-        "A prompt meets the gradient of Pass@1 over the prompts of the other blocks, so no product "
-        "holds a sample, or a prompt, twice. Derivatives of log-probabilities are central "
-        f"differences of {differences['length']:.2g} |theta|; halving that changes them by "
+        f"Products are over {over} parameters{scaled}. A prompt meets the gradient of Pass@1 over "
+        "the prompts of the other blocks, so no product holds a sample, or a prompt, twice. "
+        "Derivatives of log-probabilities are central differences of "
+        f"{differences['length']:.2g} |theta|; halving that changes them by "
         f"{100 * differences['error']:.2g} % (root mean square, {differences['num_tried']} "
-        "completions). "
+        "completions). Intervals of groups of prompts take the gradient of Pass@1 as given. "
         f"Seconds: samples {seconds['sampling']:.1f}, gradient of Pass@1 "
         f"{seconds['gradient']:.1f}, derivatives of all samples {seconds['derivatives']:.1f} "
         f"(together {ratio:.1f} times the gradient), cosines {seconds['cosines']:.1f}."

@@ -173,6 +173,11 @@ class Learner:
         """What this rank holds of each trained parameter, itself; in the order of `gradient`."""
         return {name: local(p.detach()) for name, p in self._trained.items()}
 
+    def moments(self) -> list[dict[str, Tensor]]:
+        """This rank's part of Adam's state of each parameter, in the order of `gradient`."""
+        states = (self.optimizer.state[parameter] for parameter in self._trained.values())
+        return [{name: local(value) for name, value in state.items()} for state in states]
+
     @torch.no_grad()
     def logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
         """log pi(y|x) of each row, computed in the dtype of the weights."""

@@ -15,6 +15,7 @@ _CHOICES = {
     "learner.compute_dtype": ("bfloat16",),  # float16 would need its gradients scaled
     "data.prompt.style": ("plain", "chat", "auto"),
     "data.gold_in": ("whole", "after_hash", "in_box"),
+    "diagnose.parameters": ("all", "last_layer"),
     "learner.device": ("auto", "cpu", "cuda"),
     "learner.schedule": ("constant", "linear", "cosine"),
     "regime.name": REGIMES,

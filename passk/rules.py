@@ -73,6 +73,11 @@ def _check_diagnose(cfg: DiagnoseConfig) -> None:
             f"diagnose.ks={asked.ks} must lie between 1 and diagnose.num_samples={n}: no unbiased "
             "estimator of Pass@k exists from fewer than k samples"
         )
+    if asked.preconditioned and cfg.run is None:
+        raise UserError(
+            "diagnose.preconditioned=true needs the second moments of Adam, which a run's own "
+            "checkpoints hold; give run=DIR, or diagnose.preconditioned=false"
+        )
     if cfg.model.dtype not in ("float32", "float64"):
         raise UserError(
             f"model.dtype={cfg.model.dtype} is too coarse for differences of log-probabilities; "

@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from small_runs import assert_refused, train
 
+from passk.build import open_parts
+from passk.checkpoint import fingerprint, last_checkpoint
 from passk.cli import main
+from passk.composition import load_run_config
+from passk.metric import metric_of
 
 NUM_PROMPTS, NUM_SAMPLES = 24, 8
 SMALL = ("num_threads=1", "data.num_train=48", "data.num_corpus=64", "eval.ks=[1,2,4]")
@@ -124,6 +129,22 @@ def test_a_run_is_diagnosed_on_its_own_problems_at_its_k(trained, tmp_path):
     assert "at k = 2" in (tmp_path / "out" / "diagnose.md").read_text()
 
 
+def test_adams_metric_is_that_of_the_checkpoint(trained, tmp_path):
+    words = ("diagnose.preconditioned=true", "diagnose.parameters=last_layer")
+    out = f'hydra.run.dir="{tmp_path / "out"}"'
+    assert main(["diagnose", f'run="{trained}"', *SMALL[4:], *words, out]) == 0
+    page = (tmp_path / "out" / "diagnose.md").read_text()
+    assert "over the last layer's parameters, each scaled as Adam scales it" in page
+    cfg = load_run_config(trained)
+    with open_parts(cfg, str(last_checkpoint(trained))) as parts:
+        learner = parts.learner
+        found = metric_of(learner, "all", last_checkpoint(trained), preconditioned=True)
+    state = [learner.optimizer.state[p] for p in learner.model.parameters()]
+    moments = torch.cat([s["exp_avg_sq"].flatten() for s in state]) / (1 - 0.999**2)
+    assert moments.max() > 0  # of two steps
+    torch.testing.assert_close(found, 1 / (moments.sqrt() + 1e-8), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -132,6 +153,7 @@ def test_a_run_is_diagnosed_on_its_own_problems_at_its_k(trained, tmp_path):
         (["diagnose.num_prompts=3"], ["diagnose.num_prompts=3", "diagnose.num_blocks=4"]),
         (["run=no/run"], ["run=no/run does not exist"]),
         (["run=here"], ["here is not a run directory"]),
+        (["diagnose.preconditioned=true"], ["diagnose.preconditioned=true", "give run=DIR"]),
         (["model.dtype=bfloat16"], ["model.dtype=bfloat16", "float32"]),
         (["data.num_train=2"], ["2 training problems are too few"]),
         (["rollout.max_new_tokens=1", "data.answer_tokens=1"], ["none of 24 prompts x 8 samples"]),
@@ -150,8 +172,6 @@ def test_a_checkpoint_of_another_architecture_is_refused(passk, trained, tmp_pat
     config = json.loads((step / "config.json").read_text())
     written = json.dumps(config | {"hidden_size": 128})
     (step / "config.json").write_text(written)
-    from passk.checkpoint import fingerprint
-
     files = json.loads((step / "files.json").read_text())
     now = fingerprint(step / "config.json")
     files["config.json"] = {"bytes": now.bytes, "sha256": now.sha256}
