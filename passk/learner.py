@@ -15,7 +15,7 @@ from passk.errors import Diverged, PolicyMismatch
 from passk.layers import checkpoint_layers, compile_layers
 from passk.policy import token_logprobs
 from passk.ranks import gather, num_ranks, rank
-from passk.sharding import local, reduce_gradients, whole
+from passk.sharding import local, reduce_gradients, reshard, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +189,7 @@ class Learner:
             )
             sums_B = logp_BT.double().sum(dim=1)
             logprobs |= zip(batch.rows, sums_B.tolist(), strict=bool(batch.rows))
+        reshard(self.model)
         everywhere = {b: value for part in gather(logprobs) for b, value in part.items()}
         return [everywhere[b] for b in range(len(rows))]
 

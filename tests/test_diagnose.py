@@ -111,6 +111,17 @@ def test_it_repeats_exactly_and_a_seed_draws_others(found, tmp_path):
     assert set(other["problem_id"]) != set(pd.read_csv(found / "prompts.csv")["problem_id"])
 
 
+def test_two_ranks_measure_the_same(found, tmp_path):
+    """Each holds half of the weights, and moves its half: up to the errors of the differences."""
+    assert diagnose(tmp_path / "run", "learner.num_processes=2") == 0
+    one, two = (pd.read_csv(d / "prompts.csv") for d in (found, tmp_path / "run"))
+    assert (one["problem_id"] == two["problem_id"]).all() and (one["c"] == two["c"]).all()
+    for name in ("agreement", "contribution_4"):
+        assert (one[name] - two[name]).abs().max() < 3e-3 * one[name].abs().max()
+    curves = [pd.read_csv(d / "curve.csv")["inner_product"] for d in (found, tmp_path / "run")]
+    np.testing.assert_allclose(*curves, atol=3e-3 * one["contribution_4"].abs().mean())
+
+
 def test_without_cosines_the_products_are_the_same(found, tmp_path):
     words = ("diagnose.cosines=false", "diagnose.ks=[8]")
     assert diagnose(tmp_path / "run", *words) == 0
