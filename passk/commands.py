@@ -229,10 +229,11 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
     with open_parts(base, start) as parts:
         _print_notes(parts.data)
-        parts, _ = _checked(base, parts, parts.data.train)
+        parts, checked = _checked(base, parts, parts.data.train)
         run = Run(run_dir, "diagnose", cfg.diagnose.seed, policy)
         facts = parts.facts | weights_state(policy)
         diagnose(cfg, base, parts, start, step, run, overrides, facts)
+        run.write_gold_refused(checked.refused)
 
 
 def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> None:

@@ -47,10 +47,12 @@ def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
             f"{base.model.lora_rank}): its second moments are theirs, not those of the weights "
             "that are measured; use diagnose.preconditioned=false"
         )
+    dtype = "float64" if base.model.dtype == "float64" else "float32"
     return replace(
         base,
-        # Adapters of a run are merged into its checkpoints: what is measured is the plain model.
-        model=replace(base.model, lora_rank=0),
+        # Adapters of a run are merged into its checkpoints: what is measured is the plain model,
+        # in a precision in which log-probabilities can be told apart.
+        model=replace(base.model, lora_rank=0, dtype=dtype),
         learner=replace(base.learner, compile=False),
         regime=RegimeConfig(name="pass1", k=base.regime.k, pass1_weight=1.0),
         train=replace(base.train, seed=cfg.diagnose.seed),

@@ -140,6 +140,18 @@ def test_a_run_is_diagnosed_on_its_own_problems_at_its_k(trained, tmp_path):
     assert "at k = 2" in (tmp_path / "out" / "diagnose.md").read_text()
 
 
+def test_a_run_in_a_coarser_precision_is_measured_in_float32(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["dtype"] = "bfloat16"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    words = [f'run="{run}"', *SMALL[4:], "diagnose.cosines=false"]
+    assert main(["diagnose", *words, f'hydra.run.dir="{tmp_path / "out"}"']) == 0
+    saved = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert saved["model"]["dtype"] == "float32"
+
+
 def test_adams_metric_is_that_of_the_checkpoint(trained, tmp_path):
     words = ("diagnose.preconditioned=true", "diagnose.parameters=last_layer")
     out = f'hydra.run.dir="{tmp_path / "out"}"'
