@@ -144,7 +144,7 @@ def _group_sentences(table: pd.DataFrame, grouping: str, k: int) -> list[str]:
             sentences.append(f"Making {name} prompts likelier to succeed raises Pass@1; {share}.")
         else:
             sentences.append(f"Of {name} prompts no clear sign is seen; {share}.")
-    return sentences
+    return [*sentences, "Intervals here take the gradient of Pass@1 as it was estimated."]
 
 
 def _curve(found: Diagnosis) -> str:
@@ -208,7 +208,7 @@ def _how(
         "Derivatives of log-probabilities are central differences of "
         f"{differences['length']:.2g} |theta|; halving that changes them by "
         f"{100 * differences['error']:.2g} % (root mean square, {differences['num_tried']} "
-        "completions). Intervals of groups of prompts take the gradient of Pass@1 as given. "
+        "completions). "
         f"Seconds: samples {seconds['sampling']:.1f}, gradient of Pass@1 "
         f"{seconds['gradient']:.1f}, derivatives of all samples {seconds['derivatives']:.1f} "
         f"(together {ratio:.1f} times the gradient), cosines {seconds['cosines']:.1f}."
