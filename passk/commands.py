@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,19 @@ from typing import Any
 import pandas as pd
 
 from passk.build import Parts, open_parts, prepare_torch
-from passk.checkpoint import TrainState, chosen_checkpoint, restore, saved_step
-from passk.composition import compose_train, load_run_config
-from passk.config import EvaluateConfig, ReportConfig, ReproduceConfig, RunConfig, TrainConfig
+from passk.checkpoint import TrainState, restore
+from passk.composition import compose_train
+from passk.config import (
+    DiagnoseConfig,
+    EvaluateConfig,
+    ReportConfig,
+    ReproduceConfig,
+    RunConfig,
+    TrainConfig,
+)
+from passk.diagnose import as_training, diagnose
 from passk.disk import only_writer, replacing
-from passk.errors import Interrupted, UserError
+from passk.errors import Interrupted
 from passk.eval_tables import (
     GROUPINGS,
     count_correct,
@@ -32,10 +40,10 @@ from passk.progress import display
 from passk.ranks import rank
 from passk.report import write_report
 from passk.reproduce import planned_overrides, reproduce
-from passk.rules import check
 from passk.run import Run
 from passk.starting import (
     how_to_resume,
+    measured_policy,
     model_location,
     refuse_changes,
     refuse_other_contents,
@@ -144,14 +152,7 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
 def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """What each rank of an evaluation does."""
     prepare_torch(cfg.num_threads, cfg.eval.seed)
-    base = TrainConfig(**{field.name: getattr(cfg, field.name) for field in fields(RunConfig)})
-    if cfg.run is not None:
-        base = _with_typed(load_run_config(Path(cfg.run)), base, overrides)
-        check(base)
-        checkpoint = chosen_checkpoint(Path(cfg.run), cfg.checkpoint)
-        start, step = str(checkpoint), saved_step(checkpoint)
-    else:
-        start, step = model_location(cfg), 0
+    base, start, step = measured_policy(cfg, overrides)
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
     if cfg.resume:
         refuse_changes("eval", base, run_dir, policy)
@@ -212,34 +213,27 @@ def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) 
     return "\n".join(shown)
 
 
-def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """The run's configuration, with what the user typed for this evaluation in its place."""
-    merged = replace(
-        trained,
-        resume=False,
-        # Where its training started from is not needed here, and need not exist any more.
-        train=replace(trained.train, init_from=None),
-        # As many ranks as there are now, and not as training had.
-        rollout=replace(trained.rollout, tensor_parallel=typed.rollout.tensor_parallel),
-        # Training left these as they were for its own evaluations.
-        eval=replace(trained.eval, greedy=typed.eval.greedy, chunk_size=typed.eval.chunk_size),
-    )
-    for word in overrides:
-        name, *rest = word.lstrip("+").split("=")[0].split(".")
-        if name == "run" or not hasattr(merged, name):
-            continue
-        if name == "model":
-            raise UserError(f"{word} with run=: give the one or the other")
-        target: Any = merged
-        source: Any = typed
-        last, seen = name, name
-        for part in rest:
-            target, source = getattr(target, last), getattr(source, last)
-            if not hasattr(target, part):
-                raise UserError(f"{word}: the run's {seen} has no field {part}")
-            last, seen = part, f"{seen}.{part}"
-        setattr(target, last, getattr(source, last))
-    return merged
+def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Who interferes at a run's checkpoint, or at `model.path`; see docs/diagnose.md.
+
+    On as many ranks as `learner.num_processes` says.
+    """
+    on_all_ranks(cfg.learner, _alone, diagnose_as_rank, cfg, run_dir, overrides)
+
+
+def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """What each rank of a diagnosis does."""
+    prepare_torch(cfg.num_threads, cfg.diagnose.seed)
+    base, start, step = measured_policy(cfg, overrides)
+    base = as_training(cfg, base)
+    policy = str(Path(start).resolve()) if Path(start).is_dir() else start
+    with open_parts(base, start) as parts:
+        _print_notes(parts.data)
+        parts, checked = _checked(base, parts, parts.data.train)
+        run = Run(run_dir, "diagnose", cfg.diagnose.seed, policy)
+        facts = parts.facts | weights_state(policy)
+        diagnose(cfg, base, parts, start, step, run, overrides, facts)
+        run.write_gold_refused(checked.refused)
 
 
 def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> None:
@@ -284,6 +278,7 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
 COMMANDS: dict[str, Callable[[Any, Path, Sequence[str]], None]] = {
     "train": run_train,
     "eval": run_eval,
+    "diagnose": run_diagnose,
     "reproduce": run_reproduce,
     "report": run_report,
 }

@@ -18,6 +18,7 @@ from passk.config import (
     VERIFIER_OF_DATA,
     ConventionsConfig,
     DataConfig,
+    DiagnoseConfig,
     EvaluateConfig,
     ReportConfig,
     ReproduceConfig,
@@ -34,6 +35,7 @@ SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig] | type[ToyConfig] | type
     "eval": EvaluateConfig,
     "reproduce": ReproduceConfig,
     "report": ReportConfig,
+    "diagnose": DiagnoseConfig,
     "toy": ToyConfig,
     "explain": ExplainConfig,
 }

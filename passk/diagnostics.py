@@ -61,14 +61,25 @@ def block_gradients(
     """
     rewards_PG = np.array([group.rewards() for group in groups])
     weights_PGO = _half_weights(rewards_PG, objectives)
+    gradients = weighted_gradients(learner, groups, weights_PGO, num_blocks)
+    return gradients.view(2, len(objectives), num_blocks, -1)
+
+
+def weighted_gradients(
+    learner: Learner, groups: Sequence[Group], weights_PGO: np.ndarray, num_blocks: int
+) -> Tensor:
+    """sum_i w_i grad log pi(y_i|x) by block of prompts: float32 [O, blocks, parameters].
+
+    On the CPU; of several ranks, each has the parameters that it holds.
+    """
     # Columns that ask for the same gradient (Pass@1 as regime and as reference) are computed once.
     weights_PGO, columns = np.unique(weights_PGO, axis=2, return_inverse=True)
     num_columns, size = weights_PGO.shape[2], learner.num_local_parameters()
     if (needed := 4 * num_columns * num_blocks * size) > MAX_GRADIENT_BYTES:
         raise UserError(
             f"gradient alignment of a model with {size:,} parameters would take "
-            f"{needed / 2**30:.0f} GiB in blocks; use fewer diagnostics.num_blocks, or "
-            "diagnostics.every=0"
+            f"{needed / 2**30:.0f} GiB in blocks; use fewer diagnostics.num_blocks (of passk "
+            "diagnose: diagnose.num_blocks), or diagnostics.every=0"
         )
     gradients = torch.zeros(num_columns, num_blocks, size)
     for o in range(num_columns):
@@ -76,7 +87,7 @@ def block_gradients(
             chosen = slice(block, None, num_blocks)
             rows = make_rows(groups[chosen], weights_PGO[chosen][..., o : o + 1])
             gradients[o, block] = -learner.gradient(rows)
-    return gradients[columns.ravel()].view(2, len(objectives), num_blocks, size)
+    return gradients[columns.ravel()]
 
 
 def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:

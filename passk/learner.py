@@ -15,7 +15,7 @@ from passk.errors import Diverged, PolicyMismatch
 from passk.layers import checkpoint_layers, compile_layers
 from passk.policy import token_logprobs
 from passk.ranks import gather, num_ranks, rank
-from passk.sharding import local, reduce_gradients, whole
+from passk.sharding import local, reduce_gradients, reshard, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,31 @@ class Learner:
 
     def num_local_parameters(self) -> int:
         """How many trained numbers this rank holds."""
-        return sum(local(p).numel() for p in self._trained.values())
+        return sum(part.numel() for part in self.trained_parts().values())
+
+    def trained_parts(self) -> dict[str, Tensor]:
+        """What this rank holds of each trained parameter, itself; in the order of `gradient`."""
+        return {name: local(p.detach()) for name, p in self._trained.items()}
+
+    def moments(self) -> list[dict[str, Tensor]]:
+        """This rank's part of Adam's state of each parameter, in the order of `gradient`."""
+        states = (self.optimizer.state[parameter] for parameter in self._trained.values())
+        return [{name: local(value) for name, value in state.items()} for state in states]
+
+    @torch.no_grad()
+    def logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
+        """log pi(y|x) of each row, computed in the dtype of the weights."""
+        max_tokens, device = self.cfg.max_tokens_per_batch, self.model.device
+        logprobs = dict[int, float]()
+        for batch in micro_batches(rows, max_tokens, device, rank(), num_ranks()):
+            logp_BT = token_logprobs(
+                self.model, batch.input_ids_BT, batch.mask_BT, self.temperature
+            )
+            sums_B = logp_BT.double().sum(dim=1)
+            logprobs |= zip(batch.rows, sums_B.tolist(), strict=bool(batch.rows))
+        reshard(self.model)
+        everywhere = {b: value for part in gather(logprobs) for b, value in part.items()}
+        return [everywhere[b] for b in range(len(rows))]
 
     def _importance(self, log_ratio_BT: Tensor, batch: TokenBatch) -> Tensor | float:
         """The truncated importance weights [B, T], 1 where the sampler's part is not known."""

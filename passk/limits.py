@@ -15,6 +15,7 @@ _CHOICES = {
     "learner.compute_dtype": ("bfloat16",),  # float16 would need its gradients scaled
     "data.prompt.style": ("plain", "chat", "auto"),
     "data.gold_in": ("whole", "after_hash", "in_box"),
+    "diagnose.parameters": ("all", "last_layer"),
     "learner.device": ("auto", "cpu", "cuda"),
     "learner.schedule": ("constant", "linear", "cosine"),
     "regime.name": REGIMES,
@@ -52,6 +53,9 @@ _AT_LEAST = {
     "eval.chunk_size": 1,
     "diagnostics.every": 0,
     "diagnostics.num_blocks": 3,
+    "diagnose.num_prompts": 3,
+    "diagnose.num_samples": 4,
+    "diagnose.num_blocks": 3,
     "data.answer_tokens": 1,
     "data.num_train": 1,
     "data.num_corpus": 1,

@@ -10,6 +10,7 @@ from passk.config import (
     ESTIMATORS_WITHOUT_K,
     REGIMES,
     ConventionsConfig,
+    DiagnoseConfig,
     EvaluateConfig,
     ReportConfig,
     ReproduceConfig,
@@ -37,8 +38,10 @@ def check(cfg: RunConfig | ReportConfig | ToyConfig | ExplainConfig) -> None:
         _check_reproduce(cfg)
     if isinstance(cfg, TrainConfig) and cfg.train.init_from is not None:
         _check_exists("train.init_from", cfg.train.init_from)
-    if isinstance(cfg, EvaluateConfig):
-        _check_evaluated(cfg)
+    if isinstance(cfg, EvaluateConfig | DiagnoseConfig):
+        _check_measured(cfg)
+    if isinstance(cfg, DiagnoseConfig):
+        _check_diagnose(cfg)
     if isinstance(cfg, ReportConfig) and not cfg.dirs:
         raise UserError("passk report needs at least one run directory: passk report DIR...")
     if isinstance(cfg, ToyConfig):
@@ -47,7 +50,7 @@ def check(cfg: RunConfig | ReportConfig | ToyConfig | ExplainConfig) -> None:
         _check_explain(cfg)
 
 
-def _check_evaluated(cfg: EvaluateConfig) -> None:
+def _check_measured(cfg: EvaluateConfig | DiagnoseConfig) -> None:
     if cfg.run is not None:
         _check_exists("run", cfg.run)
     which = cfg.checkpoint
@@ -55,6 +58,31 @@ def _check_evaluated(cfg: EvaluateConfig) -> None:
         raise UserError(f"checkpoint={which} must be last, best or the number of a step")
     if which != "last" and cfg.run is None:
         raise UserError(f"checkpoint={which} needs the run it belongs to: run=DIR")
+
+
+def _check_diagnose(cfg: DiagnoseConfig) -> None:
+    asked = cfg.diagnose
+    if asked.num_prompts < asked.num_blocks:
+        raise UserError(
+            f"diagnose.num_prompts={asked.num_prompts} is less than "
+            f"diagnose.num_blocks={asked.num_blocks}; every block needs a prompt"
+        )
+    n = asked.num_samples
+    if asked.ks is not None and not all(1 <= k <= n for k in asked.ks):
+        raise UserError(
+            f"diagnose.ks={asked.ks} must lie between 1 and diagnose.num_samples={n}: no unbiased "
+            "estimator of Pass@k exists from fewer than k samples"
+        )
+    if asked.preconditioned and cfg.run is None:
+        raise UserError(
+            "diagnose.preconditioned=true needs the second moments of Adam, which a run's own "
+            "checkpoints hold; give run=DIR, or diagnose.preconditioned=false"
+        )
+    if cfg.model.dtype not in ("float32", "float64"):
+        raise UserError(
+            f"model.dtype={cfg.model.dtype} is too coarse for differences of log-probabilities; "
+            "passk diagnose needs model.dtype=float32 or float64"
+        )
 
 
 def _check_toy(toy: PopulationConfig) -> None:

@@ -111,6 +111,16 @@ def reduce_gradients(model: nn.Module, now: bool) -> None:
         model.set_requires_gradient_sync(now)
 
 
+def reshard(model: nn.Module) -> None:
+    """Let go of what a forward pass without a backward pass has put together.
+
+    The next one would compute with it, however the shards have changed.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def _with_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What no file holds: buffers and adapters."""
     yield from model.named_buffers()

@@ -3,15 +3,17 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from passk.build import sampling_engine
-from passk.checkpoint import last_checkpoint, resolve_model
+from passk.checkpoint import chosen_checkpoint, last_checkpoint, resolve_model, saved_step
 from passk.composition import load_run_config
-from passk.config import RunConfig, TrainConfig
+from passk.config import DiagnoseConfig, EvaluateConfig, RunConfig, TrainConfig
 from passk.errors import UserError
+from passk.policy import model_location as model_folder
+from passk.rules import check
 
 # Fields that may differ between a run and its resumption: they change no completed step, and the
 # steps to come by no more than the order of sums.
@@ -72,6 +74,76 @@ def model_location(cfg: RunConfig) -> str:
     if path.startswith(("/", "./", "../", "~")) and not Path(path).is_dir():
         raise UserError(f"model.path={path} does not exist; give a folder, a hub id, or tiny")
     return resolve_model(path, "model.path") if Path(path).is_dir() else path
+
+
+def measured_policy(
+    cfg: EvaluateConfig | DiagnoseConfig, overrides: Sequence[str]
+) -> tuple[TrainConfig, str, int]:
+    """What is measured: its configuration as of a run, where its weights are, its steps.
+
+    Problems, verifier and sampling are those of `run`, unless the user typed others.
+    """
+    base = TrainConfig(**{field.name: getattr(cfg, field.name) for field in fields(RunConfig)})
+    if cfg.run is None:
+        return base, model_location(cfg), 0
+    trained = load_run_config(Path(cfg.run))
+    base = _with_typed(trained, base, overrides)
+    check(base)
+    checkpoint = chosen_checkpoint(Path(cfg.run), cfg.checkpoint)
+    _refuse_other_architecture(trained, checkpoint)
+    return base, str(checkpoint), saved_step(checkpoint)
+
+
+def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """The run's configuration, with what the user typed for this measurement in its place."""
+    merged = replace(
+        trained,
+        resume=False,
+        # Where its training started from is not needed here, and need not exist any more.
+        train=replace(trained.train, init_from=None),
+        # As many ranks as there are now, and not as training had.
+        rollout=replace(trained.rollout, tensor_parallel=typed.rollout.tensor_parallel),
+        # Training left these as they were for its own evaluations.
+        eval=replace(trained.eval, greedy=typed.eval.greedy, chunk_size=typed.eval.chunk_size),
+    )
+    for word in overrides:
+        name, *rest = word.lstrip("+").split("=")[0].split(".")
+        if name == "run" or not hasattr(merged, name):
+            continue
+        if name == "model":
+            raise UserError(f"{word} with run=: give the one or the other")
+        target: Any = merged
+        source: Any = typed
+        last, seen = name, name
+        for part in rest:
+            target, source = getattr(target, last), getattr(source, last)
+            if not hasattr(target, part):
+                raise UserError(f"{word}: the run's {seen} has no field {part}")
+            last, seen = part, f"{seen}.{part}"
+        setattr(target, last, getattr(source, last))
+    return merged
+
+
+def _refuse_other_architecture(trained: TrainConfig, checkpoint: Path) -> None:
+    """A run's checkpoint must be of the model that its configuration starts from.
+
+    Told where that model lies here: one of the hub, or that was removed, is not asked for.
+    """
+    origin = Path(trained.train.init_from or model_folder(trained.model.path))
+    steps = sorted((origin / "checkpoints").glob("step-*"), reverse=True)
+    configs = [folder / "config.json" for folder in (*steps[:1], origin, checkpoint)]
+    there = [json.loads(path.read_text()) for path in configs if path.is_file()]
+    if len(there) < 2:
+        return
+    before, now = there[0], there[-1]
+    for key in sorted(before.keys() & now.keys()):
+        is_size = isinstance(before[key], int) and not key.endswith("_token_id")
+        if (is_size or key == "model_type") and before[key] != now[key]:
+            raise UserError(
+                f"run={checkpoint.parent.parent} starts from {origin} ({key}={before[key]}), but "
+                f"its {checkpoint.name} is of another architecture ({key}={now[key]}); put the "
+                "run's own checkpoint back, or measure this one with model.path="
+            )
 
 
 def refuse_changes(

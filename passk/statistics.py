@@ -49,17 +49,28 @@ def bootstrap_intervals(
     value_K = values_PK.mean(axis=0)
     if num_problems < 2:
         return [Interval(float(value), np.nan, np.nan) for value in value_K]
-    mean_RK = np.concatenate(
-        [
-            counts_RP @ values_PK / num_problems
-            for counts_RP in _resample_counts(num_problems, num_resamples, seed)
-        ]
-    )
+    mean_RK = bootstrap_means(values_PK, num_resamples=num_resamples, seed=seed)
     low_K, high_K = np.quantile(mean_RK, tails, axis=0)
     return [
         Interval(float(value), float(low), float(high))
         for value, low, high in zip(value_K, low_K, high_K, strict=True)
     ]
+
+
+def bootstrap_means(
+    values_PK: ArrayLike, *, num_resamples: int = 2000, seed: int = 0
+) -> FloatArray:
+    """The means of each of K columns over each resample of the P problems, [R, K].
+
+    Raises:
+        ValueError: no values, or a value that is not finite.
+    """
+    values_PK = _finite(values_PK, ndim=2)
+    means = [
+        counts_RP @ values_PK / len(values_PK)
+        for counts_RP in _resample_counts(len(values_PK), num_resamples, seed)
+    ]
+    return np.concatenate(means)
 
 
 def paired_difference(

@@ -34,21 +34,34 @@ LEVELS = (
             "answers.equality",
             "vllm_weights",
             "implied",
+            "agreement",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
     (
         *("problems", "rollout", "torch_sampler", "vllm_sampler", "sharding"),
         *("stream", "composition", "wording", "answers.worker", "sandbox.judge", "sandbox.process"),
+        "promised",
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator"),
-    ("math_verifier", "exact_verifier", "python_verifier", "verifier_checks"),
+    (
+        "math_verifier",
+        "exact_verifier",
+        "python_verifier",
+        "verifier_checks",
+        "directional",
+        "metric",
+    ),
     ("experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting"),
-    ("evaluation", "figure_style", "sheets"),
-    ("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
-    ("reproduce", "report", "toy_command", "explain"),
+    ("evaluation", "figure_style", "sheets", "diagnose_tables"),
+    (
+        *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
+        "diagnose_page",
+    ),
+    ("reproduce", "report", "toy_command", "explain", "diagnose_plots"),
+    ("diagnose",),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -60,7 +73,8 @@ WITHOUT_TORCH |= {"conventions", "problems", "verifiers", "rules", "composition"
 WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold"}
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
 WITHOUT_TORCH |= {"verifier_checks", "limits", "clusters", "implied", "explain", "weight_plot"}
-WITHOUT_TORCH |= {"exact_config", "theory", "toy", "toy_tables", "toy_command"}
+WITHOUT_TORCH |= {"exact_config", "theory", "toy", "toy_tables", "toy_command", "agreement"}
+WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 

@@ -1,0 +1,206 @@
+"""`passk diagnose`: which prompts interfere with Pass@1 at a checkpoint, and from which k on."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from passk import diagnose_plots
+from passk.advantages import mixture_advantages
+from passk.agreement import measure, weighted
+from passk.batch import advantage_weights
+from passk.build import Parts
+from passk.config import DiagnoseConfig, DiagnosisConfig, RegimeConfig, RunConfig, TrainConfig
+from passk.diagnose_page import page
+from passk.diagnose_tables import Diagnosis, diagnosis
+from passk.diagnostics import alignment, weighted_gradients
+from passk.directional import Derivatives, derivatives_along
+from passk.disk import replacing
+from passk.errors import UserError
+from passk.memory import memory_advice
+from passk.metric import metric_of
+from passk.ranks import rank
+from passk.run import Run
+from passk.train import diagnostic_groups
+from passk.types import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of each part, and of the numbers from them."""
+
+    sampling: float
+    gradient: float  # of Pass@1, by block
+    derivatives: float
+    cosines: float  # and what else the intervals need
+
+
+def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
+    """The configuration that samples as training would, and keeps the k of the run's regime."""
+    if cfg.diagnose.preconditioned and base.model.lora_rank:
+        raise UserError(
+            "diagnose.preconditioned=true with a run that trained adapters (model.lora_rank="
+            f"{base.model.lora_rank}): its second moments are theirs, not those of the weights "
+            "that are measured; use diagnose.preconditioned=false"
+        )
+    dtype = "float64" if base.model.dtype == "float64" else "float32"
+    return replace(
+        base,
+        # Adapters of a run are merged into its checkpoints: what is measured is the plain model,
+        # in a precision in which log-probabilities can be told apart.
+        model=replace(base.model, lora_rank=0, dtype=dtype),
+        learner=replace(base.learner, compile=False),
+        regime=RegimeConfig(name="pass1", k=base.regime.k, pass1_weight=1.0),
+        train=replace(base.train, seed=cfg.diagnose.seed),
+    )
+
+
+def diagnose(
+    cfg: DiagnoseConfig,
+    base: TrainConfig,
+    parts: Parts,
+    start: str,
+    step: int,
+    run: Run,
+    overrides: Sequence[str],
+    facts: dict[str, str],
+) -> None:
+    """Sample, measure, and leave the tables and the page in `run`; refuses before it writes."""
+    asked = cfg.diagnose
+    metric = metric_of(
+        parts.learner, asked.parameters, Path(start), preconditioned=asked.preconditioned
+    )
+    started = time.perf_counter()
+    groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
+    rewards_PG = np.array([group.rewards() for group in groups])
+    _refuse_silence(rewards_PG)
+    seconds_sampled = time.perf_counter() - started
+    parts.sampler.sleep()
+    common = {field.name: getattr(base, field.name) for field in fields(RunConfig)}
+    run.start(replace(cfg, **common), overrides, **facts)
+    status = "failed"
+    try:
+        with memory_advice("learner"):
+            found, derivatives, cost = _measured(cfg, base, parts, groups, rewards_PG, metric)
+        cost = replace(cost, sampling=seconds_sampled)
+        if rank() == 0:
+            differences = {
+                "length": derivatives.length,
+                "error": derivatives.error,
+                "num_tried": derivatives.num_tried,
+            }
+            _write(run, found, page(found, asked, differences, asdict(cost)))
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        run.finish(status)
+
+
+def _refuse_silence(rewards_PG: np.ndarray) -> None:
+    """Refuse samples from which no gradient can be told."""
+    num_prompts, num_samples = rewards_PG.shape
+    sampled = f"{num_prompts} prompts x {num_samples} samples"
+    if num_prompts < 3:
+        raise UserError(f"{num_prompts} training problems are too few to compare; 3 are needed")
+    if not (rewards_PG == 1).any():
+        raise UserError(
+            f"none of {sampled} is right, so no gradient can be seen; raise diagnose.num_samples, "
+            "or take a model, data or a verifier with which some answers are right"
+        )
+    if not ((rewards_PG == 1).any(axis=1) & (rewards_PG == 0).any(axis=1)).any():
+        raise UserError(
+            f"of {sampled}, each prompt's are all right or all wrong, so no gradient can be seen; "
+            "raise diagnose.num_samples"
+        )
+
+
+def _measured(
+    cfg: DiagnoseConfig,
+    base: TrainConfig,
+    parts: Parts,
+    groups: Sequence[Group],
+    rewards_PG: np.ndarray,
+    metric: Tensor | None,
+) -> tuple[Diagnosis, Derivatives, Cost]:
+    """One pass for the gradient of Pass@1, two forward passes, and a pass for each cosine."""
+    asked, learner = cfg.diagnose, parts.learner
+    num_samples, num_blocks = rewards_PG.shape[1], min(asked.num_blocks, len(groups))
+    ks = _shown_ks(asked, base.eval.ks, num_samples)
+    times = [time.perf_counter()]
+    pass1_MD = _gradient(parts, groups, rewards_PG, 1, num_blocks)
+    times.append(time.perf_counter())
+    derivatives = derivatives_along(learner, groups, pass1_MD, metric=metric)
+    times.append(time.perf_counter())
+    towards, cosines = dict[int, np.ndarray](), [_cosine(1, pass1_MD, pass1_MD, metric)]
+    for k in ks[1:] if asked.cosines else ():
+        passk_MD = _gradient(parts, groups, rewards_PG, k, num_blocks)
+        cosines.append(_cosine(k, passk_MD, pass1_MD, metric))
+        slopes = derivatives_along(
+            learner, groups, passk_MD, metric=metric, length=derivatives.length
+        )
+        towards[k] = weighted(rewards_PG, slopes.values_PG, 1)
+    times.append(time.perf_counter())
+    measured = measure(rewards_PG, derivatives.values_PG, towards if asked.cosines else None)
+    shown_k = base.regime.k if base.regime.k in ks else max(ks)
+    found = diagnosis(
+        groups,
+        rewards_PG,
+        derivatives.values_PG,
+        measured,
+        ks,
+        shown_k,
+        base.eval.num_resamples,
+    )
+    if asked.cosines:
+        found = replace(found, curve=found.curve.merge(pd.DataFrame(cosines), on="k", how="left"))
+    return found, derivatives, Cost(0.0, *np.diff(times).tolist())
+
+
+def _gradient(
+    parts: Parts, groups: Sequence[Group], rewards_PG: np.ndarray, k: int, num_blocks: int
+) -> Tensor:
+    """The gradient of Pass@k by block of prompts, [blocks, parameters]."""
+    weights_PG = advantage_weights(mixture_advantages(rewards_PG, k, 0.0), rewards_PG)
+    return weighted_gradients(parts.learner, groups, weights_PG[..., None], num_blocks)[0]
+
+
+def _cosine(k: int, passk_MD: Tensor, pass1_MD: Tensor, metric: Tensor | None) -> dict[str, float]:
+    """The cosine of two gradients; its products, those of the norms too, are between blocks."""
+    root = 1.0 if metric is None else metric.sqrt()
+    # `alignment` takes halves of the samples; blocks have no sample in common as they are.
+    both = [(blocks_MD * root).expand(2, -1, -1) for blocks_MD in (passk_MD, pass1_MD)]
+    cosine = alignment(both[0], both[1]).cosine
+    return {"k": k, "cosine": cosine.value, "cosine_low": cosine.low, "cosine_high": cosine.high}
+
+
+def _shown_ks(asked: DiagnosisConfig, evaluated: Sequence[int], n: int) -> tuple[int, ...]:
+    """`diagnose.ks`, or what fits of `eval.ks`; always with 1."""
+    wanted = evaluated if asked.ks is None else asked.ks
+    return tuple(sorted({1, *(k for k in wanted if k <= n)}))
+
+
+def _write(run: Run, found: Diagnosis, text: str) -> None:
+    tables = {"prompts": found.prompts, "curve": found.curve}
+    tables |= {f"by_{name}": table for name, table in found.groups.items()}
+    figures = {
+        "curve": diagnose_plots.product_curve(found.curve),
+        "histograms": diagnose_plots.histograms(found.prompts, found.k),
+        "weight_against_agreement": diagnose_plots.weight_against_agreement(found.prompts, found.k),
+    }
+    for name, table in tables.items():
+        with replacing(run.path / f"{name}.csv") as partial:
+            table.to_csv(partial, index=False)
+    for name, figure in figures.items():
+        with replacing(run.path / f"{name}.png") as partial:
+            figure.savefig(partial, format="png")
+    links = "".join(f"\n![{name}]({name}.png)\n" for name in figures)
+    with replacing(run.path / "diagnose.md") as partial:
+        partial.write_text(text + links, encoding="utf-8")
+    print(text)
+    print(f"tables and figures are in {run.path}")

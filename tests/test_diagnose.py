@@ -1,0 +1,204 @@
+"""`passk diagnose`: its files, what they say of one another and of the task, bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from small_runs import assert_refused, train
+
+from passk.build import open_parts
+from passk.checkpoint import fingerprint, last_checkpoint
+from passk.cli import main
+from passk.composition import load_run_config
+from passk.metric import metric_of
+
+NUM_PROMPTS, NUM_SAMPLES = 24, 8
+SMALL = ("num_threads=1", "data.num_train=48", "data.num_corpus=64", "eval.ks=[1,2,4]")
+SMALL += ("eval.num_resamples=50", f"diagnose.num_prompts={NUM_PROMPTS}")
+SMALL += (f"diagnose.num_samples={NUM_SAMPLES}", "diagnose.num_blocks=4")
+FILES = {"prompts.csv", "curve.csv", "by_kind.csv", "diagnose.md"}
+FILES |= {"curve.png", "histograms.png", "weight_against_agreement.png"}
+FILES |= {"config.yaml", "overrides.txt", "manifest.json"}
+
+
+def diagnose(directory: Path, *words: str) -> int:
+    """`passk diagnose` in this process; the exit code."""
+    return main(["diagnose", *SMALL, *words, f'hydra.run.dir="{directory}"'])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Path:
+    """A diagnosis of the shipped model."""
+    directory = tmp_path_factory.mktemp("found") / "run"
+    assert diagnose(directory) == 0
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run of two steps."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    words = ("regime=passk", "train.num_steps=2", "diagnostics.every=0", "eval.every=0")
+    assert train(run, *words) == 0
+    return run
+
+
+def test_files_and_rows(found):
+    assert {file.name for file in found.iterdir()} == FILES
+    prompts = pd.read_csv(found / "prompts.csv")
+    assert len(prompts) == NUM_PROMPTS == prompts["problem_id"].nunique()
+    assert (prompts["n"] == NUM_SAMPLES).all() and prompts["c"].between(0, NUM_SAMPLES).all()
+    signal = prompts["signal"].fillna("")
+    assert (signal[prompts["c"] == 0] == "none right").all()
+    assert (signal[prompts["c"] == NUM_SAMPLES] == "all right").all()
+    silent = prompts[signal != ""]
+    assert len(silent) and (silent["agreement"] == 0).all()
+    assert (prompts["agreement_error"][signal == ""] > 0).all()
+    curve = pd.read_csv(found / "curve.csv")
+    assert curve["k"].tolist() == list(range(1, NUM_SAMPLES + 1))
+    # Among so few prompts a norm may not be told from 0, and then there is no cosine.
+    assert curve["cosine"][~curve["k"].isin([1, 2, 4])].isna().all()
+    assert (curve["inner_product_low"] <= curve["inner_product"]).all()
+    assert json.loads((found / "manifest.json").read_text())["status"] == "finished"
+    assert yaml.safe_load((found / "config.yaml").read_text())["diagnose"]["num_blocks"] == 4
+
+
+def test_the_tables_say_the_same(found):
+    prompts, curve = pd.read_csv(found / "prompts.csv"), pd.read_csv(found / "curve.csv")
+    by_kind = pd.read_csv(found / "by_kind.csv")
+    for k in (1, 2, 4):
+        row = curve.set_index("k").loc[k]
+        size = prompts[f"contribution_{k}"].abs().mean()
+        assert row["inner_product"] == pytest.approx(
+            prompts[f"contribution_{k}"].mean(), abs=1e-10 * size
+        )
+        assert row["mean_weight"] == pytest.approx(prompts[f"weight_{k}"].mean(), abs=1e-10)
+        assert row["inner_product"] == pytest.approx(
+            row["mean_weight"] * prompts["agreement"].mean() + row["covariance"], abs=1e-10 * size
+        )
+    np.testing.assert_allclose(prompts["contribution_1"], prompts["agreement"], rtol=1e-9)
+    np.testing.assert_allclose(prompts["weight_2"], 2 * (1 - prompts["p"]), rtol=1e-9)
+    assert by_kind["num_prompts"].sum() == NUM_PROMPTS
+    assert by_kind["weight_share"].sum() == pytest.approx(1)
+    k = 4  # of eval.ks the regime's k is not, so the largest is shown
+    assert by_kind["contribution"].sum() == pytest.approx(
+        curve["inner_product"][k - 1], abs=1e-10 * prompts[f"contribution_{k}"].abs().mean()
+    )
+
+
+def test_the_page_is_printed_and_says_what_was_found(tmp_path, capfd):
+    assert diagnose(tmp_path / "run") == 0
+    out = capfd.readouterr().out
+    page = (tmp_path / "run" / "diagnose.md").read_text()
+    assert (
+        page.partition("\n![")[0] in out and f"tables and figures are in {tmp_path / 'run'}" in out
+    )
+    for words in ("24 prompts x 8 samples", "Pass@k point against", "calculator", "halving that"):
+        assert words in page
+
+
+def test_it_repeats_exactly_and_a_seed_draws_others(found, tmp_path):
+    assert diagnose(tmp_path / "again") == 0
+    assert diagnose(tmp_path / "other", "diagnose.seed=1") == 0
+    for name in ("prompts.csv", "curve.csv", "by_kind.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (found / name).read_bytes()
+    other = pd.read_csv(tmp_path / "other" / "prompts.csv")
+    assert set(other["problem_id"]) != set(pd.read_csv(found / "prompts.csv")["problem_id"])
+
+
+def test_two_ranks_measure_the_same(found, tmp_path):
+    """Each holds half of the weights, and moves its half: up to the errors of the differences."""
+    assert diagnose(tmp_path / "run", "learner.num_processes=2") == 0
+    one, two = (pd.read_csv(d / "prompts.csv") for d in (found, tmp_path / "run"))
+    assert (one["problem_id"] == two["problem_id"]).all() and (one["c"] == two["c"]).all()
+    for name in ("agreement", "contribution_4"):
+        assert (one[name] - two[name]).abs().max() < 3e-3 * one[name].abs().max()
+    curves = [pd.read_csv(d / "curve.csv")["inner_product"] for d in (found, tmp_path / "run")]
+    np.testing.assert_allclose(*curves, atol=3e-3 * one["contribution_4"].abs().mean())
+
+
+def test_without_cosines_the_products_are_the_same(found, tmp_path):
+    words = ("diagnose.cosines=false", "diagnose.ks=[8]")
+    assert diagnose(tmp_path / "run", *words) == 0
+    with_them, without = (pd.read_csv(d / "curve.csv") for d in (found, tmp_path / "run"))
+    assert "cosine" not in without
+    np.testing.assert_array_equal(with_them["inner_product"], without["inner_product"])
+    assert "contribution_8" in pd.read_csv(tmp_path / "run" / "prompts.csv")
+
+
+def test_a_run_is_diagnosed_on_its_own_problems_at_its_k(trained, tmp_path):
+    assert main(["diagnose", f'run="{trained}"', *SMALL[4:], f"hydra.run.dir={tmp_path}/out"]) == 0
+    saved = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert saved["data"]["num_train"] == 48 and saved["run"] == str(trained)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["policy"].endswith("checkpoints/step-000002")
+    assert "at k = 2" in (tmp_path / "out" / "diagnose.md").read_text()
+
+
+def test_a_run_in_a_coarser_precision_is_measured_in_float32(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["dtype"] = "bfloat16"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    words = [f'run="{run}"', *SMALL[4:], "diagnose.cosines=false"]
+    assert main(["diagnose", *words, f'hydra.run.dir="{tmp_path / "out"}"']) == 0
+    saved = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert saved["model"]["dtype"] == "float32"
+
+
+def test_adams_metric_is_that_of_the_checkpoint(trained, tmp_path):
+    words = ("diagnose.preconditioned=true", "diagnose.parameters=last_layer")
+    out = f'hydra.run.dir="{tmp_path / "out"}"'
+    assert main(["diagnose", f'run="{trained}"', *SMALL[4:], *words, out]) == 0
+    page = (tmp_path / "out" / "diagnose.md").read_text()
+    assert "over the last layer's parameters, each scaled as Adam scales it" in page
+    cfg = load_run_config(trained)
+    with open_parts(cfg, str(last_checkpoint(trained))) as parts:
+        learner = parts.learner
+        found = metric_of(learner, "all", last_checkpoint(trained), preconditioned=True)
+    state = [learner.optimizer.state[p] for p in learner.model.parameters()]
+    moments = torch.cat([s["exp_avg_sq"].flatten() for s in state]) / (1 - 0.999**2)
+    assert moments.max() > 0  # of two steps
+    torch.testing.assert_close(found, 1 / (moments.sqrt() + 1e-8), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["diagnose.num_samples=3"], ["diagnose.num_samples=3", "at least 4"]),
+        (["diagnose.ks=[9]"], ["diagnose.ks=[9]", "diagnose.num_samples=8"]),
+        (["diagnose.num_prompts=3"], ["diagnose.num_prompts=3", "diagnose.num_blocks=4"]),
+        (["run=no/run"], ["run=no/run does not exist"]),
+        (["run=here"], ["here is not a run directory"]),
+        (["diagnose.preconditioned=true"], ["diagnose.preconditioned=true", "give run=DIR"]),
+        (["model.dtype=bfloat16"], ["model.dtype=bfloat16", "float32"]),
+        (["data.num_train=2"], ["2 training problems are too few"]),
+        (["rollout.max_new_tokens=1", "data.answer_tokens=1"], ["none of 24 prompts x 8 samples"]),
+    ],
+)
+def test_bad_input_is_one_sentence(passk, tmp_path, words, says):
+    (tmp_path / "here").mkdir()
+    assert_refused(passk("diagnose", *SMALL, *words, "hydra.run.dir=out"), *says)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(passk, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (step,) = (run / "checkpoints").glob("step-*")
+    config = json.loads((step / "config.json").read_text())
+    written = json.dumps(config | {"hidden_size": 128})
+    (step / "config.json").write_text(written)
+    files = json.loads((step / "files.json").read_text())
+    now = fingerprint(step / "config.json")
+    files["config.json"] = {"bytes": now.bytes, "sha256": now.sha256}
+    (step / "files.json").write_text(json.dumps(files))
+    outcome = passk("diagnose", f'run="{run}"', *SMALL[4:], "hydra.run.dir=out")
+    assert_refused(outcome, "another architecture", "hidden_size=128", "hidden_size=64")
+    assert not (tmp_path / "out").exists()
