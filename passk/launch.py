@@ -69,11 +69,14 @@ def _let_others_speak(number: int, error: Exception) -> None:
 
     By rank 0, which has most errors too, or by the rank whose end this one has noticed.
     """
-    has_lost_another = isinstance(error, torch.distributed.DistError) or (
-        isinstance(error, RuntimeError) and "peer" in str(error)
-    )
-    if number > 0 or has_lost_another:
+    if number > 0 or _has_lost_another(error):
         time.sleep(_PATIENCE_SECONDS)
+
+
+def _has_lost_another(error: Exception) -> bool:
+    """Whether a rank fails because another has ended."""
+    is_cut_off = isinstance(error, RuntimeError) and "peer" in str(error)
+    return is_cut_off or isinstance(error, torch.distributed.DistError)
 
 
 def ranks_to_start(cfg: LearnerConfig) -> int:
@@ -133,13 +136,17 @@ def _work_as_rank(work: Callable[..., None], arguments: tuple[Any, ...], folder:
         _let_others_speak(number, error)
         kind = type(error).__name__
         text = str(error) if kind in _KINDS else traceback.format_exc()
-        _write_ending(Path(folder), number, kind if kind in _KINDS else "RankFailure", text)
+        kind = kind if kind in _KINDS else "RankFailure"
+        _write_ending(Path(folder), number, kind, text, lost_another=_has_lost_another(error))
         # At once: what others wait for in the group will not come, and must not be waited for.
         os._exit(1)
 
 
-def _write_ending(folder: Path, number: int, kind: str, text: str) -> None:
+def _write_ending(
+    folder: Path, number: int, kind: str, text: str, *, lost_another: bool = False
+) -> None:
     ending = {"rank": number, "kind": kind, "text": text, "time": time.time()}
+    ending["lost_another"] = lost_another
     partial = folder / f".{number}.partial"
     partial.write_text(json.dumps(ending))
     os.replace(partial, folder / f"{number}.json")
@@ -153,14 +160,14 @@ def _raise_first(folder: Path, killed: ChildFailedError | None) -> None:
         for number, failure in (killed.failures if killed else {}).items()
         if failure.exitcode < 0 and not (folder / f"{number}.json").is_file()
     )
-    if died and not endings:
+    if died and all(ending["lost_another"] for ending in endings):
         (_, code, number) = died[0]
         raise RankFailure(
             f"rank {number} was killed by {signal.Signals(-code).name}; resume=true goes on from "
             "the last checkpoint (if nobody killed it, the system may be short of memory)"
         )
     if endings:
-        first = min(endings, key=lambda ending: ending["time"])
+        first = min(endings, key=lambda ending: (ending["lost_another"], ending["time"]))
         is_common = first["rank"] == 0 and first["kind"] != "RankFailure"
         where = "" if is_common or first["kind"] == "Interrupted" else f"rank {first['rank']}: "
         raise _KINDS[first["kind"]](where + first["text"]) from None
