@@ -88,6 +88,7 @@ def train_as_rank(
         parts, checked = _checked(cfg, parts, trained_on)
         state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
         run = Run(run_dir, "train", cfg.train.seed)
+        run.begin_saving(in_background=cfg.train.async_save)
         run.rewind(parts.learner.step)
         run.start(cfg, overrides, **facts)
         run.write_gold_refused(checked.refused)

@@ -2,18 +2,22 @@
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_ONE_WORD_SECONDS = 0.3  # a killed launcher signals its ranks once for each of its threads
+
 
 class InterruptFlag:
-    """Set by the first signal; a second one interrupts at once."""
+    """Set by the first signal; a second one, a moment later, interrupts at once."""
 
     def __init__(self, unit: str, *, silent: bool = False) -> None:
         self._unit = unit
         self._silent = silent
         self._set = False
+        self._first = 0.0
 
     def is_set(self) -> bool:
         """Whether the run should save and stop after the unit at hand."""
@@ -21,9 +25,11 @@ class InterruptFlag:
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler."""
+        if self._set and time.monotonic() - self._first < _ONE_WORD_SECONDS:
+            return
         if self._set:
             raise KeyboardInterrupt
-        self._set = True
+        self._set, self._first = True, time.monotonic()
         if self._silent:
             return
         print(

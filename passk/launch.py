@@ -120,6 +120,7 @@ def launch(work: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
 def _work_as_rank(work: Callable[..., None], arguments: tuple[Any, ...], folder: str) -> None:
     """The life of one rank; only rank 0 has a voice, but for what ends a rank."""
     os.setpgrp()  # a terminal's Ctrl-C reaches the process that started us, which passes it on
+    launcher = os.getppid()
     number = int(os.environ["RANK"])
     (Path(folder) / f"{number}.pid").write_text(str(os.getpid()))
     if number > 0:
@@ -139,6 +140,8 @@ def _work_as_rank(work: Callable[..., None], arguments: tuple[Any, ...], folder:
         kind = kind if kind in _KINDS else "RankFailure"
         _write_ending(Path(folder), number, kind, text, lost_another=_has_lost_another(error))
         # At once: what others wait for in the group will not come, and must not be waited for.
+        os._exit(1)
+    if os.getppid() != launcher:  # it was killed: torch would wait for it to read the result
         os._exit(1)
 
 

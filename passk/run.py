@@ -205,6 +205,15 @@ class Run:
         with replacing(self.path / folder / f"{name}.parquet") as partial:
             rows.to_parquet(partial, index=False)
 
+    def begin_saving(self, *, in_background: bool) -> None:
+        """Be ready for checkpoints; on several ranks while what started them is surely there.
+
+        Ranks find one another through it. Later, with the launcher killed, they would wait for ever
+        where they should save and end.
+        """
+        folder = self.path / "checkpoints"
+        self._checkpoints = CheckpointWriter(folder, in_background=in_background)
+
     def save(
         self, learner: Learner, tokenizer: Tokenizer, state: TrainState, cfg: TrainConfig
     ) -> None:
@@ -212,10 +221,7 @@ class Run:
 
         With `train.async_save` a copy is written while the run goes on; `settle` waits for it.
         """
-        if self._checkpoints is None:
-            self._checkpoints = CheckpointWriter(
-                self.path / "checkpoints", in_background=cfg.train.async_save
-            )
+        assert self._checkpoints is not None, "begin_saving comes first"
         self.settle()  # before looking at what is there
         drop = self._superseded(state.step, cfg) if rank() == 0 else []
         with full_disk_told(self.path / "checkpoints"):

@@ -123,7 +123,7 @@ def two_ranks(tmp_path_factory) -> Path:
 
 def test_killed_launcher_takes_its_ranks_along(is_whole_matrix, matrix, tmp_path, request):
     """They are told that it is gone, finish their step and save; nothing of it is resumed twice."""
-    for number in range(3 if is_whole_matrix else 0):
+    for number in range(3 if is_whole_matrix else 1):
         (tmp_path / str(number)).mkdir()
         marked = Marked(tmp_path / str(number), *WORDS, TWO)
         marked.wait_for_step(2 + 2 * number)
