@@ -6,7 +6,6 @@ into the shards, so no rank ever holds the model.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +57,7 @@ def load_sharded(
         local(tensor).copy_(kept[name])
     load(dict(base_parameters(model)), storage_reader=HuggingFaceStorageReader(folder))
     check_head(model.eval(), path)
-    # A forward pass leaves what is not in a layer whole, until a backward pass.
-    cast(FSDPModule, model).reshard()
+    reshard(model)
     return model
 
 

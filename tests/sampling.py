@@ -1,9 +1,14 @@
 """Sampling for tests, which want all completions in order and not as they come."""
 
+import copy
 from collections.abc import Sequence
 
+from passk.conventions import make_problems
+from passk.rollout import Rollout, SampleKey, rollout
 from passk.sampler import Sampler, SamplingParams
+from passk.torch_sampler import TorchSampler
 from passk.types import Completion
+from passk.verifiers import ConventionsVerifier
 
 
 def sample_all(
@@ -15,3 +20,20 @@ def sample_all(
     """What `sample` yields, all of it, in the order of the prompts."""
     drawn = dict(sampler.sample(prompts, seeds_PG, params))
     return [drawn[index] for index in range(len(prompts))]
+
+
+def judged(
+    model, tokenizer, encoder, num_prompts: int, num_samples: int, skill_fraction: float
+) -> Rollout:
+    """Answers of a model to problems of the embedded task, of which 40 % are calculator prompts."""
+    problems = make_problems(
+        num_prompts,
+        split="train",
+        seed=1,
+        calculator_fraction=0.4,
+        skill_fraction=skill_fraction,
+        cue=0.0,
+    )
+    sampler = TorchSampler(copy.deepcopy(model), tokenizer)
+    params, key = SamplingParams(1.0, 32), SampleKey(0, "diagnose", 0)
+    return rollout(sampler, ConventionsVerifier(), encoder, problems, num_samples, params, key)

@@ -8,39 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sampling import judged
 from test_diagnostics import TwoPromptBandit, draw_bandit, exact_gradient
 
 from passk.advantages import mixture_advantages
 from passk.agreement import agreement_scores, curve_table, first_conflict, measure, weighted
 from passk.batch import advantage_weights, make_rows
 from passk.config import LearnerConfig
-from passk.conventions import make_problems
 from passk.diagnostics import weighted_gradients
 from passk.directional import derivatives_along
 from passk.learner import Learner
 from passk.metric import metric_of
 from passk.promised import promise, success_groups
-from passk.rollout import SampleKey, rollout
-from passk.sampler import SamplingParams
-from passk.torch_sampler import TorchSampler
-from passk.verifiers import ConventionsVerifier
 
 NUM_PROMPTS, NUM_SAMPLES, NUM_BLOCKS = 22, 12, 4  # blocks of 6 and of 5 prompts
 
 
 @pytest.fixture(scope="module")
 def groups(tiny_model, tiny_tokenizer, tiny_encoder):
-    problems = make_problems(
-        NUM_PROMPTS, split="train", seed=1, calculator_fraction=0.4, skill_fraction=0.3, cue=0.0
-    )
-    return rollout(
-        TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer),
-        ConventionsVerifier(),
-        tiny_encoder,
-        problems,
-        NUM_SAMPLES,
-        SamplingParams(1.0, 32),
-        SampleKey(0, "diagnose", 0),
+    return judged(
+        tiny_model, tiny_tokenizer, tiny_encoder, NUM_PROMPTS, NUM_SAMPLES, skill_fraction=0.3
     ).groups
 
 

@@ -8,20 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sampling import judged
 from torch import nn
 from transformers import PretrainedConfig
 
 from passk.advantages import estimate_advantages
 from passk.batch import advantage_weights, make_rows
 from passk.config import LearnerConfig
-from passk.conventions import make_problems
 from passk.diagnostics import alignment, block_gradients, objective
 from passk.learner import Learner
-from passk.rollout import SampleKey, rollout
-from passk.sampler import SamplingParams
-from passk.torch_sampler import TorchSampler
 from passk.types import Completion, FinishReason, Group, Problem, Verdict
-from passk.verifiers import ConventionsVerifier
 
 NUM_PROMPTS, NUM_SAMPLES, K = 12, 12, 3
 PASS1 = objective("mixture", 1, 1.0)
@@ -31,17 +27,8 @@ HYBRID = objective("mixture", K, 0.7)
 
 @pytest.fixture(scope="module")
 def groups(tiny_model, tiny_tokenizer, tiny_encoder):
-    problems = make_problems(
-        NUM_PROMPTS, split="train", seed=1, calculator_fraction=0.4, skill_fraction=0.2, cue=0.0
-    )
-    sampled = rollout(
-        TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer),
-        ConventionsVerifier(),
-        tiny_encoder,
-        problems,
-        NUM_SAMPLES,
-        SamplingParams(1.0, 32),
-        SampleKey(0, "diagnose", 0),
+    sampled = judged(
+        tiny_model, tiny_tokenizer, tiny_encoder, NUM_PROMPTS, NUM_SAMPLES, skill_fraction=0.2
     )
     correct = sampled.rewards_PG.sum(axis=1)
     assert ((correct > 0) & (correct < NUM_SAMPLES)).sum() >= 6
