@@ -30,9 +30,9 @@ from passk.clusters import (
     this_process,
     was_requeued,
 )
+from passk.command_rules import claim_directory
 from passk.composition import conf_dir, explain, groups_and_keys, register, to_config
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
-from passk.rules import claim_directory
 
 SUMMARIES = {
     "train": "one run: roll out, judge, learn, evaluate     passk train regime=hybrid",

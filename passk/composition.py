@@ -14,21 +14,18 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from passk.command_config import DiagnoseConfig, EvaluateConfig, ReportConfig, ReproduceConfig
+from passk.command_rules import check
 from passk.config import (
     VERIFIER_OF_DATA,
     ConventionsConfig,
     DataConfig,
-    DiagnoseConfig,
-    EvaluateConfig,
-    ReportConfig,
-    ReproduceConfig,
     RunConfig,
     TableConfig,
     TrainConfig,
 )
 from passk.errors import UserError
 from passk.exact_config import ExplainConfig, ToyConfig
-from passk.rules import check
 
 SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig] | type[ToyConfig] | type[ExplainConfig]] = {
     "train": TrainConfig,

@@ -14,7 +14,8 @@ from passk.advantages import mixture_advantages
 from passk.agreement import measure, weighted
 from passk.batch import advantage_weights
 from passk.build import Parts
-from passk.config import DiagnoseConfig, DiagnosisConfig, RegimeConfig, RunConfig, TrainConfig
+from passk.command_config import DiagnoseConfig, DiagnosisConfig
+from passk.config import RegimeConfig, RunConfig, TrainConfig
 from passk.diagnose_page import page
 from passk.diagnose_tables import Diagnosis, diagnosis
 from passk.diagnostics import alignment, weighted_gradients

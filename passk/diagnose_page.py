@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from passk.config import DiagnosisConfig
+from passk.command_config import DiagnosisConfig
 from passk.diagnose_tables import Diagnosis
 from passk.wording import markdown
 

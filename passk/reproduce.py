@@ -12,7 +12,8 @@ from torch import Tensor
 
 from passk.build import Parts, open_parts
 from passk.checkpoint import last_checkpoint
-from passk.config import ConventionsConfig, ReproduceConfig, TrainConfig, trained_k
+from passk.command_config import ReproduceConfig
+from passk.config import ConventionsConfig, TrainConfig, trained_k
 from passk.diagnostics import alignment, block_gradients, objective
 from passk.disk import replacing
 from passk.errors import UserError

@@ -9,11 +9,12 @@ from typing import Any
 
 from passk.build import sampling_engine
 from passk.checkpoint import chosen_checkpoint, last_checkpoint, resolve_model, saved_step
+from passk.command_config import DiagnoseConfig, EvaluateConfig
+from passk.command_rules import check
 from passk.composition import load_run_config
-from passk.config import DiagnoseConfig, EvaluateConfig, RunConfig, TrainConfig
+from passk.config import RunConfig, TrainConfig
 from passk.errors import UserError
 from passk.policy import model_location as model_folder
-from passk.rules import check
 
 # Fields that may differ between a run and its resumption: they change no completed step, and the
 # steps to come by no more than the order of sums.

@@ -21,8 +21,8 @@ from passk.agreement import agreement_scores
 from passk.batch import advantage_weights
 from passk.build import open_parts, prepare_torch
 from passk.checkpoint import last_checkpoint
+from passk.command_config import DiagnoseConfig
 from passk.composition import load_run_config
-from passk.config import DiagnoseConfig
 from passk.diagnose import as_training
 from passk.diagnostics import weighted_gradients
 from passk.directional import derivatives_along

@@ -12,19 +12,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from passk.advantages import ESTIMATORS
 from passk.build import VERIFIERS, build_verifier
+from passk.command_config import EvaluateConfig, ReproduceConfig
+from passk.command_rules import check, claim_directory
 from passk.composition import SCHEMAS, conf_dir, explain, register, settle, to_config
 from passk.config import (
     ESTIMATOR_NAMES,
     REGIMES,
     ConventionsConfig,
-    EvaluateConfig,
     LearnerConfig,
-    ReproduceConfig,
     TableConfig,
     TrainConfig,
 )
 from passk.errors import UserError
-from passk.rules import check, claim_directory
 
 CONF = conf_dir()
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)

@@ -18,7 +18,17 @@ LEVELS = (
     ),
     (
         *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
-        *("exact_config", "sampler", "adapters", "layers", "memory", "disk", "limits", "clusters"),
+        *(
+            "command_config",
+            "exact_config",
+            "sampler",
+            "adapters",
+            "layers",
+            "memory",
+            "disk",
+            "limits",
+            "clusters",
+        ),
         *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp", "toy"),
     ),
     (
@@ -40,11 +50,18 @@ LEVELS = (
     ),
     (
         *("problems", "rollout", "torch_sampler", "vllm_sampler", "sharding"),
-        *("stream", "composition", "wording", "answers.worker", "sandbox.judge", "sandbox.process"),
+        *(
+            "stream",
+            "command_rules",
+            "wording",
+            "answers.worker",
+            "sandbox.judge",
+            "sandbox.process",
+        ),
         "promised",
     ),
     ("learner",),
-    ("diagnostics", "checkpoint", "sync", "launch", "evaluator"),
+    ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition"),
     (
         "math_verifier",
         "exact_verifier",
@@ -54,7 +71,7 @@ LEVELS = (
         "metric",
     ),
     ("experience", "build", "tables", "saving"),
-    ("run", "breakdown", "starting"),
+    ("run", "breakdown", "starting", "preparing"),
     ("evaluation", "figure_style", "sheets", "diagnose_tables"),
     (
         *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
@@ -62,6 +79,7 @@ LEVELS = (
     ),
     ("reproduce", "report", "toy_command", "explain", "diagnose_plots"),
     ("diagnose",),
+    ("measure_commands",),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -73,7 +91,16 @@ WITHOUT_TORCH |= {"conventions", "problems", "verifiers", "rules", "composition"
 WITHOUT_TORCH |= {"wording", "tables", "breakdown", "interrupt", "progress", "eval_tables", "gold"}
 WITHOUT_TORCH |= {"rows", "worker_pool", "math_verifier", "exact_verifier", "python_verifier"}
 WITHOUT_TORCH |= {"verifier_checks", "limits", "clusters", "implied", "explain", "weight_plot"}
-WITHOUT_TORCH |= {"exact_config", "theory", "toy", "toy_tables", "toy_command", "agreement"}
+WITHOUT_TORCH |= {
+    "command_config",
+    "command_rules",
+    "exact_config",
+    "theory",
+    "toy",
+    "toy_tables",
+    "toy_command",
+    "agreement",
+}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 

@@ -1,0 +1,57 @@
+"""The configuration of the commands that measure, compare and report, beside that of training."""
+
+from dataclasses import dataclass, field
+
+from passk.config import RunConfig, TrainConfig
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(RunConfig):
+    """`passk eval`: the table of a run's checkpoint, or of `model.path`."""
+
+    run: str | None = None
+    checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
+    resume: bool = False
+
+
+@dataclass(kw_only=True)
+class DiagnosisConfig:
+    """What `passk diagnose` measures: training problems, with samples of their own."""
+
+    num_prompts: int = 512  # all, where there are fewer
+    num_samples: int = 32  # of each; products are measured for every k up to it
+    ks: list[int] | None = None  # shown by prompt, and with cosines; null: those of eval.ks
+    # a learner pass and two forward passes for each of ks: its cosine, and honest intervals
+    cosines: bool = True
+    parameters: str = "all"  # that gradients are taken of, or last_layer
+    preconditioned: bool = False  # products as Adam scales them, by the moments of the checkpoint
+    num_blocks: int = 8  # of prompts; a prompt meets the gradient over the other blocks
+    seed: int = 0  # of the choice of problems and of their samples
+
+
+@dataclass(kw_only=True)
+class DiagnoseConfig(RunConfig):
+    """`passk diagnose`: who interferes at a run's checkpoint, or at `model.path`."""
+
+    run: str | None = None
+    checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
+    diagnose: DiagnosisConfig = field(default_factory=DiagnosisConfig)
+
+
+@dataclass(kw_only=True)
+class ReproduceConfig(TrainConfig):
+    """`passk reproduce`: SFT, then RL regimes from that checkpoint, once per seed."""
+
+    seeds: int = 1
+    regimes: list[str] = field(default_factory=lambda: ["pass1", "passk", "hybrid"])
+    sft_steps: int | None = None  # null: the default of regime=sft
+    alignment_prompts: int = 2048
+    alignment_samples: int = 32
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """`passk report DIR...`."""
+
+    dirs: list[str] = field(default_factory=list)
+    out: str | None = None  # null: the first directory

@@ -1,0 +1,133 @@
+"""The rules of the commands that measure, compare and report; `check` is where all are kept."""
+
+from math import isfinite
+from pathlib import Path
+
+from passk.command_config import DiagnoseConfig, EvaluateConfig, ReportConfig, ReproduceConfig
+from passk.config import ESTIMATOR_NAMES, REGIMES, RunConfig, target_k
+from passk.errors import UserError
+from passk.exact_config import ExplainConfig, PopulationConfig, ToyConfig
+from passk.limits import check_fields
+from passk.rules import check_exists, check_group, check_run
+
+
+def check(cfg: RunConfig | ReportConfig | ToyConfig | ExplainConfig) -> None:
+    """Raise UserError, with a sentence that names the key, for the first rule that is broken."""
+    check_fields(cfg)
+    if isinstance(cfg, RunConfig):
+        check_run(cfg)
+    if isinstance(cfg, ReproduceConfig):
+        _check_reproduce(cfg)
+    if isinstance(cfg, EvaluateConfig | DiagnoseConfig):
+        _check_measured(cfg)
+    if isinstance(cfg, DiagnoseConfig):
+        _check_diagnose(cfg)
+    if isinstance(cfg, ReportConfig) and not cfg.dirs:
+        raise UserError("passk report needs at least one run directory: passk report DIR...")
+    if isinstance(cfg, ToyConfig):
+        _check_toy(cfg.toy)
+    if isinstance(cfg, ExplainConfig):
+        _check_explain(cfg)
+
+
+def _check_measured(cfg: EvaluateConfig | DiagnoseConfig) -> None:
+    if cfg.run is not None:
+        check_exists("run", cfg.run)
+    which = cfg.checkpoint
+    if which not in ("last", "best") and not which.isdecimal():
+        raise UserError(f"checkpoint={which} must be last, best or the number of a step")
+    if which != "last" and cfg.run is None:
+        raise UserError(f"checkpoint={which} needs the run it belongs to: run=DIR")
+
+
+def _check_diagnose(cfg: DiagnoseConfig) -> None:
+    asked = cfg.diagnose
+    if asked.num_prompts < asked.num_blocks:
+        raise UserError(
+            f"diagnose.num_prompts={asked.num_prompts} is less than "
+            f"diagnose.num_blocks={asked.num_blocks}; every block needs a prompt"
+        )
+    n = asked.num_samples
+    if asked.ks is not None and not all(1 <= k <= n for k in asked.ks):
+        raise UserError(
+            f"diagnose.ks={asked.ks} must lie between 1 and diagnose.num_samples={n}: no unbiased "
+            "estimator of Pass@k exists from fewer than k samples"
+        )
+    if asked.preconditioned and cfg.run is None:
+        raise UserError(
+            "diagnose.preconditioned=true needs the second moments of Adam, which a run's own "
+            "checkpoints hold; give run=DIR, or diagnose.preconditioned=false"
+        )
+    if cfg.model.dtype not in ("float32", "float64"):
+        raise UserError(
+            f"model.dtype={cfg.model.dtype} is too coarse for differences of log-probabilities; "
+            "passk diagnose needs model.dtype=float32 or float64"
+        )
+
+
+def _check_toy(toy: PopulationConfig) -> None:
+    if not 0 < toy.p_hard < 1:
+        raise UserError(f"toy.p_hard={toy.p_hard} must lie between 0 and 1, and be neither")
+    if not 0 <= toy.delta <= 10:
+        raise UserError(f"toy.delta={toy.delta} must lie between 0 and 10 standard deviations")
+    if len(toy.theta) != 2 or not all(abs(entry) <= 10 for entry in toy.theta):
+        raise UserError(
+            f"toy.theta={toy.theta} must be two numbers between -10 and 10: [bias,slope]"
+        )
+    if not isfinite(toy.step_size):
+        raise UserError(f"toy.step_size={toy.step_size} must be finite")
+
+
+def _check_explain(cfg: ExplainConfig) -> None:
+    regime, shown, n = cfg.regime, cfg.explain, cfg.rollout.num_samples
+    if regime.name == "sft":
+        raise UserError("regime=sft weights no prompts; use regime=pass1, passk or hybrid")
+    check_group("regime.estimator", regime.estimator, target_k(regime), n)
+    for name in shown.compare:
+        if name not in ESTIMATOR_NAMES:
+            raise UserError(
+                f"explain.compare={name} is unknown; allowed: {', '.join(ESTIMATOR_NAMES)}"
+            )
+        check_group("explain.compare", name, target_k(regime), n)
+    if not shown.p or not all(0 < p < 1 for p in shown.p):
+        raise UserError(
+            f"explain.p={shown.p} must hold numbers above 0 and below 1, and at least one"
+        )
+
+
+def _check_reproduce(cfg: ReproduceConfig) -> None:
+    unknown = [name for name in cfg.regimes if name not in REGIMES or name == "sft"]
+    if unknown or not cfg.regimes:
+        raise UserError(
+            f"regimes={cfg.regimes} must name some of pass1, passk, hybrid; sft always comes first"
+        )
+    if cfg.diagnostics.every == 0:
+        return
+    k = cfg.regime.k
+    half = max(k + (cfg.regime.estimator == "s_loo"), 2)
+    if cfg.alignment_samples < 2 * half:
+        raise UserError(
+            f"alignment_samples={cfg.alignment_samples} cannot give two halves of "
+            f"{half} for Pass@{k}; use at least {2 * half}"
+        )
+    if cfg.alignment_prompts < cfg.diagnostics.num_blocks:
+        raise UserError(
+            f"alignment_prompts={cfg.alignment_prompts} is less than "
+            f"diagnostics.num_blocks={cfg.diagnostics.num_blocks}; every block needs a prompt"
+        )
+
+
+def claim_directory(path: Path, resume: bool | None) -> None:
+    """Refuse a directory that holds something, unless the run in it is to be resumed.
+
+    `resume` is None where the command cannot go on with anything.
+    """
+    # A kill before the run began leaves no more than a file under a temporary name.
+    is_empty = not path.exists() or all(file.name.endswith(".partial") for file in path.iterdir())
+    if resume and not (path / "config.yaml").is_file():
+        raise UserError(
+            f"hydra.run.dir={path} holds no run to resume; name the run with hydra.run.dir=DIR"
+        )
+    if not resume and not is_empty:
+        way_out = "" if resume is None else ", or add resume=true to go on with the run in it"
+        raise UserError(f"hydra.run.dir={path} is not empty; choose another directory{way_out}")

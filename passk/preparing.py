@@ -1,0 +1,41 @@
+"""What every command does before its work: one writer, a verifier that works, golds that pass."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from passk.build import Parts
+from passk.config import RunConfig
+from passk.disk import only_writer
+from passk.problems import Data
+from passk.ranks import rank
+from passk.types import Problem
+from passk.verifier_checks import GoldCheck, check_gold, self_test
+
+
+def alone(work: Callable[..., None], cfg: RunConfig, run_dir: Path, *others: Any) -> None:
+    """Do the work while no other run writes in `run_dir`: one that was left may not have ended."""
+    with only_writer(run_dir) if rank() == 0 else nullcontext():
+        work(cfg, run_dir, *others)
+
+
+def print_notes(data: Data) -> None:
+    """What was left out of the data, a line each."""
+    print(*data.notes, sep="\n", end="\n" if data.notes else "", flush=True)
+
+
+def checked(cfg: RunConfig, parts: Parts, train: Sequence[Problem]) -> tuple[Parts, GoldCheck]:
+    """The parts, once their verifier has shown that it works, without hopeless training problems.
+
+    `train` are the training problems whose gold answers matter.
+    """
+    self_test(parts.verifier)
+    if not cfg.data.check_gold:
+        return parts, GoldCheck(0, ())
+    gold = check_gold(parts.verifier, train, parts.data.heldout)
+    kept = gold.kept(parts.data.train)
+    if gold.refused:
+        print(gold.sentence(len(parts.data.train) - len(kept)), flush=True)
+    return replace(parts, data=replace(parts.data, train=kept)), gold
