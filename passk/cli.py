@@ -39,7 +39,8 @@ SUMMARIES = {
     "eval": "samples and tables of any model               passk eval model.path=... data=math",
     "reproduce": "SFT, then three RL regimes from it; report    passk reproduce seeds=3",
     "report": "tables, plots and one HTML page over runs     passk report DIR...",
-    "diagnose": "which prompts interfere, from which k on       passk diagnose run=DIR",
+    "diagnose": "which prompts interfere, from which k on      passk diagnose run=DIR",
+    "filter": "the training problems without those          passk filter run=DIR",
     "toy": "the paper's bandit: its numbers and figures   passk toy toy.k=5",
     "explain": "the weight an objective puts on a prompt      passk explain regime=hybrid",
 }
@@ -52,7 +53,7 @@ usage: passk <command> [key=value ...] [-m]
   passk <command> --help      the configuration groups and keys of a command
   passk <command> --cfg job   the resolved configuration, nothing run
   passk <command> hydra.run.dir=DIR --resume
-                              go on with an interrupted train, eval or reproduce
+                              go on with an interrupted train, eval, reproduce or filter
   passk train -m regime=hybrid regime.k=2,4,8 regime.pass1_weight=0.5,0.7,0.9
   passk --version
 """

@@ -18,7 +18,7 @@ class EvaluateConfig(RunConfig):
 class DiagnosisConfig:
     """What `passk diagnose` measures: training problems, with samples of their own."""
 
-    num_prompts: int = 512  # all, where there are fewer
+    num_prompts: int | None = 512  # null, or where there are fewer: all
     num_samples: int = 32  # of each; products are measured for every k up to it
     ks: list[int] | None = None  # shown by prompt, and with cosines; null: those of eval.ks
     # a learner pass and two forward passes for each of ks: its cosine, and honest intervals
@@ -36,6 +36,27 @@ class DiagnoseConfig(RunConfig):
     run: str | None = None
     checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
     diagnose: DiagnosisConfig = field(default_factory=DiagnosisConfig)
+
+
+@dataclass(kw_only=True)
+class FilteringConfig:
+    """Which prompts `passk filter` takes out."""
+
+    fdr: float = 0.1  # false-discovery rate: the share of harmless prompts among them, at most
+    weight: float = 0.0  # that they keep in training; 0 drops them
+    num_checkpoints: int | None = None  # newest ones of the run; null: all that it has
+
+
+@dataclass(kw_only=True)
+class FilterConfig(DiagnoseConfig):
+    """`passk filter`: the training problems without those that interfere at every checkpoint.
+
+    `diagnose` says how that is measured; its ks and cosines are not needed here.
+    """
+
+    checkpoint: str = "all"  # of the run: all, last, best (by its own evaluations), or a step
+    filter: FilteringConfig = field(default_factory=FilteringConfig)
+    resume: bool = False
 
 
 @dataclass(kw_only=True)

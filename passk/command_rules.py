@@ -3,7 +3,13 @@
 from math import isfinite
 from pathlib import Path
 
-from passk.command_config import DiagnoseConfig, EvaluateConfig, ReportConfig, ReproduceConfig
+from passk.command_config import (
+    DiagnoseConfig,
+    EvaluateConfig,
+    FilterConfig,
+    ReportConfig,
+    ReproduceConfig,
+)
 from passk.config import ESTIMATOR_NAMES, REGIMES, RunConfig, target_k
 from passk.errors import UserError
 from passk.exact_config import ExplainConfig, PopulationConfig, ToyConfig
@@ -34,15 +40,16 @@ def _check_measured(cfg: EvaluateConfig | DiagnoseConfig) -> None:
     if cfg.run is not None:
         check_exists("run", cfg.run)
     which = cfg.checkpoint
-    if which not in ("last", "best") and not which.isdecimal():
-        raise UserError(f"checkpoint={which} must be last, best or the number of a step")
-    if which != "last" and cfg.run is None:
+    names = ("all", "last", "best") if isinstance(cfg, FilterConfig) else ("last", "best")
+    if which not in names and not which.isdecimal():
+        raise UserError(f"checkpoint={which} must be {', '.join(names)} or the number of a step")
+    if which not in ("all", "last") and cfg.run is None:
         raise UserError(f"checkpoint={which} needs the run it belongs to: run=DIR")
 
 
 def _check_diagnose(cfg: DiagnoseConfig) -> None:
     asked = cfg.diagnose
-    if asked.num_prompts < asked.num_blocks:
+    if asked.num_prompts is not None and asked.num_prompts < asked.num_blocks:
         raise UserError(
             f"diagnose.num_prompts={asked.num_prompts} is less than "
             f"diagnose.num_blocks={asked.num_blocks}; every block needs a prompt"

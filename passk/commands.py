@@ -13,7 +13,7 @@ from passk.config import TrainConfig
 from passk.errors import Interrupted
 from passk.interrupt import interrupt_flag
 from passk.launch import on_all_ranks
-from passk.measure_commands import run_diagnose, run_eval
+from passk.measure_commands import run_diagnose, run_eval, run_filter
 from passk.preparing import alone, checked, print_notes
 from passk.problems import load_data
 from passk.progress import display
@@ -133,6 +133,7 @@ COMMANDS: dict[str, Callable[[Any, Path, Sequence[str]], None]] = {
     "train": run_train,
     "eval": run_eval,
     "diagnose": run_diagnose,
+    "filter": run_filter,
     "reproduce": run_reproduce,
     "report": run_report,
 }

@@ -8,13 +8,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from passk.command_config import DiagnoseConfig, EvaluateConfig, ReportConfig, ReproduceConfig
+from passk.command_config import (
+    DiagnoseConfig,
+    EvaluateConfig,
+    FilterConfig,
+    ReportConfig,
+    ReproduceConfig,
+)
 from passk.command_rules import check
 from passk.config import (
     VERIFIER_OF_DATA,
@@ -33,6 +39,7 @@ SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig] | type[ToyConfig] | type
     "reproduce": ReproduceConfig,
     "report": ReportConfig,
     "diagnose": DiagnoseConfig,
+    "filter": FilterConfig,
     "toy": ToyConfig,
     "explain": ExplainConfig,
 }
@@ -42,6 +49,8 @@ DATA_SCHEMAS: dict[str, type[DataConfig]] = {
     "math": TableConfig,
     "jsonl": TableConfig,
 }
+
+C = TypeVar("C", bound=RunConfig)
 
 
 def conf_dir() -> Path:
@@ -111,8 +120,13 @@ def groups_and_keys(command: str, overrides: Sequence[str]) -> tuple[str, str]:
     return "\n".join(lines), OmegaConf.to_yaml(composed)
 
 
-def load_run_config(run_dir: Path, kind: type[TrainConfig] = TrainConfig) -> TrainConfig:
+def load_run_config(run_dir: Path) -> TrainConfig:
     """The configuration that a run was started with, from its `config.yaml`."""
+    return load_config(run_dir, TrainConfig)
+
+
+def load_config(run_dir: Path, kind: type[C]) -> C:
+    """The same of a command that has a configuration of its own."""
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run directory: it holds no config.yaml")
@@ -123,7 +137,7 @@ def load_run_config(run_dir: Path, kind: type[TrainConfig] = TrainConfig) -> Tra
     schema = OmegaConf.structured(kind)
     schema.data = OmegaConf.structured(DATA_SCHEMAS[name])
     cfg = OmegaConf.to_object(OmegaConf.merge(schema, saved))
-    assert isinstance(cfg, TrainConfig)
+    assert isinstance(cfg, kind)
     return cfg
 
 

@@ -73,6 +73,7 @@ class TableConfig(DataConfig):
     kind_column: str | None = "kind"
     level_column: str | None = None
     type_column: str | None = None
+    weight_column: str | None = "weight"  # of a problem in training; absent: 1
     gold_in: str = (
         "whole"  # the answer is the whole field, after_hash (####), or in_box (\\boxed{})
     )

@@ -78,7 +78,7 @@ def diagnose(
     started = time.perf_counter()
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])
-    _refuse_silence(rewards_PG)
+    refuse_silence(rewards_PG)
     seconds_sampled = time.perf_counter() - started
     parts.sampler.sleep()
     common = {field.name: getattr(base, field.name) for field in fields(RunConfig)}
@@ -103,7 +103,7 @@ def diagnose(
         run.finish(status)
 
 
-def _refuse_silence(rewards_PG: np.ndarray) -> None:
+def refuse_silence(rewards_PG: np.ndarray) -> None:
     """Refuse samples from which no gradient can be told."""
     num_prompts, num_samples = rewards_PG.shape
     sampled = f"{num_prompts} prompts x {num_samples} samples"
@@ -134,13 +134,13 @@ def _measured(
     num_samples, num_blocks = rewards_PG.shape[1], min(asked.num_blocks, len(groups))
     ks = _shown_ks(asked, base.eval.ks, num_samples)
     times = [time.perf_counter()]
-    pass1_MD = _gradient(parts, groups, rewards_PG, 1, num_blocks)
+    pass1_MD = pass_gradient(parts, groups, rewards_PG, 1, num_blocks)
     times.append(time.perf_counter())
     derivatives = derivatives_along(learner, groups, pass1_MD, metric=metric)
     times.append(time.perf_counter())
     towards, cosines = dict[int, np.ndarray](), [_cosine(1, pass1_MD, pass1_MD, metric)]
     for k in ks[1:] if asked.cosines else ():
-        passk_MD = _gradient(parts, groups, rewards_PG, k, num_blocks)
+        passk_MD = pass_gradient(parts, groups, rewards_PG, k, num_blocks)
         cosines.append(_cosine(k, passk_MD, pass1_MD, metric))
         slopes = derivatives_along(
             learner, groups, passk_MD, metric=metric, length=derivatives.length
@@ -163,7 +163,7 @@ def _measured(
     return found, derivatives, Cost(0.0, *np.diff(times).tolist())
 
 
-def _gradient(
+def pass_gradient(
     parts: Parts, groups: Sequence[Group], rewards_PG: np.ndarray, k: int, num_blocks: int
 ) -> Tensor:
     """The gradient of Pass@k by block of prompts, [blocks, parameters]."""

@@ -78,9 +78,10 @@ def explore(
     rewards_PG = sampled.rewards_PG
     k = trained_k(regime)
     advantages_PG = estimate_advantages(rewards_PG, regime.estimator, k, regime.pass1_weight)
+    weights_P11 = np.array([problem.weight for problem in problems])[:, None, None]
     rows = make_rows(
         sampled.groups,
-        advantage_weights(advantages_PG, rewards_PG)[..., None],
+        weights_P11 * advantage_weights(advantages_PG, rewards_PG)[..., None],
         merge_identical=cfg.learner.merge_identical,
         skip_zero=cfg.learner.skip_zero_advantages,
     )

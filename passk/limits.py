@@ -56,6 +56,7 @@ _AT_LEAST = {
     "diagnose.num_prompts": 3,
     "diagnose.num_samples": 4,
     "diagnose.num_blocks": 3,
+    "filter.num_checkpoints": 1,
     "data.answer_tokens": 1,
     "data.num_train": 1,
     "data.num_corpus": 1,
@@ -68,6 +69,8 @@ _AT_LEAST = {
     "toy.seed": 0,
 }
 _FRACTIONS = (
+    "filter.fdr",
+    "filter.weight",
     "regime.pass1_weight",
     "data.calculator_fraction",
     "data.skill_fraction",

@@ -1,12 +1,13 @@
-"""The commands that measure a checkpoint: `passk eval` and `passk diagnose`. Imports torch."""
+"""The commands that measure checkpoints: `passk eval`, `diagnose` and `filter`. Imports torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from passk.build import Parts, open_parts, prepare_torch
-from passk.command_config import DiagnoseConfig, EvaluateConfig
+from passk.command_config import DiagnoseConfig, EvaluateConfig, FilterConfig
 from passk.config import TrainConfig
 from passk.diagnose import as_training, diagnose
 from passk.disk import replacing
@@ -20,6 +21,13 @@ from passk.eval_tables import (
     summary_markdown,
 )
 from passk.evaluation import sample_in_chunks, samples_in_order
+from passk.filtering import (
+    agreement_file,
+    as_saved,
+    measure_checkpoint,
+    write_agreement,
+    write_filtered,
+)
 from passk.interrupt import interrupt_flag
 from passk.launch import on_all_ranks
 from passk.plots import pass_at_k_curve
@@ -29,11 +37,14 @@ from passk.ranks import rank
 from passk.run import Run
 from passk.starting import (
     how_to_resume,
+    measured_policies,
     measured_policy,
     refuse_changes,
     refuse_other_contents,
     weights_state,
 )
+from passk.types import Problem
+from passk.verifier_checks import GoldCheck
 
 
 def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
@@ -131,3 +142,77 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
         facts = parts.facts | weights_state(policy)
         diagnose(cfg, base, parts, start, step, run, overrides, facts)
         run.write_gold_refused(gold.refused)
+
+
+def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """The training problems without those that interfere; see docs/filter.md.
+
+    On as many ranks as `learner.num_processes` says. Resumed, it measures only at checkpoints at
+    which it has not.
+    """
+    on_all_ranks(cfg.learner, alone, filter_as_rank, cfg, run_dir, overrides)
+
+
+def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """What each rank of a filter does."""
+    prepare_torch(cfg.num_threads, cfg.diagnose.seed)
+    policies = [
+        (as_training(cfg, base), start, step)
+        for base, start, step in measured_policies(cfg, overrides)
+    ]
+    base = policies[0][0]
+    as_started = as_saved(cfg, base)
+    if cfg.resume:
+        refuse_changes("filter", as_started, run_dir)
+    run, status = Run(run_dir, "filter", cfg.diagnose.seed), ""
+
+    def begin(parts: Parts, gold: GoldCheck) -> None:  # refused input has left nothing behind
+        nonlocal status
+        run.start(as_started, overrides, **parts.facts)
+        run.write_gold_refused(gold.refused)
+        status = "failed"
+
+    try:
+        problems = _measure_missing(cfg, policies, run_dir, begin)
+        if rank() == 0:
+            write_filtered(cfg, base, problems, [step for _, _, step in policies], run)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = status and "interrupted"
+        raise Interrupted(how_to_resume("filter", run_dir, overrides)) from None
+    finally:
+        if status:
+            run.finish(status)
+
+
+def _measure_missing(
+    cfg: FilterConfig,
+    policies: Sequence[tuple[TrainConfig, str, int]],
+    run_dir: Path,
+    begin: Callable[[Parts, GoldCheck], None],
+) -> tuple[Problem, ...]:
+    """Agreements at the checkpoints that have none yet; the problems that they are of.
+
+    `begin` is called once something was measured, before it is written.
+    """
+    problems: tuple[Problem, ...] = ()
+    for base, start, step in policies:
+        file = agreement_file(run_dir, step)
+        if problems and file.is_file():
+            continue
+        with open_parts(base, start) as parts:
+            is_first = not problems
+            if is_first:
+                print_notes(parts.data)
+                parts, gold = checked(base, parts, parts.data.train)
+                problems = parts.data.train
+            parts = replace(parts, data=replace(parts.data, train=problems))
+            found = None
+            if not file.is_file():
+                print(f"agreement at step {step}", flush=True)
+                found = measure_checkpoint(cfg, base, parts, start, step)
+            if is_first:
+                begin(parts, gold)
+            if found is not None:
+                write_agreement(file, found)
+    return problems

@@ -191,7 +191,7 @@ def normalised(prompt: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
-_FIELDS = ("prompt", "answer", "id", "kind", "solution", "level", "type")  # of a Problem
+_FIELDS = ("prompt", "answer", "id", "kind", "solution", "level", "type", "weight")
 _NEEDED = ("prompt", "answer")
 _ALLOWED = {  # besides text, which all of them may be
     "prompt": "a non-empty string",
@@ -257,7 +257,7 @@ def _contradictions(problems: Sequence[Problem]) -> list[str]:
 
 def _problem(row: Row, columns: dict[str, str | None], cfg: TableConfig) -> Problem:
     """A row as a problem, whose answer is empty where the row's answer field holds none."""
-    texts = {"id": row.default_id}
+    texts, weight = {"id": row.default_id}, 1.0
     for name, column in columns.items():
         value = None if column is None else row.fields.get(column)
         if value is None:
@@ -265,6 +265,11 @@ def _problem(row: Row, columns: dict[str, str | None], cfg: TableConfig) -> Prob
                 raise UserError(
                     f"{row.place}: the field {column!r} is missing (data.{name}_column)"
                 )
+            continue
+        if name == "weight":
+            if not _is_number(value) or value < 0:
+                raise UserError(f"{row.place}: {column!r} must be 0 or more, found {value!r}")
+            weight = float(value)
             continue
         if name == "answer" and _is_number(value):
             value = str(value)
@@ -276,7 +281,7 @@ def _problem(row: Row, columns: dict[str, str | None], cfg: TableConfig) -> Prob
     texts["answer"] = find_gold(texts["answer"], cfg.gold_in) or ""
     if cfg.strip_calculations and "solution" in texts:
         texts["solution"] = without_calculations(texts["solution"])
-    return Problem(**texts)
+    return Problem(**texts, weight=weight)
 
 
 def _is_number(value: object) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 
 from passk.build import sampling_engine
 from passk.checkpoint import chosen_checkpoint, last_checkpoint, resolve_model, saved_step
-from passk.command_config import DiagnoseConfig, EvaluateConfig
+from passk.command_config import DiagnoseConfig, EvaluateConfig, FilterConfig
 from passk.command_rules import check
-from passk.composition import load_run_config
+from passk.composition import load_config, load_run_config
 from passk.config import RunConfig, TrainConfig
 from passk.errors import UserError
 from passk.policy import model_location as model_folder
@@ -43,6 +43,7 @@ _FREE_ON_RESUME = (
     "regimes",
 )
 # An evaluation's tables are computed from its samples, whatever chunks those came in.
+_FREE_IN_FILTER = (*_FREE_ON_RESUME, "filter.fdr", "filter.weight")
 _FREE_IN_EVAL = (*_FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamples")
 # What stands behind a configuration and may change while it does not: facts of the manifest.
 _BEHIND_NAMES = {
@@ -78,11 +79,12 @@ def model_location(cfg: RunConfig) -> str:
 
 
 def measured_policy(
-    cfg: EvaluateConfig | DiagnoseConfig, overrides: Sequence[str]
+    cfg: EvaluateConfig | DiagnoseConfig, overrides: Sequence[str], which: str | None = None
 ) -> tuple[TrainConfig, str, int]:
     """What is measured: its configuration as of a run, where its weights are, its steps.
 
-    Problems, verifier and sampling are those of `run`, unless the user typed others.
+    Problems, verifier and sampling are those of `run`, unless the user typed others. `which` is
+    the checkpoint, where it is not the one that `cfg` names.
     """
     base = TrainConfig(**{field.name: getattr(cfg, field.name) for field in fields(RunConfig)})
     if cfg.run is None:
@@ -90,9 +92,23 @@ def measured_policy(
     trained = load_run_config(Path(cfg.run))
     base = _with_typed(trained, base, overrides)
     check(base)
-    checkpoint = chosen_checkpoint(Path(cfg.run), cfg.checkpoint)
+    checkpoint = chosen_checkpoint(Path(cfg.run), which or cfg.checkpoint)
     _refuse_other_architecture(trained, checkpoint)
     return base, str(checkpoint), saved_step(checkpoint)
+
+
+def measured_policies(
+    cfg: FilterConfig, overrides: Sequence[str]
+) -> list[tuple[TrainConfig, str, int]]:
+    """The same of every checkpoint that is asked for, in order; of a model, of it alone."""
+    names = [cfg.checkpoint]
+    if cfg.run is None:
+        names = ["last"]
+    elif cfg.checkpoint == "all":
+        folders = sorted((Path(cfg.run) / "checkpoints").glob("step-*"))
+        steps = [folder.name.removeprefix("step-").lstrip("0") or "0" for folder in folders]
+        names = steps[-(cfg.filter.num_checkpoints or len(steps)) :] or ["last"]
+    return [measured_policy(cfg, overrides, name) for name in names]
 
 
 def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
@@ -147,9 +163,7 @@ def _refuse_other_architecture(trained: TrainConfig, checkpoint: Path) -> None:
             )
 
 
-def refuse_changes(
-    command: str, cfg: TrainConfig, run_dir: Path, policy: str | None = None
-) -> None:
+def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | None = None) -> None:
     """A resumed run must be the run that was started, or its record would be of two."""
     manifest = run_dir / "manifest.json"
     started = json.loads(manifest.read_text()) if manifest.is_file() else {"command": command}
@@ -170,8 +184,8 @@ def refuse_changes(
             f"sampled with {started['engine']}, which draws others; add "
             f"rollout.engine={started['engine']}"
         )
-    free = _FREE_IN_EVAL if command == "eval" else _FREE_ON_RESUME
-    before, now = (_flat(asdict(c)) for c in (load_run_config(run_dir, type(cfg)), cfg))
+    free = {"eval": _FREE_IN_EVAL, "filter": _FREE_IN_FILTER}.get(command, _FREE_ON_RESUME)
+    before, now = (_flat(asdict(c)) for c in (load_config(run_dir, type(cfg)), cfg))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and key not in free:
             raise UserError(

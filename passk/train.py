@@ -137,15 +137,16 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
 
 
 def diagnostic_groups(
-    step: int, cfg: TrainConfig, parts: Parts, num_prompts: int, num_samples: int
+    step: int, cfg: TrainConfig, parts: Parts, num_prompts: int | None, num_samples: int
 ) -> list[Group]:
-    """Fresh samples of training problems, each problem once: all of them where there are fewer."""
+    """Fresh samples of training problems, each once: all for None, or where there are fewer."""
+    available = len(parts.data.train)
     stream = ProblemStream(parts.data.train, cfg.train.seed)
     return rollout(
         parts.sampler,
         parts.verifier,
         parts.encoder,
-        stream.take(min(num_prompts, len(parts.data.train))),
+        stream.take(available if num_prompts is None else min(num_prompts, available)),
         num_samples,
         training_params(cfg),
         SampleKey(cfg.train.seed, "diagnose", step),

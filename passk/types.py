@@ -31,6 +31,7 @@ class Problem:
     solution: str = ""  # a worked answer for supervised fine-tuning, empty where there is none
     level: str = ""
     type: str = ""
+    weight: float = 1.0  # of its part in the gradients that train
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ LEVELS = (
             "vllm_weights",
             "implied",
             "agreement",
+            "persistence",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -58,7 +59,7 @@ LEVELS = (
             "sandbox.judge",
             "sandbox.process",
         ),
-        "promised",
+        *("promised", "problem_files"),
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition"),
@@ -78,7 +79,8 @@ LEVELS = (
         "diagnose_page",
     ),
     ("reproduce", "report", "toy_command", "explain", "diagnose_plots"),
-    ("diagnose",),
+    ("diagnose", "filter_tables"),
+    ("filtering",),
     ("measure_commands",),
     ("commands",),
     ("cli",),
@@ -102,6 +104,7 @@ WITHOUT_TORCH |= {
     "agreement",
 }
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
+WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 

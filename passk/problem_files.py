@@ -1,0 +1,37 @@
+"""Problems as a file of JSON lines that reads back as they are, by the same columns of `data`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from passk.config import DataConfig, TableConfig
+from passk.disk import replacing
+from passk.gold import find_gold
+from passk.types import Problem
+
+_WRAPPED = {"whole": "{}", "after_hash": "#### {}", "in_box": "\\boxed{{{}}}"}
+
+
+def write_problems(path: Path, problems: Sequence[Problem], cfg: DataConfig) -> None:
+    """One problem a line, in the columns in which `data.path` of this configuration is read."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for problem in problems:
+            print(json.dumps(_row(problem, cfg), ensure_ascii=False), file=file)
+
+
+def _row(problem: Problem, cfg: DataConfig) -> dict[str, Any]:
+    """The fields of a problem under the names that they are read by."""
+    table = cfg if isinstance(cfg, TableConfig) else TableConfig()
+    row: dict[str, Any] = {}
+    for name in ("id", "prompt", "kind", "solution", "level", "type"):
+        # A column that the data set has no name for is written under our own: nothing is lost.
+        if value := getattr(problem, name):
+            row[getattr(table, f"{name}_column") or name] = value
+    if problem.weight != 1:
+        row["weight"] = problem.weight
+    # Where the answer is found in the worked solution, the solution has it already.
+    solution = row.get(table.answer_column)
+    if solution is None or find_gold(solution, table.gold_in) != problem.answer:
+        row[table.answer_column] = _WRAPPED[table.gold_in].format(problem.answer)
+    return row
