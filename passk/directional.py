@@ -115,7 +115,7 @@ def _slopes(
     eps = length * _norm(list(learner.trained_parts().values())) / root
     ends = []
     for sign in (1, -1):
-        with _moved(learner, direction * (root * sign * eps / size)):
+        with moved(learner, direction * (root * sign * eps / size)):
             ends.append(np.array(learner.logprobs(rows)))
     slopes: np.ndarray = (ends[0] - ends[1]) * (size / (2 * eps))
     return slopes
@@ -127,8 +127,8 @@ def _norm(parts: Sequence[Tensor]) -> float:
 
 
 @contextmanager
-def _moved(learner: Learner, step: Tensor) -> Iterator[None]:
-    """The weights a step away, within the block."""
+def moved(learner: Learner, step: Tensor) -> Iterator[None]:
+    """The weights `step` (all trained parameters, flat) away, within the block."""
     parts = list(learner.trained_parts().values())
     before = [part.clone() for part in parts]
     steps = step.split([part.numel() for part in parts])

@@ -8,6 +8,7 @@ averaged is the correlation of r and d, which has the sign of a(x) and the same 
 checkpoint, whatever the gradient's length. Tensors and models are not needed here.
 """
 
+import warnings
 from math import inf
 
 import numpy as np
@@ -41,7 +42,7 @@ def negative_p_values(
     """One-sided p-values of 'the agreement of this prompt is not below 0', [P].
 
     From C >= 3 checkpoints: Student's t over the checkpoints at which the prompt has signal, NaN
-    with fewer than two of them. From fewer the spread over checkpoints is not known: then the
+    with fewer than three of them. From fewer the spread over checkpoints is not known: then the
     agreement must be negative at each, by its standard error over samples, and the largest p-value
     counts (an intersection-union test); NaN without signal.
     """
@@ -51,11 +52,13 @@ def negative_p_values(
         p_CP: FloatArray = stats.norm.cdf(z_CP)
         return np.where(signal_CP.any(axis=0), p_CP.max(axis=0), np.nan)
     p_P = np.full(correlations_CP.shape[1], np.nan)
-    seen_P = (~np.isnan(correlations_CP)).sum(axis=0) > 1
+    seen_P = (~np.isnan(correlations_CP)).sum(axis=0) >= _NEEDED
     if seen_P.any():
-        tested = stats.ttest_1samp(
-            correlations_CP[:, seen_P], 0.0, nan_policy="omit", alternative="less"
-        )
+        with warnings.catch_warnings():  # of correlations that are all but equal: so they are
+            warnings.simplefilter("ignore", RuntimeWarning)
+            tested = stats.ttest_1samp(
+                correlations_CP[:, seen_P], 0.0, nan_policy="omit", alternative="less"
+            )
         p_P[seen_P] = np.ma.filled(tested.pvalue, np.nan)
     return p_P
 
