@@ -226,7 +226,8 @@ def _write(run: Run, found: Diagnosis, matrix: Interference | None, text: str) -
         tables |= {"interference_prompts": matrix.prompts, "interference_exact": matrix.exact}
         tables |= {f"interference_by_{name}": table for name, table in matrix.groups.items()}
         tables["antagonists"] = matrix.pairs
-        figures["interference"] = heatmap(matrix.cosines_PP, matrix.prompts, list(matrix.groups))
+        drawn = heatmap(matrix.cosines_PP, matrix.prompts, list(matrix.groups))
+        figures |= {"interference": drawn} if drawn else {}
         with replacing(run.path / "interference.npy") as partial, partial.open("wb") as file:
             np.save(file, matrix.kappa_PP.astype(np.float32), allow_pickle=False)
     for name, table in tables.items():

@@ -19,18 +19,21 @@ _COLORS = "RdBu_r"  # blue interferes; red and blue are told apart by colour-bli
 
 
 @matplotlib.rc_context(STYLE)
-def heatmap(cosines_PP: FloatArray, prompts: pd.DataFrame, groupings: Sequence[str]) -> Figure:
+def heatmap(
+    cosines_PP: FloatArray, prompts: pd.DataFrame, groupings: Sequence[str]
+) -> Figure | None:
     """Cosines between the gradients of prompts with signal, like beside like within each group.
 
-    A panel for each of `groupings`; without any, one of all prompts. The colours end at the cosine
-    that only one pair in a hundred exceeds: those of noisy estimates are shrunk towards 0.
+    A panel for each of `groupings`; without any, one of all prompts; None for fewer than two. The
+    colours end at the cosine that one pair in a hundred exceeds: noise shrinks those of estimates.
     """
     columns = [prompts[name].astype(str) for name in groupings] or [prompts["kind"].astype(str)]
     shown_PP = cosines_PP.copy()
     np.fill_diagonal(shown_PP, np.nan)
     signal_P = np.diag(cosines_PP) > 0
-    inside = np.abs(shown_PP[np.ix_(signal_P, signal_P)])
-    limit = float(np.nanquantile(inside, 0.99)) if signal_P.sum() > 1 else 1.0
+    if signal_P.sum() < 2:
+        return None
+    limit = float(np.nanquantile(np.abs(shown_PP[np.ix_(signal_P, signal_P)]), 0.99))
     figure = Figure(figsize=(7.6 * len(columns) + 0.9, 7.4), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for axes, names in zip(panels, columns, strict=True):

@@ -138,6 +138,8 @@ def _mean(row: Mapping[object, float]) -> str:
 def _clusters(prompts: pd.DataFrame) -> str:
     """How many groups of like prompts there are, and whether they are the known ones."""
     seen = prompts[prompts["cluster"] >= 0]
+    if seen.empty:
+        return "No prompt shows a gradient, so no two are alike."
     sizes = seen["cluster"].value_counts().to_numpy()
     sentences = [
         f"Clusters of the {len(seen)} prompts with signal, joined while their mean cosine is "
@@ -145,7 +147,7 @@ def _clusters(prompts: pd.DataFrame) -> str:
         f"{', '.join(map(str, sizes[:6]))} prompts."
     ]
     for grouping in GROUPINGS:
-        if len(seen) and seen[grouping].nunique() > 1:
+        if seen[grouping].nunique() > 1:
             purity, index = recovered(seen["cluster"].tolist(), seen[grouping].tolist())
             commonest = seen[grouping].value_counts(normalize=True).iloc[0]
             sentences.append(

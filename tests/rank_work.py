@@ -173,12 +173,15 @@ def rollouts(out: str, sizes: list[int], counts: list[int]) -> None:
         Path(out).write_text(json.dumps(found))
 
 
-def sketched_products(out: str, groups: list[Group], size: int, options: dict) -> None:
-    """Write the interference matrix of a sharded model, which all ranks have alike."""
+def sketched_products(out: str, groups: list[Group], size: int, settings: list[dict]) -> None:
+    """Write the interference matrices of a sharded model, which all ranks have alike."""
     torch.set_num_threads(1)
-    cfg = LearnerConfig(**options)
-    model = load_sharded(ModelConfig(), "tiny", torch.device("cpu"), cfg, seed=0)
-    found = sketches(Learner(model, cfg, 10, 1.0), groups, size)
-    assert all(torch.equal(found, other) for other in gather(found))
+    matrices = []
+    for options in settings:
+        cfg = LearnerConfig(**options)
+        model = load_sharded(ModelConfig(), "tiny", torch.device("cpu"), cfg, seed=0)
+        found = sketches(Learner(model, cfg, 10, 1.0), groups, size)
+        assert all(torch.equal(found, other) for other in gather(found))
+        matrices.append(interference(found.numpy()))
     if rank() == 0:
-        np.save(out, interference(found.numpy()))
+        np.save(out, np.stack(matrices))

@@ -14,7 +14,7 @@ from passk.agreement import weighted
 from passk.config import LearnerConfig
 from passk.diagnostics import block_gradients, objective
 from passk.directional import derivatives_along
-from passk.interference import interference
+from passk.interference import between_groups, interference
 from passk.launch import launch
 from passk.learner import Learner
 from passk.sketch import count_sketch, gradient_halves, halves, sketches
@@ -43,7 +43,7 @@ def exact(learner, groups):
 def test_products_are_unbiased_and_as_exact_as_predicted(monkeypatch, at_once):
     """Parts that are shorter than a sketch, longer, and no multiple of it; signs in pieces too."""
     monkeypatch.setattr(sketch, "_MOST_AT_ONCE", at_once)
-    size, lengths, draws = 32, (5, 150, 32, 1), 4000
+    size, lengths, draws = 32, (5, 150, 32, 1), 1000
     torch.manual_seed(0)
     u, v = torch.randn(2, sum(lengths)).double()
     v = v + 0.7 * u
@@ -65,7 +65,7 @@ def test_products_are_unbiased_and_as_exact_as_predicted(monkeypatch, at_once):
     uu, vv, uv = (u * u).numpy(), (v * v).numpy(), (u * v).numpy()
     variance = float(uu @ apart @ vv + uv @ apart @ uv) / size
     assert abs(products.mean() - float(u @ v)) < 4 * np.sqrt(variance / draws)
-    assert products.var() == pytest.approx(variance, rel=0.12)  # 4 errors of a variance or more
+    assert products.var() == pytest.approx(variance, rel=0.25)  # some 4 errors of a variance
     bound = (float(u @ u) * float(v @ v) + float(u @ v) ** 2) / size
     assert variance <= bound
 
@@ -96,7 +96,7 @@ def test_products_of_the_model_are_those_of_its_gradients(learner, groups, exact
     cosines = (expected / np.where(seen, scale_PP, 1))[seen]
     predicted = np.sqrt((1 + cosines**2).mean() / size)
     assert 0.5 * predicted < np.sqrt((errors**2).mean()) < 1.2 * predicted
-    assert np.corrcoef(found[seen], expected[seen])[0, 1] > 0.99
+    assert np.corrcoef(found[seen], expected[seen])[0, 1] > 0.98
     assert (expected[seen] < 0).any() and (expected[seen] > 0).any()
 
 
@@ -140,30 +140,29 @@ def test_the_mean_over_other_prompts_is_the_agreement(learner, groups, exact):
     assert np.abs(means_P - agreement_P).max() < 2e-3 * np.abs(agreement_P).max()
 
 
-def test_kappa_of_the_bandit_is_unbiased_also_of_a_prompt_with_itself():
-    """Three prompts, of which two are alike: -0.0108 is the interference that the paper prints."""
-    p = exact_success()
+def test_kappa_of_the_bandit_is_the_exact_one():
+    """Easy and hard prompts of the paper, -0.0108 between them; also of a prompt with itself."""
+    p, num_each = exact_success(), 150
     slope = p * (1 - p)
-    easy, hard = slope[0] * np.array([-1, 0.1]), slope[1] * np.array([1, 0.1])
-    vectors = np.stack([easy, hard, hard])
+    vectors = np.stack([slope[0] * np.array([-1, 0.1]), slope[1] * np.array([1, 0.1])])
     expected = vectors @ vectors.T
     assert expected[0, 1] == pytest.approx(-0.010822, abs=1e-6)
-    learner = Learner(TwoPromptBandit(), LearnerConfig(), 1, temperature=1.0)
-    rng, draws = np.random.default_rng(0), 1500
-    found = np.array(
-        [
-            interference(
-                sketches(learner, draw_bandit(rng, np.array([0, 1, 1]), 8), 64, seed=i).numpy()
-            )
-            for i in range(draws)
-        ]
-    )
-    errors = found.std(axis=0, ddof=1) / np.sqrt(draws)
-    assert (np.abs(found.mean(axis=0) - expected) < 4 * errors).all()
-    assert (errors[0, 1] < 0.1 * abs(expected[0, 1])) and (errors.max() < 0.2 * expected.max())
+    bandit = Learner(TwoPromptBandit(), LearnerConfig(), 1, temperature=1.0)
+    groups = draw_bandit(np.random.default_rng(0), np.repeat([0, 1], num_each), 16)
+    kappa_PP = interference(sketches(bandit, groups, 64).numpy())
+    for x, kind in enumerate((slice(num_each), slice(num_each, None))):
+        diagonal = np.diag(kappa_PP)[kind]
+        error = diagonal.std(ddof=1) / np.sqrt(num_each)
+        assert abs(diagonal.mean() - expected[x, x]) < 4 * error < 2 * expected[x, x]
+    members = {"easy": np.arange(num_each), "hard": np.arange(num_each, 2 * num_each)}
+    table = between_groups(kappa_PP, members, "kind", num_resamples=400)
+    for row, exact in zip(table.to_dict("records"), expected[[0, 0, 1], [0, 1, 1]], strict=True):
+        error = (row["kappa_high"] - row["kappa_low"]) / (2 * 1.96)
+        assert abs(row["kappa"] - exact) < 4 * error < abs(exact)
+    assert table["cosine"].tolist() == pytest.approx([1, -0.98, 1], abs=0.03)
 
 
-def test_odd_numbers_of_samples_and_unjudged_ones_are_all_used(groups):
+def test_an_odd_number_of_samples_is_used_whole(groups):
     odd = [halves([group])[1][0] for group in groups]  # 6 samples
     odd = [
         type(g)(g.problem, g.prompt_ids, g.completions[:5], g.verdicts[:5], g.policy_version)
@@ -171,22 +170,21 @@ def test_odd_numbers_of_samples_and_unjudged_ones_are_all_used(groups):
     ]
     first, second = halves(odd)
     assert {len(g.completions) for g in first} == {2} and {len(g.verdicts) for g in second} == {3}
-    assert all(
-        a.completions + b.completions == g.completions
-        for a, b, g in zip(first, second, odd, strict=True)
-    )
+    for one, two, group in zip(first, second, odd, strict=True):
+        assert one.completions + two.completions == group.completions
+        assert one.rewards() + two.rewards() == group.rewards()
 
 
-@pytest.mark.parametrize("options", [{}, {"replicas": 2}])
-def test_two_ranks_sketch_the_same_products(tmp_path, learner, groups, exact, options):
+def test_two_ranks_sketch_the_same_products(tmp_path, groups, exact):
     """Each sketches its shard with signs of its own; what is summed is a sketch of the whole."""
-    size, file = 1 << 14, tmp_path / "found.npy"
-    launch(sketched_products, 2, str(file), groups[:12], size, options)
-    found = np.load(file)
-    part = exact[:, :12]
+    size, num_prompts, out = 1 << 14, 8, tmp_path / "found.npy"
+    launch(sketched_products, 2, str(out), groups[:num_prompts], size, [{}, {"replicas": 2}])
+    part = exact[:, :num_prompts]
     expected = interference(part.numpy())
     norms_P = part.mean(dim=0).norm(dim=1).numpy()
-    off = ~np.eye(12, dtype=bool)
-    bound = 6 * np.sqrt(1 / size) * np.outer(norms_P, norms_P) + 1e-6
-    assert (np.abs(found - expected)[off] <= bound[off]).all()
-    assert np.abs(expected[off]).max() > 20 * np.median(bound[off])
+    off = np.outer(norms_P, norms_P) > 0
+    np.fill_diagonal(off, False)
+    bound = 6 * np.sqrt(1 / size) * np.outer(norms_P, norms_P)
+    assert np.abs(expected / np.where(off, bound, np.inf)).max() > 3
+    for found in np.load(out):
+        assert (np.abs(found - expected)[off] <= bound[off]).all()
