@@ -225,7 +225,7 @@ def _write(run: Run, found: Diagnosis, matrix: Interference | None, text: str) -
     if matrix is not None:
         tables |= {"interference_prompts": matrix.prompts, "interference_exact": matrix.exact}
         tables |= {f"interference_by_{name}": table for name, table in matrix.groups.items()}
-        tables["antagonists"] = matrix.pairs
+        tables |= {"interference_clusters": matrix.clusters, "antagonists": matrix.pairs}
         drawn = heatmap(matrix.cosines_PP, matrix.prompts, list(matrix.groups))
         figures |= {"interference": drawn} if drawn else {}
         with replacing(run.path / "interference.npy") as partial, partial.open("wb") as file:

@@ -15,10 +15,10 @@ from scipy.spatial.distance import squareform
 from passk.estimators import FloatArray, IntArray
 from passk.statistics import resample_counts
 
-# Prompts are alike as long as the cosines between their groups are this large in the mean. Cosines
-# of estimates are shrunk by noise, so it is small; and it is larger than what a sketch of 4,096
-# entries makes of nothing, 1 / 64 a pair, in the mean over even a few pairs.
-LEAST_COSINE = 0.02
+# Prompts are alike as long as the cosines between their groups are this large in the mean. Noise
+# shrinks the cosines of estimates, so it is small; it is twice what a sketch of 4,096 numbers makes
+# of nothing for one pair, 1 / 64. docs/diagnose.md says what it finds.
+LEAST_COSINE = 0.03
 
 
 def interference(halves_2PD: FloatArray) -> FloatArray:
@@ -157,3 +157,39 @@ def between_groups(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def cluster_agreements(
+    kappa_PP: FloatArray, labels_P: IntArray, least_size: int, num_resamples: int
+) -> pd.DataFrame:
+    """A row per cluster of so many prompts: their mean kappa with all others, with its interval.
+
+    That is the mean of their agreements (equation 8) with the gradient over these prompts, none of
+    which meets itself. The bootstrap over prompts draws both sides, so it counts the noise of the
+    gradient too. `labels_P` must not come from the samples that kappa does.
+    """
+    kappa_PP = kappa_PP - np.diag(np.diag(kappa_PP))
+    counts_RP = np.concatenate([*resample_counts(len(kappa_PP), num_resamples, 0)])
+    draws_RP = np.concatenate([np.ones((1, len(kappa_PP))), counts_RP])
+    rows = []
+    for label in range(labels_P.max() + 1):
+        members = np.flatnonzero(labels_P == label)
+        if len(members) < least_size:
+            continue
+        inside_RP = draws_RP[:, members]
+        sums_R = (inside_RP @ kappa_PP[members] * draws_RP).sum(axis=1)
+        num_pairs_R = inside_RP.sum(axis=1) * draws_RP.sum(axis=1) - (inside_RP**2).sum(axis=1)
+        with np.errstate(invalid="ignore"):  # a resample without any of a small cluster
+            value, *spread = sums_R / num_pairs_R
+        low, high = np.nanquantile(spread, (0.025, 0.975))
+        rows.append(
+            {
+                "cluster": label,
+                "num_prompts": len(members),
+                "agreement": float(value),
+                "agreement_low": float(low),
+                "agreement_high": float(high),
+            }
+        )
+    columns = ["cluster", "num_prompts", "agreement", "agreement_low", "agreement_high"]
+    return pd.DataFrame(rows, columns=columns)

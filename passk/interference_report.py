@@ -13,6 +13,7 @@ from passk.estimators import FloatArray
 from passk.interference import (
     LEAST_COSINE,
     between_groups,
+    cluster_agreements,
     cosines,
     interference,
     like_prompts,
@@ -22,17 +23,23 @@ from passk.types import Group
 from passk.wording import markdown
 
 _PAIRS_SHOWN = 10
+_LEAST_CLUSTER = 5  # prompts of a cluster that is told of
+_CLUSTERS_SHOWN = 12
 _LONGEST_SHOWN = 60  # characters of a prompt on the page
 
 
 @dataclass(frozen=True, slots=True)
 class Interference:
-    """The matrix and its tables; prompts in the order of its rows."""
+    """The matrix and its tables; prompts in the order of its rows.
+
+    Clusters and pairs are found in the first halves of the samples, and measured in the second.
+    """
 
     kappa_PP: FloatArray
     cosines_PP: FloatArray
     prompts: pd.DataFrame
     groups: dict[str, pd.DataFrame]  # between kinds, levels or types, where there are several
+    clusters: pd.DataFrame
     pairs: pd.DataFrame
     exact: pd.DataFrame
 
@@ -46,7 +53,8 @@ def interference_tables(
 ) -> Interference:
     """Everything from the sketches and what was measured beside them (`passk.matrix`)."""
     kappa_PP, cosines_PP = interference(halves_2PD), cosines(halves_2PD)
-    prompts = _prompt_table(groups, like_prompts(cosines_PP))
+    first, second = halves_2PD[:1], halves_2PD[1].astype(np.float64)
+    prompts = _prompt_table(groups, like_prompts(cosines(first)))
     between = {
         name: between_groups(kappa_PP, _members(prompts[name]), name, num_resamples)
         for name in GROUPINGS
@@ -54,7 +62,13 @@ def interference_tables(
     }
     named = exact.assign(**{end: prompts["problem_id"].to_numpy()[exact[end]] for end in _ENDS})
     return Interference(
-        kappa_PP, cosines_PP, prompts, between, _pair_table(groups, prompts, pairs), named
+        kappa_PP,
+        cosines_PP,
+        prompts,
+        between,
+        _cluster_table(prompts, second @ second.T, num_resamples),
+        _pair_table(groups, prompts, pairs),
+        named,
     )
 
 
@@ -79,6 +93,22 @@ def _prompt_table(groups: Sequence[Group], clusters_P: np.ndarray) -> pd.DataFra
     )
 
 
+def _cluster_table(prompts: pd.DataFrame, kappa_PP: FloatArray, num_resamples: int) -> pd.DataFrame:
+    """How each cluster agrees, and of which kind, level or type most of its prompts are."""
+    table = cluster_agreements(
+        kappa_PP, prompts["cluster"].to_numpy(), _LEAST_CLUSTER, num_resamples
+    )
+    for name in GROUPINGS:
+        if prompts[name].nunique() > 1:
+            counts = [
+                prompts[name][prompts["cluster"] == label].value_counts()
+                for label in table["cluster"]
+            ]
+            table[f"commonest_{name}"] = [count.index[0] for count in counts]
+            table[f"share_of_{name}"] = [count.iloc[0] / count.sum() for count in counts]
+    return table
+
+
 def _pair_table(
     groups: Sequence[Group], prompts: pd.DataFrame, pairs: pd.DataFrame
 ) -> pd.DataFrame:
@@ -95,7 +125,7 @@ def _pair_table(
 
 def section(found: Interference, size: int, seconds: float, seconds_beside: float) -> str:
     """What the matrix says, as a section of the page."""
-    silent = int((found.prompts["cluster"] < 0).sum())
+    silent = int((np.diag(found.cosines_PP) == 0).sum())
     parts = [
         "## Which prompts interfere with which",
         f"kappa(x, x') = <grad p(x), grad p(x')> of {len(found.prompts)} prompts: below 0, a step "
@@ -104,7 +134,10 @@ def section(found: Interference, size: int, seconds: float, seconds_beside: floa
     ]
     for grouping, table in found.groups.items():
         parts += [f"Mean kappa by {grouping}:", _between(table, grouping)]
-    parts += [_clusters(found.prompts), _worst(found.pairs)]
+    parts.append(_clusters(found.prompts))
+    if len(found.clusters):
+        parts.append(_agreements(found.clusters.head(_CLUSTERS_SHOWN)))
+    parts.append(_worst(found.pairs))
     if len(found.pairs):
         parts.append(_pairs(found.pairs.head(_PAIRS_SHOWN)))
     parts.append(
@@ -142,9 +175,9 @@ def _clusters(prompts: pd.DataFrame) -> str:
         return "No prompt shows a gradient, so no two are alike."
     sizes = seen["cluster"].value_counts().to_numpy()
     sentences = [
-        f"Clusters of the {len(seen)} prompts with signal, joined while their mean cosine is "
-        f"{LEAST_COSINE} or more: {len(sizes)}, the largest of "
-        f"{', '.join(map(str, sizes[:6]))} prompts."
+        f"The {len(seen)} prompts that show a gradient in the first halves of their samples, "
+        f"joined while their mean cosine there is {LEAST_COSINE} or more, make {len(sizes)} "
+        f"clusters of like prompts, the largest of {sizes[0]}."
     ]
     for grouping in GROUPINGS:
         if seen[grouping].nunique() > 1:
@@ -156,6 +189,25 @@ def _clusters(prompts: pd.DataFrame) -> str:
                 f"{index:.2f}."
             )
     return " ".join(sentences)
+
+
+def _agreements(clusters: pd.DataFrame) -> str:
+    """The clusters with their agreements, from the other halves of the samples."""
+    rows = []
+    for row in clusters.to_dict("records"):
+        ends = f"[{row['agreement_low']:.3g}, {row['agreement_high']:.3g}]"
+        mostly = [
+            f"{row[f'commonest_{name}'] or '(none)'} ({100 * row[f'share_of_{name}']:.0f} %)"
+            for name in GROUPINGS
+            if f"commonest_{name}" in clusters
+        ]
+        rows.append(
+            {"cluster": str(row["cluster"]), "prompts": str(row["num_prompts"])}
+            | ({"mostly": ", ".join(mostly)} if mostly else {})
+            | {"agreement": f"{row['agreement']:.3g} {ends}"}
+        )
+    names = {name: name for name in rows[0]} | {"agreement": "agreement in the other halves"}
+    return markdown(pd.DataFrame(rows), names)
 
 
 def _worst(pairs: pd.DataFrame) -> str:

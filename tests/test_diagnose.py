@@ -27,6 +27,7 @@ FILES = {"prompts.csv", "curve.csv", "by_kind.csv", "diagnose.md"}
 FILES |= {"curve.png", "histograms.png", "weight_against_agreement.png"}
 FILES |= {"interference.npy", "interference.png", "interference_prompts.csv"}
 FILES |= {"interference_by_kind.csv", "interference_exact.csv", "antagonists.csv"}
+FILES |= {"interference_clusters.csv"}
 FILES |= {"config.yaml", "overrides.txt", "manifest.json"}
 
 
@@ -105,6 +106,9 @@ def test_the_matrix_is_of_the_first_prompts(found):
     assert (prompts["c"] == all_prompts["c"][:NUM_IN_MATRIX]).all()
     silent = prompts["c"].isin([0, NUM_SAMPLES])
     assert silent.any() and (kappa[silent] == 0).all() and (prompts["cluster"][silent] == -1).all()
+    clusters = pd.read_csv(found / "interference_clusters.csv")
+    sizes = prompts["cluster"][prompts["cluster"] >= 0].value_counts()
+    assert clusters["num_prompts"].tolist() == sizes[sizes >= 5].tolist()
     by_kind = pd.read_csv(found / "interference_by_kind.csv")
     assert len(by_kind) == 6
     calculator, textbook = (prompts["kind"] == kind for kind in ("calculator", "textbook"))

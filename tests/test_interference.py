@@ -11,6 +11,7 @@ from test_diagnostics import TwoPromptBandit, draw_bandit, exact_success
 from passk.config import LearnerConfig
 from passk.interference import (
     between_groups,
+    cluster_agreements,
     clustered_order,
     cosines,
     interference,
@@ -100,6 +101,33 @@ def test_like_prompts_are_found_without_being_told():
     assert np.bincount(labels[seen]).tolist() == [39, 35, 24]  # the largest first
     assert like_prompts(np.zeros((3, 3))).tolist() == [-1, -1, -1]
     assert like_prompts(np.diag([0.0, 1.0])).tolist() == [-1, 0]
+
+
+def test_agreements_of_clusters_and_their_coverage():
+    """Clusters whose mean gradients are known; the population drawn anew each time."""
+    rng, repetitions, num_prompts = np.random.default_rng(11), 200, 60
+    centres = np.array([[1.0, 0.2], [-0.9, 0.3], [0.0, -0.1]])
+    shares = np.array([0.5, 0.3, 0.2])
+    exact = centres @ (shares @ centres)
+    covered = np.zeros(3)
+    for _ in range(repetitions):
+        labels = rng.choice(3, size=num_prompts, p=shares)
+        vectors = centres[labels] + rng.normal(size=(num_prompts, 2))
+        kappa = vectors @ vectors.T
+        table = cluster_agreements(kappa, labels, least_size=1, num_resamples=200)
+        covered += (table["agreement_low"] <= exact) & (exact <= table["agreement_high"])
+    assert (covered / repetitions >= 0.88).all(), covered
+    for row in table.to_dict("records"):
+        pairs = [
+            kappa[x, y]
+            for x in np.flatnonzero(labels == row["cluster"])
+            for y in range(num_prompts)
+            if x != y
+        ]
+        assert row["agreement"] == pytest.approx(np.mean(pairs))
+    of_two = cluster_agreements(kappa, np.array([0] * 5 + [1] * 2 + [-1] * 53), 3, 20)
+    assert of_two["cluster"].tolist() == [0] and of_two["num_prompts"].tolist() == [5]
+    assert cluster_agreements(kappa, np.full(num_prompts, -1), 1, 20).empty
 
 
 def test_the_order_of_the_heatmap_keeps_names_and_likes_together():
@@ -225,6 +253,9 @@ def test_the_section_says_what_the_tables_hold(tables):
     for words in (
         "of 19 prompts",
         "1 show no gradient",
+        "The 18 prompts that show a gradient",
+        "make 3 clusters",
+        "| 0 | 7 | textbook (100 %), Level 1 (57 %) |",
         "Mean kappa by level",
         "| textbook |",
         "-7 ± 1.5 | -0.50",
@@ -236,7 +267,8 @@ def test_the_section_says_what_the_tables_hold(tables):
     ):
         assert words in text, words
     assert "and so on and so on and so on and so on and so on" not in text  # cut
-    nobody = replace(tables, pairs=tables.pairs.head(0), exact=tables.exact.head(0), groups={})
+    empty = {name: getattr(tables, name).head(0) for name in ("pairs", "exact", "clusters")}
+    nobody = replace(tables, **empty, groups={})
     text = section(nobody, size=400, seconds=2.0, seconds_beside=1.0)
     assert "No two prompts interfere" in text and "do not fit in memory" in text
 
