@@ -216,8 +216,8 @@ def _worst(pairs: pd.DataFrame) -> str:
     clear = (pairs["kappa"] < -1.96 * pairs["kappa_error"]).sum()
     return (
         f"The {len(pairs)} pairs that look most antagonistic in the first halves of their samples "
-        f"have a mean kappa of {pairs['selected_by'].mean():.3g} there, which is too low as they "
-        f"were chosen by it, and {pairs['kappa'].mean():.3g} in the other halves, which are told "
+        f"have a mean kappa of {pairs['selected_by'].mean():.4g} there, which is too low as they "
+        f"were chosen by it, and {pairs['kappa'].mean():.4g} in the other halves, which are told "
         f"below with their errors; {clear} of them are clearly negative there (1.96 errors)."
     )
 
@@ -228,8 +228,8 @@ def _pairs(pairs: pd.DataFrame) -> str:
         shown = {end: _who(row, end) for end in _ENDS}
         error = "" if pd.isna(row["kappa_error"]) else f" ± {row['kappa_error']:.3g}"
         cosine = "" if pd.isna(row["cosine"]) else f"{row['cosine']:.2f}"
-        numbers = {"kappa": f"{row['kappa']:.3g}{error}", "cosine": cosine}
-        rows.append(shown | {"selected_by": f"{row['selected_by']:.3g}"} | numbers)
+        numbers = {"kappa": f"{row['kappa']:.4g}{error}", "cosine": cosine}
+        rows.append(shown | {"selected_by": f"{row['selected_by']:.4g}"} | numbers)
     headings = {"first": "prompt", "second": "and prompt", "selected_by": "selected by"}
     return markdown(pd.DataFrame(rows), headings | {name: name for name in ("kappa", "cosine")})
 
