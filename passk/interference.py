@@ -58,7 +58,7 @@ def like_prompts(cosines_PP: FloatArray, least_cosine: float = LEAST_COSINE) -> 
     `least_cosine` or more (average linkage), so how many there are need not be known.
     """
     signal_P = np.diag(cosines_PP) > 0
-    labels_P = np.full(len(cosines_PP), -1)
+    labels_P: IntArray = np.full(len(cosines_PP), -1)
     if signal_P.sum() == 1:
         labels_P[signal_P] = 0
     if signal_P.sum() > 1:
@@ -79,7 +79,8 @@ def clustered_order(cosines_PP: FloatArray, names: Sequence[str], order: Sequenc
         if len(members) > 2:
             members = members[leaves_list(_linkage(cosines_PP[np.ix_(members, members)]))]
         parts.append(members)
-    return np.concatenate(parts)
+    places: IntArray = np.concatenate(parts)
+    return places
 
 
 def _linkage(cosines_PP: FloatArray) -> FloatArray:
