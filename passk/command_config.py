@@ -26,6 +26,8 @@ class DiagnosisConfig:
     parameters: str = "all"  # that gradients are taken of, or last_layer
     preconditioned: bool = False  # products as Adam scales them, by the moments of the checkpoint
     num_blocks: int = 8  # of prompts; a prompt meets the gradient over the other blocks
+    matrix_prompts: int = 256  # the first so many interfere with one another how? 0: not asked
+    sketch_size: int = 4096  # numbers kept of each gradient: errors of products go by its root
     seed: int = 0  # of the choice of problems and of their samples
 
 

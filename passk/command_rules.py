@@ -16,6 +16,8 @@ from passk.exact_config import ExplainConfig, PopulationConfig, ToyConfig
 from passk.limits import check_fields
 from passk.rules import check_exists, check_group, check_run
 
+MOST_MATRIX_PROMPTS = 2000  # for which matrix and figure are still of use
+
 
 def check(cfg: RunConfig | ReportConfig | ToyConfig | ExplainConfig) -> None:
     """Raise UserError, with a sentence that names the key, for the first rule that is broken."""
@@ -53,6 +55,11 @@ def _check_diagnose(cfg: DiagnoseConfig) -> None:
         raise UserError(
             f"diagnose.num_prompts={asked.num_prompts} is less than "
             f"diagnose.num_blocks={asked.num_blocks}; every block needs a prompt"
+        )
+    if asked.matrix_prompts == 1 or asked.matrix_prompts > MOST_MATRIX_PROMPTS:
+        raise UserError(
+            f"diagnose.matrix_prompts={asked.matrix_prompts} must be 0 for no interference matrix, "
+            f"or between 2 and {MOST_MATRIX_PROMPTS}"
         )
     n = asked.num_samples
     if asked.ks is not None and not all(1 <= k <= n for k in asked.ks):

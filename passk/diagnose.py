@@ -22,6 +22,9 @@ from passk.diagnostics import alignment, weighted_gradients
 from passk.directional import Derivatives, derivatives_along
 from passk.disk import replacing
 from passk.errors import UserError
+from passk.interference_plot import heatmap
+from passk.interference_report import Interference, interference_tables, section
+from passk.matrix import Matrix, measure_matrix
 from passk.memory import memory_advice
 from passk.metric import metric_of
 from passk.ranks import rank
@@ -87,6 +90,16 @@ def diagnose(
     try:
         with memory_advice("learner"):
             found, derivatives, cost = _measured(cfg, base, parts, groups, rewards_PG, metric)
+            matrix = None
+            if asked.matrix_prompts:
+                matrix = measure_matrix(
+                    parts.learner,
+                    groups[: asked.matrix_prompts],
+                    asked.sketch_size,
+                    seed=asked.seed,
+                    metric=metric,
+                    length=derivatives.length,
+                )
         cost = replace(cost, sampling=seconds_sampled)
         if rank() == 0:
             differences = {
@@ -94,7 +107,12 @@ def diagnose(
                 "error": derivatives.error,
                 "num_tried": derivatives.num_tried,
             }
-            _write(run, found, page(found, asked, differences, asdict(cost)))
+            shown, text = None, ""
+            if matrix is not None:
+                shown = _interference(groups, matrix, base.eval.num_resamples)
+                times = matrix.seconds, matrix.seconds_beside
+                text = section(shown, asked.sketch_size, *times)
+            _write(run, found, shown, page(found, asked, differences, asdict(cost), text))
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -186,7 +204,17 @@ def _shown_ks(asked: DiagnosisConfig, evaluated: Sequence[int], n: int) -> tuple
     return tuple(sorted({1, *(k for k in wanted if k <= n)}))
 
 
-def _write(run: Run, found: Diagnosis, text: str) -> None:
+def _interference(groups: Sequence[Group], matrix: Matrix, num_resamples: int) -> Interference:
+    return interference_tables(
+        groups[: matrix.halves_2PD.shape[1]],
+        matrix.halves_2PD,
+        matrix.pairs,
+        matrix.exact,
+        num_resamples,
+    )
+
+
+def _write(run: Run, found: Diagnosis, matrix: Interference | None, text: str) -> None:
     tables = {"prompts": found.prompts, "curve": found.curve}
     tables |= {f"by_{name}": table for name, table in found.groups.items()}
     figures = {
@@ -194,6 +222,14 @@ def _write(run: Run, found: Diagnosis, text: str) -> None:
         "histograms": diagnose_plots.histograms(found.prompts, found.k),
         "weight_against_agreement": diagnose_plots.weight_against_agreement(found.prompts, found.k),
     }
+    if matrix is not None:
+        tables |= {"interference_prompts": matrix.prompts, "interference_exact": matrix.exact}
+        tables |= {f"interference_by_{name}": table for name, table in matrix.groups.items()}
+        tables |= {"interference_clusters": matrix.clusters, "antagonists": matrix.pairs}
+        drawn = heatmap(matrix.cosines_PP, matrix.prompts, list(matrix.groups))
+        figures |= {"interference": drawn} if drawn else {}
+        with replacing(run.path / "interference.npy") as partial, partial.open("wb") as file:
+            np.save(file, matrix.kappa_PP.astype(np.float32), allow_pickle=False)
     for name, table in tables.items():
         with replacing(run.path / f"{name}.csv") as partial:
             table.to_csv(partial, index=False)

@@ -16,8 +16,12 @@ def page(
     asked: DiagnosisConfig,
     differences: Mapping[str, float],
     seconds: Mapping[str, float],
+    matrix: str = "",
 ) -> str:
-    """Does Pass@k conflict with Pass@1 here, from which k on, and which prompts are behind it?"""
+    """Does Pass@k conflict with Pass@1 here, from which k on, and which prompts are behind it?
+
+    `matrix` is the section on which prompts interfere with which, where that was measured.
+    """
     sections = [
         "# Who interferes with Pass@1",
         _sampled(found.prompts, asked.num_samples),
@@ -33,6 +37,7 @@ def page(
             " ".join(_group_sentences(table, grouping, found.k)),
             _groups(table, grouping, found.k),
         ]
+    sections += [matrix] if matrix else []
     sections += ["## How it was measured", _how(asked, differences, seconds)]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
 

@@ -156,14 +156,22 @@ class Learner:
         Of several ranks each has its part: sums over ranks of products of parts are products of
         gradients, also where shards are held more than once.
         """
+        whole_parts = torch.cat([part.cpu() for part in self.gradient_parts(rows)])
+        return whole_parts / math.sqrt(self.cfg.replicas)
+
+    def gradient_parts(self, rows: Sequence[TokenRow]) -> list[Tensor]:
+        """What `gradient` is made of, parameter by parameter, where each is: nothing is copied.
+
+        Not yet divided by the root of the number of replicas.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         self.accumulate_gradient(rows)
         parts = [
-            local(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float().cpu()
+            local(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float()
             for p in self._trained.values()
         ]
         self.optimizer.zero_grad(set_to_none=True)
-        return torch.cat(parts) / math.sqrt(self.cfg.replicas)
+        return parts
 
     def num_local_parameters(self) -> int:
         """How many trained numbers this rank holds."""

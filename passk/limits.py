@@ -57,6 +57,8 @@ _AT_LEAST = {
     "diagnose.num_samples": 4,
     "diagnose.num_blocks": 3,
     "filter.num_checkpoints": 1,
+    "diagnose.matrix_prompts": 0,
+    "diagnose.sketch_size": 64,
     "data.answer_tokens": 1,
     "data.num_train": 1,
     "data.num_corpus": 1,

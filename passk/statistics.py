@@ -68,7 +68,7 @@ def bootstrap_means(
     values_PK = _finite(values_PK, ndim=2)
     means = [
         counts_RP @ values_PK / len(values_PK)
-        for counts_RP in _resample_counts(len(values_PK), num_resamples, seed)
+        for counts_RP in resample_counts(len(values_PK), num_resamples, seed)
     ]
     return np.concatenate(means)
 
@@ -128,7 +128,7 @@ def jackknife_interval(
     return _around(float(full_value), _t_quantile(num_blocks - 1, level) * float(error))
 
 
-def _resample_counts(num_problems: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
+def resample_counts(num_problems: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
     """How often each resample holds each problem, [R, P], in chunks of at most MAX_DRAWS cells."""
     rng = np.random.default_rng(seed)
     chunk = max(1, MAX_DRAWS // num_problems)

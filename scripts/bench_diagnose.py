@@ -4,8 +4,8 @@
 
 Median seconds on the run's last checkpoint: one learner pass over the samples (the gradient of
 Pass@1 over all prompts at once), what `passk diagnose` does in its place (the same by blocks, and
-the derivatives of all log-probabilities), and a backward pass for each prompt. The agreement
-scores of the last two are compared.
+the derivatives of all log-probabilities), a backward pass for each prompt, and the sketches of the
+interference matrix. The agreement scores of the first two ways are compared.
 """
 
 import sys
@@ -26,9 +26,11 @@ from passk.composition import load_run_config
 from passk.diagnose import as_training
 from passk.diagnostics import weighted_gradients
 from passk.directional import derivatives_along
+from passk.sketch import sketches
 from passk.train import diagnostic_groups
 
 NUM_BLOCKS = DiagnoseConfig().diagnose.num_blocks
+SKETCH_SIZE = DiagnoseConfig().diagnose.sketch_size
 
 
 def timed(seconds: list[float], work: Callable[[], Any]) -> Any:
@@ -53,11 +55,12 @@ def main(run: str, num_prompts: int = 300, num_samples: int = 32, repetitions: i
         def gradient(num_blocks: int) -> Any:
             return weighted_gradients(learner, groups, weights_PG1, num_blocks)[0]
 
-        plain, by_block, slopes, by_prompt = [], [], [], []
+        plain, by_block, slopes, by_prompt, sketched = [], [], [], [], []
         for _ in range(repetitions):
             timed(plain, lambda: gradient(1))
             blocks_MD = timed(by_block, lambda: gradient(NUM_BLOCKS))
             derivatives = timed(slopes, lambda: derivatives_along(learner, groups, blocks_MD))  # noqa: B023
+        timed(sketched, lambda: sketches(learner, groups, SKETCH_SIZE))
         each_PD = timed(by_prompt, lambda: gradient(len(groups))).double() * len(groups)
     scores_P, _ = agreement_scores(rewards_PG, derivatives.values_PG)
     others_MD = (blocks_MD.sum(dim=0) - blocks_MD).double()
@@ -72,6 +75,7 @@ def main(run: str, num_prompts: int = 300, num_samples: int = 32, repetitions: i
         ("derivatives of all samples", slopes),
         ("passk diagnose, both", np.array(by_block) + slopes),
         ("a backward pass for each prompt", by_prompt),
+        ("sketches of both halves of each prompt", sketched),
     ):
         median = float(np.median(seconds))
         print(f"| {name} | {median:.2f} | {median / learner_pass:.2f} |")

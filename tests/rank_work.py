@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -13,6 +14,7 @@ from passk.batch import TokenRow
 from passk.checkpoint import TrainState, restore
 from passk.config import LearnerConfig, ModelConfig, PromptConfig
 from passk.conventions import make_problems
+from passk.interference import interference
 from passk.learner import Learner
 from passk.policy import load_policy, load_tokenizer
 from passk.prompts import PromptEncoder
@@ -21,7 +23,9 @@ from passk.rollout import Rollout, SampleKey, rollout
 from passk.sampler import SamplingParams
 from passk.saving import CheckpointWriter
 from passk.sharding import load_sharded, whole
+from passk.sketch import sketches
 from passk.torch_sampler import TorchSampler
+from passk.types import Group
 from passk.verifiers import ConventionsVerifier
 
 
@@ -167,3 +171,17 @@ def rollouts(out: str, sizes: list[int], counts: list[int]) -> None:
             found.append(gather([groups, drawn, judged]))
     if rank() == 0:
         Path(out).write_text(json.dumps(found))
+
+
+def sketched_products(out: str, groups: list[Group], size: int, settings: list[dict]) -> None:
+    """Write the interference matrices of a sharded model, which all ranks have alike."""
+    torch.set_num_threads(1)
+    matrices = []
+    for options in settings:
+        cfg = LearnerConfig(**options)
+        model = load_sharded(ModelConfig(), "tiny", torch.device("cpu"), cfg, seed=0)
+        found = sketches(Learner(model, cfg, 10, 1.0), groups, size)
+        assert all(torch.equal(found, other) for other in gather(found))
+        matrices.append(interference(found.numpy()))
+    if rank() == 0:
+        np.save(out, np.stack(matrices))

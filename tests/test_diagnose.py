@@ -20,9 +20,14 @@ from passk.metric import metric_of
 NUM_PROMPTS, NUM_SAMPLES = 24, 8
 SMALL = ("num_threads=1", "data.num_train=48", "data.num_corpus=64", "eval.ks=[1,2,4]")
 SMALL += ("eval.num_resamples=50", f"diagnose.num_prompts={NUM_PROMPTS}")
+NUM_IN_MATRIX = 20
 SMALL += (f"diagnose.num_samples={NUM_SAMPLES}", "diagnose.num_blocks=4")
+SMALL += (f"diagnose.matrix_prompts={NUM_IN_MATRIX}",)
 FILES = {"prompts.csv", "curve.csv", "by_kind.csv", "diagnose.md"}
 FILES |= {"curve.png", "histograms.png", "weight_against_agreement.png"}
+FILES |= {"interference.npy", "interference.png", "interference_prompts.csv"}
+FILES |= {"interference_by_kind.csv", "interference_exact.csv", "antagonists.csv"}
+FILES |= {"interference_clusters.csv"}
 FILES |= {"config.yaml", "overrides.txt", "manifest.json"}
 
 
@@ -91,6 +96,42 @@ def test_the_tables_say_the_same(found):
     )
 
 
+def test_the_matrix_is_of_the_first_prompts(found):
+    kappa = np.load(found / "interference.npy", allow_pickle=False)
+    assert kappa.shape == (NUM_IN_MATRIX, NUM_IN_MATRIX) and kappa.dtype == np.float32
+    np.testing.assert_allclose(kappa, kappa.T, rtol=1e-4, atol=1e-6 * np.abs(kappa).max())
+    all_prompts = pd.read_csv(found / "prompts.csv")
+    prompts = pd.read_csv(found / "interference_prompts.csv")
+    assert (prompts["problem_id"] == all_prompts["problem_id"][:NUM_IN_MATRIX]).all()
+    assert (prompts["c"] == all_prompts["c"][:NUM_IN_MATRIX]).all()
+    silent = prompts["c"].isin([0, NUM_SAMPLES])
+    assert silent.any() and (kappa[silent] == 0).all() and (prompts["cluster"][silent] == -1).all()
+    clusters = pd.read_csv(found / "interference_clusters.csv")
+    sizes = prompts["cluster"][prompts["cluster"] >= 0].value_counts()
+    assert clusters["num_prompts"].tolist() == sizes[sizes >= 5].tolist()
+    by_kind = pd.read_csv(found / "interference_by_kind.csv")
+    assert len(by_kind) == 6
+    calculator, textbook = (prompts["kind"] == kind for kind in ("calculator", "textbook"))
+    across = by_kind.set_index(["kind", "other_kind"])["kappa"]["textbook", "calculator"]
+    assert across == pytest.approx(kappa[np.ix_(textbook, calculator)].mean(), rel=1e-4)
+    exact = pd.read_csv(found / "interference_exact.csv")
+    assert np.corrcoef(exact["exact"], exact["sketched"])[0, 1] > 0.95
+    antagonists = pd.read_csv(found / "antagonists.csv")
+    assert 0 < len(antagonists) <= 50 and (antagonists["selected_by"] < 0).all()
+    assert antagonists["selected_by"].is_monotonic_increasing
+    assert antagonists["first_prompt"].str.endswith("=").all()
+    page = (found / "diagnose.md").read_text()
+    for words in ("Which prompts interfere with which", "| with textbook |", "interference.png"):
+        assert words in page
+
+
+def test_no_matrix_where_none_is_asked_for(tmp_path):
+    assert diagnose(tmp_path / "run", "diagnose.matrix_prompts=0", "diagnose.cosines=false") == 0
+    written = {file.name for file in (tmp_path / "run").iterdir()}
+    assert written == {n for n in FILES if not n.startswith(("interference", "antagonists"))}
+    assert "Which prompts interfere" not in (tmp_path / "run" / "diagnose.md").read_text()
+
+
 def test_the_page_is_printed_and_says_what_was_found(tmp_path, capfd):
     assert diagnose(tmp_path / "run") == 0
     out = capfd.readouterr().out
@@ -105,7 +146,7 @@ def test_the_page_is_printed_and_says_what_was_found(tmp_path, capfd):
 def test_it_repeats_exactly_and_a_seed_draws_others(found, tmp_path):
     assert diagnose(tmp_path / "again") == 0
     assert diagnose(tmp_path / "other", "diagnose.seed=1") == 0
-    for name in ("prompts.csv", "curve.csv", "by_kind.csv"):
+    for name in ("prompts.csv", "curve.csv", "interference.npy", "antagonists.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (found / name).read_bytes()
     other = pd.read_csv(tmp_path / "other" / "prompts.csv")
     assert set(other["problem_id"]) != set(pd.read_csv(found / "prompts.csv")["problem_id"])
@@ -118,6 +159,9 @@ def test_two_ranks_measure_the_same(found, tmp_path):
     assert (one["problem_id"] == two["problem_id"]).all() and (one["c"] == two["c"]).all()
     for name in ("agreement", "contribution_4"):
         assert (one[name] - two[name]).abs().max() < 3e-3 * one[name].abs().max()
+    matrices = [np.load(d / "interference.npy") for d in (found, tmp_path / "run")]
+    off = ~np.eye(NUM_IN_MATRIX, dtype=bool)
+    assert np.corrcoef(*(kappa[off] for kappa in matrices))[0, 1] > 0.98  # their signs differ
     curves = [pd.read_csv(d / "curve.csv")["inner_product"] for d in (found, tmp_path / "run")]
     np.testing.assert_allclose(*curves, atol=3e-3 * one["contribution_4"].abs().mean())
 
@@ -174,6 +218,10 @@ def test_adams_metric_is_that_of_the_checkpoint(trained, tmp_path):
         (["diagnose.num_samples=3"], ["diagnose.num_samples=3", "at least 4"]),
         (["diagnose.ks=[9]"], ["diagnose.ks=[9]", "diagnose.num_samples=8"]),
         (["diagnose.num_prompts=3"], ["diagnose.num_prompts=3", "diagnose.num_blocks=4"]),
+        (["diagnose.matrix_prompts=2001"], ["diagnose.matrix_prompts=2001", "2 and 2000"]),
+        (["diagnose.matrix_prompts=1"], ["diagnose.matrix_prompts=1", "must be 0"]),
+        (["diagnose.matrix_prompts=-1"], ["diagnose.matrix_prompts=-1", "at least 0"]),
+        (["diagnose.sketch_size=8"], ["diagnose.sketch_size=8", "at least 64"]),
         (["run=no/run"], ["run=no/run does not exist"]),
         (["run=here"], ["here is not a run directory"]),
         (["diagnose.preconditioned=true"], ["diagnose.preconditioned=true", "give run=DIR"]),

@@ -28,6 +28,7 @@ LEVELS = (
             "disk",
             "limits",
             "clusters",
+            "interference",
         ),
         *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp", "toy"),
     ),
@@ -70,15 +71,17 @@ LEVELS = (
         "verifier_checks",
         "directional",
         "metric",
+        "sketch",
     ),
-    ("experience", "build", "tables", "saving"),
+    ("matrix", "experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting", "preparing"),
     ("evaluation", "figure_style", "sheets", "diagnose_tables"),
     (
         *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
         "diagnose_page",
+        "interference_report",
     ),
-    ("reproduce", "report", "toy_command", "explain", "diagnose_plots"),
+    ("reproduce", "report", "toy_command", "explain", "diagnose_plots", "interference_plot"),
     ("diagnose", "filter_tables"),
     ("filtering",),
     ("measure_commands",),
@@ -103,6 +106,7 @@ WITHOUT_TORCH |= {
     "toy_command",
     "agreement",
 }
+WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
