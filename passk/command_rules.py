@@ -4,18 +4,29 @@ from math import isfinite
 from pathlib import Path
 
 from passk.command_config import DiagnoseConfig, EvaluateConfig, ReportConfig, ReproduceConfig
-from passk.config import ESTIMATOR_NAMES, REGIMES, RunConfig, target_k
+from passk.config import ESTIMATOR_NAMES, REGIMES, RunConfig, TrainConfig, target_k
 from passk.errors import UserError
 from passk.exact_config import ExplainConfig, PopulationConfig, ToyConfig
 from passk.limits import check_fields
 from passk.rules import check_exists, check_group, check_run
 
 
-def check(cfg: RunConfig | ReportConfig | ToyConfig | ExplainConfig) -> None:
-    """Raise UserError, with a sentence that names the key, for the first rule that is broken."""
+def check(
+    cfg: RunConfig | ReportConfig | ToyConfig | ExplainConfig, *, trains: bool = True
+) -> None:
+    """Raise UserError, with a sentence that names the key, for the first rule that is broken.
+
+    `trains` is False for the configuration of a run that is only measured.
+    """
     check_fields(cfg)
     if isinstance(cfg, RunConfig):
         check_run(cfg)
+    if isinstance(cfg, TrainConfig) and trains and cfg.rollout.top_p < 1:
+        raise UserError(
+            f"rollout.top_p={cfg.rollout.top_p} would train off-policy, on samples of another "
+            "distribution than the one whose gradient is taken; use rollout.top_p=1 (passk "
+            "diagnose takes less, and eval.top_p too)"
+        )
     if isinstance(cfg, ReproduceConfig):
         _check_reproduce(cfg)
     if isinstance(cfg, EvaluateConfig | DiagnoseConfig):

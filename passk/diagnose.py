@@ -23,7 +23,7 @@ from passk.directional import Derivatives, derivatives_along
 from passk.disk import replacing
 from passk.errors import UserError
 from passk.memory import memory_advice
-from passk.metric import metric_of
+from passk.metric import adam_metric
 from passk.ranks import rank
 from passk.run import Run
 from passk.train import diagnostic_groups
@@ -72,9 +72,7 @@ def diagnose(
 ) -> None:
     """Sample, measure, and leave the tables and the page in `run`; refuses before it writes."""
     asked = cfg.diagnose
-    metric = metric_of(
-        parts.learner, asked.parameters, Path(start), preconditioned=asked.preconditioned
-    )
+    metric = adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
     started = time.perf_counter()
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])

@@ -196,7 +196,8 @@ def _how(
     asked: DiagnosisConfig, differences: Mapping[str, float], seconds: Mapping[str, float]
 ) -> str:
     ratio = 1 + seconds["derivatives"] / seconds["gradient"]
-    over = "the last layer's" if asked.parameters == "last_layer" else "all"
+    names = {"last_layer": "the last layer's", "final_norm": "the final norm's"}
+    over = names.get(asked.parameters, "all")
     scaled = (
         ", each scaled as Adam scales it by the checkpoint's second moments"
         if asked.preconditioned

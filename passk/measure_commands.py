@@ -124,7 +124,7 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
     base, start, step = measured_policy(cfg, overrides)
     base = as_training(cfg, base)
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
-    with open_parts(base, start) as parts:
+    with open_parts(base, start, parameters=cfg.diagnose.parameters) as parts:
         print_notes(parts.data)
         parts, gold = checked(base, parts, parts.data.train)
         run = Run(run_dir, "diagnose", cfg.diagnose.seed, policy)

@@ -6,6 +6,7 @@ from it with its own uniform number, and rows fork where the draws differ. This 
 of (weights, prompt, seed) as sampling every completion alone, only cheaper.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -107,6 +108,8 @@ class TorchSampler:
         for t in range(params.max_new_tokens):
             logp_RV = torch.log_softmax(rows.logits_RV.float() / (params.temperature or 1.0), -1)
             if params.temperature:
+                if params.top_p < 1:
+                    logp_RV = _nucleus(logp_RV, params.top_p)
                 token = _draw(logp_RV, row_of, draws_BT[active, t])
             else:
                 token = logp_RV.argmax(dim=-1).cpu().numpy()[row_of]
@@ -226,6 +229,18 @@ class _Rows:
         return logits_R1V[:, -1]
 
 
+def _nucleus(logp_RV: Tensor, top_p: float) -> Tensor:
+    """Log-probabilities of the likeliest tokens that together reach `top_p`; -inf for all others.
+
+    A token stays where those likelier than it hold less than `top_p`.
+    """
+    sorted_RV, order_RV = logp_RV.sort(dim=-1, descending=True, stable=True)
+    p_RV = sorted_RV.double().exp()
+    likelier_RV = p_RV.cumsum(dim=-1) - p_RV
+    kept_RV = sorted_RV.masked_fill(~(likelier_RV < top_p), -math.inf)
+    return torch.empty_like(logp_RV).scatter_(1, order_RV, kept_RV.log_softmax(dim=-1))
+
+
 def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """Invert each row's distribution function at its samples' uniforms: [B] tokens.
 
@@ -237,7 +252,10 @@ def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarra
     uniform_RG = np.zeros((logp_RV.shape[0], int(rank.max()) + 1))
     uniform_RG[sorted_rows, rank] = uniform[order]
     cumulative_RV = logp_RV.double().exp().cumsum(-1)
-    target_RG = torch.from_numpy(uniform_RG).to(logp_RV.device) * cumulative_RV[:, -1:]
+    total_R1 = cumulative_RV[:, -1:]
+    target_RG = torch.from_numpy(uniform_RG).to(logp_RV.device) * total_R1
+    # Below the total, so that rounding never ends at a last token that has no probability.
+    target_RG = torch.minimum(target_RG, total_R1.nextafter(torch.zeros_like(total_R1)))
     token_RG = torch.searchsorted(cumulative_RV, target_RG, right=True)
     token = np.empty(len(order), dtype=np.int64)
     token[order] = token_RG.cpu().numpy()[sorted_rows, rank]
