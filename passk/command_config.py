@@ -23,10 +23,14 @@ class DiagnosisConfig:
     ks: list[int] | None = None  # shown by prompt, and with cosines; null: those of eval.ks
     # a learner pass and two forward passes for each of ks: its cosine, and honest intervals
     cosines: bool = True
-    parameters: str = "all"  # that gradients are taken of, or last_layer
+    parameters: str = "all"  # that gradients are taken of, or those of last_layer, of final_norm
     preconditioned: bool = False  # products as Adam scales them, by the moments of the checkpoint
     num_blocks: int = 8  # of prompts; a prompt meets the gradient over the other blocks
     seed: int = 0  # of the choice of problems and of their samples
+    # sets of easy and hard prompts as in the paper's section 5, [EASY_ABOVE,HARD_BELOW] each
+    filtered_sets: list[list[float]] = field(default_factory=list)
+    keep_unsolved: bool = False  # among the hard prompts those of which no sample is right
+    fresh_sets: bool = False  # tell easy and hard prompts from other samples than are measured
 
 
 @dataclass(kw_only=True)

@@ -64,6 +64,12 @@ def _check_diagnose(cfg: DiagnoseConfig) -> None:
             f"diagnose.ks={asked.ks} must lie between 1 and diagnose.num_samples={n}: no unbiased "
             "estimator of Pass@k exists from fewer than k samples"
         )
+    for pair in asked.filtered_sets:
+        if len(pair) != 2 or not 0 <= pair[1] <= pair[0] <= 1:
+            raise UserError(
+                f"diagnose.filtered_sets: {pair} must be two shares from 0 to 1, "
+                "[EASY_ABOVE,HARD_BELOW], the first no less than the second, such as [0.85,0.1]"
+            )
     if asked.preconditioned and cfg.run is None:
         raise UserError(
             "diagnose.preconditioned=true needs the second moments of Adam, which a run's own "

@@ -22,6 +22,9 @@ from passk.diagnostics import alignment, weighted_gradients
 from passk.directional import Derivatives, derivatives_along
 from passk.disk import replacing
 from passk.errors import UserError
+from passk.filtered import Filtered, measure_filtered, selecting_rewards
+from passk.filtered_page import filtered_section
+from passk.filtered_plots import filtered_figures
 from passk.memory import memory_advice
 from passk.metric import adam_metric
 from passk.ranks import rank
@@ -55,6 +58,11 @@ def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
         # in a precision in which log-probabilities can be told apart.
         model=replace(base.model, lora_rank=0, dtype=dtype),
         learner=replace(base.learner, compile=False),
+        # Of a nucleus the sampler knows other log-probabilities than the policy has.
+        rollout=replace(
+            base.rollout,
+            importance_cap=base.rollout.importance_cap if base.rollout.top_p == 1 else None,
+        ),
         regime=RegimeConfig(name="pass1", k=base.regime.k, pass1_weight=1.0),
         train=replace(base.train, seed=cfg.diagnose.seed),
     )
@@ -77,6 +85,7 @@ def diagnose(
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])
     _refuse_silence(rewards_PG)
+    selecting_PG = selecting_rewards(step, base, asked, parts, rewards_PG)
     seconds_sampled = time.perf_counter() - started
     parts.sampler.sleep()
     common = {field.name: getattr(base, field.name) for field in fields(RunConfig)}
@@ -85,6 +94,9 @@ def diagnose(
     try:
         with memory_advice("learner"):
             found, derivatives, cost = _measured(cfg, base, parts, groups, rewards_PG, metric)
+            filtered = measure_filtered(
+                asked, parts.learner, groups, selecting_PG, found.k, base.eval.num_resamples
+            )
         cost = replace(cost, sampling=seconds_sampled)
         if rank() == 0:
             differences = {
@@ -92,7 +104,8 @@ def diagnose(
                 "error": derivatives.error,
                 "num_tried": derivatives.num_tried,
             }
-            _write(run, found, page(found, asked, differences, asdict(cost)))
+            text = page(found, asked, base.rollout, differences, asdict(cost))
+            _write(run, found, filtered, text + filtered_section(filtered, asked))
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -184,7 +197,7 @@ def _shown_ks(asked: DiagnosisConfig, evaluated: Sequence[int], n: int) -> tuple
     return tuple(sorted({1, *(k for k in wanted if k <= n)}))
 
 
-def _write(run: Run, found: Diagnosis, text: str) -> None:
+def _write(run: Run, found: Diagnosis, filtered: Filtered, text: str) -> None:
     tables = {"prompts": found.prompts, "curve": found.curve}
     tables |= {f"by_{name}": table for name, table in found.groups.items()}
     figures = {
@@ -192,6 +205,9 @@ def _write(run: Run, found: Diagnosis, text: str) -> None:
         "histograms": diagnose_plots.histograms(found.prompts, found.k),
         "weight_against_agreement": diagnose_plots.weight_against_agreement(found.prompts, found.k),
     }
+    if len(filtered.table):
+        tables |= {"filtered": filtered.table, "filtered_prompts": filtered.prompts}
+        figures |= filtered_figures(filtered)
     for name, table in tables.items():
         with replacing(run.path / f"{name}.csv") as partial:
             table.to_csv(partial, index=False)

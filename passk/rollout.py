@@ -44,7 +44,7 @@ class SampleKey:
     """What, with the problem and the sample's index, names a sample and so its seed."""
 
     run_seed: int
-    purpose: str  # `train`, `eval` or `diagnose`: they never share a draw
+    purpose: str  # `train`, `eval`, `diagnose` or `filter`: they never share a draw
     step: int
 
 

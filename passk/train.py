@@ -137,7 +137,12 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
 
 
 def diagnostic_groups(
-    step: int, cfg: TrainConfig, parts: Parts, num_prompts: int, num_samples: int
+    step: int,
+    cfg: TrainConfig,
+    parts: Parts,
+    num_prompts: int,
+    num_samples: int,
+    purpose: str = "diagnose",
 ) -> list[Group]:
     """Fresh samples of training problems, each problem once: all of them where there are fewer."""
     stream = ProblemStream(parts.data.train, cfg.train.seed)
@@ -148,5 +153,5 @@ def diagnostic_groups(
         stream.take(min(num_prompts, len(parts.data.train))),
         num_samples,
         training_params(cfg),
-        SampleKey(cfg.train.seed, "diagnose", step),
+        SampleKey(cfg.train.seed, purpose, step),
     ).groups

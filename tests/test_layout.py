@@ -45,6 +45,7 @@ LEVELS = (
             "vllm_weights",
             "implied",
             "agreement",
+            "filtered_sets",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -69,6 +70,7 @@ LEVELS = (
         "verifier_checks",
         "directional",
         "metric",
+        "prompt_products",
     ),
     ("experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting", "preparing"),
@@ -77,7 +79,8 @@ LEVELS = (
         *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
         "diagnose_page",
     ),
-    ("reproduce", "report", "toy_command", "explain", "diagnose_plots"),
+    ("reproduce", "report", "toy_command", "explain", "diagnose_plots", "filtered"),
+    ("filtered_page", "filtered_plots"),
     ("diagnose",),
     ("measure_commands",),
     ("commands",),
@@ -101,7 +104,7 @@ WITHOUT_TORCH |= {
     "toy_command",
     "agreement",
 }
-WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
+WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 

@@ -58,7 +58,7 @@ def test_the_gradient_is_that_of_one_process(tmp_path, num_ranks, settings):
 
 
 def test_gradients_of_a_part_are_those_of_one_process(tmp_path):
-    """Of the last layer, whose shards are all trained, and of the norm, whose neighbours are not."""
+    """Of the last layer, all of whose shards are trained, and of the norm beside frozen ones."""
     parts = ["last_layer", "final_norm"]
     launch(frozen, 2, str(tmp_path / "two.json"), parts, CASES["many rows"])
     frozen(str(tmp_path / "one.json"), parts, CASES["many rows"])
