@@ -47,7 +47,7 @@ def filtered_figure(prompts: pd.DataFrame, titles: dict[str, str]) -> Figure:
             label = "mean of w a" if name == "contribution" else "mean of a"
             row[2].axhline(mean, color="#D55E00", linestyle=dash, linewidth=1.4, label=label)
         row[2].set(title="Contributions", ylabel="contribution w a")
-        row[2].legend()
+        row[2].legend(loc="center right")
     return figure
 
 
@@ -63,14 +63,14 @@ def _scatter(axes: Axes, prompts: pd.DataFrame, column: str) -> None:
     )
     axes.set_xlabel("prompts, from hard to easy")
     if column == "agreement":
-        axes.legend()
+        axes.legend(loc="lower right")
 
 
 def _weights(axes: Axes, prompts: pd.DataFrame) -> None:
     """A weight of 0, which a logarithm has no place for, stands at the left end."""
     positive = prompts["weight"][prompts["weight"] > 0]
     least, most = (positive.min(), positive.max()) if len(positive) else (0.1, 1.0)
-    least = max(least / 2, 1e-30)
+    least = max(min(least / 2, 0.01), 1e-30)
     edges = np.geomspace(least, 2 * most, _NUM_BINS)
     parts = [prompts["weight"][prompts["side"] == side].clip(lower=least) for side in _SIDES]
     colors = list(_SIDES.values())
