@@ -1,6 +1,7 @@
 """The configuration of the commands that measure, compare and report, beside that of training."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from passk.config import RunConfig, TrainConfig
 
@@ -28,7 +29,7 @@ class DiagnosisConfig:
     num_blocks: int = 8  # of prompts; a prompt meets the gradient over the other blocks
     seed: int = 0  # of the choice of problems and of their samples
     # sets of easy and hard prompts as in the paper's section 5, [EASY_ABOVE,HARD_BELOW] each
-    filtered_sets: list[list[float]] = field(default_factory=list)
+    filtered_sets: list[Any] = field(default_factory=list)
     keep_unsolved: bool = False  # among the hard prompts those of which no sample is right
     fresh_sets: bool = False  # tell easy and hard prompts from other samples than are measured
 

@@ -2,6 +2,7 @@
 
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from passk.command_config import DiagnoseConfig, EvaluateConfig, ReportConfig, ReproduceConfig
 from passk.config import ESTIMATOR_NAMES, REGIMES, RunConfig, TrainConfig, target_k
@@ -65,7 +66,7 @@ def _check_diagnose(cfg: DiagnoseConfig) -> None:
             "estimator of Pass@k exists from fewer than k samples"
         )
     for pair in asked.filtered_sets:
-        if len(pair) != 2 or not 0 <= pair[1] <= pair[0] <= 1:
+        if not _is_pair_of_shares(pair) or not pair[1] <= pair[0]:
             raise UserError(
                 f"diagnose.filtered_sets: {pair} must be two shares from 0 to 1, "
                 "[EASY_ABOVE,HARD_BELOW], the first no less than the second, such as [0.85,0.1]"
@@ -80,6 +81,14 @@ def _check_diagnose(cfg: DiagnoseConfig) -> None:
             f"model.dtype={cfg.model.dtype} is too coarse for differences of log-probabilities; "
             "passk diagnose needs model.dtype=float32 or float64"
         )
+
+
+def _is_pair_of_shares(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(end, int | float) and 0 <= end <= 1 for end in value)
+    )
 
 
 def _check_toy(toy: PopulationConfig) -> None:
