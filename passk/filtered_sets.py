@@ -205,7 +205,7 @@ def _derived(agreement: Any, weight: Any, contribution: Any) -> dict[str, Any]:
             "contribution": contribution,
             "shift": contribution - agreement,
             "mean_weight": weight,
-            "reweighted_agreement": np.divide(contribution, weight),
+            "reweighted_agreement": np.where(weight > 0, contribution / weight, np.nan),
             "covariance": contribution - weight * agreement,
             "pass1_norm": np.sqrt(np.maximum(agreement, 0)),
         }
