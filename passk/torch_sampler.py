@@ -232,13 +232,19 @@ class _Rows:
 def _nucleus(logp_RV: Tensor, top_p: float) -> Tensor:
     """Log-probabilities of the likeliest tokens that together reach `top_p`; -inf for all others.
 
-    A token stays where those likelier than it hold less than `top_p`.
+    A token stays where those likelier than it hold less than `top_p`, and so do its equals. Only as
+    many tokens are sorted as are needed.
     """
-    sorted_RV, order_RV = logp_RV.sort(dim=-1, descending=True, stable=True)
-    p_RV = sorted_RV.double().exp()
-    likelier_RV = p_RV.cumsum(dim=-1) - p_RV
-    kept_RV = sorted_RV.masked_fill(~(likelier_RV < top_p), -math.inf)
-    return torch.empty_like(logp_RV).scatter_(1, order_RV, kept_RV.log_softmax(dim=-1))
+    num_sorted, vocabulary = 256, logp_RV.shape[1]
+    while True:
+        sorted_RN = logp_RV.topk(min(num_sorted, vocabulary)).values
+        p_RN = sorted_RN.double().exp()
+        inside_RN = p_RN.cumsum(dim=-1) - p_RN < top_p
+        if num_sorted >= vocabulary or not inside_RN[:, -1].any():
+            break
+        num_sorted *= 16
+    least_R1 = sorted_RN.masked_fill(~inside_RN, math.inf).amin(dim=-1, keepdim=True)
+    return logp_RV.masked_fill(logp_RV < least_R1, -math.inf).log_softmax(dim=-1)
 
 
 def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from passk.errors import UserError
 from passk.policy import token_logprobs
 from passk.sampler import SamplingParams
 from passk.seeds import group_seeds
-from passk.torch_sampler import TorchSampler, _draw
+from passk.torch_sampler import TorchSampler, _draw, _nucleus
 from passk.types import FinishReason
 
 EOS = 1
@@ -225,6 +225,23 @@ def test_samples_within_a_nucleus_are_drawn_alone_too(tiny_model, tiny_tokenizer
     greedy = [SamplingParams(0.0, 32, top_p=top_p) for top_p in (1.0, 0.8)]
     one, other = (sample_all(sampler, prompts, seeds_PG, params) for params in greedy)
     assert one == other
+
+
+def test_a_nucleus_of_many_tokens():
+    """More than are sorted at first; and equals of the last one that is kept stay."""
+    rng = np.random.default_rng(0)
+    logp_RV = torch.log_softmax(torch.from_numpy(rng.normal(size=(3, 5000))) * 0.3, dim=-1)
+    kept_RV = _nucleus(logp_RV, 0.9).exp().numpy()
+    for kept_V, p_V in zip(kept_RV, logp_RV.exp().numpy(), strict=True):
+        order = np.argsort(-p_V)
+        size = int(np.searchsorted(np.cumsum(p_V[order]), 0.9)) + 1
+        assert 1000 < size < 5000 and set(np.flatnonzero(kept_V)) == set(order[:size])
+        np.testing.assert_allclose(
+            kept_V[order[:size]], p_V[order[:size]] / p_V[order[:size]].sum()
+        )
+    equal = _nucleus(torch.tensor([[0.4, 0.2, 0.2, 0.2]]).log(), 0.5).exp()
+    np.testing.assert_allclose(equal, [[0.4, 0.2, 0.2, 0.2]], rtol=1e-6)
+    assert _nucleus(torch.full((1, 4), torch.nan), 0.5).isnan().all()
 
 
 def test_no_draw_falls_on_a_token_without_probability():
