@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from small_runs import assert_refused
-from test_diagnose import diagnose
+from small_runs import assert_refused, train
+from test_diagnose import SMALL, diagnose
+
+from passk.cli import main
 
 SETS = "diagnose.filtered_sets=[[0.7,0.4],[0.5,0.5],[1,0.4]]"
 WORDS = ("diagnose.cosines=false", SETS)
@@ -109,6 +111,30 @@ def test_a_nucleus_of_the_last_layer_or_norm(tmp_path):
         saved = yaml.safe_load((out / "config.yaml").read_text())
         assert saved["rollout"]["top_p"] == 0.9 and saved["rollout"]["importance_cap"] is None
         assert (pd.read_csv(out / "prompts.csv")["agreement"] != 0).any()
+
+
+def test_two_ranks_read_adams_moments_of_the_last_layer_alone(tmp_path):
+    words = ("regime=passk", "train.num_steps=2", "diagnostics.every=0", "eval.every=0")
+    assert train(tmp_path / "run", *words) == 0
+    words = ("diagnose.preconditioned=true", "diagnose.parameters=last_layer", *WORDS)
+    for ranks in (1, 2):
+        out = f"hydra.run.dir={tmp_path / str(ranks)}"
+        words_of_run = (f"run={tmp_path / 'run'}", *SMALL[4:], f"learner.num_processes={ranks}")
+        assert main(["diagnose", *words_of_run, *words, out]) == 0
+    one, two = (pd.read_csv(tmp_path / name / "prompts.csv")["agreement"] for name in "12")
+    assert one.abs().max() > 0 and (one - two).abs().max() < 3e-3 * one.abs().max()
+
+
+def test_a_run_with_adapters_is_measured_without_them(tmp_path):
+    words = ("regime=passk", "train.num_steps=1", "diagnostics.every=0", "eval.every=0")
+    assert train(tmp_path / "run", *words, "model.lora_rank=2") == 0
+    words = (f"run={tmp_path / 'run'}", *SMALL[4:], "diagnose.parameters=last_layer", *WORDS)
+    assert (
+        main(["diagnose", *words, "rollout.top_p=0.95", f"hydra.run.dir={tmp_path / 'out'}"]) == 0
+    )
+    saved = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert (saved["model"]["lora_rank"], saved["rollout"]["top_p"]) == (0, 0.95)
+    assert (pd.read_csv(tmp_path / "out" / "prompts.csv")["agreement"] != 0).any()
 
 
 @pytest.mark.parametrize("pair", ["0.5", "[0.5]", "[0.2,0.8]", "[1.2,0.1]", "[a,b]", "[0.9,0.1,0]"])
