@@ -14,6 +14,7 @@ from passk.adapters import add_adapters
 from passk.config import LearnerConfig, RolloutConfig, TrainConfig, VerifierConfig
 from passk.errors import UserError
 from passk.exact_verifier import ExactVerifier
+from passk.layers import freeze_outside
 from passk.learner import Learner
 from passk.math_verifier import MathVerifier
 from passk.policy import Tokenizer, context_length, end_ids, load_policy, load_tokenizer
@@ -59,9 +60,14 @@ class Parts:
 
 
 @contextmanager
-def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> Iterator[Parts]:
+def open_parts(
+    cfg: TrainConfig, start: str, *, needs_training: bool = True, parameters: str = "all"
+) -> Iterator[Parts]:
     """Load data, and the policy at `start` (a folder, a hub id, or `tiny`) twice: to learn with
-    and to sample from. Engine and worker processes end with the block."""
+    and to sample from. Engine and worker processes end with the block.
+
+    The learner has gradients of `parameters` only, see `layers.freeze_outside`.
+    """
     if not needs_training:  # what is measured has its adapters merged, and is not compiled
         model_cfg = replace(cfg.model, lora_rank=0)
         cfg = replace(cfg, model=model_cfg, learner=replace(cfg.learner, compile=False))
@@ -78,7 +84,7 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
     device = torch.device("cpu") if measures else _device(cfg.learner)
     tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
     model = (
-        load_sharded(cfg.model, start, device, cfg.learner, cfg.train.seed)
+        load_sharded(cfg.model, start, device, cfg.learner, cfg.train.seed, parameters)
         if num_ranks() > 1
         else load_policy(cfg.model, start, device)
     )
@@ -107,6 +113,7 @@ def open_parts(cfg: TrainConfig, start: str, *, needs_training: bool = True) -> 
         opened.callback(verifier.close)
         if num_ranks() == 1:  # elsewhere they are in it
             add_adapters(model, cfg.model, cfg.train.seed)
+            freeze_outside(model, parameters)
         learner = Learner(
             model,
             cfg.learner,

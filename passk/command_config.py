@@ -1,6 +1,7 @@
 """The configuration of the commands that measure, compare and report, beside that of training."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from passk.config import RunConfig, TrainConfig
 
@@ -23,12 +24,16 @@ class DiagnosisConfig:
     ks: list[int] | None = None  # shown by prompt, and with cosines; null: those of eval.ks
     # a learner pass and two forward passes for each of ks: its cosine, and honest intervals
     cosines: bool = True
-    parameters: str = "all"  # that gradients are taken of, or last_layer
+    parameters: str = "all"  # that gradients are taken of, or those of last_layer, of final_norm
     preconditioned: bool = False  # products as Adam scales them, by the moments of the checkpoint
     num_blocks: int = 8  # of prompts; a prompt meets the gradient over the other blocks
     matrix_prompts: int = 256  # the first so many interfere with one another how? 0: not asked
     sketch_size: int = 4096  # numbers kept of each gradient: errors of products go by its root
     seed: int = 0  # of the choice of problems and of their samples
+    # sets of easy and hard prompts as in the paper's section 5, [EASY_ABOVE,HARD_BELOW] each
+    filtered_sets: list[Any] = field(default_factory=list)
+    keep_unsolved: bool = False  # among the hard prompts those of which no sample is right
+    fresh_sets: bool = False  # tell easy and hard prompts from other samples than are measured
 
 
 @dataclass(kw_only=True)

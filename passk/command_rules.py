@@ -2,6 +2,7 @@
 
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from passk.command_config import (
     DiagnoseConfig,
@@ -10,7 +11,7 @@ from passk.command_config import (
     ReportConfig,
     ReproduceConfig,
 )
-from passk.config import ESTIMATOR_NAMES, REGIMES, RunConfig, target_k
+from passk.config import ESTIMATOR_NAMES, REGIMES, RunConfig, TrainConfig, target_k
 from passk.errors import UserError
 from passk.exact_config import ExplainConfig, PopulationConfig, ToyConfig
 from passk.limits import check_fields
@@ -19,11 +20,22 @@ from passk.rules import check_exists, check_group, check_run
 MOST_MATRIX_PROMPTS = 2000  # for which matrix and figure are still of use
 
 
-def check(cfg: RunConfig | ReportConfig | ToyConfig | ExplainConfig) -> None:
-    """Raise UserError, with a sentence that names the key, for the first rule that is broken."""
+def check(
+    cfg: RunConfig | ReportConfig | ToyConfig | ExplainConfig, *, trains: bool = True
+) -> None:
+    """Raise UserError, with a sentence that names the key, for the first rule that is broken.
+
+    `trains` is False for the configuration of a run that is only measured.
+    """
     check_fields(cfg)
     if isinstance(cfg, RunConfig):
         check_run(cfg)
+    if isinstance(cfg, TrainConfig) and trains and cfg.rollout.top_p < 1:
+        raise UserError(
+            f"rollout.top_p={cfg.rollout.top_p} would train off-policy, on samples of another "
+            "distribution than the one whose gradient is taken; use rollout.top_p=1 (passk "
+            "diagnose takes less, and eval.top_p too)"
+        )
     if isinstance(cfg, ReproduceConfig):
         _check_reproduce(cfg)
     if isinstance(cfg, EvaluateConfig | DiagnoseConfig):
@@ -67,6 +79,12 @@ def _check_diagnose(cfg: DiagnoseConfig) -> None:
             f"diagnose.ks={asked.ks} must lie between 1 and diagnose.num_samples={n}: no unbiased "
             "estimator of Pass@k exists from fewer than k samples"
         )
+    for pair in asked.filtered_sets:
+        if not _is_pair_of_shares(pair) or not pair[1] <= pair[0]:
+            raise UserError(
+                f"diagnose.filtered_sets: {pair} must be two shares from 0 to 1, "
+                "[EASY_ABOVE,HARD_BELOW], the first no less than the second, such as [0.85,0.1]"
+            )
     if asked.preconditioned and cfg.run is None:
         raise UserError(
             "diagnose.preconditioned=true needs the second moments of Adam, which a run's own "
@@ -77,6 +95,14 @@ def _check_diagnose(cfg: DiagnoseConfig) -> None:
             f"model.dtype={cfg.model.dtype} is too coarse for differences of log-probabilities; "
             "passk diagnose needs model.dtype=float32 or float64"
         )
+
+
+def _is_pair_of_shares(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(end, int | float) and 0 <= end <= 1 for end in value)
+    )
 
 
 def _check_toy(toy: PopulationConfig) -> None:

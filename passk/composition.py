@@ -63,12 +63,18 @@ def _sft_or_rl(sft: Any, rl: Any, *, _root_: DictConfig) -> Any:
     return sft if OmegaConf.select(_root_, "regime.name") == "sft" else rl
 
 
+def _chosen(group: str, *, _root_: DictConfig) -> str:
+    return _root_.get(group) or "none"
+
+
 def register() -> None:
     """Put the schemas where the `defaults` lists of `conf/` find them.
 
-    Also `${sft_or_rl:A,B}`, for experiments: A where the regime is `sft`, B elsewhere.
+    Also `${sft_or_rl:A,B}`, for experiments: A where the regime is `sft`, B elsewhere; and
+    `${chosen:GROUP}`, for defaults lists: what was typed for a group, else none.
     """
     OmegaConf.register_new_resolver("sft_or_rl", _sft_or_rl, replace=True)
+    OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)

@@ -113,6 +113,7 @@ class RolloutConfig:
     num_prompts: int = 64
     num_samples: int = 16
     temperature: float = 1.0
+    top_p: float = 1.0  # below 1, passk diagnose only: the nucleus of the distribution
     max_new_tokens: int = 32
     max_model_len: int | None = None  # prompt and answer; null: what the data needs
     save_every: int = 1  # steps between rollout files; 0 writes none
@@ -188,6 +189,7 @@ class EvalConfig:
     num_problems: int = 500
     num_samples: int = 64
     temperature: float = 1.0
+    top_p: float = 1.0
     greedy: bool = False  # one more answer per problem, at temperature 0
     max_new_tokens: int | None = None  # null: rollout.max_new_tokens
     seed: int = 0

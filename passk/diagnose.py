@@ -22,11 +22,14 @@ from passk.diagnostics import alignment, weighted_gradients
 from passk.directional import Derivatives, derivatives_along
 from passk.disk import replacing
 from passk.errors import UserError
+from passk.filtered import Filtered, measure_filtered, selecting_rewards
+from passk.filtered_page import filtered_section
+from passk.filtered_plots import filtered_figures
 from passk.interference_plot import heatmap
 from passk.interference_report import Interference, interference_tables, section
 from passk.matrix import Matrix, measure_matrix
 from passk.memory import memory_advice
-from passk.metric import metric_of
+from passk.metric import adam_metric
 from passk.ranks import rank
 from passk.run import Run
 from passk.train import diagnostic_groups
@@ -58,6 +61,11 @@ def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
         # in a precision in which log-probabilities can be told apart.
         model=replace(base.model, lora_rank=0, dtype=dtype),
         learner=replace(base.learner, compile=False),
+        # Of a nucleus the sampler knows other log-probabilities than the policy has.
+        rollout=replace(
+            base.rollout,
+            importance_cap=base.rollout.importance_cap if base.rollout.top_p == 1 else None,
+        ),
         regime=RegimeConfig(name="pass1", k=base.regime.k, pass1_weight=1.0),
         train=replace(base.train, seed=cfg.diagnose.seed),
     )
@@ -75,13 +83,12 @@ def diagnose(
 ) -> None:
     """Sample, measure, and leave the tables and the page in `run`; refuses before it writes."""
     asked = cfg.diagnose
-    metric = metric_of(
-        parts.learner, asked.parameters, Path(start), preconditioned=asked.preconditioned
-    )
+    metric = adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
     started = time.perf_counter()
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])
     refuse_silence(rewards_PG)
+    selecting_PG = selecting_rewards(step, base, asked, parts, rewards_PG)
     seconds_sampled = time.perf_counter() - started
     parts.sampler.sleep()
     common = {field.name: getattr(base, field.name) for field in fields(RunConfig)}
@@ -100,6 +107,9 @@ def diagnose(
                     metric=metric,
                     length=derivatives.length,
                 )
+            filtered = measure_filtered(
+                asked, parts.learner, groups, selecting_PG, found.k, base.eval.num_resamples
+            )
         cost = replace(cost, sampling=seconds_sampled)
         if rank() == 0:
             differences = {
@@ -112,7 +122,8 @@ def diagnose(
                 shown = _interference(groups, matrix, base.eval.num_resamples)
                 times = matrix.seconds, matrix.seconds_beside
                 text = section(shown, asked.sketch_size, *times)
-            _write(run, found, shown, page(found, asked, differences, asdict(cost), text))
+            text = page(found, asked, base.rollout, differences, asdict(cost), text)
+            _write(run, found, shown, filtered, text + filtered_section(filtered, asked))
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -214,7 +225,9 @@ def _interference(groups: Sequence[Group], matrix: Matrix, num_resamples: int) -
     )
 
 
-def _write(run: Run, found: Diagnosis, matrix: Interference | None, text: str) -> None:
+def _write(
+    run: Run, found: Diagnosis, matrix: Interference | None, filtered: Filtered, text: str
+) -> None:
     tables = {"prompts": found.prompts, "curve": found.curve}
     tables |= {f"by_{name}": table for name, table in found.groups.items()}
     figures = {
@@ -230,6 +243,9 @@ def _write(run: Run, found: Diagnosis, matrix: Interference | None, text: str) -
         figures |= {"interference": drawn} if drawn else {}
         with replacing(run.path / "interference.npy") as partial, partial.open("wb") as file:
             np.save(file, matrix.kappa_PP.astype(np.float32), allow_pickle=False)
+    if len(filtered.table):
+        tables |= {"filtered": filtered.table, "filtered_prompts": filtered.prompts}
+        figures |= filtered_figures(filtered)
     for name, table in tables.items():
         with replacing(run.path / f"{name}.csv") as partial:
             table.to_csv(partial, index=False)

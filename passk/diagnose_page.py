@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from passk.command_config import DiagnosisConfig
+from passk.config import RolloutConfig
 from passk.diagnose_tables import Diagnosis
 from passk.wording import markdown
 
@@ -14,6 +15,7 @@ from passk.wording import markdown
 def page(
     found: Diagnosis,
     asked: DiagnosisConfig,
+    rollout: RolloutConfig,
     differences: Mapping[str, float],
     seconds: Mapping[str, float],
     matrix: str = "",
@@ -25,6 +27,7 @@ def page(
     sections = [
         "# Who interferes with Pass@1",
         _sampled(found.prompts, asked.num_samples),
+        _off_policy(rollout),
         "## From which k on",
         " ".join([_first(found, asked.num_samples), *_per_k(found)]),
         _curve(found),
@@ -39,7 +42,7 @@ def page(
         ]
     sections += [matrix] if matrix else []
     sections += ["## How it was measured", _how(asked, differences, seconds)]
-    return "\n\n".join(section.rstrip() for section in sections) + "\n"
+    return "\n\n".join(section.rstrip() for section in sections if section) + "\n"
 
 
 def _intervals(found: Diagnosis) -> str:
@@ -93,6 +96,19 @@ def _sampled(prompts: pd.DataFrame, num_samples: int) -> str:
         f"{every}: these show no gradient, "
         "count with agreement 0 (which is right in the mean over samples), and are marked in "
         "prompts.csv."
+    )
+
+
+def _off_policy(rollout: RolloutConfig) -> str:
+    """What a nucleus means for all that follows."""
+    if rollout.top_p == 1:
+        return ""
+    return (
+        f"Samples are of the nucleus (top-p {rollout.top_p:g}) of the policy at temperature "
+        f"{rollout.temperature:g}, and gradients those of log-probabilities of the whole policy at "
+        "that temperature. So equation 4 of the paper is estimated off-policy: scores have another "
+        "mean than 0, and what sharpens the policy is a part of every prompt's plain gradient, and "
+        "so of agreement; estimates with a baseline lose most of it, not all."
     )
 
 
@@ -201,7 +217,8 @@ def _how(
     asked: DiagnosisConfig, differences: Mapping[str, float], seconds: Mapping[str, float]
 ) -> str:
     ratio = 1 + seconds["derivatives"] / seconds["gradient"]
-    over = "the last layer's" if asked.parameters == "last_layer" else "all"
+    names = {"last_layer": "the last layer's", "final_norm": "the final norm's"}
+    over = names.get(asked.parameters, "all")
     scaled = (
         ", each scaled as Adam scales it by the checkpoint's second moments"
         if asked.preconditioned

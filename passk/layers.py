@@ -1,10 +1,12 @@
-"""The layers of a model: where its memory and its compilation are decided, one layer at a time."""
+"""The layers of a model: what is trained, kept in memory and compiled is decided by layer."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from passk.errors import UserError
@@ -13,6 +15,44 @@ from passk.errors import UserError
 def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
     """The model's layers, as transformers marks them; none where it does not."""
     return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
+def freeze_outside(model: PreTrainedModel, parameters: str) -> nn.Module:
+    """Let only the weights that `diagnose.parameters` names have gradients; the module of these.
+
+    `all` changes nothing. To be called before the model is cut into shards, and before a learner
+    is made of it.
+    """
+    if parameters == "all":
+        return model
+    layers = layers_of(model)
+    if not layers:
+        raise UserError(
+            f"diagnose.parameters={parameters}, but {type(model).__name__} has no layers that "
+            "transformers marks as such; use diagnose.parameters=all"
+        )
+    chosen = layers[-1] if parameters == "last_layer" else _final_norm(model, layers)
+    model.requires_grad_(False)
+    return chosen.requires_grad_(True)
+
+
+def _final_norm(model: PreTrainedModel, layers: Sequence[nn.Module]) -> nn.Module:
+    """The last module beside the layers whose own weights are vectors of the hidden size."""
+    within = {id(module) for layer in layers for module in layer.modules()}
+    size = model.config.get_text_config().hidden_size
+    found = [
+        module
+        for module in model.modules()
+        if id(module) not in within
+        and (shapes := {tuple(p.shape) for p in module.parameters(recurse=False)})
+        and shapes == {(size,)}
+    ]
+    if not found:
+        raise UserError(
+            f"diagnose.parameters=final_norm, but {type(model).__name__} has no weights after its "
+            "layers that are vectors of the hidden size; use diagnose.parameters=last_layer"
+        )
+    return found[-1]
 
 
 def checkpoint_layers(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ _CHOICES = {
     "learner.compute_dtype": ("bfloat16",),  # float16 would need its gradients scaled
     "data.prompt.style": ("plain", "chat", "auto"),
     "data.gold_in": ("whole", "after_hash", "in_box"),
-    "diagnose.parameters": ("all", "last_layer"),
+    "diagnose.parameters": ("all", "last_layer", "final_norm"),
     "learner.device": ("auto", "cpu", "cuda"),
     "learner.schedule": ("constant", "linear", "cosine"),
     "regime.name": REGIMES,
@@ -81,12 +81,16 @@ _FRACTIONS = (
     "data.cue",
     "data.corpus_cue",
     "rollout.memory_fraction",
+    "rollout.top_p",
+    "eval.top_p",
 )
 _POSITIVE = (
     "rollout.temperature",
+    "rollout.top_p",
     "rollout.importance_cap",
     "rollout.max_logprob_gap",
     "eval.temperature",
+    "eval.top_p",
     "learner.lr",
     "learner.max_grad_norm",
     "verifier.timeout_seconds",

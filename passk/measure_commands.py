@@ -135,7 +135,7 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
     base, start, step = measured_policy(cfg, overrides)
     base = as_training(cfg, base)
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
-    with open_parts(base, start) as parts:
+    with open_parts(base, start, parameters=cfg.diagnose.parameters) as parts:
         print_notes(parts.data)
         parts, gold = checked(base, parts, parts.data.train)
         run = Run(run_dir, "diagnose", cfg.diagnose.seed, policy)
@@ -200,7 +200,7 @@ def _measure_missing(
         file = agreement_file(run_dir, step)
         if problems and file.is_file():
             continue
-        with open_parts(base, start) as parts:
+        with open_parts(base, start, parameters=cfg.diagnose.parameters) as parts:
             is_first = not problems
             if is_first:
                 print_notes(parts.data)

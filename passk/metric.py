@@ -1,7 +1,7 @@
-"""The products of gradients that a diagnosis takes: over which parameters, and in which metric.
+"""Adam's metric for the products of gradients that a diagnosis takes.
 
-A diagonal metric M, a number per parameter, makes them <grad J_k, M grad J_1>: 0 and 1 leave
-parameters out, Adam's 1 / (sqrt(v) + eps) makes it the change of Pass@k along its own step.
+A diagonal metric M, a number per parameter, makes them <grad J_k, M grad J_1>: Adam's
+1 / (sqrt(v) + eps) makes it the change of Pass@k along its own step.
 """
 
 from pathlib import Path
@@ -11,44 +11,15 @@ from torch import Tensor
 
 from passk.checkpoint import LEARNER, restore
 from passk.errors import UserError
-from passk.layers import layers_of
 from passk.learner import Learner
 
 
-def metric_of(
-    learner: Learner, parameters: str, checkpoint: Path, *, preconditioned: bool
-) -> Tensor | None:
-    """M in the order of `Learner.gradient`, this rank's part; None for the plain product.
+def adam_metric(learner: Learner, checkpoint: Path) -> Tensor:
+    """1 / (sqrt(v) + eps) of Adam, v without the bias of its start.
 
-    `parameters` is `all` or `last_layer`. Second moments are those of the checkpoint, which must
-    be a run's, of weights that were all trained.
+    In the order of `Learner.gradient`, this rank's part. The moments are those of the checkpoint,
+    which must be a run's, of weights that were all trained; those without gradients are not read.
     """
-    metric = None
-    if parameters == "last_layer":
-        metric = _last_layer(learner)
-    if preconditioned:
-        inverse = _inverse_root(learner, checkpoint)
-        metric = inverse if metric is None else metric * inverse
-    return metric
-
-
-def _last_layer(learner: Learner) -> Tensor:
-    """1 for the weights of the model's last layer, 0 elsewhere."""
-    layers = layers_of(learner.model)
-    if not layers:
-        raise UserError(
-            f"diagnose.parameters=last_layer, but {type(learner.model).__name__} has no layers "
-            "that transformers marks as such; use diagnose.parameters=all"
-        )
-    (prefix,) = (name for name, module in learner.model.named_modules() if module is layers[-1])
-    parts = learner.trained_parts().items()
-    return torch.cat(
-        [torch.full((part.numel(),), float(name.startswith(f"{prefix}."))) for name, part in parts]
-    )
-
-
-def _inverse_root(learner: Learner, checkpoint: Path) -> Tensor:
-    """1 / (sqrt(v) + eps) of Adam, v without the bias of its start."""
     if not (checkpoint / LEARNER).is_dir():
         raise UserError(
             f"diagnose.preconditioned=true, but {checkpoint} holds no moments of Adam (its folder "

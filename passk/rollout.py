@@ -44,14 +44,15 @@ class SampleKey:
     """What, with the problem and the sample's index, names a sample and so its seed."""
 
     run_seed: int
-    purpose: str  # `train`, `eval` or `diagnose`: they never share a draw
+    purpose: str  # `train`, `eval`, `diagnose` or `filter`: they never share a draw
     step: int
 
 
 def training_params(cfg: RunConfig) -> SamplingParams:
     """How answers are sampled for training and its diagnostics."""
+    rollout = cfg.rollout
     return SamplingParams(
-        cfg.rollout.temperature, cfg.rollout.max_new_tokens, tuple(cfg.data.prompt.stop)
+        rollout.temperature, rollout.max_new_tokens, tuple(cfg.data.prompt.stop), rollout.top_p
     )
 
 
@@ -59,7 +60,8 @@ def eval_params(cfg: RunConfig, *, greedy: bool = False) -> SamplingParams:
     """How answers are sampled for measurement."""
     temperature = 0.0 if greedy else cfg.eval.temperature
     max_new_tokens = cfg.eval.max_new_tokens or cfg.rollout.max_new_tokens
-    return SamplingParams(temperature, max_new_tokens, tuple(cfg.data.prompt.stop))
+    stop = tuple(cfg.data.prompt.stop)
+    return SamplingParams(temperature, max_new_tokens, stop, cfg.eval.top_p)
 
 
 def rollout(

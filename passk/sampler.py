@@ -12,16 +12,18 @@ from passk.types import Completion
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Sampling from the full distribution at a temperature: no top-p, no top-k, no penalties.
+    """Sampling from the distribution at a temperature: no top-k, no penalties.
 
     `temperature` divides the logits; 0 takes the likeliest token (greedy). `max_new_tokens` counts
     the end token. A completion also ends where its text holds one of `stop`; its text is cut before
-    it, its token ids are not.
+    it, its token ids are not. Below 1, `top_p` keeps of that distribution the likeliest tokens that
+    together reach it, and log-probabilities are those of what is kept.
     """
 
     temperature: float
     max_new_tokens: int
     stop: tuple[str, ...] = ()
+    top_p: float = 1.0
 
 
 _SLICE = 2**22  # values that are summed at once: a large embedding in float64 would fill a GPU

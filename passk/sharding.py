@@ -25,17 +25,23 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from passk.adapters import adapter_parameters, add_adapters, base_parameters
 from passk.config import LearnerConfig, ModelConfig
 from passk.errors import UserError
-from passk.layers import layers_of
+from passk.layers import freeze_outside, layers_of
 from passk.policy import check_head, load_policy, local_folder
 from passk.ranks import num_ranks, rank
 
 
 def load_sharded(
-    cfg: ModelConfig, path: str, device: torch.device, learner: LearnerConfig, seed: int
+    cfg: ModelConfig,
+    path: str,
+    device: torch.device,
+    learner: LearnerConfig,
+    seed: int,
+    parameters: str = "all",
 ) -> PreTrainedModel:
     """The causal LM at `path` as `load_policy` gives it, with a part of it on each rank.
 
-    With adapters, where `cfg` asks for them: they must be in it before it is cut.
+    With adapters, where `cfg` asks for them, and with gradients of `parameters` only
+    (`layers.freeze_outside`): both must be decided before it is cut.
 
     A model whose file names its tensors otherwise than the model itself does (experts that
     transformers joins while it loads) is loaded whole on each rank, and cut then.
@@ -46,10 +52,10 @@ def load_sharded(
     if not dict(model.named_parameters()).keys() <= on_disk.keys():
         model = load_policy(cfg, path, torch.device("cpu"))
         add_adapters(model, cfg, seed)
-        shard(model, device, learner)
+        shard(model, device, learner, freeze_outside(model, parameters))
         return model
     add_adapters(model, cfg, seed)
-    shard(model, device, learner)
+    shard(model, device, learner, freeze_outside(model, parameters))
     kept = {name: local(tensor).clone() for name, tensor in _with_values(model)}
     model.to_empty(device="cpu" if learner.cpu_offload else device)
     model.tie_weights()
@@ -61,15 +67,21 @@ def load_sharded(
     return model
 
 
-def shard(model: PreTrainedModel, device: torch.device, cfg: LearnerConfig) -> None:
-    """Cut every layer, and then what is left, over the ranks; `learner.replicas` keeps copies."""
+def shard(
+    model: PreTrainedModel, device: torch.device, cfg: LearnerConfig, trained: nn.Module
+) -> None:
+    """Cut every layer, and then what is left, over the ranks; `learner.replicas` keeps copies.
+
+    What has gradients is a piece by itself: those of the last piece are added up over ranks only
+    after the gradients of others, of which there may be none.
+    """
     mesh = _mesh(device, cfg.replicas)
     dtype = getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
     reduced = torch.float32 if dtype else None
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduced)
     pinned = torch.cuda.is_available()
     offload = CPUOffloadPolicy(pin_memory=pinned) if cfg.cpu_offload else OffloadPolicy()
-    for module in (*layers_of(model), model):
+    for module in dict.fromkeys((*layers_of(model), trained, model)):
         fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
 
 

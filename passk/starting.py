@@ -91,7 +91,7 @@ def measured_policy(
         return base, model_location(cfg), 0
     trained = load_run_config(Path(cfg.run))
     base = _with_typed(trained, base, overrides)
-    check(base)
+    check(base, trains=False)
     checkpoint = chosen_checkpoint(Path(cfg.run), which or cfg.checkpoint)
     _refuse_other_architecture(trained, checkpoint)
     return base, str(checkpoint), saved_step(checkpoint)

@@ -6,6 +6,7 @@ from it with its own uniform number, and rows fork where the draws differ. This 
 of (weights, prompt, seed) as sampling every completion alone, only cheaper.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -107,6 +108,8 @@ class TorchSampler:
         for t in range(params.max_new_tokens):
             logp_RV = torch.log_softmax(rows.logits_RV.float() / (params.temperature or 1.0), -1)
             if params.temperature:
+                if params.top_p < 1:
+                    logp_RV = _nucleus(logp_RV, params.top_p)
                 token = _draw(logp_RV, row_of, draws_BT[active, t])
             else:
                 token = logp_RV.argmax(dim=-1).cpu().numpy()[row_of]
@@ -226,6 +229,24 @@ class _Rows:
         return logits_R1V[:, -1]
 
 
+def _nucleus(logp_RV: Tensor, top_p: float) -> Tensor:
+    """Log-probabilities of the likeliest tokens that together reach `top_p`; -inf for all others.
+
+    A token stays where those likelier than it hold less than `top_p`, and so do its equals. Only as
+    many tokens are sorted as are needed.
+    """
+    num_sorted, vocabulary = 256, logp_RV.shape[1]
+    while True:
+        sorted_RN = logp_RV.topk(min(num_sorted, vocabulary)).values
+        p_RN = sorted_RN.double().exp()
+        inside_RN = p_RN.cumsum(dim=-1) - p_RN < top_p
+        if num_sorted >= vocabulary or not inside_RN[:, -1].any():
+            break
+        num_sorted *= 16
+    least_R1 = sorted_RN.masked_fill(~inside_RN, math.inf).amin(dim=-1, keepdim=True)
+    return logp_RV.masked_fill(logp_RV < least_R1, -math.inf).log_softmax(dim=-1)
+
+
 def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """Invert each row's distribution function at its samples' uniforms: [B] tokens.
 
@@ -237,7 +258,10 @@ def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarra
     uniform_RG = np.zeros((logp_RV.shape[0], int(rank.max()) + 1))
     uniform_RG[sorted_rows, rank] = uniform[order]
     cumulative_RV = logp_RV.double().exp().cumsum(-1)
-    target_RG = torch.from_numpy(uniform_RG).to(logp_RV.device) * cumulative_RV[:, -1:]
+    total_R1 = cumulative_RV[:, -1:]
+    target_RG = torch.from_numpy(uniform_RG).to(logp_RV.device) * total_R1
+    # Below the total, so that rounding never ends at a last token that has no probability.
+    target_RG = torch.minimum(target_RG, total_R1.nextafter(torch.zeros_like(total_R1)))
     token_RG = torch.searchsorted(cumulative_RV, target_RG, right=True)
     token = np.empty(len(order), dtype=np.int64)
     token[order] = token_RG.cpu().numpy()[sorted_rows, rank]

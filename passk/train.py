@@ -137,7 +137,12 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
 
 
 def diagnostic_groups(
-    step: int, cfg: TrainConfig, parts: Parts, num_prompts: int | None, num_samples: int
+    step: int,
+    cfg: TrainConfig,
+    parts: Parts,
+    num_prompts: int | None,
+    num_samples: int,
+    purpose: str = "diagnose",
 ) -> list[Group]:
     """Fresh samples of training problems, each once: all for None, or where there are fewer."""
     available = len(parts.data.train)
@@ -149,5 +154,5 @@ def diagnostic_groups(
         stream.take(available if num_prompts is None else min(num_prompts, available)),
         num_samples,
         training_params(cfg),
-        SampleKey(cfg.train.seed, "diagnose", step),
+        SampleKey(cfg.train.seed, purpose, step),
     ).groups

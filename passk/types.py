@@ -39,7 +39,7 @@ class Completion:
     """One sampled answer.
 
     `token_ids` ends with the end token when `finish_reason` is STOP. `logprobs` are the sampler's,
-    one per token, under the temperature that was sampled from.
+    one per token, of the distribution that was sampled from.
     """
 
     text: str

@@ -98,7 +98,7 @@ class VLLMSampler:
                 n=len(seeds),
                 seed=seeds[0],
                 temperature=params.temperature,
-                top_p=1.0,
+                top_p=params.top_p,
                 top_k=0,
                 max_tokens=params.max_new_tokens,
                 stop=list(params.stop),

@@ -144,7 +144,7 @@ def make_learner(shape: Shape, job: Job, device: torch.device) -> Learner:
     )
     add_adapters(model, ModelConfig(lora_rank=job.lora_rank), seed=0)
     if job.is_sharded:
-        shard(model, device, cfg)
+        shard(model, device, cfg, model)
     return Learner(model, cfg, 10, 1.0)
 
 

@@ -15,6 +15,7 @@ from passk.checkpoint import TrainState, restore
 from passk.config import LearnerConfig, ModelConfig, PromptConfig
 from passk.conventions import make_problems
 from passk.interference import interference
+from passk.layers import freeze_outside
 from passk.learner import Learner
 from passk.policy import load_policy, load_tokenizer
 from passk.prompts import PromptEncoder
@@ -52,6 +53,25 @@ def gradients(out: str, models: dict[str, str], settings: list[dict], cases: lis
             model = load_sharded(ModelConfig(), path, torch.device("cpu"), cfg, seed=0)
             learner = Learner(model, cfg, 10, 1.0)
             found[f"{name} {options}"] = [list(measured(learner, rows)) for rows in cases]
+    if rank() == 0:
+        Path(out).write_text(json.dumps(found))
+
+
+def frozen(out: str, parts: list[str], rows: list[TokenRow]) -> None:
+    """Write what `measured` says, and log-probabilities afterwards, with gradients of each part."""
+    torch.set_num_threads(1)
+    found = []
+    for parameters in parts:
+        cfg, device = LearnerConfig(max_tokens_per_batch=100), torch.device("cpu")
+        if num_ranks() == 1:
+            model = load_policy(ModelConfig(), "tiny", device)
+            freeze_outside(model, parameters)
+        else:
+            model = load_sharded(ModelConfig(), "tiny", device, cfg, 0, parameters)
+        learner = Learner(model, cfg, 10, 1.0)
+        loss, logprobs, gradient = measured(learner, rows)
+        size = float(sum(gather(learner.num_local_parameters())))
+        found.append([[loss], logprobs, gradient, learner.logprobs(rows), [size]])
     if rank() == 0:
         Path(out).write_text(json.dumps(found))
 

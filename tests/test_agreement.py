@@ -3,7 +3,6 @@
 import copy
 from itertools import product
 from math import comb, inf
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ from passk.batch import advantage_weights, make_rows
 from passk.config import LearnerConfig
 from passk.diagnostics import weighted_gradients
 from passk.directional import derivatives_along
+from passk.layers import freeze_outside
 from passk.learner import Learner
-from passk.metric import metric_of
 from passk.promised import promise, success_groups
 
 NUM_PROMPTS, NUM_SAMPLES, NUM_BLOCKS = 22, 12, 4  # blocks of 6 and of 5 prompts
@@ -109,19 +108,31 @@ def test_the_weights_are_left_as_they_were(tiny_model, learner, derivatives):
         assert torch.equal(before, after), name
 
 
-def test_products_over_the_last_layer_alone(learner, groups, rewards_PG):
-    metric = metric_of(learner, "last_layer", Path("."), preconditioned=False)
-    sizes = {name: p.numel() for name, p in learner.model.named_parameters()}
-    last = {name: size for name, size in sizes.items() if ".layers.1." in name}
-    assert 0 < metric.sum() == sum(last.values()) < sum(sizes.values()) == len(metric)
-    pass1_MD = gradients(learner, groups, rewards_PG, 1, NUM_BLOCKS)
-    found = derivatives_along(learner, groups, pass1_MD, metric=metric)
-    passk_MD = gradients(learner, groups, rewards_PG, 4, NUM_BLOCKS).double()
-    terms = [float(passk_MD[m] @ (others(pass1_MD, m) * metric)) for m in range(NUM_BLOCKS)]
+@pytest.mark.parametrize(
+    ("parameters", "prefix"), [("last_layer", "model.layers.1."), ("final_norm", "model.norm.")]
+)
+def test_gradients_of_a_part_are_a_slice_of_the_whole_gradient(
+    tiny_model, learner, groups, rewards_PG, parameters, prefix
+):
+    model = copy.deepcopy(tiny_model)
+    freeze_outside(model, parameters)
+    part = Learner(model, LearnerConfig(max_tokens_per_batch=1024), 1, 1.0)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    assert named and all(name.startswith(prefix) for name, _ in named)
+    inside = torch.cat(
+        [
+            torch.full((p.numel(),), name.startswith(prefix))
+            for name, p in learner.model.named_parameters()
+        ]
+    )
+    pass1_MD, passk_MD = (gradients(part, groups, rewards_PG, k, NUM_BLOCKS) for k in (1, 4))
+    for k, found in ((1, pass1_MD), (4, passk_MD)):
+        whole_MD = gradients(learner, groups, rewards_PG, k, NUM_BLOCKS)
+        torch.testing.assert_close(found, whole_MD[:, inside], rtol=1e-5, atol=1e-7)
+    found = derivatives_along(part, groups, pass1_MD)
+    terms = [float(passk_MD[m].double() @ others(pass1_MD, m)) for m in range(NUM_BLOCKS)]
     value = weighted(rewards_PG, found.values_PG, 4).mean()
-    assert value == pytest.approx(sum(terms), abs=5e-4 * np.abs(terms).sum())
-    everything = sum(float(passk_MD[m] @ others(pass1_MD, m)) for m in range(NUM_BLOCKS))
-    assert abs(sum(terms) - everything) > 0.05 * abs(everything)
+    assert value == pytest.approx(sum(terms), abs=2e-3 * np.abs(terms).sum())
 
 
 def test_intervals_on_the_papers_bandit_cover_the_exact_product():

@@ -66,7 +66,7 @@ def test_help_of_train_names_groups_and_keys(passk):
         "rollout": "auto, torch, vllm",
         "learner": "adamw",
         "eval": "default",
-        "experiment": "gsm8k-smollm2, smoke",
+        "experiment": "gsm8k-smollm2, math-diagnostic, smoke",
     }.items():
         assert f"{group}: {options}" in shown
     for key in ("pass1_weight", "num_samples", "init_from", "calculator_fraction"):

@@ -58,14 +58,18 @@ def test_there_are_groups_and_a_file_per_command():
     assert {p.stem for p in CONF.glob("*.yaml")} == {*SCHEMAS, "run_directory"}
 
 
+MEASURED = ("experiment", "math-diagnostic")  # of passk diagnose alone
+TRAIN_OPTIONS = [choice for choice in OPTIONS if choice != MEASURED]
 # passk eval trains nothing, so it has neither regimes nor experiments.
 EVAL_OPTIONS = [choice for choice in OPTIONS if choice[0] not in ("regime", "experiment", "debug")]
+DIAGNOSE_OPTIONS = [*EVAL_OPTIONS, MEASURED, ("debug", "cpu")]
 
 
 @pytest.mark.parametrize(
     ("command", "group", "option"),
-    [(command, *choice) for command in ("train", "reproduce") for choice in OPTIONS]
-    + [("eval", *choice) for choice in EVAL_OPTIONS],
+    [(command, *choice) for command in ("train", "reproduce") for choice in TRAIN_OPTIONS]
+    + [("eval", *choice) for choice in EVAL_OPTIONS]
+    + [("diagnose", *choice) for choice in DIAGNOSE_OPTIONS],
 )
 def test_every_option_of_every_group_composes(command, group, option):
     needed = ["verifier=exact"] if option == "jsonl" else []
@@ -73,6 +77,40 @@ def test_every_option_of_every_group_composes(command, group, option):
     assert type(cfg) is SCHEMAS[command]
     if group in ("regime", "data"):
         assert getattr(cfg, group).name == option
+
+
+@pytest.mark.parametrize(
+    ("command", "experiment", "sets"),
+    [
+        ("train", "math-diagnostic", "diagnose"),
+        ("reproduce", "math-diagnostic", "diagnose"),
+        ("diagnose", "gsm8k-smollm2", "train"),
+        ("diagnose", "smoke", "train"),
+    ],
+)
+def test_an_experiment_of_another_command_is_refused(command, experiment, sets):
+    with pytest.raises(COMPOSITION_ERRORS) as refused:
+        compose(command, overrides=[f"experiment={experiment}"])
+    sentence = explain(refused.value, command)
+    assert sentence.startswith(f"what was chosen sets {sets}, which passk {command} lacks;")
+
+
+def test_the_papers_diagnostic_and_its_small_form():
+    """Section 5: 2,000 problems, 32 samples, T 0.7, top-p 0.95, three thresholds on either side."""
+    words = ("experiment=math-diagnostic", "model.path=some/model")
+    cfg = configured(*words, command="diagnose")
+    assert (cfg.data.name, cfg.verifier.name) == ("math", "math")
+    assert (cfg.diagnose.num_prompts, cfg.diagnose.num_samples) == (2000, 32)
+    assert (cfg.rollout.temperature, cfg.rollout.top_p) == (0.7, 0.95)
+    assert cfg.diagnose.filtered_sets[0] == [0.85, 0.1]
+    pairs = {tuple(pair) for pair in cfg.diagnose.filtered_sets}
+    assert pairs == {(easy, hard) for easy in (0.8, 0.85, 0.9) for hard in (0.05, 0.1, 0.15)}
+    small = configured(*words, "debug=cpu", command="diagnose")
+    assert small.diagnose.num_prompts < 100 and small.learner.device == "cpu"
+    assert small.rollout.dtype is None and small.learner.compute_dtype is None
+    assert small.diagnose.filtered_sets == cfg.diagnose.filtered_sets
+    trained = configured("debug=cpu")
+    assert (trained.train.num_steps, trained.rollout.max_new_tokens) == (2, 96)
 
 
 def test_report_composes_with_directories_and_is_refused_without():
@@ -200,7 +238,7 @@ def test_wrong_types_are_named_with_the_key(override, key, says):
     [
         ("regime=pass2", "hybrid, pass1, passk, sft"),
         ("data=gsm9k", "conventions, gsm8k, jsonl, math"),
-        ("experiment=nope", "gsm8k-smollm2, smoke"),
+        ("experiment=nope", "gsm8k-smollm2, math-diagnostic, smoke"),
         ("verifier=xx", "auto, conventions, exact, math, python"),
     ],
 )

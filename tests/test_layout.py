@@ -47,6 +47,7 @@ LEVELS = (
             "implied",
             "agreement",
             "persistence",
+            "filtered_sets",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -72,6 +73,7 @@ LEVELS = (
         "directional",
         "metric",
         "sketch",
+        "prompt_products",
     ),
     ("matrix", "experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting", "preparing"),
@@ -81,7 +83,11 @@ LEVELS = (
         "diagnose_page",
         "interference_report",
     ),
-    ("reproduce", "report", "toy_command", "explain", "diagnose_plots", "interference_plot"),
+    (
+        *("reproduce", "report", "toy_command", "explain", "diagnose_plots", "interference_plot"),
+        "filtered",
+    ),
+    ("filtered_page", "filtered_plots"),
     ("diagnose", "filter_tables"),
     ("filtering",),
     ("measure_commands",),
@@ -109,6 +115,7 @@ WITHOUT_TORCH |= {
 WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables"}
+WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 

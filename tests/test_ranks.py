@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from rank_work import gradients, measured, rolled_out, rollouts, some_rows
+from rank_work import frozen, gradients, measured, rolled_out, rollouts, some_rows
 from test_torch_sampler import random_model
 from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -55,6 +55,18 @@ def test_the_gradient_is_that_of_one_process(tmp_path, num_ranks, settings):
     assert len(found) == len(settings)
     for setting in found.values():
         assert_the_same(setting, "tiny")
+
+
+def test_gradients_of_a_part_are_those_of_one_process(tmp_path):
+    """Of the last layer, all of whose shards are trained, and of the norm beside frozen ones."""
+    parts = ["last_layer", "final_norm"]
+    launch(frozen, 2, str(tmp_path / "two.json"), parts, CASES["many rows"])
+    frozen(str(tmp_path / "one.json"), parts, CASES["many rows"])
+    two, one = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("two", "one"))
+    for mine, theirs in zip(two, one, strict=True):
+        for found, expected in zip(map(torch.tensor, mine), map(torch.tensor, theirs), strict=True):
+            assert (found - expected).norm() <= 1e-5 * expected.norm()
+        assert 0 < sum(value != 0 for value in theirs[2]) <= theirs[4][0] < len(theirs[2])
 
 
 def test_any_architecture_is_read_into_shards(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from passk.errors import UserError
 from passk.policy import token_logprobs
 from passk.sampler import SamplingParams
 from passk.seeds import group_seeds
-from passk.torch_sampler import TorchSampler
+from passk.torch_sampler import TorchSampler, _draw, _nucleus
 from passk.types import FinishReason
 
 EOS = 1
@@ -123,7 +124,20 @@ def test_merged_sampling_is_each_sample_drawn_alone(tiny_model, tiny_tokenizer, 
     assert len(prompts) < distinct < 12 * len(prompts)
 
 
-def exact_distribution(model, prompt, max_new_tokens: int, temperature: float, vocabulary: int):
+def nucleus(p_V: np.ndarray, top_p: float) -> np.ndarray:
+    """The smallest set of likeliest tokens that reaches `top_p`, by trying every set."""
+    sets = [s for size in range(1, len(p_V) + 1) for s in combinations(range(len(p_V)), size)]
+    reach = [list(s) for s in sets if p_V[list(s)].sum() >= top_p]
+    smallest = min(map(len, reach))
+    best = max((s for s in reach if len(s) == smallest), key=lambda s: p_V[s].sum())
+    kept_V = np.zeros_like(p_V)
+    kept_V[best] = p_V[best] / p_V[best].sum()
+    return kept_V
+
+
+def exact_distribution(
+    model, prompt, max_new_tokens: int, temperature: float, vocabulary: int, top_p: float = 1.0
+):
     """Every completion and its probability, by one full forward pass per prefix."""
     finished, running = {}, {(): 1.0}
     for t in range(max_new_tokens):
@@ -131,6 +145,8 @@ def exact_distribution(model, prompt, max_new_tokens: int, temperature: float, v
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([[*prompt, *p] for p in prefixes])).logits[:, -1]
         next_PV = torch.softmax(logits.double() / temperature, dim=-1).numpy()
+        if top_p < 1:
+            next_PV = np.array([nucleus(p_V, top_p) for p_V in next_PV])
         grown = {
             (*prefix, token): running[prefix] * next_PV[i, token]
             for i, prefix in enumerate(prefixes)
@@ -173,6 +189,68 @@ def test_merged_samples_have_the_exact_distribution(tiny_tokenizer, temperature)
         assert np.exp(sum(completion.logprobs)) == pytest.approx(
             exact[completion.token_ids], rel=1e-4
         )
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 0.6), (0.7, 0.95), (1.0, 0.05)])
+def test_the_nucleus_has_the_exact_distribution(tiny_tokenizer, temperature, top_p):
+    """Against every subset of five tokens, at every prefix; nothing outside is ever drawn."""
+    model, prompt, total = random_model(vocabulary=5, seed=3), [2, 4, 3], 20_000
+    found = exact_distribution(model, prompt, 3, temperature, vocabulary=5, top_p=top_p)
+    exact = {completion: p for completion, p in found.items() if p > 0}
+    assert sum(exact.values()) == pytest.approx(1.0)
+    assert len(exact) < len(found) and (len(exact) == 1) == (top_p == 0.05)
+    sampler = TorchSampler(copy.deepcopy(model), tiny_tokenizer)
+    params = SamplingParams(temperature, 3, top_p=top_p)
+    (completions,) = sample_all(sampler, [prompt], seeds_for(1, total), params)
+    counts = Counter(c.token_ids for c in completions)
+    assert set(counts) <= set(exact)
+    if len(exact) > 1:
+        assert chi_square_p_value(counts, exact, total) > 1e-3
+    for completion in set(completions):
+        assert np.exp(sum(completion.logprobs)) == pytest.approx(
+            exact[completion.token_ids], rel=1e-4
+        )
+
+
+def test_samples_within_a_nucleus_are_drawn_alone_too(tiny_model, tiny_tokenizer, prompts):
+    sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
+    seeds_PG, params = seeds_for(len(prompts), 6), SamplingParams(1.0, 32, top_p=0.8)
+    merged = sample_all(sampler, prompts, seeds_PG, params)
+    assert merged != sample_all(sampler, prompts, seeds_PG, PARAMS)
+    for prompt, seeds, completions in zip(prompts, seeds_PG, merged, strict=True):
+        for seed, completion in zip(seeds, completions, strict=True):
+            ((alone,),) = sample_all(sampler, [prompt], [[seed]], params)
+            assert alone.token_ids == completion.token_ids
+    # At temperature 0 there is one token, whatever the nucleus.
+    greedy = [SamplingParams(0.0, 32, top_p=top_p) for top_p in (1.0, 0.8)]
+    one, other = (sample_all(sampler, prompts, seeds_PG, params) for params in greedy)
+    assert one == other
+
+
+def test_a_nucleus_of_many_tokens():
+    """More than are sorted at first; and equals of the last one that is kept stay."""
+    rng = np.random.default_rng(0)
+    logp_RV = torch.log_softmax(torch.from_numpy(rng.normal(size=(3, 5000))) * 0.3, dim=-1)
+    kept_RV = _nucleus(logp_RV, 0.9).exp().numpy()
+    for kept_V, p_V in zip(kept_RV, logp_RV.exp().numpy(), strict=True):
+        order = np.argsort(-p_V)
+        size = int(np.searchsorted(np.cumsum(p_V[order]), 0.9)) + 1
+        assert 1000 < size < 5000 and set(np.flatnonzero(kept_V)) == set(order[:size])
+        np.testing.assert_allclose(
+            kept_V[order[:size]], p_V[order[:size]] / p_V[order[:size]].sum()
+        )
+    equal = _nucleus(torch.tensor([[0.4, 0.2, 0.2, 0.2]]).log(), 0.5).exp()
+    np.testing.assert_allclose(equal, [[0.4, 0.2, 0.2, 0.2]], rtol=1e-6)
+    assert _nucleus(torch.full((1, 4), torch.nan), 0.5).isnan().all()
+
+
+def test_no_draw_falls_on_a_token_without_probability():
+    """Uniforms up to the largest below 1, and cumulative sums that rounding leaves above 1."""
+    logp_RV = torch.tensor([[0.1, 0.2, 0.7, 0.0], [0.0, 1.0, 0.0, 0.0]]).log()
+    row_of = np.array([0, 0, 1, 1, 1])
+    uniform = np.array([0.0, np.nextafter(1, 0), 0.0, 0.5, np.nextafter(1, 0)])
+    assert _draw(logp_RV, row_of, uniform).tolist() == [0, 2, 1, 1, 1]
+    assert _draw(logp_RV + 1e-7, row_of, uniform).tolist() == [0, 2, 1, 1, 1]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

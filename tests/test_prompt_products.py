@@ -1,0 +1,71 @@
+"""Products of every prompt with gradients of sets: those of gradients that are held whole."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sampling import judged
+
+from passk import prompt_products as module
+from passk.advantages import mixture_advantages
+from passk.batch import advantage_weights, make_rows
+from passk.config import LearnerConfig
+from passk.diagnostics import weighted_gradients
+from passk.errors import UserError
+from passk.filtered_sets import plain_coefficients, unbiased_coefficients
+from passk.learner import Learner
+from passk.prompt_products import prompt_products
+
+NUM_PROMPTS, NUM_SAMPLES = 14, 8
+
+
+@pytest.fixture(scope="module")
+def groups(tiny_model, tiny_tokenizer, tiny_encoder):
+    return judged(
+        tiny_model, tiny_tokenizer, tiny_encoder, NUM_PROMPTS, NUM_SAMPLES, skill_fraction=0.3
+    ).groups
+
+
+@pytest.fixture
+def learner(tiny_model):
+    return Learner(copy.deepcopy(tiny_model), LearnerConfig(max_tokens_per_batch=1024), 1, 1.0)
+
+
+def test_products_are_those_of_whole_gradients(learner, groups):
+    """Of the plain estimate over all prompts, and of Pass@3 over every other one."""
+    rewards_PG = np.array([group.rewards() for group in groups])
+    assert 0 < (rewards_PG == 1).sum() < rewards_PG.size
+    half_P1 = (np.arange(NUM_PROMPTS) % 2 == 0)[:, None]
+    plain_P2, passk_P2 = plain_coefficients(rewards_PG), unbiased_coefficients(rewards_PG, 3)
+    found = prompt_products(learner, groups, np.stack([plain_P2, passk_P2 * half_P1], axis=2))
+    advantages_PG = mixture_advantages(rewards_PG, 3, 0.0) * half_P1
+    whole_OD = torch.cat(
+        [
+            weighted_gradients(learner, groups, weights_PG[..., None] * NUM_PROMPTS, 1)[0]
+            for weights_PG in (
+                advantage_weights(rewards_PG, rewards_PG),
+                advantage_weights(advantages_PG, rewards_PG),
+            )
+        ]
+    ).double()
+    for p, group in enumerate(groups):
+        sums_2D = torch.stack(
+            [
+                -learner.gradient(make_rows([group], (rewards_PG[p] == reward)[None, :, None]))
+                for reward in (1, 0)
+            ]
+        ).double()
+        entering = torch.from_numpy((plain_P2[p] != 0) | (passk_P2[p] * half_P1[p] != 0))
+        sums_2D *= entering[:, None]
+        sizes = sums_2D.norm(dim=1, keepdim=True) * whole_OD.norm(dim=1) + 1e-9
+        along_2O = torch.from_numpy(found.along_P2O[p])
+        assert ((along_2O - sums_2D @ whole_OD.T).abs() <= 1e-5 * sizes).all()
+        within_22 = torch.from_numpy(found.within_P22[p])
+        torch.testing.assert_close(within_22, sums_2D @ sums_2D.T, rtol=1e-4, atol=1e-6)
+
+
+def test_too_many_gradients_are_refused(learner, groups, monkeypatch):
+    monkeypatch.setattr(module, "MAX_GRADIENT_BYTES", 4 * learner.num_local_parameters() - 1)
+    with pytest.raises(UserError, match=r"diagnose\.filtered_sets asks for 1 gradients"):
+        prompt_products(learner, groups, np.zeros((NUM_PROMPTS, 2, 1)))
