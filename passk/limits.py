@@ -76,6 +76,8 @@ _FRACTIONS = (
     "data.cue",
     "data.corpus_cue",
     "rollout.memory_fraction",
+    "verifier.false_negative_rate",
+    "verifier.false_positive_rate",
 )
 _POSITIVE = (
     "rollout.temperature",

@@ -58,7 +58,12 @@ def train(
             experience = imitate(parts.encoder, stream.take(batch_size))
         else:
             experience = explore(
-                step, cfg, parts.sampler, parts.verifier, parts.encoder, stream.take(batch_size)
+                step,
+                cfg,
+                parts.sampler,
+                parts.training_verifier,
+                parts.encoder,
+                stream.take(batch_size),
             )
         learn_started = time.perf_counter()
         sampler.sleep()
@@ -143,7 +148,7 @@ def diagnostic_groups(
     stream = ProblemStream(parts.data.train, cfg.train.seed)
     return rollout(
         parts.sampler,
-        parts.verifier,
+        parts.training_verifier,
         parts.encoder,
         stream.take(min(num_prompts, len(parts.data.train))),
         num_samples,

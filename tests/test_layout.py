@@ -45,6 +45,7 @@ LEVELS = (
             "vllm_weights",
             "implied",
             "agreement",
+            "noisy_verifier",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -101,6 +102,7 @@ WITHOUT_TORCH |= {
     "toy_command",
     "agreement",
 }
+WITHOUT_TORCH |= {"noisy_verifier", "suspects"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
