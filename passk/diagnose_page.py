@@ -8,6 +8,7 @@ import pandas as pd
 
 from passk.command_config import DiagnosisConfig
 from passk.diagnose_tables import Diagnosis
+from passk.golds_page import gold_sections
 from passk.wording import markdown
 
 
@@ -33,6 +34,7 @@ def page(
             " ".join(_group_sentences(table, grouping, found.k)),
             _groups(table, grouping, found.k),
         ]
+    sections += gold_sections(found)
     sections += ["## How it was measured", _how(asked, differences, seconds)]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
 

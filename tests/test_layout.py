@@ -59,7 +59,7 @@ LEVELS = (
             "sandbox.judge",
             "sandbox.process",
         ),
-        "promised",
+        *("promised", "suspects", "injected"),
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition"),
@@ -74,6 +74,7 @@ LEVELS = (
     ("experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting", "preparing"),
     ("evaluation", "figure_style", "sheets", "diagnose_tables"),
+    ("golds_page",),
     (
         *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
         "diagnose_page",
@@ -102,7 +103,7 @@ WITHOUT_TORCH |= {
     "toy_command",
     "agreement",
 }
-WITHOUT_TORCH |= {"noisy_verifier", "suspects"}
+WITHOUT_TORCH |= {"noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
