@@ -87,9 +87,8 @@ def prompt_table(
             "agreement_error": measured.errors_P,
             **{f"weight_{k}": measured.weights_PK[:, k - 1] for k in ks},
             **{f"contribution_{k}": measured.contributions_PK[:, k - 1] for k in ks},
-            **vote_table(groups).to_dict("series"),
         }
-    )
+    ).join(vote_table(groups))
 
 
 def group_table(prompts: pd.DataFrame, grouping: str, k: int, num_resamples: int) -> pd.DataFrame:

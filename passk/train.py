@@ -54,16 +54,12 @@ def train(
             evaluate(step, cfg, parts, run, shown)
         aligned = measure_alignment(step, cfg, parts)
         started = time.perf_counter()
+        problems = stream.take(batch_size)
         if supervised:
-            experience = imitate(parts.encoder, stream.take(batch_size))
+            experience = imitate(parts.encoder, problems)
         else:
             experience = explore(
-                step,
-                cfg,
-                parts.sampler,
-                parts.training_verifier,
-                parts.encoder,
-                stream.take(batch_size),
+                step, cfg, sampler, parts.training_verifier, parts.encoder, problems
             )
         learn_started = time.perf_counter()
         sampler.sleep()

@@ -21,7 +21,7 @@ NUM_PROMPTS, NUM_SAMPLES = 24, 8
 SMALL = ("num_threads=1", "data.num_train=48", "data.num_corpus=64", "eval.ks=[1,2,4]")
 SMALL += ("eval.num_resamples=50", f"diagnose.num_prompts={NUM_PROMPTS}")
 SMALL += (f"diagnose.num_samples={NUM_SAMPLES}", "diagnose.num_blocks=4")
-FILES = {"prompts.csv", "curve.csv", "by_kind.csv", "diagnose.md"}
+FILES = {"prompts.csv", "curve.csv", "by_kind.csv", "suspect_golds.csv", "diagnose.md"}
 FILES |= {"curve.png", "histograms.png", "weight_against_agreement.png"}
 FILES |= {"config.yaml", "overrides.txt", "manifest.json"}
 
