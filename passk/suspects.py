@@ -84,9 +84,17 @@ def agreement_table(groups: Sequence[Group], prompts: pd.DataFrame) -> pd.DataFr
 
 
 def suspect_golds(agreed: pd.DataFrame) -> pd.DataFrame:
-    """The prompts whose agreed answer the verifier refuses, the most suspicious first."""
+    """The prompts whose agreed answer the verifier refuses, the most suspicious first.
+
+    Those come first none of whose samples is accepted: what the model merely prefers to the gold
+    answer leaves it a few samples, a gold answer that is wrong gets none. Then by `score`.
+    """
     refused = agreed[~agreed["majority_accepted"]].drop(columns="majority_accepted")
-    return refused.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    some_right = (refused["c"] > 0).rename("some_right")
+    order = pd.concat([some_right, -refused["score"]], axis=1)
+    return refused.loc[order.sort_values(["some_right", "score"], kind="stable").index].reset_index(
+        drop=True
+    )
 
 
 def share_bounds(votes_P: np.ndarray, n_P: np.ndarray) -> tuple[FloatArray, FloatArray]:

@@ -111,8 +111,10 @@ def judged_again(groups: list[Group], cfg: VerifierConfig, num_samples: int) -> 
     found = []
     for group in groups:
         completions = group.completions[:num_samples]
-        verdicts = verifier.verify([(group.problem, c) for c in completions])
-        found.append(replace(group, completions=completions, verdicts=tuple(verdicts)))
+        distinct = {c.token_ids: (group.problem, c) for c in completions}
+        judged = dict(zip(distinct, verifier.verify(list(distinct.values())), strict=True))
+        verdicts = tuple(judged[c.token_ids] for c in completions)
+        found.append(replace(group, completions=completions, verdicts=verdicts))
     return found
 
 
@@ -131,27 +133,30 @@ def wrong_golds(groups: list[Group], cfg: VerifierConfig) -> np.ndarray:
 def weight_rows(groups: list[Group], misses: float, passes: float) -> list[dict[str, float]]:
     """Shares of the weight on wrong golds, measured and expected; the mean weight of all prompts.
 
-    `accepted` is the mean weight over that without errors, which false positives lower.
+    `mean_weight_ratio` is that mean over the one without errors, which false positives lower.
     """
     clean_PG = rewards(judged_again(groups, VerifierConfig(), NUM_SAMPLES[0]))
+    means = {k: prompt_weights(clean_PG, k, 0.0).mean() for k in KS}
     rows = []
-    for noise_seed, k in product(NOISE_SEEDS, KS):
+    for noise_seed in NOISE_SEEDS:
         cfg = VerifierConfig(
             false_negative_rate=misses, false_positive_rate=passes, noise_seed=noise_seed
         )
-        weights_P = prompt_weights(rewards(judged_again(groups, cfg, NUM_SAMPLES[0])), k, 0.0)
-        wrong_P, mean = wrong_golds(groups, cfg), prompt_weights(clean_PG, k, 0.0).mean()
-        rows.append(
-            {
-                "false_negative_rate": misses,
-                "false_positive_rate": passes,
-                "k": k,
-                "prompt_share": wrong_P.mean(),
-                "weight_share": weights_P[wrong_P].sum() / weights_P.sum(),
-                "expected_weight_share": wrong_gold_share(mean, k, misses),
-                "mean_weight_ratio": weights_P.mean() / mean,
-            }
-        )
+        rewards_PG = rewards(judged_again(groups, cfg, NUM_SAMPLES[0]))
+        wrong_P = wrong_golds(groups, cfg)
+        for k in KS:
+            weights_P = prompt_weights(rewards_PG, k, 0.0)
+            rows.append(
+                {
+                    "false_negative_rate": misses,
+                    "false_positive_rate": passes,
+                    "k": k,
+                    "prompt_share": wrong_P.mean(),
+                    "weight_share": weights_P[wrong_P].sum() / weights_P.sum(),
+                    "expected_weight_share": wrong_gold_share(means[k], k, misses),
+                    "mean_weight_ratio": weights_P.mean() / means[k],
+                }
+            )
     return rows
 
 

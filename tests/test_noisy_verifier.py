@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from math import comb, sqrt
 from pathlib import Path
@@ -17,15 +18,17 @@ from answers import completion
 from small_runs import SMALL, assert_refused, metrics, train, without_times
 from test_resume import as_if_killed, assert_same_run
 
-from passk.advantages import mixture_advantages, prompt_weights
+from passk.advantages import ESTIMATORS, estimate_advantages, mixture_advantages, prompt_weights
 from passk.build import build_verifier
 from passk.cli import main
 from passk.config import VerifierConfig
 from passk.conventions import make_problems
 from passk.injected import injected_table, wrong_gold_share
 from passk.noisy_verifier import NoisyVerifier, uniform, with_noise
+from passk.records import load_run
 from passk.types import FinishReason, Problem, Verdict
 from passk.verifiers import ConventionsVerifier
+from passk.wording import run_labels
 
 NOISE = ("verifier.false_negative_rate=0.3", "verifier.false_positive_rate=0.2")
 STEPS = 4
@@ -217,6 +220,17 @@ def test_two_ranks_err_as_one(whole, tmp_path):
     )
 
 
+def test_runs_that_err_elsewhere_are_one_condition(whole):
+    record = load_run(whole)
+    verifier = record.config["verifier"]
+    other = replace(record, config=record.config | {"verifier": verifier | {"noise_seed": 1}})
+    worse = verifier | {"false_negative_rate": 0.5}
+    third = replace(record, config=record.config | {"verifier": worse})
+    labels = run_labels([record, other, third])
+    assert labels[0] == labels[1] == "passk false_negative_rate=0.3"
+    assert labels[2] == "passk false_negative_rate=0.5"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -276,6 +290,9 @@ def test_the_share_of_wrong_golds_by_enumeration(k, rate):
 def test_wrong_golds_weigh_and_move_nothing(k):
     """In the mean over wrong golds advantages are 1 - e times the right ones, sample by sample."""
     rate = 0.2
+    for estimator in ESTIMATORS:
+        weight = 1.0 if not ESTIMATORS[estimator].uses_k else 0.0
+        assert not estimate_advantages(np.zeros((1, N)), estimator, k, weight).any()
     for c in range(N + 1):
         rewards = np.array([[1.0] * c + [0.0] * (N - c)])
         right, refused = (mixture_advantages(r, k, 0.0) for r in (rewards, np.zeros((1, N))))

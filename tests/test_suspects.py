@@ -98,13 +98,15 @@ def test_scores_rank_and_bound_the_margin():
     sure = group(votes_for(["5"] * N, "7"), "sure")
     some = group(votes_for(["5"] * (N - 4) + ["7"] * 4, "7"), "some")
     fewer = group(votes_for(["5"] * (N - 4) + ["6"] * 4, "7"), "fewer")
+    once = group(votes_for(["5"] * (N - 1) + ["7"], "7"), "once")
     accepted = group(votes_for(["7"] * N, "7"), "accepted")
-    table = listed([some, accepted, fewer, sure])
-    assert table["problem_id"].tolist() == ["sure", "fewer", "some"]
+    table = listed([some, accepted, once, fewer, sure])
+    assert table["problem_id"].tolist() == ["sure", "fewer", "once", "some"]
     low, high = share_bounds(np.array([N - 4, 4]), np.array([N, N]))
-    assert table["score"][2] == pytest.approx(low[0] - high[1])
-    assert table["majority_votes"].tolist() == [N, N - 4, N - 4]
-    assert table["c"].tolist() == [0, 0, 4] and (table["gold"] == "7").all()
+    assert table["score"][3] == pytest.approx(low[0] - high[1])
+    assert table["score"][2] > table["score"][1], "but none of the second's samples is right"
+    assert table["majority_votes"].tolist() == [N, N - 4, N - 1, N - 4]
+    assert table["c"].tolist() == [0, 0, 1, 4] and (table["gold"] == "7").all()
 
 
 def test_votes():
