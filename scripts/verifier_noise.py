@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from passk.advantages import prompt_weights
+from passk.advantages import mixture_advantages, prompt_weights
 from passk.build import open_parts, prepare_torch
 from passk.checkpoint import last_checkpoint
 from passk.cli import main as passk
@@ -27,9 +27,10 @@ from passk.config import VerifierConfig
 from passk.conventions import CALCULATOR
 from passk.diagnose import as_training
 from passk.diagnose_tables import GROUPINGS
+from passk.estimators import pass_at_k
 from passk.injected import wrong_gold_share
-from passk.noisy_verifier import uniform, with_noise
-from passk.statistics import seed_interval
+from passk.noisy_verifier import FALSE_POSITIVE, uniform, with_noise
+from passk.statistics import Interval, paired_difference, seed_interval
 from passk.suspects import agreement_table, suspect_golds, vote_table
 from passk.train import diagnostic_groups
 from passk.types import Group
@@ -68,31 +69,43 @@ def train(folder: Path, seed: int, misses: float, passes: float) -> None:
         run(folder / f"{regime}-{misses:g}-{passes:g}", f"regime={regime}", *words)
 
 
-def last_values(folder: Path) -> np.ndarray:
-    """Pass@1 and Pass@K at the end of a run, in percent."""
-    table = pd.read_csv(folder / "eval" / "table.csv")
-    last = table[table["step"] == table["step"].max()].set_index("k")["value"]
-    return 100 * last[[1, K]].to_numpy()
+def per_problem(folder: Path) -> np.ndarray:
+    """Pass@1 and Pass@K of every held-out problem at the end of a run, in percent, [2, P]."""
+    counts = pd.read_parquet(max((folder / "eval").glob("step-*.parquet")))
+    return np.array([100 * pass_at_k(counts["n"], counts["c"], k) for k in (1, K)])
+
+
+def change(before: list[np.ndarray], after: list[np.ndarray]) -> list[Interval]:
+    """Of Pass@1 and Pass@K, one entry of the lists per seed.
+
+    Over seeds; of a single one over held-out problems, which leaves out the chance of training.
+    """
+    if len(before) == 1:
+        return [paired_difference(*pair) for pair in zip(before[0], after[0], strict=True)]
+    changes = np.array([(a - b).mean(axis=1) for b, a in zip(before, after, strict=True)])
+    return [seed_interval(column) for column in changes.T]
 
 
 def trade_off(folder: Path) -> pd.DataFrame:
-    """A row per regime and pair of rates: changes from SFT, means over the seeds that are there."""
+    """A row per regime and pair of rates, over the seeds that are there.
+
+    Changes from SFT, and `cost_`: the difference to training without errors.
+    """
     rows = []
     for regime, rates in product(REGIMES, sorted(CORNERS + BETWEEN, key=lambda r: (r[1], r[0]))):
         name = f"{regime}-{rates[0]:g}-{rates[1]:g}"
         seeds = [d for d in sorted(folder.glob("seed-*")) if (d / name / "eval").is_dir()]
         if not seeds:
             continue
-        changes = np.array([last_values(d / name) - last_values(d / "sft") for d in seeds])
-        clean = np.array([last_values(d / f"{regime}-0-0") - last_values(d / "sft") for d in seeds])
         row = {"regime": regime, "false_negative_rate": rates[0], "false_positive_rate": rates[1]}
         row["seeds"] = len(seeds)
-        columns = dict(zip(("pass1", "passk"), changes.T, strict=True))
-        columns |= dict(zip(("cost_pass1", "cost_passk"), (changes - clean).T, strict=True))
-        for column, values in columns.items():
-            interval = seed_interval(values)
-            row |= {column: interval.value, f"{column}_low": interval.low}
-            row[f"{column}_high"] = interval.high
+        after = [per_problem(seed / name) for seed in seeds]
+        for prefix, other in (("", "sft"), ("cost_", f"{regime}-0-0")):
+            found = change([per_problem(seed / other) for seed in seeds], after)
+            for column, interval in zip(("pass1", "passk"), found, strict=True):
+                row |= {f"{prefix}{column}": interval.value}
+                row |= {f"{prefix}{column}_low": interval.low}
+                row |= {f"{prefix}{column}_high": interval.high}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -133,7 +146,8 @@ def wrong_golds(groups: list[Group], cfg: VerifierConfig) -> np.ndarray:
 def weight_rows(groups: list[Group], misses: float, passes: float) -> list[dict[str, float]]:
     """Shares of the weight on wrong golds, measured and expected; the mean weight of all prompts.
 
-    `mean_weight_ratio` is that mean over the one without errors, which false positives lower.
+    `mean_weight_ratio` is that mean over the one without errors, which false positives lower;
+    `wrong_pull` the share of all advantage above 0 that samples with a wrong answer have.
     """
     clean_PG = rewards(judged_again(groups, VerifierConfig(), NUM_SAMPLES[0]))
     means = {k: prompt_weights(clean_PG, k, 0.0).mean() for k in KS}
@@ -142,9 +156,11 @@ def weight_rows(groups: list[Group], misses: float, passes: float) -> list[dict[
         cfg = VerifierConfig(
             false_negative_rate=misses, false_positive_rate=passes, noise_seed=noise_seed
         )
-        rewards_PG = rewards(judged_again(groups, cfg, NUM_SAMPLES[0]))
-        wrong_P = wrong_golds(groups, cfg)
+        again = judged_again(groups, cfg, NUM_SAMPLES[0])
+        rewards_PG, wrong_P = rewards(again), wrong_golds(groups, cfg)
+        passed_PG = np.array([[v.reason == FALSE_POSITIVE for v in g.verdicts] for g in again])
         for k in KS:
+            pull_PG = mixture_advantages(rewards_PG, k, 0.0).clip(min=0)
             weights_P = prompt_weights(rewards_PG, k, 0.0)
             rows.append(
                 {
@@ -155,6 +171,7 @@ def weight_rows(groups: list[Group], misses: float, passes: float) -> list[dict[
                     "weight_share": weights_P[wrong_P].sum() / weights_P.sum(),
                     "expected_weight_share": wrong_gold_share(means[k], k, misses),
                     "mean_weight_ratio": weights_P.mean() / means[k],
+                    "wrong_pull": pull_PG[passed_PG].sum() / pull_PG.sum(),
                 }
             )
     return rows
@@ -218,18 +235,19 @@ def measure(folder: Path) -> None:
 
 def page(folder: Path) -> str:
     """The three tables in Markdown."""
-    shown = []
     runs = pd.read_csv(folder / "verifier_noise.csv")
     cells = runs[["regime", "false_negative_rate", "false_positive_rate", "seeds"]].astype(str)
-    for column in ("pass1", "passk", "cost_pass1", "cost_passk"):
+    for column in ("pass1", "cost_pass1", "passk", "cost_passk"):
         ends = runs[[column, f"{column}_low", f"{column}_high"]].to_numpy()
-        cells[column] = [
-            f"{v:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
-            for v, low, high in ends
-        ]
-    shown.append(cells)
-    shown += [pd.read_csv(folder / f"{name}.csv").round(3) for name in ("weights", "suspects")]
-    return "\n".join(markdown(table.astype(str), {}) for table in shown)
+        cells[column] = [f"{v:+.1f} [{low:+.1f}, {high:+.1f}]" for v, low, high in ends]
+    headings = {
+        "pass1": "change of Pass@1",
+        "cost_pass1": "by the errors",
+        "passk": f"change of Pass@{K}",
+        "cost_passk": "by the errors ",
+    }
+    others = [pd.read_csv(folder / f"{name}.csv").round(3) for name in ("weights", "suspects")]
+    return "\n".join(markdown(table.astype(str), headings) for table in (cells, *others))
 
 
 def main(folder: Path, seeds: int) -> None:
