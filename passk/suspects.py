@@ -105,4 +105,5 @@ def share_bounds(votes_P: np.ndarray, n_P: np.ndarray) -> tuple[FloatArray, Floa
     with np.errstate(invalid="ignore"):
         low_P: FloatArray = betaincinv(votes_P, n_P - votes_P + 1.0, _TAIL)
         high_P: FloatArray = betaincinv(votes_P + 1.0, n_P - votes_P, 1 - _TAIL)
-    return np.where(votes_P == 0, 0.0, low_P), np.where(votes_P == n_P, 1.0, high_P)
+    low_P[votes_P == 0], high_P[votes_P == n_P] = 0.0, 1.0
+    return low_P, high_P
