@@ -17,6 +17,7 @@ from passk.exact_verifier import ExactVerifier
 from passk.layers import freeze_outside
 from passk.learner import Learner
 from passk.math_verifier import MathVerifier
+from passk.noisy_verifier import with_noise
 from passk.policy import Tokenizer, context_length, end_ids, load_policy, load_tokenizer
 from passk.problems import Data, load_data
 from passk.prompts import PromptEncoder, check_characters, check_room, check_solutions
@@ -49,6 +50,7 @@ class Parts:
     encoder: PromptEncoder
     sampler: Sampler
     verifier: Verifier
+    training_verifier: Verifier  # the same, or one that errs on purpose
     learner: Learner
     engine: str
 
@@ -122,7 +124,8 @@ def open_parts(
             importance_cap=cfg.rollout.importance_cap,
             max_logprob_gap=cfg.rollout.max_logprob_gap,
         )
-        yield Parts(data, tokenizer, encoder, sampler, verifier, learner, engine)
+        erring = with_noise(verifier, cfg.verifier)
+        yield Parts(data, tokenizer, encoder, sampler, verifier, erring, learner, engine)
 
 
 def build_verifier(cfg: VerifierConfig) -> Verifier:

@@ -15,6 +15,7 @@ from passk.config import ESTIMATOR_NAMES, REGIMES, RunConfig, TrainConfig, targe
 from passk.errors import UserError
 from passk.exact_config import ExplainConfig, PopulationConfig, ToyConfig
 from passk.limits import check_fields
+from passk.noisy_verifier import is_noisy
 from passk.rules import check_exists, check_group, check_run
 
 MOST_MATRIX_PROMPTS = 2000  # for which matrix and figure are still of use
@@ -40,6 +41,11 @@ def check(
         _check_reproduce(cfg)
     if isinstance(cfg, EvaluateConfig | DiagnoseConfig):
         _check_measured(cfg)
+    if isinstance(cfg, EvaluateConfig) and is_noisy(cfg.verifier):
+        raise UserError(
+            "verifier.false_negative_rate and verifier.false_positive_rate go with passk train, "
+            "reproduce and diagnose; passk eval measures with the verifier as it is"
+        )
     if isinstance(cfg, DiagnoseConfig):
         _check_diagnose(cfg)
     if isinstance(cfg, ReportConfig) and not cfg.dirs:

@@ -139,6 +139,11 @@ class VerifierConfig:
     num_workers: int | None = None  # null: one per core, at most 8
     max_memory_mib: int = 2048  # of one check
     max_file_mib: int = 16  # written by one check, verifier=python
+    # Errors on purpose, a draw for each final answer to each problem (docs/verifier_noise.md).
+    # Training rollouts and gradient diagnostics see them; evaluations and the gold check never do.
+    false_negative_rate: float = 0.0  # of right answers: refused
+    false_positive_rate: float = 0.0  # of wrong ones: accepted
+    noise_seed: int = 0  # decides which
 
 
 @dataclass(kw_only=True)

@@ -32,6 +32,7 @@ from passk.memory import memory_advice
 from passk.metric import adam_metric
 from passk.ranks import rank
 from passk.run import Run
+from passk.suspects import suspect_golds
 from passk.train import diagnostic_groups
 from passk.types import Group
 
@@ -186,6 +187,7 @@ def _measured(
         ks,
         shown_k,
         base.eval.num_resamples,
+        base.verifier.false_negative_rate,
     )
     if asked.cosines:
         found = replace(found, curve=found.curve.merge(pd.DataFrame(cosines), on="k", how="left"))
@@ -230,6 +232,8 @@ def _write(
 ) -> None:
     tables = {"prompts": found.prompts, "curve": found.curve}
     tables |= {f"by_{name}": table for name, table in found.groups.items()}
+    tables |= {"suspect_golds": suspect_golds(found.agreed)}
+    tables |= {"injected": found.injected} if len(found.injected) else {}
     figures = {
         "curve": diagnose_plots.product_curve(found.curve),
         "histograms": diagnose_plots.histograms(found.prompts, found.k),

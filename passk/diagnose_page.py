@@ -9,6 +9,7 @@ import pandas as pd
 from passk.command_config import DiagnosisConfig
 from passk.config import RolloutConfig
 from passk.diagnose_tables import Diagnosis
+from passk.golds_page import gold_sections
 from passk.wording import markdown
 
 
@@ -41,6 +42,7 @@ def page(
             _groups(table, grouping, found.k),
         ]
     sections += [matrix] if matrix else []
+    sections += gold_sections(found)
     sections += ["## How it was measured", _how(asked, differences, seconds)]
     return "\n\n".join(section.rstrip() for section in sections if section) + "\n"
 

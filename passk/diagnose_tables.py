@@ -9,8 +9,10 @@ import pandas as pd
 from passk.agreement import Agreement, FirstConflict, curve_table, first_conflict
 from passk.breakdown import kind_order
 from passk.estimators import FloatArray
+from passk.injected import injected_table
 from passk.promised import Promise, promise, success_groups
 from passk.statistics import bootstrap_intervals
+from passk.suspects import agreement_table, vote_table
 from passk.types import Group
 
 GROUPINGS = ("kind", "level", "type")
@@ -28,6 +30,8 @@ class Diagnosis:
     groups: dict[str, pd.DataFrame]  # by kind, level or type, where the data have several
     first: FirstConflict
     promised: Promise | None
+    agreed: pd.DataFrame  # prompts whose samples agree on an answer
+    injected: pd.DataFrame  # what errors of the verifier made on purpose weigh; empty without them
 
 
 def diagnosis(
@@ -38,6 +42,7 @@ def diagnosis(
     ks: Sequence[int],
     k: int,
     num_resamples: int,
+    false_negative_rate: float = 0.0,
 ) -> Diagnosis:
     """Every table, from the samples and what was measured of them."""
     prompts = prompt_table(groups, rewards_PG, measured, ks)
@@ -54,6 +59,8 @@ def diagnosis(
         by_group,
         first_conflict(measured, num_resamples, seed=0),
         promise(success_groups(rewards_PG, derivatives_PG), k),
+        agreement_table(groups, prompts),
+        injected_table(prompts, ks, false_negative_rate),
     )
 
 
@@ -63,7 +70,8 @@ def prompt_table(
     """problem_id, kind, level, type, n, c, p, signal, agreement and its error; for each of ks the
     weight w_k and the contribution w_k a.
 
-    `signal` is `none right` or `all right` where no gradient can be seen, else empty.
+    `signal` is `none right` or `all right` where no gradient can be seen, else empty. At the end
+    the columns of `suspects.vote_table`.
     """
     n_P, c_P = (~np.isnan(rewards_PG)).sum(axis=1), (rewards_PG == 1).sum(axis=1)
     problems = [group.problem for group in groups]
@@ -80,7 +88,7 @@ def prompt_table(
             **{f"weight_{k}": measured.weights_PK[:, k - 1] for k in ks},
             **{f"contribution_{k}": measured.contributions_PK[:, k - 1] for k in ks},
         }
-    )
+    ).join(vote_table(groups))
 
 
 def group_table(prompts: pd.DataFrame, grouping: str, k: int, num_resamples: int) -> pd.DataFrame:

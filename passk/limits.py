@@ -83,6 +83,8 @@ _FRACTIONS = (
     "rollout.memory_fraction",
     "rollout.top_p",
     "eval.top_p",
+    "verifier.false_negative_rate",
+    "verifier.false_positive_rate",
 )
 _POSITIVE = (
     "rollout.temperature",

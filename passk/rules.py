@@ -45,6 +45,7 @@ def _check_data(cfg: RunConfig) -> None:
             f"data={data.name} does not say how its answers are judged; add verifier=math, "
             "verifier=exact, verifier=python or verifier=conventions"
         )
+    _check_noise(cfg)
     _check_template("data.prompt.template", data.prompt.template, "problem")
     _check_template("data.prompt.completion_template", data.prompt.completion_template, "solution")
     for key in ("conversation", "tokenize", "add_generation_prompt", "continue_final_message"):
@@ -65,6 +66,16 @@ def _check_data(cfg: RunConfig) -> None:
         total = getattr(data, calculator) + getattr(data, skill)
         if total > 1:
             raise UserError(f"data.{calculator} + data.{skill} = {total:g}; at most 1 is possible")
+
+
+def _check_noise(cfg: RunConfig) -> None:
+    missed, passed = cfg.verifier.false_negative_rate, cfg.verifier.false_positive_rate
+    if missed + passed >= 1:
+        raise UserError(
+            f"verifier.false_negative_rate={missed:g} and verifier.false_positive_rate={passed:g} "
+            "must add up to less than 1: from there on a wrong answer is accepted as often as a "
+            "right one, or more often"
+        )
 
 
 def _check_template(key: str, template: str, field: str) -> None:

@@ -54,11 +54,12 @@ def train(
             evaluate(step, cfg, parts, run, shown)
         aligned = measure_alignment(step, cfg, parts)
         started = time.perf_counter()
+        problems = stream.take(batch_size)
         if supervised:
-            experience = imitate(parts.encoder, stream.take(batch_size))
+            experience = imitate(parts.encoder, problems)
         else:
             experience = explore(
-                step, cfg, parts.sampler, parts.verifier, parts.encoder, stream.take(batch_size)
+                step, cfg, sampler, parts.training_verifier, parts.encoder, problems
             )
         learn_started = time.perf_counter()
         sampler.sleep()
@@ -149,7 +150,7 @@ def diagnostic_groups(
     stream = ProblemStream(parts.data.train, cfg.train.seed)
     return rollout(
         parts.sampler,
-        parts.verifier,
+        parts.training_verifier,
         parts.encoder,
         stream.take(available if num_prompts is None else min(num_prompts, available)),
         num_samples,

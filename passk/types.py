@@ -54,10 +54,11 @@ class Verdict:
 
     Reasons in use: `correct`, `wrong`, `unparsed` (no answer found), `truncated` (length limit),
     `timeout` and `error`. The last two come with reward None where checking an answer failed, and
-    with reward 0 where it was the answer, a program, that ran out of time or crashed. A sample that
-    was not judged leaves both the numerator and the counts of every estimator. `answer` is what the
-    verifier took as the answer of the completion, normalised as far as it can; majority votes are
-    over it.
+    with reward 0 where it was the answer, a program, that ran out of time or crashed. Training may
+    see errors made on purpose (`passk.noisy_verifier`): `false_negative`, a right answer refused,
+    and `false_positive`, a wrong one accepted. A sample that was not judged leaves both the
+    numerator and the counts of every estimator. `answer` is what the verifier took as the answer of
+    the completion, normalised as far as it can; majority votes are over it.
     """
 
     reward: float | None

@@ -10,7 +10,16 @@ import pandas as pd
 from passk.records import RunRecord
 
 # Settings that say where, when or how often a run happened, not what it did.
-_INCIDENTAL = {"seed", "init_from", "resume", "device", "num_threads", "save_every", "ks"}
+_INCIDENTAL = {
+    "seed",
+    "noise_seed",
+    "init_from",
+    "resume",
+    "device",
+    "num_threads",
+    "save_every",
+    "ks",
+}
 _PLAIN = ("k", "pass1_weight", "num_problems")  # numbers that are not rates
 _MOST_IN_A_SENTENCE = 4
 

@@ -23,7 +23,7 @@ SMALL += ("eval.num_resamples=50", f"diagnose.num_prompts={NUM_PROMPTS}")
 NUM_IN_MATRIX = 20
 SMALL += (f"diagnose.num_samples={NUM_SAMPLES}", "diagnose.num_blocks=4")
 SMALL += (f"diagnose.matrix_prompts={NUM_IN_MATRIX}",)
-FILES = {"prompts.csv", "curve.csv", "by_kind.csv", "diagnose.md"}
+FILES = {"prompts.csv", "curve.csv", "by_kind.csv", "suspect_golds.csv", "diagnose.md"}
 FILES |= {"curve.png", "histograms.png", "weight_against_agreement.png"}
 FILES |= {"interference.npy", "interference.png", "interference_prompts.csv"}
 FILES |= {"interference_by_kind.csv", "interference_exact.csv", "antagonists.csv"}

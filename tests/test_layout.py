@@ -48,6 +48,7 @@ LEVELS = (
             "agreement",
             "persistence",
             "filtered_sets",
+            "noisy_verifier",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -61,7 +62,7 @@ LEVELS = (
             "sandbox.judge",
             "sandbox.process",
         ),
-        *("promised", "problem_files"),
+        *("promised", "problem_files", "suspects", "injected"),
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition"),
@@ -78,6 +79,7 @@ LEVELS = (
     ("matrix", "experience", "build", "tables", "saving"),
     ("run", "breakdown", "starting", "preparing"),
     ("evaluation", "figure_style", "sheets", "diagnose_tables"),
+    ("golds_page",),
     (
         *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
         "diagnose_page",
@@ -113,7 +115,7 @@ WITHOUT_TORCH |= {
     "agreement",
 }
 WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
-WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
+WITHOUT_TORCH |= {"noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
