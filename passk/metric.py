@@ -27,7 +27,7 @@ def metric_of(
     if parameters == "last_layer":
         metric = _last_layer(learner)
     if preconditioned:
-        inverse = _inverse_root(learner, checkpoint)
+        inverse = _metric_of_checkpoint(learner, checkpoint)
         metric = inverse if metric is None else metric * inverse
     return metric
 
@@ -47,14 +47,19 @@ def _last_layer(learner: Learner) -> Tensor:
     )
 
 
-def _inverse_root(learner: Learner, checkpoint: Path) -> Tensor:
-    """1 / (sqrt(v) + eps) of Adam, v without the bias of its start."""
+def _metric_of_checkpoint(learner: Learner, checkpoint: Path) -> Tensor:
+    """`adam_metric` from the moments that a run saved."""
     if not (checkpoint / LEARNER).is_dir():
         raise UserError(
             f"diagnose.preconditioned=true, but {checkpoint} holds no moments of Adam (its folder "
             f"{LEARNER} is missing); use diagnose.preconditioned=false"
         )
     restore(checkpoint, learner)
+    return adam_metric(learner)
+
+
+def adam_metric(learner: Learner) -> Tensor:
+    """1 / (sqrt(v) + eps) of a learner that has taken a step, v without the bias of its start."""
     beta, eps = learner.cfg.betas[1], learner.cfg.eps
     parts = []
     for moments in learner.moments():

@@ -13,10 +13,12 @@ from torch import Tensor
 from passk.build import Parts, open_parts
 from passk.checkpoint import last_checkpoint
 from passk.command_config import ReproduceConfig
-from passk.config import ConventionsConfig, TrainConfig, trained_k
-from passk.diagnostics import alignment, block_gradients, objective
+from passk.config import ConventionsConfig, TrainConfig
+from passk.diagnostics import alignment, block_gradients
 from passk.disk import replacing
 from passk.errors import UserError
+from passk.objective import PASS1
+from passk.remedies import History, choose
 from passk.statistics import Interval
 from passk.train import diagnostic_groups
 from passk.types import Group
@@ -177,9 +179,8 @@ def _gradients_by_kind(
     give the kernel, because the mean of <grad p(x), grad p(x')> over pairs of prompts of two kinds
     (paper eq. 5) is the product of the two mean gradients.
     """
-    regimes = [run_cfg.regime for run_cfg in configs.values()]
-    objectives = [objective("mixture", 1, 1.0)]
-    objectives += [objective(r.estimator, trained_k(r), r.pass1_weight) for r in regimes]
+    at_first = [choose(run_cfg.regime, History()) for run_cfg in configs.values()]
+    objectives = [PASS1, *at_first]
     return {
         kind: block_gradients(
             parts.learner,

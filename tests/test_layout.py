@@ -45,6 +45,7 @@ LEVELS = (
             "vllm_weights",
             "implied",
             "agreement",
+            "objective",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -58,7 +59,7 @@ LEVELS = (
             "sandbox.judge",
             "sandbox.process",
         ),
-        "promised",
+        *("promised", "remedies"),
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition"),
@@ -70,7 +71,7 @@ LEVELS = (
         "directional",
         "metric",
     ),
-    ("experience", "build", "tables", "saving"),
+    ("experience", "build", "tables", "saving", "products"),
     ("run", "breakdown", "starting", "preparing"),
     ("evaluation", "figure_style", "sheets", "diagnose_tables"),
     (
@@ -101,7 +102,14 @@ WITHOUT_TORCH |= {
     "toy_command",
     "agreement",
 }
-WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised"}
+WITHOUT_TORCH |= {
+    "objective",
+    "remedies",
+    "diagnose_tables",
+    "diagnose_page",
+    "diagnose_plots",
+    "promised",
+}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
