@@ -109,6 +109,7 @@ class RegimeConfig:
     measure_every: int = 1  # steps between measurements of f, of adaptive_k and projected
     num_blocks: int = 8  # of a batch's prompts; a prompt meets the gradient over the other blocks
     preconditioned: bool = False  # f along Adam's step, not along the gradient
+    level: float = 0.95  # of the intervals of f and of slopes that choices rest on
     trigger: str = "products"  # what lowers k, adaptive_k: products (f below 0), slope (of Pass@1)
     min_success: float = 0.0  # share of right samples that a prompt needs at first, of curriculum
 

@@ -75,9 +75,9 @@ def evidence(regime: RegimeConfig, history: History, objective: Objective) -> di
     """What the choice of `objective` rested on, as columns; NaN where it is not known yet."""
     if not regime.is_remedy:
         return {}
-    known = {"pass1_slope": _slope(history)}
+    known = {"pass1_slope": _slope(regime, history)}
     if uses_products(regime):
-        products = pooled(history) or [_UNKNOWN] * regime.k
+        products = pooled(regime, history) or [_UNKNOWN] * regime.k
         known = {
             "product_1": products[0],
             "product_used": products[objective.k - 1],
@@ -90,7 +90,7 @@ def evidence(regime: RegimeConfig, history: History, objective: Objective) -> di
     }
 
 
-def pooled(history: History) -> list[Interval]:
+def pooled(regime: RegimeConfig, history: History) -> list[Interval]:
     """f(1), f(2), ... as means over the measurements, with Student-t intervals over them.
 
     Measurements come from prompts and samples of their own, so their scatter holds all that chance
@@ -100,7 +100,7 @@ def pooled(history: History) -> list[Interval]:
     """
     if not history.products:
         return []
-    return [seed_interval(column) for column in zip(*history.products, strict=True)]
+    return [seed_interval(f, regime.level) for f in zip(*history.products, strict=True)]
 
 
 def _lowered_k(regime: RegimeConfig, history: History) -> int:
@@ -110,10 +110,12 @@ def _lowered_k(regime: RegimeConfig, history: History) -> int:
     """
     if uses_products(regime):
         # f(1) is a squared norm, and below 0 by chance alone.
-        conflicts = (k for k, f in enumerate(pooled(history), 1) if k > 1 and f.high < 0)
+        if len(history.products) < regime.window:
+            return 1
+        conflicts = (k for k, f in enumerate(pooled(regime, history), 1) if k > 1 and f.high < 0)
         return next(conflicts, regime.k + 1) - 1
     k = history.objective.k if history.objective else regime.k
-    falls = len(history.pass1) == regime.window and _slope(history).high < 0
+    falls = len(history.pass1) == regime.window and _slope(regime, history).high < 0
     return max(k // 2, 1) if falls else k
 
 
@@ -124,7 +126,7 @@ def _projecting_weight(regime: RegimeConfig, history: History) -> float:
     conflict, and weights l/(1+l) and 1/(1+l) are the same direction, at a length of its own, which
     Adam takes out. Where f(1) is not clearly above 0, the last weight stays.
     """
-    products = pooled(history)
+    products = pooled(regime, history)
     if not (products and products[0].low > 0):
         return history.objective.pass1_weight if history.objective else regime.pass1_weight
     needed = max(0.0, -products[regime.k - 1].value / products[0].value)
@@ -135,9 +137,9 @@ def _has_levelled_off(regime: RegimeConfig, history: History) -> bool:
     """Whether Pass@1 has not clearly risen over a whole window; for good, once it was so."""
     if history.objective is not None and history.objective.min_success == 0:
         return True
-    return len(history.pass1) == regime.window and not _slope(history).low > 0
+    return len(history.pass1) == regime.window and not _slope(regime, history).low > 0
 
 
-def _slope(history: History) -> Interval:
+def _slope(regime: RegimeConfig, history: History) -> Interval:
     """How fast the Pass@1 of batches rises a step, under the objective in force."""
-    return slope_interval(history.pass1) if len(history.pass1) > 2 else _UNKNOWN
+    return slope_interval(history.pass1, regime.level) if len(history.pass1) > 2 else _UNKNOWN
