@@ -105,11 +105,12 @@ class RegimeConfig:
     num_demonstrations: int = 256  # worked solutions a step, for `sft` only
     # Of the regimes that choose k or pass1_weight anew at every step; see docs/remedies.md. f(k) is
     # the product of the gradients of Pass@k and Pass@1.
-    window: int = 40  # last measurements of f that are pooled; steps that a slope is told from
-    measure_every: int = 1  # steps between measurements of f, of adaptive_k and projected
+    window: int = 20  # last measurements of f that are pooled; steps that a slope is told from
+    measure_every: int = 2  # steps between measurements of f, of adaptive_k and projected
     num_blocks: int = 8  # of a batch's prompts; a prompt meets the gradient over the other blocks
     preconditioned: bool = False  # f along Adam's step, not along the gradient
     level: float = 0.95  # of the intervals of f and of slopes that choices rest on
+    cautious: bool = True  # f is as low as its interval allows; else no conflict that is not clear
     trigger: str = "products"  # what lowers k, adaptive_k: products (f below 0), slope (of Pass@1)
     min_success: float = 0.0  # share of right samples that a prompt needs at first, of curriculum
 

@@ -104,16 +104,17 @@ def pooled(regime: RegimeConfig, history: History) -> list[Interval]:
 
 
 def _lowered_k(regime: RegimeConfig, history: History) -> int:
-    """`products`: one less than the first k that is clearly in conflict; up again when none is.
+    """`products`: the k before the first that is in conflict; up again when there is none.
 
-    `slope`: half of the last k, once Pass@1 has clearly fallen over a window under it.
+    With `regime.cautious` a conflict is what is not clearly none, so that it begins at 1; else
+    what clearly is one, so that it begins at regime.k. `slope`: half of the last k, once Pass@1 has
+    clearly fallen over a window under it.
     """
     if uses_products(regime):
-        # f(1) is a squared norm, and below 0 by chance alone.
-        if len(history.products) < regime.window:
-            return 1
-        conflicts = (k for k, f in enumerate(pooled(regime, history), 1) if k > 1 and f.high < 0)
-        return next(conflicts, regime.k + 1) - 1
+        products = pooled(regime, history) or [_UNKNOWN] * regime.k
+        in_conflict = [not f.low > 0 if regime.cautious else f.high < 0 for f in products]
+        in_conflict[0] = False  # f(1) is a squared norm, and below 0 by chance alone
+        return in_conflict.index(True) if any(in_conflict) else regime.k
     k = history.objective.k if history.objective else regime.k
     falls = len(history.pass1) == regime.window and _slope(regime, history).high < 0
     return max(k // 2, 1) if falls else k
@@ -124,12 +125,14 @@ def _projecting_weight(regime: RegimeConfig, history: History) -> float:
 
     grad J_k + l grad J_1 with l = max(0, -f(k)/f(1)) is orthogonal to grad J_1 where the two are in
     conflict, and weights l/(1+l) and 1/(1+l) are the same direction, at a length of its own, which
-    Adam takes out. Where f(1) is not clearly above 0, the last weight stays.
+    Adam takes out. With `regime.cautious` f(k) is the lower end of its interval. Where f(1) is not
+    clearly above 0, the last weight stays.
     """
     products = pooled(regime, history)
     if not (products and products[0].low > 0):
         return history.objective.pass1_weight if history.objective else regime.pass1_weight
-    needed = max(0.0, -products[regime.k - 1].value / products[0].value)
+    of_k = products[regime.k - 1]
+    needed = max(0.0, -(of_k.low if regime.cautious else of_k.value) / products[0].value)
     return needed / (1 + needed)
 
 

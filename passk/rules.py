@@ -131,6 +131,8 @@ def _check_remedy(cfg: TrainConfig) -> None:
         )
     if not regime.is_remedy:
         return
+    if not 0 < regime.level < 1:
+        raise UserError(f"regime.level={regime.level:g} must lie above 0 and below 1")
     if regime.estimator != "mixture":
         raise UserError(
             f"regime={regime.name} chooses the numbers of the mixture of Pass@1 and Pass@k; it "
