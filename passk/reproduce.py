@@ -155,8 +155,9 @@ def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir
     overall = torch.einsum("s,shomd->homd", shares, torch.stack(list(by_kind.values())))
     rows = []
     for i, (name, run_cfg) in enumerate(configs.items(), 1):
-        at_first = choose(run_cfg.regime, History())
-        row = {"regime": name, "k": at_first.k, "pass1_weight": at_first.pass1_weight}
+        regime, at_first = run_cfg.regime, choose(run_cfg.regime, History())
+        k = at_first.k if regime.is_remedy else regime.k
+        row = {"regime": name, "k": k, "pass1_weight": at_first.pass1_weight}
         row |= alignment(overall[:, i], overall[:, 0]).columns()
         row |= {"num_prompts": len(groups), "num_samples": cfg.alignment_samples}
         rows.append(row)
