@@ -96,7 +96,10 @@ class ConventionsConfig(DataConfig):
 
 @dataclass(kw_only=True)
 class RegimeConfig:
-    """What is optimised. RL regimes are one objective with two numbers, k and pass1_weight."""
+    """What is optimised. RL regimes are one objective with two numbers, k and pass1_weight.
+
+    Remedies choose them anew at every step, and start from what is configured.
+    """
 
     name: str = ""
     estimator: str = "mixture"
