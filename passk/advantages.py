@@ -177,19 +177,36 @@ def estimate_advantages(
     return pass1_weight * pass1_PG + (1 - pass1_weight) * passk_PG
 
 
-def prompt_weights(rewards_PG: FloatArray, k: int, pass1_weight: float) -> FloatArray:
+def prompt_weights(
+    rewards_PG: FloatArray, k: int, pass1_weight: float, min_success: float = 0.0
+) -> FloatArray:
     """What the mixture multiplies each prompt's Pass@1 gradient with, without bias, [P].
 
-    pass1_weight + (1 - pass1_weight) k C(n-c, k-1)/C(n, k-1): the mean over samples of the weight
-    in `mixture_advantages`. 0 for a prompt with too few judged samples, as its advantages are.
+    The mean over samples of the weight in `mixture_advantages`, which is 0 for those without
+    `enough_success`; of all samples, pass1_weight + (1 - pass1_weight) k C(n-c, k-1)/C(n, k-1).
+    0 for a prompt with too few judged samples, as its advantages are.
     """
     _check_weight(pass1_weight)
-    usable_P = _usable(rewards_PG, k, needs=k)
+
+    def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
+        return pass1_weight + (1 - pass1_weight) * k * leave_one_out_failure(n, c - r, k)
+
+    weights_PG = _per_sample(rewards_PG, rule, k, needs=k)
+    weights_PG *= enough_success(rewards_PG, min_success)
+    means_P: FloatArray = weights_PG.sum(axis=1) / np.maximum(_counts(rewards_PG)[0], 1)
+    return means_P
+
+
+def enough_success(rewards_PG: FloatArray, min_success: float) -> np.ndarray:
+    """Whether of the *other* judged samples of its prompt such a share is right, bool [P, n].
+
+    c'/(n-1) >= min_success. It does not depend on the sample's own reward, so multiplying an
+    advantage with it adds no bias: the weight w(p) becomes E[w_i 1[c'/(n-1) >= min_success]].
+    """
     n_P, c_P = _counts(rewards_PG)
-    weights_P = np.zeros(len(n_P))
-    failure = all_wrong(n_P[usable_P], c_P[usable_P], k - 1)
-    weights_P[usable_P] = pass1_weight + (1 - pass1_weight) * k * failure
-    return weights_P
+    others_PG = c_P[:, None] - (np.asarray(rewards_PG) == 1)
+    enough_PG: np.ndarray = others_PG / np.maximum(n_P[:, None] - 1, 1) >= min_success
+    return enough_PG
 
 
 @dataclass(frozen=True, slots=True)

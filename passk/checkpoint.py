@@ -8,7 +8,7 @@ lies in shards in the folder `learner`, in safetensors' form: nothing is pickled
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,7 @@ from passk.adapters import adapter_parameters, base_fingerprint
 from passk.errors import UserError
 from passk.learner import Learner
 from passk.ranks import from_own, num_ranks, share
+from passk.remedies import History
 
 LEARNER, STATE, MANIFEST = "learner", "state.json", "files.json"
 
@@ -34,10 +35,11 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class TrainState:
-    """Where a run stands: optimiser steps taken, and problems taken from the stream."""
+    """Where a run stands: optimiser steps, problems taken from the stream, what was measured."""
 
     step: int
     stream_position: int
+    history: History = field(default_factory=History)
 
 
 def checkpoint_name(step: int) -> str:
@@ -65,7 +67,10 @@ def restore(folder: Path, learner: Learner) -> TrainState:
             "train.init_from) now; resuming needs the model that the run started from"
         )
     torch.set_rng_state(random_state)
-    state = TrainState(**json.loads((folder / STATE).read_text()))
+    saved = json.loads((folder / STATE).read_text())
+    if "history" in saved:  # a run of an earlier version had none
+        saved["history"] = History.read(saved["history"])
+    state = TrainState(**saved)
     learner.step = state.step
     return state
 

@@ -37,7 +37,7 @@ from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFa
 SUMMARIES = {
     "train": "one run: roll out, judge, learn, evaluate     passk train regime=hybrid",
     "eval": "samples and tables of any model               passk eval model.path=... data=math",
-    "reproduce": "SFT, then three RL regimes from it; report    passk reproduce seeds=3",
+    "reproduce": "SFT, then RL regimes from it; report          passk reproduce seeds=3",
     "report": "tables, plots and one HTML page over runs     passk report DIR...",
     "diagnose": "which prompts interfere, from which k on      passk diagnose run=DIR",
     "filter": "the training problems without those          passk filter run=DIR",

@@ -128,6 +128,11 @@ def _check_explain(cfg: ExplainConfig) -> None:
     regime, shown, n = cfg.regime, cfg.explain, cfg.rollout.num_samples
     if regime.name == "sft":
         raise UserError("regime=sft weights no prompts; use regime=pass1, passk or hybrid")
+    if regime.is_remedy:
+        raise UserError(
+            f"regime={regime.name} chooses its objective anew at every step of training; use "
+            "regime=pass1, passk or hybrid with one of the objectives it may choose"
+        )
     check_group("regime.estimator", regime.estimator, target_k(regime), n)
     for name in shown.compare:
         if name not in ESTIMATOR_NAMES:
@@ -145,7 +150,8 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
     unknown = [name for name in cfg.regimes if name not in REGIMES or name == "sft"]
     if unknown or not cfg.regimes:
         raise UserError(
-            f"regimes={cfg.regimes} must name some of pass1, passk, hybrid; sft always comes first"
+            f"regimes={cfg.regimes} must name some of {', '.join(REGIMES[1:])}; sft always comes "
+            "first"
         )
     if cfg.diagnostics.every == 0:
         return

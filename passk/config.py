@@ -7,7 +7,8 @@ one field alone cannot tell. `null` in YAML is None here. Paths are strings, as 
 from dataclasses import dataclass, field
 from typing import Any
 
-REGIMES = ("sft", "pass1", "passk", "hybrid")
+REMEDIES = ("adaptive_k", "curriculum", "projected")  # objectives chosen while training
+REGIMES = ("sft", "pass1", "passk", "hybrid", *REMEDIES)
 ESTIMATOR_NAMES = ("mixture", "grpo", "dr_grpo", "s", "s_loo", "s_loo_minus_1", "chen", "maxrl")
 VERIFIER_OF_DATA = {"conventions": "conventions", "gsm8k": "math", "math": "math"}
 ESTIMATORS_WITHOUT_K = ("grpo", "dr_grpo", "maxrl")
@@ -96,13 +97,31 @@ class ConventionsConfig(DataConfig):
 
 @dataclass(kw_only=True)
 class RegimeConfig:
-    """What is optimised. RL regimes are one objective with two numbers, k and pass1_weight."""
+    """What is optimised. RL regimes are one objective with two numbers, k and pass1_weight.
+
+    Remedies choose them anew at every step, and start from what is configured.
+    """
 
     name: str = ""
     estimator: str = "mixture"
     k: int = 8
     pass1_weight: float = 0.7
     num_demonstrations: int = 256  # worked solutions a step, for `sft` only
+    # Of the regimes that choose k or pass1_weight anew at every step; see docs/remedies.md. f(k) is
+    # the product of the gradients of Pass@k and Pass@1.
+    window: int = 20  # last measurements of f that are pooled; steps that a slope is told from
+    measure_every: int = 2  # steps between measurements of f, of adaptive_k and projected
+    num_blocks: int = 8  # of a batch's prompts; a prompt meets the gradient over the other blocks
+    preconditioned: bool = False  # f along Adam's step, not along the gradient
+    level: float = 0.95  # of the intervals of f and of slopes that choices rest on
+    cautious: bool = True  # f is as low as its interval allows; else no conflict that is not clear
+    trigger: str = "products"  # what lowers k, adaptive_k: products (f below 0), slope (of Pass@1)
+    min_success: float = 0.0  # share of right samples that a prompt needs at first, of curriculum
+
+    @property
+    def is_remedy(self) -> bool:
+        """Whether the objective is chosen while training."""
+        return self.name in REMEDIES
 
 
 @dataclass(kw_only=True)
@@ -243,3 +262,9 @@ def target_k(regime: RegimeConfig) -> int:
 def trained_k(regime: RegimeConfig) -> int:
     """The k that training needs samples for: 1 where the objective or estimator knows no k."""
     return target_k(regime) if regime.estimator not in ESTIMATORS_WITHOUT_K else 1
+
+
+def uses_products(regime: RegimeConfig) -> bool:
+    """Whether the regime's choices rest on measured products of gradients."""
+    by_products = regime.name == "adaptive_k" and regime.trigger == "products"
+    return by_products or regime.name == "projected"

@@ -29,7 +29,7 @@ from passk.interference_plot import heatmap
 from passk.interference_report import Interference, interference_tables, section
 from passk.matrix import Matrix, measure_matrix
 from passk.memory import memory_advice
-from passk.metric import adam_metric
+from passk.metric import saved_adam_metric
 from passk.ranks import rank
 from passk.run import Run
 from passk.suspects import suspect_golds
@@ -84,7 +84,7 @@ def diagnose(
 ) -> None:
     """Sample, measure, and leave the tables and the page in `run`; refuses before it writes."""
     asked = cfg.diagnose
-    metric = adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
+    metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
     started = time.perf_counter()
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])

@@ -5,7 +5,7 @@ inner product and can hide a conflict. So every product here is between disjoint
 each prompt's samples, and cosines are corrected by the split-half products of the norms.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from passk.advantages import estimate_advantages
 from passk.batch import advantage_weights, make_rows
 from passk.errors import UserError
 from passk.learner import Learner
+from passk.objective import Objective
 from passk.ranks import gather
 from passk.statistics import Interval, jackknife_interval
 from passk.types import Group
 
 MAX_GRADIENT_BYTES = 16 * 2**30
-Objective = Callable[[np.ndarray], np.ndarray]  # rewards [P, n/2] -> advantages [P, n/2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +41,6 @@ class Alignment:
         intervals = (self.cosine, self.inner_product)
         values = [end for i in intervals for end in (i.value, i.low, i.high)]
         return dict(zip(self.COLUMNS, values, strict=True))
-
-
-def objective(estimator: str, k: int, pass1_weight: float) -> Objective:
-    """The advantages of a regime, as `block_gradients` takes them."""
-    return lambda rewards_PG: estimate_advantages(rewards_PG, estimator, k, pass1_weight)
 
 
 def block_gradients(
@@ -96,9 +90,9 @@ def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np
     half = num_samples // 2
     weights = np.zeros((num_prompts, num_samples, 2, len(objectives)))
     for h, samples in enumerate((slice(0, half), slice(half, 2 * half))):
-        for o, advantages in enumerate(objectives):
+        for o, objective in enumerate(objectives):
             rewards = rewards_PG[:, samples]
-            weights[:, samples, h, o] = advantage_weights(advantages(rewards), rewards)
+            weights[:, samples, h, o] = advantage_weights(objective.advantages(rewards), rewards)
     return weights.reshape(num_prompts, num_samples, -1)
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from passk.advantages import dead_groups, estimate_advantages, prompt_weights
+from passk.advantages import dead_groups
 from passk.batch import TokenRow, advantage_weights, make_rows
-from passk.config import TrainConfig, trained_k
+from passk.config import TrainConfig
 from passk.estimators import pass_at_k
+from passk.objective import Objective
 from passk.prompts import PromptEncoder
 from passk.rollout import Rollout, SampleKey, rollout, training_params
 from passk.sampler import Sampler
@@ -43,6 +44,9 @@ def imitate(encoder: PromptEncoder, problems: Sequence[Problem]) -> Experience:
             "k",
             "pass1",
             "passk",
+            "trained_k",
+            "pass1_weight",
+            "min_success",
             "mean_weight",
             "dead_group_fraction",
             "dead_fail_fraction",
@@ -59,13 +63,13 @@ def imitate(encoder: PromptEncoder, problems: Sequence[Problem]) -> Experience:
 def explore(
     step: int,
     cfg: TrainConfig,
+    objective: Objective,
     sampler: Sampler,
     verifier: Verifier,
     encoder: PromptEncoder,
     problems: Sequence[Problem],
 ) -> Experience:
-    """n judged samples of each problem, weighted by the regime's advantages."""
-    regime = cfg.regime
+    """n judged samples of each problem, weighted by the objective's advantages."""
     sampled = rollout(
         sampler,
         verifier,
@@ -76,8 +80,7 @@ def explore(
         SampleKey(cfg.train.seed, "train", step),
     )
     rewards_PG = sampled.rewards_PG
-    k = trained_k(regime)
-    advantages_PG = estimate_advantages(rewards_PG, regime.estimator, k, regime.pass1_weight)
+    advantages_PG = objective.advantages(rewards_PG)
     weights_P11 = np.array([problem.weight for problem in problems])[:, None, None]
     rows = make_rows(
         sampled.groups,
@@ -86,11 +89,14 @@ def explore(
         skip_zero=cfg.learner.skip_zero_advantages,
     )
     metrics = {
-        **_success(rewards_PG, regime.k),
+        **_success(rewards_PG, cfg.regime.k),
         "reasons": dict(Counter(v.reason for group in sampled.groups for v in group.verdicts)),
+        "trained_k": objective.k,
+        "pass1_weight": objective.pass1_weight,
+        "min_success": objective.min_success,
         "mean_weight": (
-            float(np.mean(prompt_weights(rewards_PG, k, regime.pass1_weight)))
-            if regime.estimator == "mixture"
+            float(np.mean(objective.prompt_weights(rewards_PG)))
+            if objective.estimator == "mixture"
             else None
         ),
         **asdict(dead_groups(advantages_PG, rewards_PG)),

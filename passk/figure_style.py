@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a quarter of a second, which `passk explain` does without
     import pandas as pd
 
 REGIME_COLORS = {"sft": "#595959", "pass1": "#0072B2", "passk": "#D55E00", "hybrid": "#009E73"}
+REGIME_COLORS |= {"adaptive_k": "#CC79A7", "curriculum": "#E69F00", "projected": "#56B4E9"}
 KIND_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#009E73", "#F0E442")
 K_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")

@@ -17,7 +17,7 @@ from passk.directional import derivatives_along
 from passk.disk import replacing
 from passk.filter_tables import KEPT, MATCHED, RANDOM, decisions, filter_page
 from passk.memory import memory_advice
-from passk.metric import adam_metric
+from passk.metric import saved_adam_metric
 from passk.persistence import correlations
 from passk.problem_files import write_problems
 from passk.ranks import rank
@@ -36,7 +36,7 @@ def measure_checkpoint(
 ) -> pd.DataFrame:
     """The agreement of every prompt at the policy in `parts`, from fresh samples."""
     asked = cfg.diagnose
-    metric = adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
+    metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])
     refuse_silence(rewards_PG)

@@ -20,6 +20,7 @@ _CHOICES = {
     "learner.schedule": ("constant", "linear", "cosine"),
     "regime.name": REGIMES,
     "regime.estimator": ESTIMATOR_NAMES,
+    "regime.trigger": ("products", "slope"),
 }
 _AT_LEAST = {
     "rollout.num_prompts": 1,
@@ -41,6 +42,9 @@ _AT_LEAST = {
     "learner.weight_decay": 0,
     "regime.k": 1,
     "regime.num_demonstrations": 1,
+    "regime.window": 3,
+    "regime.measure_every": 1,
+    "regime.num_blocks": 2,
     "train.num_steps": 1,
     "train.save_every": 0,
     "train.keep_last": 1,
@@ -74,6 +78,7 @@ _FRACTIONS = (
     "filter.fdr",
     "filter.weight",
     "regime.pass1_weight",
+    "regime.min_success",
     "data.calculator_fraction",
     "data.skill_fraction",
     "data.corpus_calculator_fraction",

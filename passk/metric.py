@@ -14,11 +14,10 @@ from passk.errors import UserError
 from passk.learner import Learner
 
 
-def adam_metric(learner: Learner, checkpoint: Path) -> Tensor:
-    """1 / (sqrt(v) + eps) of Adam, v without the bias of its start.
+def saved_adam_metric(learner: Learner, checkpoint: Path) -> Tensor:
+    """`adam_metric` from the moments of a checkpoint, which must be a run's.
 
-    In the order of `Learner.gradient`, this rank's part. The moments are those of the checkpoint,
-    which must be a run's, of weights that were all trained; those without gradients are not read.
+    Of weights that were all trained; those without gradients are not read.
     """
     if not (checkpoint / LEARNER).is_dir():
         raise UserError(
@@ -26,6 +25,14 @@ def adam_metric(learner: Learner, checkpoint: Path) -> Tensor:
             f"{LEARNER} is missing); use diagnose.preconditioned=false"
         )
     restore(checkpoint, learner)
+    return adam_metric(learner)
+
+
+def adam_metric(learner: Learner) -> Tensor:
+    """1 / (sqrt(v) + eps) of a learner that has taken a step, v without the bias of its start.
+
+    In the order of `Learner.gradient`, this rank's part.
+    """
     beta, eps = learner.cfg.betas[1], learner.cfg.eps
     parts = []
     for moments in learner.moments():

@@ -13,10 +13,12 @@ from torch import Tensor
 from passk.build import Parts, open_parts
 from passk.checkpoint import last_checkpoint
 from passk.command_config import ReproduceConfig
-from passk.config import ConventionsConfig, TrainConfig, trained_k
-from passk.diagnostics import alignment, block_gradients, objective
+from passk.config import ConventionsConfig, TrainConfig
+from passk.diagnostics import alignment, block_gradients
 from passk.disk import replacing
 from passk.errors import UserError
+from passk.objective import PASS1
+from passk.remedies import History, choose
 from passk.statistics import Interval
 from passk.train import diagnostic_groups
 from passk.types import Group
@@ -153,7 +155,9 @@ def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir
     overall = torch.einsum("s,shomd->homd", shares, torch.stack(list(by_kind.values())))
     rows = []
     for i, (name, run_cfg) in enumerate(configs.items(), 1):
-        row = {"regime": name, "k": run_cfg.regime.k, "pass1_weight": run_cfg.regime.pass1_weight}
+        regime, at_first = run_cfg.regime, choose(run_cfg.regime, History())
+        k = at_first.k if regime.is_remedy else regime.k
+        row = {"regime": name, "k": k, "pass1_weight": at_first.pass1_weight}
         row |= alignment(overall[:, i], overall[:, 0]).columns()
         row |= {"num_prompts": len(groups), "num_samples": cfg.alignment_samples}
         rows.append(row)
@@ -177,9 +181,8 @@ def _gradients_by_kind(
     give the kernel, because the mean of <grad p(x), grad p(x')> over pairs of prompts of two kinds
     (paper eq. 5) is the product of the two mean gradients.
     """
-    regimes = [run_cfg.regime for run_cfg in configs.values()]
-    objectives = [objective("mixture", 1, 1.0)]
-    objectives += [objective(r.estimator, trained_k(r), r.pass1_weight) for r in regimes]
+    at_first = [choose(run_cfg.regime, History()) for run_cfg in configs.values()]
+    objectives = [PASS1, *at_first]
     return {
         kind: block_gradients(
             parts.learner,

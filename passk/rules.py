@@ -10,6 +10,7 @@ from passk.config import (
     RunConfig,
     TrainConfig,
     trained_k,
+    uses_products,
 )
 from passk.errors import UserError
 
@@ -127,6 +128,37 @@ def _check_regime(cfg: TrainConfig) -> None:
         raise UserError(
             f"regime.estimator={regime.estimator} knows no k: it goes with "
             f"regime.pass1_weight=1 only, not {regime.pass1_weight:g}"
+        )
+    _check_remedy(cfg)
+
+
+def _check_remedy(cfg: TrainConfig) -> None:
+    """What the regimes need that choose their objective while training."""
+    regime = cfg.regime
+    if (regime.min_success > 0) != (regime.name == "curriculum"):
+        raise UserError(
+            f"regime={regime.name} with regime.min_success={regime.min_success:g}: it is above 0 "
+            "for regime=curriculum, and for no other"
+        )
+    if not regime.is_remedy:
+        return
+    if not 0 < regime.level < 1:
+        raise UserError(f"regime.level={regime.level:g} must lie above 0 and below 1")
+    if regime.estimator != "mixture":
+        raise UserError(
+            f"regime={regime.name} chooses the numbers of the mixture of Pass@1 and Pass@k; it "
+            f"goes with regime.estimator=mixture only, not {regime.estimator}"
+        )
+    if uses_products(regime) and (regime.k == 1 or regime.pass1_weight == 1):
+        raise UserError(
+            f"regime={regime.name} takes a conflict of Pass@k with Pass@1 out, and "
+            f"regime.k={regime.k} with regime.pass1_weight={regime.pass1_weight:g} has none; use "
+            "regime.k>=2 and regime.pass1_weight below 1, or regime=pass1"
+        )
+    if uses_products(regime) and cfg.rollout.num_prompts < regime.num_blocks:
+        raise UserError(
+            f"rollout.num_prompts={cfg.rollout.num_prompts} is less than "
+            f"regime.num_blocks={regime.num_blocks}; every block needs a prompt"
         )
 
 

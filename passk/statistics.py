@@ -1,4 +1,4 @@
-"""Intervals: bootstrap over problems, Student's t over seeds, jackknife over blocks.
+"""Intervals: bootstrap over problems, Student's t over seeds and slopes, jackknife over blocks.
 
 Resampling is by problem, never by sample: problems are what a run would have drawn differently.
 The same seed and number of problems give the same resamples, so intervals repeat exactly.
@@ -106,6 +106,25 @@ def seed_interval(values_S: ArrayLike, level: float = 0.95) -> Interval:
         return _around(value, np.nan)
     error = float(values_S.std(ddof=1)) / np.sqrt(num_seeds)
     return _around(value, _t_quantile(num_seeds - 1, level) * error)
+
+
+def slope_interval(values_S: ArrayLike, level: float = 0.95) -> Interval:
+    """Slope a step of the least-squares line through S >= 3 values, with a Student-t interval.
+
+    S - 2 degrees of freedom; values scatter about the line independently and equally.
+
+    Raises:
+        ValueError: as `bootstrap_interval`, or fewer than 3 values.
+    """
+    values_S = _finite(values_S, ndim=1)
+    if (num_steps := len(values_S)) < 3:
+        raise ValueError(f"a slope with an interval needs 3 values, got {num_steps}.")
+    from_middle_S = np.arange(num_steps) - (num_steps - 1) / 2
+    spread = float((from_middle_S**2).sum())
+    slope = float(from_middle_S @ values_S) / spread
+    residuals_S = values_S - values_S.mean() - slope * from_middle_S
+    error = float(np.sqrt((residuals_S**2).sum() / (num_steps - 2) / spread))
+    return _around(slope, _t_quantile(num_steps - 2, level) * error)
 
 
 def jackknife_interval(

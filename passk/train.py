@@ -4,15 +4,18 @@ import time
 
 from passk.build import Parts
 from passk.checkpoint import TrainState
-from passk.config import TrainConfig, trained_k
-from passk.diagnostics import Alignment, alignment, block_gradients, objective
+from passk.config import TrainConfig, uses_products
+from passk.diagnostics import Alignment, alignment, block_gradients
 from passk.evaluation import evaluate
-from passk.experience import explore, imitate
+from passk.experience import Experience, explore, imitate
 from passk.interrupt import InterruptFlag
-from passk.learner import PolicyGap
+from passk.learner import Learner, LearnStats
 from passk.memory import memory_advice
+from passk.objective import PASS1, Objective
+from passk.products import batch_products
 from passk.progress import Display
 from passk.ranks import any_rank
+from passk.remedies import choose, evidence, remember
 from passk.rollout import SampleKey, rollout, training_params
 from passk.run import Run, sample_logprobs
 from passk.stream import ProblemStream
@@ -40,30 +43,30 @@ def train(
 
     Raises Stopped, after saving, when `stop` is set before the last step.
     """
-    learner, sampler = parts.learner, parts.sampler
+    learner, sampler, history = parts.learner, parts.sampler, start.history
     supervised = cfg.regime.name == "sft"
     batch_size = cfg.regime.num_demonstrations if supervised else cfg.rollout.num_prompts
-    stream = ProblemStream(
-        parts.data.corpus if supervised else parts.data.train,
-        cfg.train.seed,
-        position=start.stream_position,
-    )
+    source = parts.data.corpus if supervised else parts.data.train
+    stream = ProblemStream(source, cfg.train.seed, position=start.stream_position)
     hand_over(learner, sampler, cfg.rollout.num_synced_checks)
     for step in range(start.step, cfg.train.num_steps):
         if is_due(step, cfg.eval.every):
             evaluate(step, cfg, parts, run, shown)
-        aligned = measure_alignment(step, cfg, parts)
+        objective = choose(cfg.regime, history)
+        aligned = measure_alignment(step, cfg, objective, parts)
         started = time.perf_counter()
         problems = stream.take(batch_size)
         if supervised:
             experience = imitate(parts.encoder, problems)
         else:
             experience = explore(
-                step, cfg, sampler, parts.training_verifier, parts.encoder, problems
+                step, cfg, objective, sampler, parts.training_verifier, parts.encoder, problems
             )
-        learn_started = time.perf_counter()
+        measure_started = time.perf_counter()
         sampler.sleep()
         with memory_advice("learner"):
+            products = measure_products(step, cfg, learner, experience)
+            learn_started = time.perf_counter()
             learned = learner.update(experience.rows)
         sync_started = time.perf_counter()
         hand_over(learner, sampler, cfg.rollout.num_synced_checks)
@@ -71,12 +74,12 @@ def train(
 
         metrics = {
             "step": step,
-            "loss": learned.loss,
-            "grad_norm": learned.grad_norm,
-            "learning_rate": learned.learning_rate,
-            **gap_metrics(learned.gap),
+            **learning_metrics(learned),
             **experience.metrics,
             **aligned,
+            **evidence(cfg.regime, history, objective),
+            "products": products,
+            "measure_seconds": learn_started - measure_started,
             "learn_seconds": sync_started - learn_started,
             "sync_seconds": ended - sync_started,
             "tokens_per_second": experience.num_tokens / (ended - started),
@@ -86,7 +89,8 @@ def train(
             run.write_rollouts(step, experience.sampled, logprobs)
         run.log(metrics)
         shown.step(step + 1, metrics)
-        state = TrainState(step=step + 1, stream_position=stream.position)
+        history = remember(cfg.regime, history, objective, metrics["pass1"], products)
+        state = TrainState(step + 1, stream.position, history)
         last, stopping = step + 1 == cfg.train.num_steps, any_rank(stop.is_set())
         if last or is_due(step + 1, cfg.train.save_every) or stopping:
             run.save(learner, parts.tokenizer, state, cfg)
@@ -97,9 +101,13 @@ def train(
     run.settle()
 
 
-def gap_metrics(gap: PolicyGap | None) -> dict[str, float | None]:
-    """How far the sampler's log-probabilities are from the learner's; null if none are known."""
+def learning_metrics(learned: LearnStats) -> dict[str, float | None]:
+    """The step, and how far the sampler's log-probabilities are from the learner's, if known."""
+    gap = learned.gap
     return {
+        "loss": learned.loss,
+        "grad_norm": learned.grad_norm,
+        "learning_rate": learned.learning_rate,
         "logprob_gap_mean": gap.mean if gap else None,
         "logprob_gap_max": gap.max if gap else None,
         "importance_truncated_fraction": gap.truncated_fraction if gap else None,
@@ -111,14 +119,34 @@ def is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, float | None]:
-    """Cosine of the regime's gradient with the Pass@1 gradient, when it is due at this step.
+def measure_products(
+    step: int, cfg: TrainConfig, learner: Learner, experience: Experience
+) -> tuple[float, ...] | None:
+    """f(1) to f(regime.k) from the batch itself, where the regime rests on them and it is due."""
+    regime = cfg.regime
+    if not experience.sampled or not uses_products(regime):
+        return None
+    if not is_due(step, regime.measure_every):
+        return None
+    return batch_products(
+        learner,
+        experience.sampled.groups,
+        regime.k,
+        num_blocks=regime.num_blocks,
+        preconditioned=regime.preconditioned,
+    )
+
+
+def measure_alignment(
+    step: int, cfg: TrainConfig, objective: Objective, parts: Parts
+) -> dict[str, float | None]:
+    """Cosine of the objective's gradient with the Pass@1 gradient, when it is due at this step.
 
     From samples of its own: `diagnostics.num_prompts` training problems, the same at every step,
     and `diagnostics.num_samples` fresh samples of each, in disjoint halves.
     """
-    regime, diagnostics = cfg.regime, cfg.diagnostics
-    if regime.name == "sft" or not is_due(step, diagnostics.every):
+    diagnostics = cfg.diagnostics
+    if cfg.regime.name == "sft" or not is_due(step, diagnostics.every):
         return dict.fromkeys(Alignment.COLUMNS)
     groups = diagnostic_groups(step, cfg, parts, diagnostics.num_prompts, diagnostics.num_samples)
     parts.sampler.sleep()
@@ -126,10 +154,7 @@ def measure_alignment(step: int, cfg: TrainConfig, parts: Parts) -> dict[str, fl
         gradients = block_gradients(
             parts.learner,
             groups,
-            [
-                objective(regime.estimator, trained_k(regime), regime.pass1_weight),
-                objective("mixture", 1, 1.0),
-            ],
+            [objective, PASS1],
             num_blocks=min(diagnostics.num_blocks, len(groups)),
         )
     hand_over(parts.learner, parts.sampler, cfg.rollout.num_synced_checks)

@@ -22,6 +22,11 @@ _INCIDENTAL = {
 }
 _PLAIN = ("k", "pass1_weight", "num_problems")  # numbers that are not rates
 _MOST_IN_A_SENTENCE = 4
+_REMEDIES = {
+    "adaptive_k": "Adaptive k up to {k}",
+    "curriculum": "Curriculum, Pass@{k}",
+    "projected": "Projected Pass@{k}",
+}
 
 
 def config_differences(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -73,6 +78,9 @@ def run_title(record: RunRecord, label: str) -> str:
         title = str(estimator)
     elif not record.optimises_passk:
         title = "Pass@1-only"
+    elif record.regime in _REMEDIES:
+        title = _REMEDIES[record.regime].format(k=record.k)
+        said.add("k")
     elif record.pass1_weight == 0:
         title = f"Pass@{record.k}-only"
         said.add("k")

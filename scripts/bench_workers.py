@@ -42,6 +42,7 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
 
 def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) -> Steps:
     from passk.experience import explore
+    from passk.objective import as_configured
     from passk.stream import ProblemStream
 
     sampler, learner = parts.sampler, parts.learner
@@ -53,7 +54,8 @@ def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) 
         wait_for_turn()
         started = time.perf_counter()
         problems = stream.take(cfg.rollout.num_prompts)
-        experience = explore(step, cfg, sampler, parts.verifier, parts.encoder, problems)
+        objective = as_configured(cfg.regime)
+        experience = explore(step, cfg, objective, sampler, parts.verifier, parts.encoder, problems)
         explored = time.perf_counter()
         learner.update(experience.rows)
         learned = time.perf_counter()

@@ -34,6 +34,7 @@ LEARNER_FILE = "learner/shard-00001-model-00001-of-00001.safetensors"  # of one 
 TIMES = {
     "rollout_seconds",
     "verify_seconds",
+    "measure_seconds",
     "learn_seconds",
     "sync_seconds",
     "tokens_per_second",

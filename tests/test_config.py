@@ -236,7 +236,7 @@ def test_wrong_types_are_named_with_the_key(override, key, says):
 @pytest.mark.parametrize(
     ("override", "choices"),
     [
-        ("regime=pass2", "hybrid, pass1, passk, sft"),
+        ("regime=pass2", "adaptive_k, curriculum, hybrid, pass1, passk, projected, sft"),
         ("data=gsm9k", "conventions, gsm8k, jsonl, math"),
         ("experiment=nope", "gsm8k-smollm2, math-diagnostic, smoke"),
         ("verifier=xx", "auto, conventions, exact, math, python"),

@@ -15,7 +15,7 @@ from passk.build import open_parts
 from passk.checkpoint import fingerprint, last_checkpoint
 from passk.cli import main
 from passk.composition import load_run_config
-from passk.metric import adam_metric
+from passk.metric import saved_adam_metric
 
 NUM_PROMPTS, NUM_SAMPLES = 24, 8
 SMALL = ("num_threads=1", "data.num_train=48", "data.num_corpus=64", "eval.ks=[1,2,4]")
@@ -205,7 +205,7 @@ def test_adams_metric_is_that_of_the_checkpoint(trained, tmp_path):
     cfg = load_run_config(trained)
     with open_parts(cfg, str(last_checkpoint(trained))) as parts:
         learner = parts.learner
-        found = adam_metric(learner, last_checkpoint(trained))
+        found = saved_adam_metric(learner, last_checkpoint(trained))
     state = [learner.optimizer.state[p] for p in learner.model.parameters()]
     moments = torch.cat([s["exp_avg_sq"].flatten() for s in state]) / (1 - 0.999**2)
     assert moments.max() > 0  # of two steps

@@ -15,14 +15,14 @@ from transformers import PretrainedConfig
 from passk.advantages import estimate_advantages
 from passk.batch import advantage_weights, make_rows
 from passk.config import LearnerConfig
-from passk.diagnostics import alignment, block_gradients, objective
+from passk.diagnostics import alignment, block_gradients
 from passk.learner import Learner
+from passk.objective import PASS1, Objective
 from passk.types import Completion, FinishReason, Group, Problem, Verdict
 
 NUM_PROMPTS, NUM_SAMPLES, K = 12, 12, 3
-PASS1 = objective("mixture", 1, 1.0)
-PASSK = objective("mixture", K, 0.0)
-HYBRID = objective("mixture", K, 0.7)
+PASSK = Objective("mixture", K, 0.0)
+HYBRID = Objective("mixture", K, 0.7)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def gradients_of(model, groups, objectives, *, num_blocks=4):
     return block_gradients(learner, groups, objectives, num_blocks)
 
 
-def ascent_of_half(model, groups, half: int, advantages) -> torch.Tensor:
+def ascent_of_half(model, groups, half: int, objective: Objective) -> torch.Tensor:
     """The learner's gradient, sign turned, from the groups as if only one half was drawn."""
     size = NUM_SAMPLES // 2
     kept = slice(half * size, (half + 1) * size)
@@ -49,7 +49,7 @@ def ascent_of_half(model, groups, half: int, advantages) -> torch.Tensor:
         for g in groups
     ]
     rewards_PG = np.array([g.rewards() for g in cut])
-    weights_PG = advantage_weights(advantages(rewards_PG), rewards_PG)
+    weights_PG = advantage_weights(objective.advantages(rewards_PG), rewards_PG)
     learner = Learner(copy.deepcopy(model), LearnerConfig(), 1, 1.0)
     learner.accumulate_gradient(make_rows(cut, weights_PG[..., None]))
     if not any(p.grad is not None for p in learner.model.parameters()):
@@ -217,7 +217,7 @@ def test_the_bandit_is_the_papers():
 def test_products_across_halves_are_unbiased_and_same_sample_products_are_not():
     k, num_samples, repetitions = 4, 16, 1000
     model, rng = TwoPromptBandit(), np.random.default_rng(0)
-    objectives = [PASS1, objective("mixture", k, 0.0)]
+    objectives = [PASS1, Objective("mixture", k, 0.0)]
     across, same = np.empty(repetitions), np.empty(repetitions)
     means = np.empty((repetitions, 2, 2))
     for i in range(repetitions):
@@ -246,7 +246,7 @@ def test_intervals_cover_the_exact_inner_product():
     k, num_prompts, num_samples, repetitions = 4, 192, 16, 60
     model, rng = TwoPromptBandit(), np.random.default_rng(1)
     exact = float(exact_gradient(1) @ exact_gradient(k))
-    objectives = [PASS1, objective("mixture", k, 0.0)]
+    objectives = [PASS1, Objective("mixture", k, 0.0)]
     covered = told_conflict = told_agreement = 0
     for _ in range(repetitions):
         # Drawn one by one: with as many easy as hard ones, two prompts would not be independent.
@@ -320,5 +320,6 @@ def test_objectives_are_the_named_estimators():
     rewards = np.array([[1.0, 0, 0, 1], [0, 0, 1, np.nan]])
     for name, k, weight in (("mixture", 2, 0.3), ("s_loo_minus_1", 3, 0.0), ("grpo", 1, 1.0)):
         np.testing.assert_array_equal(
-            objective(name, k, weight)(rewards), estimate_advantages(rewards, name, k, weight)
+            Objective(name, k, weight).advantages(rewards),
+            estimate_advantages(rewards, name, k, weight),
         )

@@ -49,6 +49,7 @@ LEVELS = (
             "persistence",
             "filtered_sets",
             "noisy_verifier",
+            "objective",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -62,7 +63,7 @@ LEVELS = (
             "sandbox.judge",
             "sandbox.process",
         ),
-        *("promised", "problem_files", "suspects", "injected"),
+        *("promised", "problem_files", "suspects", "injected", "remedies"),
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition"),
@@ -76,7 +77,7 @@ LEVELS = (
         "sketch",
         "prompt_products",
     ),
-    ("matrix", "experience", "build", "tables", "saving"),
+    ("matrix", "experience", "build", "tables", "saving", "products"),
     ("run", "breakdown", "starting", "preparing"),
     ("evaluation", "figure_style", "sheets", "diagnose_tables"),
     ("golds_page",),
@@ -116,7 +117,7 @@ WITHOUT_TORCH |= {
 }
 WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"noisy_verifier", "suspects", "injected", "golds_page"}
-WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables"}
+WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
