@@ -3,9 +3,10 @@
     python scripts/filter_study.py [folder] [seeds]
 
 For every seed: SFT with five checkpoints, `passk filter` over all of them and over the last alone,
-then Pass@8-only training on all problems, on the filtered ones, and on both controls (as many
-problems out at random, and as many of like difficulty that do not interfere). Of the embedded task
-it is known which problems interfere: precision and recall are against the kind `calculator`.
+then Pass@8-only training on all problems, on the filtered ones, on both controls (as many problems
+out at random, and as many of like difficulty that do not interfere), and on what is left without all
+that are known to interfere; and the hybrid on all problems and on the filtered ones. Of the embedded
+task it is known which problems interfere: precision and recall are against the kind `calculator`.
 Writes `filter.md` and `filter.csv` into the folder; a second call goes on where the first stopped.
 """
 
@@ -17,14 +18,21 @@ import numpy as np
 import pandas as pd
 
 from passk.cli import main as passk
+from passk.composition import load_run_config
+from passk.problem_files import write_problems
+from passk.problems import load_data
 from passk.statistics import seed_interval
 
-SETS = {  # name: (folder of the filter, data file); None: all problems
-    "all": None,
-    "filtered": ("filter", "filtered"),
-    "filtered at one checkpoint": ("filter-last", "filtered"),
-    "random": ("filter", "random"),
-    "matched": ("filter", "matched"),
+FILTERED = ("filter", "filtered")
+SETS = {  # name: regime, and (folder of the filter, data file) or None for all problems
+    "all": ("passk", None),
+    "filtered": ("passk", FILTERED),
+    "filtered at one checkpoint": ("passk", ("filter-last", "filtered")),
+    "random": ("passk", ("filter", "random")),
+    "matched": ("passk", ("filter", "matched")),
+    "without the calculator problems": ("passk", ("known", "known")),
+    "all, hybrid": ("hybrid", None),
+    "filtered, hybrid": ("hybrid", FILTERED),
 }
 K = 8
 
@@ -48,11 +56,28 @@ def run_seed(folder: Path, seed: int) -> None:
     once(sft, "train", "regime=sft", "train.save_every=15", "train.keep_last=5", *seeds)
     for name, words in (("filter", ()), ("filter-last", ("filter.num_checkpoints=1",))):
         once(folder / name, "filter", f"run={sft}", "checkpoint=all", *words)
-    for name, source in SETS.items():
+    write_known(sft, folder / "known")
+    for name, (regime, source) in SETS.items():
         words = [f"train.init_from={sft}", "eval.every=0", "diagnostics.every=0"]
         if source:
             words.append(f"data.path={folder / source[0] / source[1]}.jsonl")
-        once(folder / name.replace(" ", "-"), "train", "regime=passk", *words, *seeds)
+        once(run_of(folder, name), "train", f"regime={regime}", *words, *seeds)
+
+
+def write_known(sft: Path, folder: Path) -> None:
+    """What no diagnosis could do better: all calculator problems out, and who is."""
+    cfg = load_run_config(sft)
+    problems = load_data(cfg.data, cfg.eval).train
+    out = [problem.kind == "calculator" for problem in problems]
+    kept = [problem for problem in problems if problem.kind != "calculator"]
+    write_problems(folder / "known.jsonl", kept, cfg.data)
+    table = pd.read_csv(sft.parent / "filter" / "filter.csv").assign(known=out)
+    table.to_csv(folder / "filter.csv", index=False)
+
+
+def run_of(folder: Path, name: str) -> Path:
+    """Where the run of a set of problems is."""
+    return folder / name.replace(", ", "-").replace(" ", "-")
 
 
 def final(run: Path) -> tuple[float, float]:
@@ -66,8 +91,8 @@ def seed_rows(folder: Path, seed: int) -> list[dict[str, str | float]]:
     """A row per set of problems: what is out, whether rightly, and what training made of it."""
     start = final(folder / "sft")
     rows: list[dict[str, str | float]] = []
-    for name, source in SETS.items():
-        end = final(folder / name.replace(" ", "-"))
+    for name, (_, source) in SETS.items():
+        end = final(run_of(folder, name))
         row: dict[str, str | float] = {"set": name, "seed": seed}
         if source:
             decided = pd.read_csv(folder / source[0] / "filter.csv")

@@ -10,6 +10,7 @@ import torch
 from sampling import judged
 from test_diagnostics import TwoPromptBandit, draw_bandit, exact_gradient
 
+from passk import theory
 from passk.advantages import mixture_advantages
 from passk.agreement import agreement_scores, curve_table, first_conflict, measure, weighted
 from passk.batch import advantage_weights, make_rows
@@ -289,3 +290,37 @@ def test_the_papers_bound_holds_for_groups_of_like_success():
     assert (
         promise(success_groups(rewards, np.abs(slopes) * (rewards - success[:, None])), 8) is None
     )
+
+
+def test_propositions_4_1_a_and_b_on_the_tiny_model(learner, groups, rewards_PG):
+    """The theory, fed with a gradient per prompt, gives what backward passes over all give."""
+    by_prompt_PD = gradients(learner, groups, rewards_PG, 1, NUM_PROMPTS).double().numpy()
+    policy = theory.PromptGradients(
+        np.full(NUM_PROMPTS, 1 / NUM_PROMPTS), rewards_PG.mean(axis=1), NUM_PROMPTS * by_prompt_PD
+    )
+    pass1_PG = advantage_weights(mixture_advantages(rewards_PG, 1, 0.0), rewards_PG)
+    whole = {}
+    for k in (1, 2, 8):
+        weights_P1 = theory.passk_weight(policy.success_P, k)[:, None]
+        rows = make_rows(groups, (weights_P1 * pass1_PG)[..., None])
+        whole[k] = -learner.gradient(rows).double().numpy()
+        assert np.allclose(
+            whole[k], theory.passk_gradient(policy, k), rtol=0, atol=1e-6 * np.abs(whole[k]).max()
+        )
+    for k in (2, 8):
+        parts = theory.decompose(policy, k)
+        size = np.linalg.norm(whole[k]) * np.linalg.norm(whole[1])
+        product = whole[k] @ whole[1]
+        assert product == pytest.approx(parts.weighted_agreement, abs=1e-5 * size)  # (9)
+        assert product == pytest.approx(  # (10)
+            parts.mean_weight * parts.pass1_norm**2 + parts.covariance, abs=1e-5 * size
+        )
+        reweighted = parts.mean_weight * parts.reweighted_agreement
+        assert product == pytest.approx(reweighted, abs=1e-5 * size)  # (11)
+        below = parts.correlation < parts.critical_correlation
+        assert abs(product) > 1e-4 * size and below == (product < 0)  # appendix A
+        for m in (1, 2, 8):  # proposition B.1
+            other = np.linalg.norm(whole[k]) * np.linalg.norm(whole[m])
+            assert whole[k] @ whole[m] == pytest.approx(
+                theory.kernel_form(policy, k, m), abs=1e-5 * other
+            )
