@@ -4,9 +4,10 @@
 
 For every seed: SFT with five checkpoints, `passk filter` over all of them and over the last alone,
 then Pass@8-only training on all problems, on the filtered ones, on both controls (as many problems
-out at random, and as many of like difficulty that do not interfere), and on what is left without all
-that are known to interfere; and the hybrid on all problems and on the filtered ones. Of the embedded
-task it is known which problems interfere: precision and recall are against the kind `calculator`.
+out at random, and as many of like difficulty that do not interfere), and on what is left without
+all that are known to interfere; and the hybrid on all problems and on the filtered ones. Of the
+embedded task it is known which problems interfere: precision and recall are against the kind
+`calculator`.
 Writes `filter.md` and `filter.csv` into the folder; a second call goes on where the first stopped.
 """
 
