@@ -31,6 +31,9 @@ def trained(tmp_path_factory) -> Path:
     return run
 
 
+REGIMES = "adaptive_k, curriculum, hybrid, pass1, passk, projected, sft"
+
+
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
 def test_help_lists_the_commands(passk, words):
     outcome = passk(*words)
@@ -62,7 +65,7 @@ def test_help_of_train_names_groups_and_keys(passk):
     for group, options in {
         "model": "tiny",
         "data": "conventions, ",
-        "regime": "hybrid, pass1, passk, sft",
+        "regime": REGIMES,
         "rollout": "auto, torch, vllm",
         "learner": "adamw",
         "eval": "default",
@@ -117,7 +120,10 @@ REFUSED = [
     (["+unknown=1"], ["unknown is not a key"]),
     (["regime.k=32"], ["regime.k=32", "no unbiased estimator"]),
     (["regime.k=many"], ["regime.k", "many"]),
-    (["regime=none"], ["regime=none is unknown", "hybrid, pass1, passk, sft"]),
+    (
+        ["regime=none"],
+        ["regime=none is unknown", "adaptive_k, curriculum, hybrid, pass1, passk, projected, sft"],
+    ),
     (["train.init_from=no/such/run"], ["train.init_from=no/such/run does not exist"]),
     (["data=jsonl"], ["data=jsonl", "verifier=math"]),
     (["data=jsonl", "verifier=exact"], ["data.path", "data.eval_path"]),

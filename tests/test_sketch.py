@@ -12,11 +12,12 @@ from test_diagnostics import TwoPromptBandit, draw_bandit, exact_success
 from passk import sketch
 from passk.agreement import weighted
 from passk.config import LearnerConfig
-from passk.diagnostics import block_gradients, objective
+from passk.diagnostics import block_gradients
 from passk.directional import derivatives_along
 from passk.interference import between_groups, interference
 from passk.launch import launch
 from passk.learner import Learner
+from passk.objective import Objective
 from passk.sketch import count_sketch, gradient_halves, halves, sketches
 
 NUM_PROMPTS, NUM_SAMPLES = 22, 12
@@ -128,7 +129,7 @@ def test_the_mean_over_other_prompts_is_the_agreement(learner, groups, exact):
     np.fill_diagonal(kappa_PP, 0)
     means_P = kappa_PP.sum(axis=1) / (NUM_PROMPTS - 1)
     # One block for each prompt; the mean of the gradients of the two halves.
-    by_half = block_gradients(learner, groups, [objective("mixture", 1, 1.0)], NUM_PROMPTS)
+    by_half = block_gradients(learner, groups, [Objective("mixture", 1, 1.0)], NUM_PROMPTS)
     slopes_PG = derivatives_along(learner, groups, by_half.mean(dim=0)[0]).values_PG
     rewards_PG = np.array([group.rewards() for group in groups])
     parts = [
