@@ -58,7 +58,8 @@ class FilteringConfig:
 class FilterConfig(DiagnoseConfig):
     """`passk filter`: the training problems without those that interfere at every checkpoint.
 
-    `diagnose` says how that is measured; its ks and cosines are not needed here.
+    `diagnose` says how that is measured; of it num_prompts, num_samples, num_blocks, parameters,
+    preconditioned and seed are used.
     """
 
     checkpoint: str = "all"  # of the run: all, last, best (by its own evaluations), or a step

@@ -44,7 +44,7 @@ def check(
     if isinstance(cfg, EvaluateConfig) and is_noisy(cfg.verifier):
         raise UserError(
             "verifier.false_negative_rate and verifier.false_positive_rate go with passk train, "
-            "reproduce and diagnose; passk eval measures with the verifier as it is"
+            "reproduce, diagnose and filter; passk eval measures with the verifier as it is"
         )
     if isinstance(cfg, DiagnoseConfig):
         _check_diagnose(cfg)
@@ -99,7 +99,7 @@ def _check_diagnose(cfg: DiagnoseConfig) -> None:
     if cfg.model.dtype not in ("float32", "float64"):
         raise UserError(
             f"model.dtype={cfg.model.dtype} is too coarse for differences of log-probabilities; "
-            "passk diagnose needs model.dtype=float32 or float64"
+            "use model.dtype=float32 or float64"
         )
 
 

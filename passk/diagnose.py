@@ -197,7 +197,8 @@ def _measured(
 def pass_gradient(
     parts: Parts, groups: Sequence[Group], rewards_PG: np.ndarray, k: int, num_blocks: int
 ) -> Tensor:
-    """The gradient of Pass@k by block of prompts, [blocks, parameters]."""
+    """The gradient of Pass@k by block of prompts, [blocks, parameters]: no block is empty."""
+    num_blocks = min(num_blocks, len(groups))
     weights_PG = advantage_weights(mixture_advantages(rewards_PG, k, 0.0), rewards_PG)
     return weighted_gradients(parts.learner, groups, weights_PG[..., None], num_blocks)[0]
 

@@ -30,13 +30,16 @@ class Experience:
 
 
 def imitate(encoder: PromptEncoder, problems: Sequence[Problem]) -> Experience:
-    """Worked solutions; the loss is the mean negative log-likelihood of a completion token."""
+    """Worked solutions; the loss is the mean negative log-likelihood of a completion token.
+
+    Tokens of a problem count as often as its weight says, in the sum but not in their number.
+    """
     prompts = encoder.prompts(problems)
     completions = encoder.completions(problems)
     num_tokens = sum(map(len, completions))
     rows = [
-        TokenRow(tuple(prompt), tuple(completion), (1.0 / num_tokens,))
-        for prompt, completion in zip(prompts, completions, strict=True)
+        TokenRow(tuple(prompt), tuple(completion), (problem.weight / num_tokens,))
+        for problem, prompt, completion in zip(problems, prompts, completions, strict=True)
     ]
     nothing_sampled = dict.fromkeys(
         (

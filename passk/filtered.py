@@ -169,7 +169,7 @@ def _prompt_rows(
     return pd.DataFrame(
         {
             **{name: row[name] for name in ("easy_above", "hard_below", "way")},
-            "problem_id": [groups[p].problem.id for p in chosen],
+            "problem_id": [groups[p].problem.id for p in chosen.tolist()],
             "side": np.where(within.hard_P[chosen], "hard", "easy"),
             "n": n_P[chosen],
             "c": c_P[chosen],

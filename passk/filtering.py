@@ -15,6 +15,7 @@ from passk.config import RunConfig, TrainConfig
 from passk.diagnose import pass_gradient, refuse_silence
 from passk.directional import derivatives_along
 from passk.disk import replacing
+from passk.errors import UserError
 from passk.filter_tables import KEPT, MATCHED, RANDOM, decisions, filter_page
 from passk.memory import memory_advice
 from passk.metric import saved_adam_metric
@@ -39,7 +40,12 @@ def measure_checkpoint(
     metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])
-    refuse_silence(rewards_PG)
+    try:
+        refuse_silence(rewards_PG)
+    except UserError as error:
+        raise UserError(
+            f"step {step}: {error}; or leave early checkpoints out with filter.num_checkpoints"
+        ) from None
     parts.sampler.sleep()
     with memory_advice("learner"):
         pass1_MD = pass_gradient(parts, groups, rewards_PG, 1, asked.num_blocks)

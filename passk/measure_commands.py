@@ -162,23 +162,27 @@ def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -
     ]
     base = policies[0][0]
     as_started = as_saved(cfg, base)
+    states = [state for _, start, _ in policies for state in weights_state(start).values()]
+    weights = {"weights": "; ".join(states)} if states else {}
     if cfg.resume:
         refuse_changes("filter", as_started, run_dir)
     run, status = Run(run_dir, "filter", cfg.diagnose.seed), ""
 
-    def begin(parts: Parts, gold: GoldCheck) -> None:  # refused input has left nothing behind
-        nonlocal status
-        run.start(as_started, overrides, **parts.facts)
+    def begin(facts: dict[str, str], gold: GoldCheck) -> None:
+        nonlocal status  # refused input has left nothing behind until now
+        run.start(as_started, overrides, **facts)
         run.write_gold_refused(gold.refused)
         status = "failed"
 
     try:
-        problems = _measure_missing(cfg, policies, run_dir, begin)
+        problems = _measure_missing(cfg, policies, weights, run_dir, begin)
         if rank() == 0:
             write_filtered(cfg, base, problems, [step for _, _, step in policies], run)
         status = "finished"
     except KeyboardInterrupt:
-        status = status and "interrupted"
+        if not status:
+            raise Interrupted("interrupted before anything was measured") from None
+        status = "interrupted"
         raise Interrupted(how_to_resume("filter", run_dir, overrides)) from None
     finally:
         if status:
@@ -188,8 +192,9 @@ def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -
 def _measure_missing(
     cfg: FilterConfig,
     policies: Sequence[tuple[TrainConfig, str, int]],
+    weights: dict[str, str],
     run_dir: Path,
-    begin: Callable[[Parts, GoldCheck], None],
+    begin: Callable[[dict[str, str], GoldCheck], None],
 ) -> tuple[Problem, ...]:
     """Agreements at the checkpoints that have none yet; the problems that they are of.
 
@@ -201,8 +206,10 @@ def _measure_missing(
         if problems and file.is_file():
             continue
         with open_parts(base, start, parameters=cfg.diagnose.parameters) as parts:
-            is_first = not problems
+            is_first, facts = not problems, parts.facts | weights
             if is_first:
+                if cfg.resume:
+                    refuse_other_contents(facts, run_dir)
                 print_notes(parts.data)
                 parts, gold = checked(base, parts, parts.data.train)
                 problems = parts.data.train
@@ -212,7 +219,7 @@ def _measure_missing(
                 print(f"agreement at step {step}", flush=True)
                 found = measure_checkpoint(cfg, base, parts, start, step)
             if is_first:
-                begin(parts, gold)
+                begin(facts, gold)
             if found is not None:
                 write_agreement(file, found)
     return problems

@@ -29,7 +29,7 @@ def _row(problem: Problem, cfg: DataConfig) -> dict[str, Any]:
         if value := getattr(problem, name):
             row[getattr(table, f"{name}_column") or name] = value
     if problem.weight != 1:
-        row["weight"] = problem.weight
+        row[table.weight_column or "weight"] = problem.weight
     # Where the answer is found in the worked solution, the solution has it already.
     solution = row.get(table.answer_column)
     if solution is None or find_gold(solution, table.gold_in) != problem.answer:

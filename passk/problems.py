@@ -236,6 +236,7 @@ def read_problems(
     notes = [
         ("rows left out because they hold no answer", without_answer),
         ("problems that stand here again with another answer", _contradictions(problems)),
+        ("problems with a weight other than 1", [p.id for p in problems if p.weight != 1]),
     ]
     return tuple(problems), [
         f"data: {what}: {len(names)} ({'; '.join(names[:3])}{'; ...' if len(names) > 3 else ''})"

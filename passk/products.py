@@ -30,8 +30,14 @@ def batch_products(
     step that Adam takes for Pass@k, but for its momentum; the plain product before its first step.
     """
     rewards_PG = np.array([group.rewards() for group in groups])
-    weights_PG = advantage_weights(mixture_advantages(rewards_PG, 1, 1.0), rewards_PG)
+    of_problem_P = np.array([group.problem.weight for group in groups])  # as in the step itself
+    weights_PG = of_problem_P[:, None] * advantage_weights(
+        mixture_advantages(rewards_PG, 1, 1.0), rewards_PG
+    )
     (pass1_MD,) = weighted_gradients(learner, groups, weights_PG[..., None], num_blocks)
     metric = adam_metric(learner) if preconditioned and learner.step else None
     slopes_PG = derivatives_along(learner, groups, pass1_MD, metric=metric).values_PG
-    return tuple(float(weighted(rewards_PG, slopes_PG, k).mean()) for k in range(1, largest_k + 1))
+    return tuple(
+        float((of_problem_P * weighted(rewards_PG, slopes_PG, k)).mean())
+        for k in range(1, largest_k + 1)
+    )

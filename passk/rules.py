@@ -155,6 +155,12 @@ def _check_remedy(cfg: TrainConfig) -> None:
             f"regime.k={regime.k} with regime.pass1_weight={regime.pass1_weight:g} has none; use "
             "regime.k>=2 and regime.pass1_weight below 1, or regime=pass1"
         )
+    if uses_products(regime) and cfg.model.dtype not in ("float32", "float64"):
+        raise UserError(
+            f"model.dtype={cfg.model.dtype} is too coarse for differences of log-probabilities; "
+            f"regime={regime.name} needs model.dtype=float32 or float64 (activations may be "
+            "coarser: learner.compute_dtype=bfloat16)"
+        )
     if uses_products(regime) and cfg.rollout.num_prompts < regime.num_blocks:
         raise UserError(
             f"rollout.num_prompts={cfg.rollout.num_prompts} is less than "

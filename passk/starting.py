@@ -42,8 +42,8 @@ _FREE_ON_RESUME = (
     "seeds",  # a finished reproduction may be given more of both
     "regimes",
 )
-# An evaluation's tables are computed from its samples, whatever chunks those came in.
 _FREE_IN_FILTER = (*_FREE_ON_RESUME, "filter.fdr", "filter.weight")
+# An evaluation's tables are computed from its samples, whatever chunks those came in.
 _FREE_IN_EVAL = (*_FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamples")
 # What stands behind a configuration and may change while it does not: facts of the manifest.
 _BEHIND_NAMES = {

@@ -100,6 +100,27 @@ def test_a_resumed_filter_measures_what_is_missing(trained, filtered, tmp_path):
     assert filter_run(directory, *words, "diagnose.seed=1") == 2
 
 
+def test_a_filter_is_not_resumed_over_other_problems(trained, filtered, tmp_path):
+    directory, file = tmp_path / "run", tmp_path / "p.jsonl"
+    rows = (filtered / "random.jsonl").read_text().splitlines(keepends=True)
+    file.write_text("".join(rows))
+    words = (f"run={trained}", f"data.path={file}", "filter.num_checkpoints=1")
+    assert filter_run(directory, *words) == 0
+    file.write_text("".join(rows[:-3]))
+    outcome = in_subprocess(
+        ["filter", *MEASURED, *words, "resume=true", f"hydra.run.dir={directory}"], Path.cwd()
+    )
+    assert_refused(outcome, "the training problems of data.path changed")
+
+
+def test_fewer_problems_than_blocks_are_enough(trained, filtered, tmp_path):
+    file, rows = tmp_path / "p.jsonl", (filtered / "random.jsonl").read_text().splitlines(True)
+    file.write_text("".join(rows[:6]))
+    words = (f"run={trained}", f"data.path={file}", "checkpoint=last", "diagnose.num_blocks=8")
+    assert filter_run(tmp_path / "run", *words) == 0
+    assert len(pd.read_csv(tmp_path / "run" / "filter.csv")) == 6
+
+
 def problem(index: int, kind: str = "") -> Problem:
     return Problem(f"p{index}", f"prompt {index}", "1", kind)
 
@@ -143,7 +164,7 @@ def test_decisions_over_checkpoints():
 def test_problems_read_back_as_they_were(data, tmp_path):
     """In the columns of the data set, with the answer where it is looked for."""
     cfg = {
-        "jsonl": TableConfig(level_column="difficulty"),
+        "jsonl": TableConfig(level_column="difficulty", weight_column="share"),
         "gsm8k": TableConfig(
             prompt_column="question",
             answer_column="answer",
@@ -171,7 +192,8 @@ def test_problems_read_back_as_they_were(data, tmp_path):
     if data != "jsonl":  # where the answer stands in the solution, it is one
         answer = {"gsm8k": r"#### \frac{1}{2}", "math": r"\boxed{\frac{1}{2}}"}[data]
         problems[1] = replace(problems[1], solution=answer)
-    assert list(found) == problems and not notes
+    assert list(found) == problems
+    assert notes == ["data: problems with a weight other than 1: 1 (a)"]
 
 
 def test_generated_problems_read_back_as_they_were(tmp_path):
