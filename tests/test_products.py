@@ -1,6 +1,7 @@
 """Products of gradients from a training batch: exact on the paper's bandit, and left no trace."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,3 +90,22 @@ def test_before_adams_first_step_the_product_is_plain(tiny_model, groups):
     )
     assert plain == in_metric
     assert not any(learner.optimizer.state.values())
+
+
+def test_weights_of_problems_count_as_in_the_step(tiny_model, groups):
+    """On both sides of the product: what all weigh twice gives four times, what one does not, 0."""
+    learner = Learner(copy.deepcopy(tiny_model), LearnerConfig(), 1, 1.0)
+
+    def products(weights):
+        weighted = [
+            replace(group, problem=replace(group.problem, weight=weight))
+            for group, weight in zip(groups, weights, strict=True)
+        ]
+        return np.array(
+            batch_products(learner, weighted, K, num_blocks=NUM_BLOCKS, preconditioned=False)
+        )
+
+    plain, double = products([1.0] * NUM_PROMPTS), products([2.0] * NUM_PROMPTS)
+    assert double == pytest.approx(4 * plain, rel=1e-2, abs=1e-3 * np.abs(plain).max())
+    one_block = [1.0 if p % NUM_BLOCKS == 0 else 0.0 for p in range(NUM_PROMPTS)]
+    assert not products(one_block).any()  # its prompts meet the gradient of the others
