@@ -3,7 +3,9 @@
 import copy
 from collections.abc import Sequence
 
+from passk.config import LearnerConfig
 from passk.conventions import make_problems
+from passk.learner import Learner
 from passk.rollout import Rollout, SampleKey, rollout
 from passk.sampler import Sampler, SamplingParams
 from passk.torch_sampler import TorchSampler
@@ -37,3 +39,8 @@ def judged(
     sampler = TorchSampler(copy.deepcopy(model), tokenizer)
     params, key = SamplingParams(1.0, 32), SampleKey(0, "diagnose", 0)
     return rollout(sampler, ConventionsVerifier(), encoder, problems, num_samples, params, key)
+
+
+def learner_of(model) -> Learner:
+    """A learner of a copy of the model, in micro-batches small enough that there are several."""
+    return Learner(copy.deepcopy(model), LearnerConfig(max_tokens_per_batch=1024), 1, 1.0)

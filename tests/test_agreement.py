@@ -7,7 +7,7 @@ from math import comb, inf
 import numpy as np
 import pytest
 import torch
-from sampling import judged
+from sampling import judged, learner_of
 from test_diagnostics import TwoPromptBandit, draw_bandit, exact_gradient
 
 from passk import theory
@@ -33,7 +33,7 @@ def groups(tiny_model, tiny_tokenizer, tiny_encoder):
 
 @pytest.fixture(scope="module")
 def learner(tiny_model):
-    return Learner(copy.deepcopy(tiny_model), LearnerConfig(max_tokens_per_batch=1024), 1, 1.0)
+    return learner_of(tiny_model)
 
 
 @pytest.fixture(scope="module")

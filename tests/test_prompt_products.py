@@ -1,20 +1,16 @@
 """Products of every prompt with gradients of sets: those of gradients that are held whole."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
-from sampling import judged
+from sampling import judged, learner_of
 
 from passk import prompt_products as module
 from passk.advantages import mixture_advantages
 from passk.batch import advantage_weights, make_rows
-from passk.config import LearnerConfig
 from passk.diagnostics import weighted_gradients
 from passk.errors import UserError
 from passk.filtered_sets import plain_coefficients, unbiased_coefficients
-from passk.learner import Learner
 from passk.prompt_products import prompt_products
 
 NUM_PROMPTS, NUM_SAMPLES = 14, 8
@@ -29,7 +25,7 @@ def groups(tiny_model, tiny_tokenizer, tiny_encoder):
 
 @pytest.fixture
 def learner(tiny_model):
-    return Learner(copy.deepcopy(tiny_model), LearnerConfig(max_tokens_per_batch=1024), 1, 1.0)
+    return learner_of(tiny_model)
 
 
 def test_products_are_those_of_whole_gradients(learner, groups):

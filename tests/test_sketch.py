@@ -1,12 +1,10 @@
 """Sketches of gradients: unbiased products of the predicted error, and those of a real model."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from rank_work import sketched_products
-from sampling import judged
+from sampling import judged, learner_of
 from test_diagnostics import TwoPromptBandit, draw_bandit, exact_success
 
 from passk import sketch
@@ -32,7 +30,7 @@ def groups(tiny_model, tiny_tokenizer, tiny_encoder):
 
 @pytest.fixture(scope="module")
 def learner(tiny_model):
-    return Learner(copy.deepcopy(tiny_model), LearnerConfig(max_tokens_per_batch=1024), 1, 1.0)
+    return learner_of(tiny_model)
 
 
 @pytest.fixture(scope="module")
