@@ -29,6 +29,7 @@ LEVELS = (
             "limits",
             "clusters",
             "interference",
+            "trackers",
         ),
         *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp", "toy"),
     ),
@@ -50,6 +51,7 @@ LEVELS = (
             "filtered_sets",
             "noisy_verifier",
             "objective",
+            "tracking",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -116,7 +118,7 @@ WITHOUT_TORCH |= {
     "agreement",
 }
 WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
-WITHOUT_TORCH |= {"noisy_verifier", "suspects", "injected", "golds_page"}
+WITHOUT_TORCH |= {"trackers", "tracking", "noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
