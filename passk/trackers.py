@@ -104,6 +104,7 @@ class WandB:
 
         folder = session.folder or session.path
         folder.mkdir(parents=True, exist_ok=True)  # wandb would go to a temporary one
+        wandb.setup(settings=wandb.Settings(silent=True))  # nor does it ask who one is
         self._run = wandb.init(
             project=session.project,
             name=session.name,
@@ -116,7 +117,6 @@ class WandB:
             reinit="create_new",  # whoever else uses wandb in this process keeps their run
             settings=wandb.Settings(
                 console="off",
-                silent=True,
                 finish_timeout=PATIENCE_SECONDS,  # the hook at exit keeps to it too
                 finish_timeout_raises=True,
             ),
