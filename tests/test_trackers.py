@@ -288,6 +288,16 @@ def test_a_tracker_that_cannot_be_opened_does_not_stop_the_run(passk, tmp_path):
     assert_unharmed(done, tmp_path / "run", "NotADirectoryError")
 
 
+def test_without_a_login_nobody_is_asked_for_one(passk, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    for stream in ("stdin", "stderr"):  # on a terminal wandb would ask, and wait
+        monkeypatch.setattr(f"wandb.errors.term._sys_{stream}_isatty", lambda: True)
+    done = passk("train", *SHORT, "tracker=wandb", "tracker.mode=online")
+    assert_unharmed(done, tmp_path / "run", "UsageError: No API key configured")
+
+
 @pytest.mark.filterwarnings("ignore:trackio failed to flush")
 def test_what_trackio_only_warns_of_is_told(passk, tmp_path, monkeypatch):
     from trackio.sqlite_storage import SQLiteStorage
