@@ -12,6 +12,7 @@ import pytest
 from small_runs import SMALL, TIMES, metrics, snapshot, train
 
 from passk import tracking
+from passk.command_config import EvaluateConfig
 from passk.config import TrackerConfig
 from passk.errors import UserError
 from passk.records import load_run
@@ -223,6 +224,15 @@ def test_a_resumed_run_may_have_another_tracker_or_none(tracked, tmp_path):
     assert train(run, *words) == 0
     assert snapshot(run / "tensorboard") == before
     assert "tracker" not in json.loads((run / "manifest.json").read_text())
+
+
+def test_measuring_a_tracked_run_needs_no_tracker(tracked):
+    from passk.starting import measured_policy
+
+    run = tracked["wandb"]
+    assert load_run(run).setting("tracker.name") == "wandb"
+    measured, _, step = measured_policy(EvaluateConfig(run=str(run)), [])
+    assert (measured.tracker.name, step) == ("none", STEPS)
 
 
 def test_cells_of_a_sweep_are_runs_of_one_group(passk, tmp_path):
