@@ -63,6 +63,13 @@ def run_sweep(command: str, words: Sequence[str]) -> int:
     Raises UserError, HydraException or OmegaConfBaseException for a line that is refused whole,
     before anything is written.
     """
+    try:
+        return _run_composed(command, words)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _run_composed(command: str, words: Sequence[str]) -> int:
     sweep = _compose(command, [word for word in words if word != "resume=true"])
     settings, hydra = _settings(sweep.config), sweep.config.hydra
     is_here = str(hydra.runtime.choices["hydra/launcher"]) == "basic"
@@ -96,7 +103,6 @@ def _compose(command: str, words: Sequence[str]) -> _Composed:
     if arguments.config_dir is not None:
         search_path.append("command-line", f"file://{Path(arguments.config_dir).absolute()}")
     version.setbase("1.3")
-    GlobalHydra.instance().clear()
     hydra = Hydra.create_main_hydra2(task_name="passk", config_search_path=search_path)
     config = hydra.compose_config(
         command, arguments.overrides, RunMode.MULTIRUN, with_log_configuration=False

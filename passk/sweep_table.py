@@ -12,6 +12,7 @@ from passk.ledger import (
     FINISHED,
     FOLDER,
     INTERRUPTED,
+    REFUSED,
     STATES,
     Attempt,
     Cell,
@@ -85,10 +86,16 @@ def _happened(sweep_dir: Path, cell: Cell, number: int, ended: Attempt | None) -
     if ended is None:
         return f"attempt {number} in {run_dir}" if number > 1 else f"starts in {run_dir}"
     if ended.code == FINISHED:
-        return f"finished after {_time([ended])}"
+        return f"finished after {ended.seconds or 0:.0f} s"
+    if ended.code == INTERRUPTED:
+        return "interrupted, and saved"
     log = log_file(sweep_dir, cell.name)
-    where = f" (its output: {log})" if _fails(ended) and log.is_file() else ""
+    where = f" (its output: {log})" if ended.code != REFUSED and _has_text(log) else ""
     return (ended.sentence or f"ended with exit code {ended.code}") + where
+
+
+def _has_text(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _fails(attempt: Attempt | None) -> bool:
