@@ -26,39 +26,8 @@ from passk.composition import conf_dir, explain, groups_and_keys, register, to_c
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.sweep import run_sweep
 from passk.sweep_table import status
+from passk.usage import COMMAND_HELP, HELP, SUMMARIES, SWEEP_HELP
 from passk.voice import tell
-
-SUMMARIES = {
-    "train": "one run: roll out, judge, learn, evaluate     passk train regime=hybrid",
-    "eval": "samples and tables of any model               passk eval model.path=... data=math",
-    "reproduce": "SFT, then RL regimes from it; report          passk reproduce seeds=3",
-    "report": "tables, plots and one HTML page over runs     passk report DIR...",
-    "diagnose": "which prompts interfere, from which k on      passk diagnose run=DIR",
-    "filter": "the training problems without those          passk filter run=DIR",
-    "toy": "the paper's bandit: its numbers and figures   passk toy toy.k=5",
-    "explain": "the weight an objective puts on a prompt      passk explain regime=hybrid",
-    "sweep": "how the cells of a sweep stand                passk sweep status DIR",
-}
-_COMMAND_LINES = "".join(f"  {name:<10} {summary}\n" for name, summary in SUMMARIES.items())
-HELP = f"""passk {__version__}: what does optimising Pass@k do to Pass@1, and on which prompts?
-
-usage: passk <command> [key=value ...] [-m]
-
-{_COMMAND_LINES}
-  passk <command> --help      the configuration groups and keys of a command
-  passk <command> --cfg job   the resolved configuration, nothing run
-  passk <command> hydra.run.dir=DIR --resume
-                              go on with an interrupted train, eval, reproduce or filter
-  passk train -m regime=hybrid regime.k=2,4,8 regime.pass1_weight=0.5,0.7,0.9
-  passk --version
-"""
-COMMAND_HELP = """passk {command}: {summary}
-
-{groups}Keys and their defaults, changed as key=value:
-
-{keys}
-Flags: -m sweeps over comma-separated values; --cfg job prints the resolved configuration;
-hydra.run.dir=DIR names the run directory. Examples and every key: README.md."""
 
 # What libraries read from the environment when they are imported, unless the user has set it.
 _ENVIRONMENT = {
@@ -112,6 +81,9 @@ def _main(words: list[str]) -> int:
 
 def _show_sweep(words: list[str]) -> int:
     """`passk sweep status DIR`."""
+    if {"--help", "-h"} & set(words):
+        print(SWEEP_HELP, end="")
+        return 0
     if words[:1] != ["status"] or len(words) != 2:
         return _refuse("passk sweep takes: status DIR, the directory of a sweep")
     try:

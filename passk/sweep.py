@@ -107,8 +107,7 @@ def _compose(command: str, words: Sequence[str]) -> _Composed:
     config = hydra.compose_config(
         command, arguments.overrides, RunMode.MULTIRUN, with_log_configuration=False
     )
-    task_words = [str(word) for word in config.hydra.overrides.task]
-    return _Composed(config, hydra.config_loader, task_words)
+    return _Composed(config, hydra.config_loader, _unresolved(config.hydra.overrides.task))
 
 
 def _cells(sweep: _Composed) -> dict[Cell, list[str]]:
@@ -176,7 +175,7 @@ def run_cell(composed: DictConfig) -> None:
     """What a launcher calls for each cell, here or in a job of its own."""
     job = HydraConfig.get()
     sweep_dir = Path(job.sweep.dir)
-    cell = find(sweep_dir, _own_words(OmegaConf.to_container(job.overrides.task)))
+    cell = find(sweep_dir, _own_words(_unresolved(job.overrides.task)))
     if _CREW:
         _CREW[0].start(cell)
         return
@@ -201,14 +200,21 @@ def _settings(config: DictConfig) -> SweepConfig:
 def _flags(hydra: Any) -> list[str]:
     """Words of Hydra's own that concern the run, not the sweep: where more configuration lies."""
     folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
-    words = [str(word) for word in hydra.overrides.hydra]
+    words = _unresolved(hydra.overrides.hydra)
     return [
         *(f"--config-dir={folder}" for folder in folders),
         *(word for word in words if not word.startswith(_NOT_THE_RUNS)),
     ]
 
 
-def _own_words(words: Any) -> list[str]:
+def _unresolved(words: Any) -> list[str]:
+    """A list of Hydra's with what was typed: ${...} is for the cell to resolve."""
+    plain = OmegaConf.to_container(words, resolve=False)
+    assert isinstance(plain, list)
+    return [str(word) for word in plain]
+
+
+def _own_words(words: Sequence[str]) -> list[str]:
     return [word for word in words if not word.startswith(_NOT_THE_CELLS)]
 
 

@@ -17,7 +17,16 @@ LEVELS = (
         *("provenance", "theory", "voice", "answers.text", "answers.forms", "answers.algebra"),
     ),
     (
-        *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
+        *(
+            "usage",
+            "rows",
+            "eval_tables",
+            "conventions",
+            "advantages",
+            "verifiers",
+            "batch",
+            "policy",
+        ),
         *(
             "command_config",
             "exact_config",
@@ -117,7 +126,7 @@ WITHOUT_TORCH |= {
     "toy_command",
     "agreement",
 }
-WITHOUT_TORCH |= {"ledger", "cells", "sweep_table", "sweep", "voice"}
+WITHOUT_TORCH |= {"usage", "ledger", "cells", "sweep_table", "sweep", "voice"}
 WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
