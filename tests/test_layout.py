@@ -28,6 +28,7 @@ LEVELS = (
             "policy",
         ),
         *(
+            "usage",
             "command_config",
             "exact_config",
             "sampler",
