@@ -42,7 +42,14 @@ LINE = "line.txt"  # in the ledger's folder: what was typed
 _OWN_NAME = "."  # hydra.sweep.subdir of those who leave the names of cells to us
 # What a cell is not told: how the sweep is run.
 _NOT_THE_CELLS = ("sweep.", "resume=")
-_NOT_THE_RUNS = ("hydra.sweep.", "hydra.sweeper.", "hydra.launcher.", "hydra/", "hydra.mode=")
+_NOT_THE_RUNS = (
+    "hydra.run.",
+    "hydra.sweep.",
+    "hydra.sweeper.",
+    "hydra.launcher.",
+    "hydra/",
+    "hydra.mode=",
+)
 _LONGEST_NAME = 120
 _REPORT_EVERY_SECONDS = 0.5
 _CREW: list[Crew] = []  # of the sweep that runs its cells in this process, if any
@@ -80,7 +87,7 @@ def _run_composed(command: str, words: Sequence[str]) -> int:
         todo = [cell for cell in cells if not cell.is_finished]
         if not is_here:  # those that earlier jobs still run are theirs
             todo = [cell for cell in todo if not is_locked(sweep_dir, cell)]
-        _say_what_is_left(cells, todo)
+        _say_what_is_left(sweep_dir, cells, todo)
         crew = Crew(
             sweep_dir,
             num_parallel=settings.num_parallel,
@@ -236,13 +243,13 @@ def _as_name(text: str) -> str:
     return f"{name[:_LONGEST_NAME]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _say_what_is_left(cells: Sequence[Cell], todo: Sequence[Cell]) -> None:
+def _say_what_is_left(sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell]) -> None:
     finished = sum(cell.is_finished for cell in cells)
     elsewhere = len(cells) - finished - len(todo)
     parts = [f"{len(cells)} cells"]
     parts += [f"{finished} finished before"] if finished else []
     parts += [f"{elsewhere} being run by earlier jobs"] if elsewhere else []
-    print(f"passk: {', '.join(parts)}", flush=True)
+    print(f"passk: {', '.join(parts)}; passk sweep status {sweep_dir}", flush=True)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def status(sweep_dir: Path) -> str:
     lines = [sweep_markdown(sweep_dir, cells), f"{len(cells)} cells: {', '.join(counts)}"]
     lines += sweep_sentences(cells)
     line = sweep_dir / FOLDER / "line.txt"
-    if line.is_file() and set(states) & {"waiting", "interrupted", "failed"}:
+    if line.is_file() and set(states) != {"finished"} and "running" not in states:
         lines.append(f"go on with the same line: {line.read_text(encoding='utf-8').strip()}")
     return "\n".join(lines)
 
