@@ -32,7 +32,7 @@ COMMAND_HELP = """passk {command}: {summary}
 
 {keys}
 Flags: -m sweeps over comma-separated values; --cfg job prints the resolved configuration;
-hydra.run.dir=DIR names the run directory. Examples and every key: README.md."""
+hydra.run.dir=DIR names the run directory. Examples and files: docs/commands.md."""
 
 SWEEP_HELP = """passk sweep status DIR: how the cells of a sweep stand, while it runs or later
 
