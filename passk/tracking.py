@@ -17,6 +17,7 @@ from typing import Any
 
 from passk.config import TrainConfig
 from passk.disk import replacing
+from passk.ledger import FOLDER
 from passk.trackers import PATIENCE_SECONDS, TRACKERS, Session, flat
 
 _LONGEST_REASON = 300  # characters of what a library said when it failed
@@ -116,7 +117,7 @@ def place_among_runs(path: Path) -> tuple[str | None, str]:
     path = path.resolve()
     if re.fullmatch(r"seed-\d+", path.parent.name):
         return path.parent.parent.name, f"{path.parent.name}/{path.name}"
-    if (path.parent / "multirun.yaml").is_file():
+    if (path.parent / FOLDER).is_dir():
         return path.parent.name, path.name
     return None, path.name
 

@@ -15,6 +15,7 @@ from passk import tracking
 from passk.command_config import EvaluateConfig
 from passk.config import TrackerConfig
 from passk.errors import UserError
+from passk.ledger import FOLDER
 from passk.records import load_run
 from passk.trackers import check_tracker
 from passk.tracking import place_among_runs, scalars
@@ -235,17 +236,13 @@ def test_measuring_a_tracked_run_needs_no_tracker(tracked):
     assert (measured.tracker.name, step) == ("none", STEPS)
 
 
-def test_cells_of_a_sweep_are_runs_of_one_group(passk, tmp_path):
-    small = ("debug=cpu", "data.num_train=48", "data.num_corpus=64", "train.num_steps=1")
-    words = ("regime.pass1_weight=0.5,1", "tracker.project=swept", "tracker.dir=store")
-    done = passk("train", "-m", *small, *words, "tracker=mlflow", "hydra.sweep.dir=cells")
+def test_the_cells_of_a_sweep_are_one_group(passk, tmp_path):
+    (tmp_path / "sweep" / FOLDER).mkdir(parents=True)  # as where the ledger of a sweep is
+    words = ("train.num_steps=1", "eval.every=0", "tracker=mlflow", "tracker.dir=store")
+    done = passk("train", *SMALL, *QUICK, *words, "hydra.run.dir=sweep/k=2")
     assert done.code == 0, done.err
-    cells = {path.name for path in (tmp_path / "cells").iterdir() if path.is_dir()}
-    assert len(cells) == 2 and not any("tracker" in name for name in cells)
-    found = [mlflow_run(tmp_path / "cells" / cell)[1] for cell in cells]
-    assert {run.info.run_name for run in found} == cells
-    assert {run.data.tags["group"] for run in found} == {"cells"}
-    assert len({run.info.experiment_id for run in found}) == 1
+    _, found = mlflow_run(tmp_path / "sweep" / "k=2")
+    assert (found.info.run_name, found.data.tags["group"]) == ("k=2", "sweep")
 
 
 def test_runs_of_a_reproduction_are_one_group(passk, tmp_path):
@@ -395,6 +392,6 @@ def test_names_come_from_the_place_of_a_run(tmp_path):
     cell = tmp_path / "sweep" / "regime.k=2"
     cell.mkdir(parents=True)
     assert place_among_runs(cell) == (None, "regime.k=2")
-    (tmp_path / "sweep" / "multirun.yaml").write_text("")
+    (tmp_path / "sweep" / FOLDER).mkdir()
     assert place_among_runs(cell) == ("sweep", "regime.k=2")
     assert place_among_runs(tmp_path / "main" / "seed-3" / "sft") == ("main", "seed-3/sft")
