@@ -239,10 +239,10 @@ def test_measuring_a_tracked_run_needs_no_tracker(tracked):
 def test_the_cells_of_a_sweep_are_one_group(passk, tmp_path):
     (tmp_path / "sweep" / FOLDER).mkdir(parents=True)  # as where the ledger of a sweep is
     words = ("train.num_steps=1", "eval.every=0", "tracker=mlflow", "tracker.dir=store")
-    done = passk("train", *SMALL, *QUICK, *words, "hydra.run.dir=sweep/k=2")
+    done = passk("train", *SMALL, *QUICK, *words, "hydra.run.dir=sweep/cell")
     assert done.code == 0, done.err
-    _, found = mlflow_run(tmp_path / "sweep" / "k=2")
-    assert (found.info.run_name, found.data.tags["group"]) == ("k=2", "sweep")
+    _, found = mlflow_run(tmp_path / "sweep" / "cell")
+    assert (found.info.run_name, found.data.tags["group"]) == ("cell", "sweep")
 
 
 def test_runs_of_a_reproduction_are_one_group(passk, tmp_path):
