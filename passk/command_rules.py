@@ -153,6 +153,11 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
             f"regimes={cfg.regimes} must name some of {', '.join(REGIMES[1:])}; sft always comes "
             "first"
         )
+    if cfg.tracker.run_name is not None:
+        raise UserError(
+            f"tracker.run_name={cfg.tracker.run_name} would name all runs alike; passk reproduce "
+            "names them seed-S/REGIME, in a group (tracker.group) of their own"
+        )
     if cfg.diagnostics.every == 0:
         return
     k = cfg.regime.k

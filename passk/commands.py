@@ -62,6 +62,7 @@ def train_as_rank(
         run.rewind(parts.learner.step)
         run.start(cfg, overrides, **facts)
         run.write_gold_refused(gold.refused)
+        run.track(cfg, parts.learner.step)
         _train_and_record(cfg, parts, run, overrides, state)
 
 

@@ -232,6 +232,18 @@ class DiagnosticsConfig:
 
 
 @dataclass(kw_only=True)
+class TrackerConfig:
+    """Where metrics go besides `metrics.jsonl`; see docs/trackers.md."""
+
+    name: str = "none"  # none, tensorboard, wandb, trackio or mlflow
+    project: str = "passk"  # mlflow: the experiment; tensorboard has none
+    run_name: str | None = None  # null: after the run's directory
+    group: str | None = None  # null: the sweep or reproduction that the run belongs to
+    mode: str = "offline"  # online: send to the server of wandb while the run goes on
+    dir: str | None = None  # null: tensorboard and wandb: the run's directory; mlflow: mlruns
+
+
+@dataclass(kw_only=True)
 class SweepConfig:
     """How the cells of `-m` are run; no cell is told."""
 
@@ -260,6 +272,7 @@ class TrainConfig(RunConfig):
     regime: RegimeConfig = field(default_factory=RegimeConfig)
     train: TrainingConfig = field(default_factory=TrainingConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     resume: bool = False
 
 

@@ -21,6 +21,8 @@ _CHOICES = {
     "regime.name": REGIMES,
     "regime.estimator": ESTIMATOR_NAMES,
     "regime.trigger": ("products", "slope"),
+    "tracker.name": ("none", "tensorboard", "wandb", "trackio", "mlflow"),
+    "tracker.mode": ("offline", "online"),
 }
 _AT_LEAST = {
     "rollout.num_prompts": 1,

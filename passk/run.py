@@ -25,6 +25,7 @@ from passk.ranks import rank
 from passk.rollout import Rollout, sample_fields
 from passk.saving import CheckpointWriter
 from passk.seeds import first_samples
+from passk.tracking import Tracking
 from passk.types import Problem, Verdict
 
 P = ParamSpec("P")
@@ -42,12 +43,13 @@ def _by_rank_0(method: Callable[P, None]) -> Callable[P, None]:
 
 
 class Run:
-    """The open run directory. State: the files, and the checkpoint that is being written."""
+    """The open run directory. State: the files, the checkpoint being written, and a tracker."""
 
     def __init__(self, path: Path, command: str, seed: int, policy: str | None = None) -> None:
         """`policy` is the model that is evaluated, where nothing is trained."""
         self.path = path
         self._checkpoints: CheckpointWriter | None = None
+        self._tracking: Tracking | None = None
         self._manifest: dict[str, Any] = {
             "command": command,
             "seed": seed,
@@ -77,6 +79,12 @@ class Run:
         self._manifest["status"] = "running"
         self._write_manifest()
 
+    @_by_rank_0
+    def track(self, cfg: TrainConfig, step: int) -> None:
+        """Send what is logged from `step` on to the tracker too, if one was chosen."""
+        if cfg.tracker.name != "none":
+            self._tracking = Tracking(cfg, self.path, self._manifest, step)
+
     def finish(self, status: str) -> None:
         """Let a checkpoint be written to its end, and record how the run ended.
 
@@ -91,6 +99,12 @@ class Run:
         session = time.monotonic() - self._session_start
         seconds = round(self._seconds_before + session, 1)
         self._manifest |= {"end": _now(), "seconds": seconds, "status": status}
+        self._write_end(status)  # before a tracker is waited for
+        if self._tracking is not None:
+            self._manifest |= self._tracking.finish(status)
+            self._write_end(status)
+
+    def _write_end(self, status: str) -> None:
         try:
             self._write_manifest()
         except DiskFull:
@@ -132,6 +146,8 @@ class Run:
         path = self.path / "metrics.jsonl"
         with full_disk_told(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self._tracking is not None:
+            self._tracking.log("metrics", metrics["step"], line)
 
     @_by_rank_0
     def write_rollouts(
@@ -184,6 +200,9 @@ class Run:
             _write(path, known + rows.to_csv(index=False, header=not known))
         table = pd.read_csv(self.path / "eval" / "table.csv")
         _write(self.path / "eval" / "table.md", pass_markdown(table, "step"))
+        if self._tracking is not None:
+            values = zip(tables["table"]["k"], tables["table"]["value"], strict=True)
+            self._tracking.log("eval", step, {f"eval/pass@{k}": value for k, value in values})
 
     @_by_rank_0
     def write_samples(self, first: int, samples: pd.DataFrame) -> None:

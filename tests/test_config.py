@@ -53,15 +53,17 @@ def refusal(*overrides, command="train"):
 
 def test_there_are_groups_and_a_file_per_command():
     assert GROUPS == [
-        "data", "debug", "eval", "experiment", "learner", "model", "regime", "rollout", "verifier",
+        "data", "debug", "eval", "experiment", "learner", "model", "regime", "rollout", "tracker",
+        "verifier",
     ]  # fmt: skip
     assert {p.stem for p in CONF.glob("*.yaml")} == {*SCHEMAS, "run_directory"}
 
 
 MEASURED = ("experiment", "math-diagnostic")  # of passk diagnose alone
 TRAIN_OPTIONS = [choice for choice in OPTIONS if choice != MEASURED]
-# passk eval trains nothing, so it has neither regimes nor experiments.
-EVAL_OPTIONS = [choice for choice in OPTIONS if choice[0] not in ("regime", "experiment", "debug")]
+# passk eval trains nothing, so it has neither regimes nor experiments nor trackers.
+TRAINING = ("regime", "experiment", "debug", "tracker")
+EVAL_OPTIONS = [choice for choice in OPTIONS if choice[0] not in TRAINING]
 DIAGNOSE_OPTIONS = [*EVAL_OPTIONS, MEASURED, ("debug", "cpu")]
 
 

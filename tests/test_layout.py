@@ -39,6 +39,7 @@ LEVELS = (
             "limits",
             "clusters",
             "interference",
+            "trackers",
         ),
         *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp", "toy"),
     ),
@@ -75,7 +76,7 @@ LEVELS = (
             "sandbox.process",
         ),
         *("cells", "sweep_table"),
-        *("promised", "problem_files", "suspects", "injected", "remedies"),
+        *("tracking", "promised", "problem_files", "suspects", "injected", "remedies"),
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition"),
@@ -129,7 +130,7 @@ WITHOUT_TORCH |= {
 }
 WITHOUT_TORCH |= {"usage", "ledger", "cells", "sweep_table", "sweep", "voice"}
 WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
-WITHOUT_TORCH |= {"noisy_verifier", "suspects", "injected", "golds_page"}
+WITHOUT_TORCH |= {"trackers", "tracking", "noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
