@@ -41,6 +41,7 @@ SUMMARIES = {
     "report": "tables, plots and one HTML page over runs     passk report DIR...",
     "diagnose": "which prompts interfere, from which k on      passk diagnose run=DIR",
     "filter": "the training problems without those          passk filter run=DIR",
+    "export": "a model folder with its card, to publish      passk export run=DIR",
     "toy": "the paper's bandit: its numbers and figures   passk toy toy.k=5",
     "explain": "the weight an objective puts on a prompt      passk explain regime=hybrid",
 }
@@ -213,7 +214,8 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     if was_requeued(os.environ) and command != "report" and (run_dir / "config.yaml").is_file():
         cfg.resume = True
     if command != "report":
-        claim_directory(run_dir, getattr(cfg, "resume", None))
+        key = "out" if command == "export" else "hydra.run.dir"
+        claim_directory(run_dir, getattr(cfg, "resume", None), key)
     if command == "explain":  # answers in less time than torch takes to import
         from passk.explain import run_explain
 
