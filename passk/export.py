@@ -64,7 +64,9 @@ def _write_as(
     dtype: str, model_cfg: ModelConfig, checkpoint: Path, folder: Path, files: Sequence[str]
 ) -> list[str]:
     """Write config and weights in `dtype`; the files that are still to be copied."""
-    cfg = ModelConfig(dtype=dtype, trust_remote_code=model_cfg.trust_remote_code)
+    code = model_cfg.trust_remote_code
+    # Of attention the plainest: the fastest may not be had where the export runs.
+    cfg = ModelConfig(dtype=dtype, trust_remote_code=code, attn_implementation="eager")
     load_policy(cfg, str(checkpoint), torch.device("cpu")).save_pretrained(folder)
     return [n for n in files if n != "config.json" and ".safetensors" not in n]
 

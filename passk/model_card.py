@@ -209,8 +209,8 @@ def _what(exported: Exported) -> str:
     """The regime in words."""
     regime, steps = exported.cfg.regime, exported.step
     start = f"`{exported.line.model_name}`"
-    if len(exported.line.runs) > 1:
-        start += f" after {len(exported.line.runs) - 1} earlier run(s) of passk"
+    if before := [_title(run) for run in exported.line.runs[:-1]]:
+        start += f" after {', then '.join(before)}"
     if regime.name == "sft":
         return f"{start}, trained by supervised fine-tuning on worked solutions for {steps} steps."
     aim = f"**{objective_in_words(regime)}**"
