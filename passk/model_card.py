@@ -16,12 +16,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from passk.card_prompts import prompt_section
 from passk.command_config import PublishingConfig
-from passk.config import ConventionsConfig, TableConfig, TrainConfig
+from passk.config import ESTIMATORS_WITHOUT_K, ConventionsConfig, TableConfig, TrainConfig
 from passk.eval_tables import percent_cells
 from passk.explain import objective_in_words
 from passk.lineage import Lineage, command_line, hub_id, shown_name
 from passk.policy import Tokenizer
 from passk.records import RunRecord
+from passk.rows import is_file_name
 from passk.tables import paired_delta, reported_k
 from passk.wording import markdown, reading, run_labels, run_title
 
@@ -213,6 +214,9 @@ def _what(exported: Exported) -> str:
         start += f" after {', then '.join(before)}"
     if regime.name == "sft":
         return f"{start}, trained by supervised fine-tuning on worked solutions for {steps} steps."
+    if regime.estimator in ESTIMATORS_WITHOUT_K:
+        means = f"with the estimator `{regime.estimator}`"
+        return f"{start}, trained by reinforcement learning {means} for {steps} steps."
     aim = f"**{objective_in_words(regime)}**"
     if regime.is_remedy:
         aim = f"an objective chosen at every step (`regime={regime.name}`, from {aim})"
@@ -246,7 +250,7 @@ def _data_lines(exported: Exported) -> Iterator[str]:
         if path is None or (side == "held out" and isinstance(data, ConventionsConfig)):
             continue
         parts = [f"`{shown_name(path)}`"]
-        if Path(path).suffix == "":  # a folder or hub data set with both splits
+        if not is_file_name(path):  # a folder or hub data set with both splits
             parts += [f"subset `{subset}`"] if subset else []
             parts += [f"split `{split}`"] if split else []
         yield f"{side}: {', '.join(parts)}"

@@ -30,11 +30,12 @@ from passk.cli import main
 from passk.command_config import ExportConfig, PublishingConfig
 from passk.command_rules import check
 from passk.composition import load_run_config
-from passk.config import ConventionsConfig, EvalConfig, PromptConfig, TrainConfig
+from passk.config import ConventionsConfig, EvalConfig, PromptConfig, RegimeConfig, TrainConfig
 from passk.conventions import make_problems
 from passk.errors import UserError
 from passk.estimators import pass_at_k
 from passk.lineage import hub_id, lineage, shown_name
+from passk.model_card import Exported, model_card
 from passk.policy import TINY
 from passk.problems import load_data
 from passk.prompts import PromptEncoder
@@ -318,6 +319,49 @@ def test_where_a_run_comes_from(place, tmp_path, monkeypatch):
     assert shown_name("/home/me/models/small") == "small"
     assert shown_name("someone/small") == "someone/small"
     assert shown_name("/me/run/checkpoints/step-000002") == "run/checkpoints/step-000002"
+
+
+def test_what_is_on_the_hub_is_linked(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("models--someone--small", "datasets--openai--gsm8k"):
+        (tmp_path / "hub" / name).mkdir(parents=True)
+    shutil.copytree(place / "run", tmp_path / "run")
+    assert main(["train", "data=gsm8k", "model.path=someone/small", "--cfg", "job"]) == 0
+    (tmp_path / "run" / "config.yaml").write_text(capsys.readouterr().out)
+    card = ModelCard.load(exported(tmp_path / "run", tmp_path / "out") / "README.md")
+    assert card.data.base_model == "someone/small" and card.data.datasets == ["openai/gsm8k"]
+    result = card.data.eval_results[0]
+    found = (result.dataset_type, result.dataset_config, result.dataset_split)
+    assert found == ("openai/gsm8k", "main", "test")
+    assert "# small: Hybrid 0.7/0.3 on gsm8k" in card.text
+    for side, split in (("training", "train"), ("held out", "test")):
+        assert f"- {side}: `openai/gsm8k`, subset `main`, split `{split}`" in card.text
+    assert "```text\nQuestion: {problem}\nAnswer:\n```" in card.text
+    assert 'or before the text `"\\nQuestion:"`' in card.text
+    (_, with_vllm) = code(card, "python")
+    assert 'stop=["\\nQuestion:"]' in with_vllm
+    given = exported(tmp_path / "run", tmp_path / "own", "export.base_model=other/name")
+    assert ModelCard.load(given / "README.md").data.base_model == "other/name"
+
+
+@pytest.mark.parametrize(
+    ("regime", "says"),
+    [
+        ({"name": "passk", "pass1_weight": 0.0, "k": 4}, "learning on **Pass@4** for"),
+        ({"name": "pass1", "pass1_weight": 1.0}, "learning on **Pass@1** for"),
+        ({"name": "passk", "pass1_weight": 0.0, "estimator": "chen"}, "by the estimator `chen`"),
+        ({"name": "passk", "estimator": "grpo"}, "learning with the estimator `grpo` for"),
+        ({"name": "projected", "k": 4}, "chosen at every step (`regime=projected`, from **0.7"),
+        ({"name": "sft"}, "trained by supervised fine-tuning on worked solutions for 2 steps"),
+    ],
+)
+def test_every_regime_has_its_words(place, tiny_tokenizer, regime, says):
+    run = place / "run"
+    cfg = replace(load_run_config(run), regime=RegimeConfig(**regime))
+    record, folder = load_run(run), checkpoint(run)
+    line = lineage(record)
+    what = Exported(cfg, record, line, folder, 2, False, tiny_tokenizer, PublishingConfig())
+    assert says in model_card(what).text
 
 
 def test_the_hub_s_own_client_uploads_it(folder):
