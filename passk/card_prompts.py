@@ -91,9 +91,11 @@ def _plain(prompt: PromptConfig) -> str:
 
 
 def _chat_code(prompt: PromptConfig, messages: str) -> str:
-    told = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
-    arguments = ", ".join(f"{key}={v!r}" for key, v in (told | prompt.chat_template_kwargs).items())
-    return f"inputs = tokenizer.apply_chat_template({messages}, {arguments})"
+    told = "".join(f", {key}={value!r}" for key, value in prompt.chat_template_kwargs.items())
+    return (
+        f"messages = {messages}\ninputs = tokenizer.apply_chat_template(\n    messages, "
+        f'add_generation_prompt=True, return_dict=True, return_tensors="pt"{told}\n)'
+    )
 
 
 def _vllm_code(prompt: PromptConfig, messages: str | None) -> str:

@@ -68,6 +68,8 @@ def _write_as(
     # Of attention the plainest: the fastest may not be had where the export runs.
     cfg = ModelConfig(dtype=dtype, trust_remote_code=code, attn_implementation="eager")
     load_policy(cfg, str(checkpoint), torch.device("cpu")).save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):  # which nobody else could read
+        shutil.copymode(folder / "config.json", weights)
     return [n for n in files if n != "config.json" and ".safetensors" not in n]
 
 

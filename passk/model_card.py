@@ -177,6 +177,8 @@ def _change(record: RunRecord, table: pd.DataFrame) -> str:
         return "Here the change is not known: no evaluation of the start is in the run."
     k = reported_k(record, [record])
     k = k if k in known.index else max(known.index)
+    if k == 1:
+        return "Here only Pass@1 was measured; its change is in the table."
     (label,) = run_labels([record])
     row: dict[str, object] = {"regime": label, "seed": record.seed, "alignment_low": None}
     for name, this_k in (("pass1", 1), ("passk", k)):
@@ -208,20 +210,21 @@ def _measured(exported: Exported, table: pd.DataFrame) -> str:
 
 def _what(exported: Exported) -> str:
     """The regime in words."""
-    regime, steps = exported.cfg.regime, exported.step
+    regime = exported.cfg.regime
+    steps = f"{exported.step} step{'s' * (exported.step != 1)}"
     start = f"`{exported.line.model_name}`"
     if before := [_title(run) for run in exported.line.runs[:-1]]:
         start += f" after {', then '.join(before)}"
     if regime.name == "sft":
-        return f"{start}, trained by supervised fine-tuning on worked solutions for {steps} steps."
+        return f"{start}, trained by supervised fine-tuning on worked solutions for {steps}."
     if regime.estimator in ESTIMATORS_WITHOUT_K:
         means = f"with the estimator `{regime.estimator}`"
-        return f"{start}, trained by reinforcement learning {means} for {steps} steps."
+        return f"{start}, trained by reinforcement learning {means} for {steps}."
     aim = f"**{objective_in_words(regime)}**"
     if regime.is_remedy:
         aim = f"an objective chosen at every step (`regime={regime.name}`, from {aim})"
     means = "" if regime.estimator == "mixture" else f", by the estimator `{regime.estimator}`"
-    return f"{start}, trained by reinforcement learning on {aim}{means} for {steps} steps."
+    return f"{start}, trained by reinforcement learning on {aim}{means} for {steps}."
 
 
 def _title(record: RunRecord) -> str:

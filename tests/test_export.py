@@ -125,6 +125,8 @@ def test_another_precision(place, folder, tmp_path):
     before, after = (json.loads((f / "config.json").read_text()) for f in (folder, coarse))
     assert after == before | {"dtype": "bfloat16"}
     assert "weights: bfloat16" in (coarse / "README.md").read_text()
+    modes = {path.stat().st_mode for where in (folder, coarse) for path in where.iterdir()}
+    assert len(modes) == 1
     for name in MODEL_FILES - {"config.json", "model.safetensors"}:
         assert (coarse / name).read_bytes() == (folder / name).read_bytes()
 
@@ -440,6 +442,11 @@ def test_an_earlier_checkpoint_the_best_and_an_unfinished_run(place, tmp_path):
     at_1 = table[(table["step"] == 1) & (table["k"] == 1)]["value"].item()
     assert ModelCard(text).data.eval_results[0].metric_value == round(at_1, 4)
 
+    for table in ("table.csv", "table_by_kind.csv"):
+        rows = pd.read_csv(run / "eval" / table)
+        rows[rows["k"] == 1].to_csv(run / "eval" / table, index=False)
+    text = (exported(run, tmp_path / "single") / "README.md").read_text()
+    assert "Here only Pass@1 was measured; its change is in the table." in text
     for file in (run / "eval").glob("*"):
         file.unlink()
     text = (exported(run, tmp_path / "unknown", "checkpoint=1") / "README.md").read_text()
