@@ -14,6 +14,7 @@ from passk.command_config import ExportConfig
 from passk.composition import load_run_config
 from passk.config import ModelConfig
 from passk.disk import full_disk_told
+from passk.errors import UserError
 from passk.lineage import lineage
 from passk.model_card import Exported, model_card
 from passk.policy import load_policy, load_tokenizer
@@ -24,8 +25,10 @@ CARD = "README.md"
 
 def run_export(cfg: ExportConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Write the model of a run's checkpoint and its card to `run_dir`; see docs/export.md."""
-    prepare_torch(None)
     assert cfg.run is not None
+    if any(word.startswith("out=") for word in overrides):
+        _refuse_two_names(cfg, run_dir)
+    prepare_torch(None)
     record = load_run(cfg.run)
     trained = load_run_config(record.path)
     checkpoint = chosen_checkpoint(Path(cfg.run), cfg.checkpoint)  # proved whole
@@ -52,6 +55,15 @@ def run_export(cfg: ExportConfig, run_dir: Path, overrides: Sequence[str]) -> No
             shutil.copyfile(checkpoint / name, folder / name)
         card.save(folder / CARD)
     _tell(run_dir, checkpoint)
+
+
+def _refuse_two_names(cfg: ExportConfig, run_dir: Path) -> None:
+    """`out` stands for hydra.run.dir, which a cell of a sweep has from elsewhere."""
+    if Path(cfg.out).absolute() != run_dir.absolute():
+        raise UserError(
+            f"out={cfg.out} and hydra.run.dir={run_dir} name two folders; give one of them, or for "
+            "several exports with -m hydra.sweep.dir=FOLDER"
+        )
 
 
 def model_files(checkpoint: Path) -> list[str]:

@@ -454,18 +454,6 @@ def test_an_earlier_checkpoint_the_best_and_an_unfinished_run(place, tmp_path):
     assert "Here the change is not known" in text and "model-index" not in text
 
 
-def test_a_sweep_over_checkpoints(place, tmp_path):
-    words = ["export", "-m", f'run="{place}/run"', "checkpoint=1,2", f'out="{tmp_path}/all"']
-    assert main(words) == 0
-    for step in (1, 2):
-        (card,) = tmp_path.glob(f"all/*checkpoint={step}*/**/README.md")
-        assert f"checkpoint: step {step} of 2" in card.read_text()
-        for name in MODEL_FILES:
-            assert (card.parent / name).read_bytes() == (
-                checkpoint(place / "run", step) / name
-            ).read_bytes()
-
-
 def test_what_cannot_be_exported_is_refused(passk, place, tmp_path):
     run = f'run="{place}/run"'
     (tmp_path / "full").mkdir()
@@ -480,6 +468,7 @@ def test_what_cannot_be_exported_is_refused(passk, place, tmp_path):
         (["run=empty"], "empty holds no checkpoint"),
         (["run=damaged"], "damaged: model.safetensors has 1000 bytes"),
         ([run, "checkpoint=7"], "checkpoint=7 is not among those of"),
+        ([run, "out=one", "hydra.run.dir=two"], "out=one and hydra.run.dir="),
         ([run, "out=full"], "full is not empty; choose another directory"),
     ):
         outcome = passk("export", *words)
