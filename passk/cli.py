@@ -195,7 +195,8 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     if was_requeued(os.environ) and command != "report" and (run_dir / "config.yaml").is_file():
         cfg.resume = True
     if command != "report":
-        claim_directory(run_dir, getattr(cfg, "resume", None))
+        key = "out" if command == "export" else "hydra.run.dir"
+        claim_directory(run_dir, getattr(cfg, "resume", None), key)
     if command == "explain":  # answers in less time than torch takes to import
         from passk.explain import run_explain
 

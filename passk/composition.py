@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from passk.command_config import (
     DiagnoseConfig,
     EvaluateConfig,
+    ExportConfig,
     FilterConfig,
     ReportConfig,
     ReproduceConfig,
@@ -33,13 +34,15 @@ from passk.config import (
 from passk.errors import UserError
 from passk.exact_config import ExplainConfig, ToyConfig
 
-SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig] | type[ToyConfig] | type[ExplainConfig]] = {
+AnyConfig = RunConfig | ReportConfig | ExportConfig | ToyConfig | ExplainConfig
+SCHEMAS: dict[str, type[AnyConfig]] = {
     "train": TrainConfig,
     "eval": EvaluateConfig,
     "reproduce": ReproduceConfig,
     "report": ReportConfig,
     "diagnose": DiagnoseConfig,
     "filter": FilterConfig,
+    "export": ExportConfig,
     "toy": ToyConfig,
     "explain": ExplainConfig,
 }

@@ -16,6 +16,7 @@ _CHOICES = {
     "data.prompt.style": ("plain", "chat", "auto"),
     "data.gold_in": ("whole", "after_hash", "in_box"),
     "diagnose.parameters": ("all", "last_layer", "final_norm"),
+    "export.dtype": ("float32", "bfloat16", "float16"),
     "learner.device": ("auto", "cpu", "cuda"),
     "learner.schedule": ("constant", "linear", "cosine"),
     "regime.name": REGIMES,

@@ -47,7 +47,7 @@ def reproduction_table(records: Sequence[RunRecord]) -> pd.DataFrame:
         before, after = starting_counts(record, records), last_counts(record)
         for name, this_k in (("pass1", 1), ("passk", k)):
             row[name] = _mean_pass_at_k(after, this_k)
-            row |= _columns(f"delta_{name}", _paired_delta(before, after, this_k))
+            row |= _columns(f"delta_{name}", paired_delta(before, after, this_k))
         rows.append(row | _alignment(record))
     table = pd.DataFrame(rows, columns=REPRODUCTION_COLUMNS)
     return with_all_seeds(table, ["regime"])
@@ -69,7 +69,7 @@ def sweep_table(records: Sequence[RunRecord]) -> pd.DataFrame:
         before, after = _own_start(record), last_counts(record)
         for k in grid:
             row |= _columns(f"pass{k}", _last_value(record, k))
-            row |= _columns(f"delta_pass{k}", _paired_delta(before, after, k))
+            row |= _columns(f"delta_pass{k}", paired_delta(before, after, k))
         rows.append(row)
     table = pd.DataFrame(rows).sort_values(
         ["k", "pass1_weight", "regime", "seed"], ascending=[True, False, True, True]
@@ -160,7 +160,7 @@ def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:
     return float(pass_at_k(counts["n"].to_numpy(), counts["c"].to_numpy(), k).mean())
 
 
-def _paired_delta(before: pd.DataFrame | None, after: pd.DataFrame | None, k: int) -> Interval:
+def paired_delta(before: pd.DataFrame | None, after: pd.DataFrame | None, k: int) -> Interval:
     """Change in Pass@k, after minus before, over the problems that both evaluated."""
     if before is None or after is None:
         return NOTHING

@@ -9,6 +9,7 @@ SUMMARIES = {
     "report": "tables, plots and one HTML page over runs     passk report DIR...",
     "diagnose": "which prompts interfere, from which k on      passk diagnose run=DIR",
     "filter": "the training problems without those          passk filter run=DIR",
+    "export": "a model folder with its card, to publish      passk export run=DIR",
     "toy": "the paper's bandit: its numbers and figures   passk toy toy.k=5",
     "explain": "the weight an objective puts on a prompt      passk explain regime=hybrid",
     "sweep": "how the cells of a sweep stand                passk sweep status DIR",

@@ -77,6 +77,7 @@ LEVELS = (
         ),
         *("cells", "sweep_table"),
         *("tracking", "promised", "problem_files", "suspects", "injected", "remedies"),
+        *("lineage", "card_prompts"),
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition"),
@@ -103,8 +104,8 @@ LEVELS = (
         *("reproduce", "report", "toy_command", "explain", "diagnose_plots", "interference_plot"),
         "filtered",
     ),
-    ("filtered_page", "filtered_plots"),
-    ("diagnose", "filter_tables"),
+    ("filtered_page", "filtered_plots", "model_card"),
+    ("diagnose", "filter_tables", "export"),
     ("filtering",),
     ("measure_commands",),
     ("commands", "sweep"),
@@ -133,6 +134,7 @@ WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"trackers", "tracking", "noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
+WITHOUT_TORCH |= {"lineage"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
