@@ -18,7 +18,6 @@ LEVELS = (
     ),
     (
         *(
-            "usage",
             "rows",
             "eval_tables",
             "conventions",
