@@ -43,7 +43,7 @@ reproduce: install ## SFT, Pass@1, Pass@k and hybrid on the embedded task; table
 reproduce-full: install ## all tables of docs/results that are trained; goes on where it stopped
 	$(BIN)/python scripts/reproduce_full.py $(args)
 
-check-effect: ## is the newest reproduction's effect still the published one?
+check-effect: install ## is the newest reproduction's effect still the published one?
 	$(BIN)/python scripts/check_effect.py
 
 train: install ## one run; args="regime=passk regime.k=4"

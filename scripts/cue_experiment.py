@@ -8,7 +8,9 @@ Where the model can tell the two kinds of prompt apart, there should be nothing 
 Writes `cue.md` and `cue.csv` into the folder; a second call goes on where the first one stopped.
 """
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,9 @@ CONDITIONS = {  # name: (cue of the prompts, cue of the corpus)
 }
 
 
-def run_condition(folder: Path, cue: float, corpus_cue: float, seeds: int) -> None:
+def run_condition(
+    folder: Path, cue: float, corpus_cue: float, seeds: int, overrides: Sequence[str]
+) -> None:
     """SFT and Pass@k-only training under one condition, for every seed."""
     resume = (folder / "config.yaml").is_file()
     code = passk(
@@ -35,7 +39,8 @@ def run_condition(folder: Path, cue: float, corpus_cue: float, seeds: int) -> No
             f"seeds={seeds}",
             f"data.cue={cue}",
             f"data.corpus_cue={corpus_cue}",
-            f"hydra.run.dir={folder}",
+            *overrides,
+            f"hydra.run.dir={json.dumps(str(folder), ensure_ascii=False)}",
             f"resume={str(resume).lower()}",
         ]
     )
@@ -95,12 +100,12 @@ def markdown(rows: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(folder: Path, seeds: int) -> None:
-    """Run what is missing, then write the table."""
+def main(folder: Path, seeds: int, overrides: Sequence[str] = ()) -> None:
+    """Run what is missing, then write the table. `overrides` go to all runs."""
     rows = []
     for name, (cue, corpus_cue) in CONDITIONS.items():
         place = folder / name.replace(" ", "-")
-        run_condition(place, cue, corpus_cue, seeds)
+        run_condition(place, cue, corpus_cue, seeds, overrides)
         rows.append(summarise(name, place))
     table = pd.DataFrame(rows)
     table.to_csv(folder / "cue.csv", index=False)

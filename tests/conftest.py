@@ -46,7 +46,7 @@ def tiny_encoder(tiny_tokenizer):
 
 @pytest.fixture(scope="module")
 def forked_ranks():
-    """The ranks of this file's tests share the imports; how many ranks there are changes nothing."""
+    """Ranks that the tests of a file start share the imports, and are otherwise as they are."""
     with forked.ranks():
         yield
 

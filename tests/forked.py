@@ -1,23 +1,28 @@
-"""Processes forked from one that has imported the libraries, which takes longer than tests do.
+"""Processes forked from one that has imported the libraries, which takes longer than their work.
 
-Python's fork server makes the imports (7 seconds of CPU, and as many for vLLM) once for all
-processes that a file's tests ask for. What a process of the user's own does from its first line on
-is tried from the shell, in `test_rank_runs.py` and `faults/`.
+Python's fork server makes the imports (7 seconds of CPU, and with vLLM 12) once for all processes
+that the tests ask it for. How passk starts from the shell, and ranks from passk, is tried by the
+tests that start a program: those of `test_rank_runs.py`, `test_resume.py` and `faults/` among them.
 """
 
 import multiprocessing
+import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import Outcome
 
 
 @contextmanager
 def ranks(*libraries: str) -> Iterator[None]:
-    """Let `launch` fork its ranks instead of starting an interpreter for each.
+    """Let `launch` fork its ranks from the server instead of starting an interpreter for each.
 
-    They print to where the first of them printed, so this is not for tests that read what they say.
+    They print to where the server was started, so this is not for tests that read what they say.
     """
     from passk import launch
 
@@ -30,3 +35,25 @@ def ranks(*libraries: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "LaunchConfig", forking)
         yield
+
+
+def passk(arguments: list[str], cwd: Path) -> Outcome:
+    """A command line in a process of its own, whose ranks are forked too."""
+    with tempfile.TemporaryDirectory() as folder:
+        notes = [Path(folder, name) for name in ("out", "err")]
+        server = multiprocessing.get_context("forkserver")
+        process = server.Process(target=_passk, args=(arguments, cwd, notes))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return Outcome(process.exitcode, *(file.read_text() for file in notes))
+
+
+def _passk(arguments: list[str], cwd: Path, notes: list[Path]) -> None:
+    os.chdir(cwd)
+    for descriptor, file in enumerate(notes, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+    from passk.cli import main
+
+    with ranks():
+        sys.exit(main(arguments))
