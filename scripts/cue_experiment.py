@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from passk.cli import main as passk
-from passk.statistics import seed_interval
+from passk.statistics import Interval, seed_interval
 
 CONDITIONS = {  # name: (cue of the prompts, cue of the corpus)
     "cue 0": (0.0, 0.0),
@@ -66,7 +66,8 @@ def summarise(name: str, folder: Path) -> dict[str, str | float]:
     }
     row: dict[str, str | float] = {"condition": name, "seeds": len(trained)}
     for column, values in columns.items():
-        interval = seed_interval(values)
+        known = np.isfinite(values).all()  # an alignment that is all noise has no value
+        interval = seed_interval(values) if known else Interval(np.nan, np.nan, np.nan)
         row |= {
             column: interval.value,
             f"{column}_low": interval.low,

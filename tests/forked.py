@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from small_runs import Outcome
 
+VLLM = ("vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker")
+
 
 @contextmanager
 def ranks(*libraries: str) -> Iterator[None]:
@@ -37,23 +39,23 @@ def ranks(*libraries: str) -> Iterator[None]:
         yield
 
 
-def passk(arguments: list[str], cwd: Path) -> Outcome:
-    """A command line in a process of its own, whose ranks are forked too."""
+def passk(arguments: list[str], cwd: Path, *libraries: str) -> Outcome:
+    """A command line in a process of its own, whose ranks are forked too, from its own server."""
     with tempfile.TemporaryDirectory() as folder:
         notes = [Path(folder, name) for name in ("out", "err")]
         server = multiprocessing.get_context("forkserver")
-        process = server.Process(target=_passk, args=(arguments, cwd, notes))
+        process = server.Process(target=_passk, args=(arguments, cwd, notes, libraries))
         process.start()
         process.join()
         assert process.exitcode is not None
         return Outcome(process.exitcode, *(file.read_text() for file in notes))
 
 
-def _passk(arguments: list[str], cwd: Path, notes: list[Path]) -> None:
+def _passk(arguments: list[str], cwd: Path, notes: list[Path], libraries: tuple[str, ...]) -> None:
     os.chdir(cwd)
     for descriptor, file in enumerate(notes, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
     from passk.cli import main
 
-    with ranks():
+    with ranks(*libraries):
         sys.exit(main(arguments))

@@ -14,7 +14,7 @@ os.environ |= {"OMP_WAIT_POLICY": "PASSIVE"}
 @pytest.fixture(scope="session")
 def forked_ranks():
     """Ranks, and command lines in processes of their own, share the imports: see `forked.py`."""
-    with forked.ranks("vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker"):
+    with forked.ranks(*forked.VLLM):
         yield
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("forked_ranks")
 
 def passk(cwd, command, *words):
     """The command line in a process of its own, as an engine needs it."""
-    outcome = forked.passk([command, *words], cwd)
+    outcome = forked.passk([command, *words], cwd, *forked.VLLM)
     assert "Traceback" not in outcome.err, outcome.err
     return outcome
 
