@@ -74,6 +74,7 @@ def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -
         run = Run(run_dir, "eval", base.eval.seed, policy)
         run.rewind(step)
         run.start(base, overrides, **facts)
+        run.write_problems(heldout=parts.data.heldout)
         run.write_gold_refused(gold.refused)
         _evaluate_and_record(step, base, parts, run, overrides)
 

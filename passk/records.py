@@ -20,6 +20,7 @@ from passk.errors import UserError
 from passk.eval_tables import NO_GROUP
 
 _GROUPINGS = ("kind", "level", "type")  # the first that problems have is shown as their kind
+_PROBLEM_COLUMNS = ["problem_id", "split", "kind", "prompt", "answer"]
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
 
 
@@ -81,8 +82,12 @@ class RunRecord:
     @property
     def steps(self) -> list[int]:
         """Evaluated steps whose counts per problem are on disk, ascending."""
-        found = (self.path / "eval").glob("step-*.parquet")
-        return sorted(int(file.stem.removeprefix("step-")) for file in found)
+        return _steps(self.path / "eval")
+
+    @property
+    def rollout_steps(self) -> list[int]:
+        """Steps whose samples are on disk, ascending."""
+        return _steps(self.path / "rollouts")
 
     def setting(self, key: str, default: Any = None) -> Any:
         """The value of a dotted key of the configuration."""
@@ -99,10 +104,18 @@ class RunRecord:
         Levels, or else types, stand for kinds where problems have none.
         """
         file = self.path / "eval" / f"step-{step:06d}.parquet"
-        frame: pd.DataFrame = _read(pd.read_parquet, file)
-        groupings = [name for name in _GROUPINGS if name in frame and (frame[name] != "").any()]
-        frame["kind"] = frame[groupings[0]].replace("", NO_GROUP) if groupings else ""
-        return frame[["problem_id", "kind", "n", "c"]].astype({"kind": str})
+        frame = with_kind(_read(pd.read_parquet, file))
+        return frame[["problem_id", "kind", "n", "c"]]
+
+    def rollouts(self, step: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The samples that a step was trained on, a row each; these columns, or all."""
+        file = self.path / "rollouts" / f"step-{step:06d}.parquet"
+        frame: pd.DataFrame = _read(partial(pd.read_parquet, columns=columns), file)
+        return frame
+
+    def problems(self) -> pd.DataFrame:
+        """problem_id, split (train or heldout), kind, prompt, answer; empty for an older run."""
+        return read_problems(self.path)
 
 
 def load_run(path: str | Path) -> RunRecord:
@@ -117,13 +130,12 @@ def load_run(path: str | Path) -> RunRecord:
             f"{path} is not a run directory: it needs a config.yaml with a regime,"
             " and metrics.jsonl or eval/table.csv beside it"
         )
-    manifest_file, overrides_file = path / "manifest.json", path / "overrides.txt"
-    manifest = _read(lambda f: json.loads(f.read_text()), manifest_file, default={})
+    overrides_file = path / "overrides.txt"
     overrides = _read(lambda f: f.read_text().splitlines(), overrides_file, default=[])
     return RunRecord(
         path=path.resolve(),
         config=_read(lambda f: yaml.safe_load(f.read_text()), path / "config.yaml"),
-        manifest=manifest,
+        manifest=read_manifest(path),
         evals=_read_evals(path / "eval" / "table.csv", ("step", "k")),
         by_kind=_read_by_kind(path / "eval"),
         metrics=_read_metrics(path / "metrics.jsonl"),
@@ -134,22 +146,61 @@ def load_run(path: str | Path) -> RunRecord:
 def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
     """Every run at or below the paths, once each: runs, reproductions and sweeps may be mixed.
 
+    A path may hold what `passk eval` or `passk diagnose` wrote instead, but not all may.
+
     Raises:
-        UserError: a path does not exist or holds no run.
+        UserError: a path does not exist or holds nothing of the kind, or there is no run at all.
     """
     found: dict[Path, None] = {}
-    for path in map(Path, paths):
+    folders = list(map(Path, paths))
+    for path in folders:
         if not path.is_dir():
             raise UserError(f"{path} is not a directory: give run, reproduce or sweep directories")
         below = sorted((f.parent for f in path.rglob("config.yaml")), key=_natural_order)
         runs = [d for d in below if not _is_hidden(d.relative_to(path)) and _is_run(d)]
-        if not runs:
+        if not runs and not find_measured([path], "eval", "diagnose"):
             raise UserError(
                 f"{path} holds no run: expected a config.yaml with a regime,"
                 " and metrics.jsonl or eval/table.csv beside it"
             )
         found.update(dict.fromkeys(run.resolve() for run in runs))
+    if not found:
+        raise UserError(
+            f"{', '.join(map(str, folders))} holds no run of passk train: give one beside what was "
+            "measured of it"
+        )
     return [load_run(run) for run in found]
+
+
+def find_measured(paths: Iterable[str | Path], *commands: str) -> list[Path]:
+    """The directories at or below the paths that one of these commands wrote, once each."""
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        below = sorted((f.parent for f in path.rglob("manifest.json")), key=_natural_order)
+        found |= {d.resolve(): None for d in below if read_manifest(d).get("command") in commands}
+    return list(found)
+
+
+def read_manifest(folder: Path) -> Mapping[str, Any]:
+    """`manifest.json` of any directory that a command wrote; empty where there is none."""
+    manifest: dict[str, Any] = _read(
+        lambda f: json.loads(f.read_text()), folder / "manifest.json", default={}
+    )
+    return manifest
+
+
+def read_problems(folder: Path) -> pd.DataFrame:
+    """`problems.parquet` of a run or an evaluation: the columns of `RunRecord.problems`."""
+    empty = pd.DataFrame(columns=_PROBLEM_COLUMNS, dtype=object)
+    frame: pd.DataFrame = _read(pd.read_parquet, folder / "problems.parquet", default=empty)
+    return with_kind(frame)[_PROBLEM_COLUMNS]
+
+
+def with_kind(frame: pd.DataFrame) -> pd.DataFrame:
+    """With levels, or else types, for kinds where problems have none; empty where nothing is."""
+    groupings = [name for name in _GROUPINGS if name in frame and (frame[name] != "").any()]
+    kind = frame[groupings[0]].replace("", NO_GROUP) if groupings else ""
+    return frame.assign(kind=kind).astype({"kind": str})
 
 
 def read_seed_table(record: RunRecord, name: str) -> pd.DataFrame | None:
@@ -158,6 +209,11 @@ def read_seed_table(record: RunRecord, name: str) -> pd.DataFrame | None:
         return None
     table: pd.DataFrame = _read(pd.read_csv, record.seed_dir / name)
     return table
+
+
+def _steps(folder: Path) -> list[int]:
+    found = folder.glob("step-*.parquet")
+    return sorted(int(file.stem.removeprefix("step-")) for file in found)
 
 
 def _is_run(path: Path) -> bool:
@@ -192,6 +248,13 @@ def _read(reader: Any, file: Path, default: Any = None) -> Any:
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{file} cannot be read: {reason}") from error
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """A CSV file; kinds, levels, types, ids and answers are text, and empty is not missing."""
+    as_text = dict.fromkeys((*_GROUPINGS, "problem_id", "signal", "answer"), str)
+    table: pd.DataFrame = _read(partial(pd.read_csv, converters=as_text), file)
+    return table
 
 
 def _read_evals(file: Path, key: Sequence[str]) -> pd.DataFrame:

@@ -13,16 +13,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from passk import plots, prompt_plots, sheets
+from passk.baselines import baseline_runs
 from passk.breakdown import prompt_changes
 from passk.records import RunRecord, find_runs
 from passk.tables import in_order, reported_k, reproduction_table, sweep_table
 from passk.wording import markdown, reading, run_title, sweep_reading
 
 _NOTE = (
-    "Deltas are against the checkpoint that the run started from, in percentage points, with 95 % "
+    "Deltas are against {baseline}, in percentage points, with 95 % "
     "intervals in brackets: a paired bootstrap over held-out problems for one seed, Student's t "
     "over seeds for several. Alignment is the cosine of the regime's gradient with the Pass@1 "
-    "gradient at that checkpoint."
+    "gradient at the checkpoint that the run started from."
 )
 _MOST_READ = 4  # runs that are told one by one in words
 _CAPTIONS = {
@@ -45,43 +46,51 @@ _CAPTIONS = {
 }
 
 
-def write_report(dirs: Iterable[str | Path], out_dir: str | Path) -> Path:
+def write_report(
+    dirs: Iterable[str | Path], out_dir: str | Path, baseline: str | None = None
+) -> Path:
     """Write table.csv, table.md, figures/*.png and report.html (and sweep.csv); returns the page.
 
     `dirs` may be runs, reproductions and sweeps. The headline table holds the runs of
     reproductions, or all runs where there is none. RL runs outside a reproduction make a sweep
-    where they are not all there is, or more than one.
+    where they are not all there is, or more than one. Deltas are against the starting checkpoints,
+    or the runs that `baseline` names.
 
     Raises:
-        UserError: a directory holds no run, or a file of a run cannot be read.
+        UserError: a directory holds no run, a file cannot be read, or no run is `baseline`.
     """
     records = find_runs(dirs)
+    against = baseline_runs(baseline, records) if baseline else None
     reproduced = [record for record in records if record.seed_dir is not None]
     headline = reproduced or records
     swept = [r for r in records if r.seed_dir is None and r.regime != "sft"]
-    cells = sweep_table(swept) if len(swept) > (0 if reproduced else 1) else pd.DataFrame()
-    table = reproduction_table(headline)
+    is_sweep = len(swept) > (0 if reproduced else 1)
+    cells = sweep_table(swept, against, records) if is_sweep else pd.DataFrame()
+    table = reproduction_table(headline, against)
     titles = {label: run_title(record, label) for label, record in in_order(headline)}
     ks = {label: reported_k(record, headline) for label, record in in_order(headline)}
     k = max(ks.values())
-    sentences = reading(table, titles, ks) if reproduced or len(titles) <= _MOST_READ else []
+    other = f"the last evaluation of {baseline}" if baseline else ""
+    few = reproduced or len(titles) <= _MOST_READ
+    sentences = reading(table, titles, ks, other) if few else []
     sentences += sweep_reading(cells, _shown_k(cells, k)) if len(cells) else []
     headings = sheets.column_names(set(ks.values()))
     people = table.assign(regime=table["regime"].map(titles))
     figures = _figures(headline, table, titles, cells, k)
 
+    note = _NOTE.format(baseline=other or "the checkpoint that the run started from")
     out = Path(out_dir)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "table.csv", index=False)
     if len(cells):
         cells.to_csv(out / "sweep.csv", index=False)
-    words = "".join(f"\n{sentence}\n" for sentence in [*sentences, _NOTE])
+    words = "".join(f"\n{sentence}\n" for sentence in [*sentences, note])
     (out / "table.md").write_text(markdown(people, headings) + words, encoding="utf-8")
     run = titles[_focus(headline, k)]
     page = {
         "title": _page_title(headline),
         "sentences": sentences,
-        "note": _NOTE,
+        "note": note,
         "facts": sheets.facts(records),
         "headline": sheets.sheet(sheets.summary_rows(people), headings),
         "per_seed": sheets.sheet(people, headings) if (people["seed"] == "all").any() else None,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from passk.baselines import counts_before, last_counts
 from passk.config import REGIMES
 from passk.estimators import pass_at_k
 from passk.records import RunRecord, find_runs, load_run, read_seed_table
@@ -32,11 +33,14 @@ REPRODUCTION_COLUMNS = [
 ]
 
 
-def reproduction_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+def reproduction_table(
+    records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
+) -> pd.DataFrame:
     """What each regime did to Pass@1 and Pass@k: a row per regime and seed, SFT first.
 
     `pass1` and `passk` are of the last evaluation; k is `reported_k`. Deltas are against the
-    starting checkpoint (`starting_counts`) with a paired bootstrap over held-out problems.
+    starting checkpoint, or the last evaluation of the baseline's run of the same seed
+    (`baselines.counts_before`), with a paired bootstrap over held-out problems.
     A regime with several seeds ends in a row of seed `all`: means, with Student-t intervals over
     seeds. `regime` is the label of `run_labels`. Columns: `REPRODUCTION_COLUMNS`.
     """
@@ -44,7 +48,7 @@ def reproduction_table(records: Sequence[RunRecord]) -> pd.DataFrame:
     for label, record in in_order(records):
         k = reported_k(record, records)
         row: dict[str, object] = {"regime": label, "seed": record.seed}
-        before, after = starting_counts(record, records), last_counts(record)
+        before, after = counts_before(record, records, baseline), last_counts(record)
         for name, this_k in (("pass1", 1), ("passk", k)):
             row[name] = _mean_pass_at_k(after, this_k)
             row |= _columns(f"delta_{name}", _paired_delta(before, after, this_k))
@@ -53,20 +57,24 @@ def reproduction_table(records: Sequence[RunRecord]) -> pd.DataFrame:
     return with_all_seeds(table, ["regime"])
 
 
-def sweep_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+def sweep_table(
+    records: Sequence[RunRecord],
+    baseline: Sequence[RunRecord] | None = None,
+    among: Sequence[RunRecord] | None = None,
+) -> pd.DataFrame:
     """Cells of a sweep at a grid of k that all of them evaluated, whatever k each one optimised.
 
     A row per run: regime (label), k, pass1_weight, seed, then for each j of the grid the columns
     `pass{j}` and `delta_pass{j}`, each with `_low` and `_high`. Values carry the intervals of
-    `eval/table.csv`; deltas are against the run's own evaluation at step 0, by a paired bootstrap.
-    Cells with several seeds end in a row of seed `all`.
+    `eval/table.csv`; deltas are as in `reproduction_table`, where the runs that others started from
+    are looked for `among` those given. Cells with several seeds end in a row of seed `all`.
     """
     grid = common_ks(records)
     rows = []
     for label, record in in_order(records):
         row: dict[str, object] = {"regime": label, "k": record.k}
         row |= {"pass1_weight": record.pass1_weight, "seed": record.seed}
-        before, after = _own_start(record), last_counts(record)
+        before, after = counts_before(record, among or records, baseline), last_counts(record)
         for k in grid:
             row |= _columns(f"pass{k}", _last_value(record, k))
             row |= _columns(f"delta_pass{k}", _paired_delta(before, after, k))
@@ -96,31 +104,6 @@ def common_ks(records: Sequence[RunRecord]) -> list[int]:
     return sorted(set.intersection(*grids)) if grids else []
 
 
-def last_counts(record: RunRecord) -> pd.DataFrame | None:
-    """Counts of the last evaluation of a run, None where it has none yet."""
-    return record.counts(record.steps[-1]) if record.steps else None
-
-
-def starting_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
-    """Counts of the checkpoint a run started from.
-
-    Inside a reproduction that is the last evaluation of its seed's SFT run (and None for the SFT
-    run itself); elsewhere it is the run's own evaluation at step 0.
-    """
-    if record.regime == "sft" and record.seed_dir is not None:
-        return None
-    sft = sft_of(record, records)
-    return last_counts(sft) if sft is not None and sft.steps else _own_start(record)
-
-
-def sft_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
-    """The SFT run that a run of a reproduction started from."""
-    if record.regime == "sft" or record.seed_dir is None:
-        return None
-    same_seed = (r for r in records if r.seed_dir == record.seed_dir and r.regime == "sft")
-    return next(same_seed, None)
-
-
 def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """After the rows of each cell that has several seeds, a row of seed `all`: means over seeds.
 
@@ -145,11 +128,6 @@ def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     cosines = merged.columns.intersection(["alignment", "alignment_low", "alignment_high"])
     merged[cosines] = merged[cosines].astype(float).clip(-1, 1)
     return merged
-
-
-def _own_start(record: RunRecord) -> pd.DataFrame | None:
-    """The run's evaluation at step 0, once there is a later one to hold against it."""
-    return record.counts(0) if len(record.steps) > 1 and record.steps[0] == 0 else None
 
 
 def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:

@@ -155,10 +155,13 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def reading(table: pd.DataFrame, titles: Mapping[str, str], ks: Mapping[str, int]) -> list[str]:
+def reading(
+    table: pd.DataFrame, titles: Mapping[str, str], ks: Mapping[str, int], baseline: str = ""
+) -> list[str]:
     """The reproduction table in sentences: first what changed, then how the gradients lay.
 
-    `titles` and `ks` are by label. A change whose interval contains 0 is called no clear change.
+    `titles` and `ks` are by label; changes are against `baseline`, if it is named. A change whose
+    interval contains 0 is called no clear change.
     """
     several = set(table[table["seed"] == "all"]["regime"])
     rows = table[(table["seed"] == "all") | ~table["regime"].isin(several)].to_dict("records")
@@ -173,11 +176,12 @@ def reading(table: pd.DataFrame, titles: Mapping[str, str], ks: Mapping[str, int
     ]
     sentences = []
     if changes:
-        sentences.append(f"Against the starting checkpoint, {'; '.join(changes)}.")
+        against = baseline or "the starting checkpoint"
+        sentences.append(f"Against {against}, {'; '.join(changes)}.")
     if directions:
         sentences.append(
-            "At that checkpoint, measured against the gradient of Pass@1, the gradient of "
-            f"{'; that of '.join(directions)}."
+            f"At {'the starting' if baseline else 'that'} checkpoint, measured against the "
+            f"gradient of Pass@1, the gradient of {'; that of '.join(directions)}."
         )
     return sentences
 

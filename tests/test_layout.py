@@ -29,6 +29,7 @@ LEVELS = (
             "limits",
             "clusters",
             "interference",
+            "spending",
         ),
         *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp", "toy"),
     ),
@@ -63,10 +64,10 @@ LEVELS = (
             "sandbox.judge",
             "sandbox.process",
         ),
-        *("promised", "problem_files", "suspects", "injected", "remedies"),
+        *("promised", "problem_files", "suspects", "injected", "remedies", "diagnoses"),
     ),
     ("learner",),
-    ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition"),
+    ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition", "baselines"),
     (
         "math_verifier",
         "exact_verifier",
@@ -119,6 +120,7 @@ WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
+WITHOUT_TORCH |= {"diagnoses", "baselines"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
