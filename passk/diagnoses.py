@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from passk.records import find_measured, read_manifest, read_table, with_kind
+from passk.eval_tables import with_kind
+from passk.reading import read_manifest, read_table
+from passk.records import find_measured
 
 AGREEMENT_COLUMNS = [
     *("diagnosis", "problem_id", "kind", "n", "c", "p"),

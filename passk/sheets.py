@@ -97,6 +97,15 @@ def kernel(records: Sequence[RunRecord]) -> Sheet | None:
     return shown if table["name"].nunique() > 1 else _without(shown, "Reproduction")
 
 
+def without_empty_columns(table: Sheet) -> Sheet:
+    """The columns that say something in some row; of a table without rows, all."""
+    for name in table.headings if table.rows else []:
+        i = table.headings.index(name)
+        if not any(row[i] for row in table.rows):
+            table = _without(table, name)
+    return table
+
+
 def _without(table: Sheet, heading: str) -> Sheet:
     i = table.headings.index(heading)
     rows = [row[:i] + row[i + 1 :] for row in table.rows]

@@ -30,6 +30,7 @@ LEVELS = (
             "clusters",
             "interference",
             "spending",
+            "reading",
         ),
         *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp", "toy"),
     ),
@@ -78,10 +79,10 @@ LEVELS = (
         "sketch",
         "prompt_products",
     ),
-    ("matrix", "experience", "build", "tables", "saving", "products"),
-    ("run", "breakdown", "starting", "preparing"),
+    ("matrix", "experience", "build", "tables", "saving", "products", "sample_files"),
+    ("run", "breakdown", "starting", "preparing", "costs", "verdict_shares", "sample_rows"),
     ("evaluation", "figure_style", "sheets", "diagnose_tables"),
-    ("golds_page",),
+    ("golds_page", "cost_words", "exports"),
     (
         *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
         "diagnose_page",
@@ -120,7 +121,8 @@ WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
-WITHOUT_TORCH |= {"diagnoses", "baselines"}
+WITHOUT_TORCH |= {"diagnoses", "baselines", "costs", "cost_words", "verdict_shares"}
+WITHOUT_TORCH |= {"sample_rows", "sample_files", "exports"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 
