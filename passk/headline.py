@@ -14,8 +14,8 @@ from passk.tables import in_order, reported_k
 def headline_table(records: Sequence[RunRecord], table: pd.DataFrame) -> pd.DataFrame:
     """`tables.reproduction_table` of the records, a row per label, with what the label's runs are.
 
-    Before its columns stand k, pass1_weight and num_seeds; `pass1` and `passk` get intervals: of one
-    seed over problems, as the run recorded it, of several Student's t over seeds.
+    Before its columns stand k, pass1_weight and num_seeds; `pass1` and `passk` get intervals: of
+    one seed over problems, as the run recorded it, of several Student's t over seeds.
     """
     runs: dict[str, list[RunRecord]] = {}
     for label, record in in_order(records):

@@ -195,20 +195,23 @@ def _share_panel(kinds: Legend) -> Any:
 
 
 def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Drawing | None:
-    """Each prompt of `passk diagnose`: the weight of Pass@k against its agreement with Pass@1.
+    """The weight of Pass@k on each prompt against its agreement with the Pass@1 gradient.
 
-    Hollow where no gradient can be seen: all samples right, or none.
+    `prompts` is `diagnoses.agreement_rows`. Hollow where no gradient can be seen: all samples
+    right, or none.
     """
-    weight = f"weight_{k}"
-    if prompts.empty or weight not in prompts:
+    if prompts.empty:
         return None
     kind = prompts["kind"].fillna("").astype(str).replace("", "all")
     kinds = kind_legend(kind_colors(kind_order(kind)))
     error = prompts["agreement_error"].astype(float).fillna(0)
     data = pd.DataFrame({"problem": prompts["problem_id"], "kind": kind})
-    data["agreement"], data["weight"] = prompts["agreement"].astype(float), prompts[weight]
+    data["agreement"], data["weight"] = (
+        prompts["agreement"].astype(float),
+        prompts["weight"].astype(float),
+    )
     data["low"], data["high"] = data["agreement"] - error, data["agreement"] + error
-    data["success"] = 100 * prompts["p"]
+    data["success"] = 100 * prompts["p"].astype(float)
     data["seen"] = prompts["signal"].fillna("").astype(str) == ""
     y = alt.Y(
         "weight:Q", title=f"weight of Pass@{k}", scale=alt.Scale(type="symlog", constant=0.01)

@@ -1,24 +1,25 @@
 """Which figures a report has, what they are called, and what is said below them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
-from passk import plots, prompt_plots, sweep_plots
+from passk import plots, prompt_plots, sweep_plots, verdict_plot
 from passk.breakdown import prompt_changes
 from passk.chart_style import Drawing, Titles
 from passk.diagnoses import DiagnosisRecord, agreement_rows
 from passk.records import RunRecord
 from passk.tables import in_order, reported_k, sweep_table
 from passk.verdict_shares import verdict_shares
+from passk.wording import run_title
 
 AGREEMENT = "weight_against_agreement"
 _TOLD = {
     "training_curves": (
         "Held-out success while training",
-        "Bands, for few lines, are 95 % intervals over problems; with several seeds, each is a thin "
-        "line and their mean a thick one. The dashed level is where SFT ended.",
+        "Bands, for few lines, are 95 % intervals over problems; with several seeds, each is a "
+        "thin line and their mean a thick one. The dashed level is where SFT ended.",
     ),
     "pareto_regimes": (
         "What each regime trades",
@@ -67,6 +68,12 @@ _TOLD = {
 }
 
 
+def told(name: str, **words: object) -> tuple[str, str]:
+    """Title and caption of a figure."""
+    title, caption = _TOLD[re.sub(r"_\d+$", "", name)]
+    return title.format(**words), caption.format(**words)
+
+
 def report_figures(
     records: Sequence[RunRecord],
     table: pd.DataFrame,
@@ -94,7 +101,7 @@ def report_figures(
     drawn = {
         "training_curves": plots.training_curves(records, titles),
         "pareto_regimes": regimes,
-        "pareto_sweep": sweep_plots.pareto(cells, k_cells, swept, _titles(swept)),
+        "pareto_sweep": sweep_plots.pareto(cells, k_cells, swept, titles_of(swept)),
         "heatmaps": sweep_plots.heatmaps(cells, k_cells),
         "alignment_at_start": plots.alignment_at_start(table, titles),
         "alignment_curves": plots.alignment_curves(records, titles),
@@ -105,5 +112,22 @@ def report_figures(
         rows = agreement_rows([found])
         name = AGREEMENT if place == 1 else f"{AGREEMENT}_{place}"
         drawn[name] = prompt_plots.weight_against_agreement(rows, found.k)
-    drawn["verdict_reasons"] = plots.verdict_reasons(verdict_shares(records), titles)
+    drawn["verdict_reasons"] = verdict_plot.verdict_reasons(verdict_shares(records), titles)
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def shown_k(cells: pd.DataFrame, k: int) -> int:
+    """k where all cells evaluated it, else the largest that all did."""
+    grid = [int(name[4:]) for name in map(str, cells) if re.fullmatch(r"pass\d+", name)]
+    return k if k in grid else max(grid, default=1)
+
+
+def focus(records: Sequence[RunRecord], k: int) -> str:
+    """The label whose start the weights are shown for: Pass@k-only if there, else the first."""
+    at_k = [(label, r) for label, r in in_order(records) if reported_k(r, records) == k]
+    return min(at_k, key=lambda item: (not item[1].optimises_passk, item[1].pass1_weight))[0]
+
+
+def titles_of(records: Sequence[RunRecord]) -> Titles:
+    """What people read for each label."""
+    return {label: run_title(record, label) for label, record in in_order(records)}

@@ -21,12 +21,25 @@ from passk.chart_style import DARK, Drawing, config
 _PAGE_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif'
 _FEW_WORDS = 0.5  # a column of text with fewer different words than that per row is coded
 _PNG_SCALE = 2
+_SECTIONS = {
+    "changes": "Changes",
+    "sweep": "Sweep",
+    "gradients": "Gradients",
+    "problems": "Problems",
+    "verdicts": "Verdicts",
+    "samples": "Samples",
+    "costs": "Costs",
+    "making": "How it was made",
+}
 # The Vega-Lite that altair writes for.
 _VEGA_LITE = "6.4"
 
 
-def render(page: Mapping[str, object], data: Mapping[str, object]) -> str:
-    """The page of `assets/report.html.j2`; `data` is what its scripts read."""
+def render(page: Mapping[str, Any], data: Mapping[str, object], samples: str | None) -> str:
+    """The page of `assets/report.html.j2`.
+
+    `data` is what its scripts read, `samples` the JSON of `SampleRows`, if there are any.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("passk", "assets"),
         autoescape=True,
@@ -34,12 +47,32 @@ def render(page: Mapping[str, object], data: Mapping[str, object]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scripts = [_script(vega_bundle()), _script(_asset("report.js"))]
-    if data.get("samples"):
-        scripts.append(_script(_asset("samples.js")))
+    scripts = [_asset("report.js"), *([_asset("samples.js")] if samples else [])]
+    if page["figures"]:
+        scripts.insert(0, vega_bundle())
     return environment.get_template("report.html.j2").render(
-        page, style=Markup(_asset("report.css")), scripts=scripts, data=embedded(data)
+        page,
+        contents=_contents(page),
+        style=Markup(_asset("report.css")),
+        scripts=[_script(script) for script in scripts],
+        data={"page-data": embedded(data)} | ({"page-samples": Markup(samples)} if samples else {}),
     )
+
+
+def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The sections that the page has: id and short name."""
+    figures = page["figures"]
+    has = {
+        "changes": True,
+        "sweep": page["sweep"],
+        "gradients": page["kernel"] or {"alignment_at_start", "alignment_curves"} & set(figures),
+        "problems": page["kinds"] or page["agreement"] or "prompt_scatter" in figures,
+        "verdicts": "verdict_reasons" in figures,
+        "samples": page["samples"],
+        "costs": page["costs"],
+        "making": True,
+    }
+    return [(name, title) for name, title in _SECTIONS.items() if has[name]]
 
 
 def figure_data(drawings: Mapping[str, Drawing]) -> dict[str, Any]:
@@ -89,7 +122,7 @@ def packed(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def embedded(data: object) -> Markup:
-    """JSON that can stand in a script element, whatever text it holds."""
+    """JSON that may stand in a script element, whatever text it holds."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -81,10 +81,10 @@ def heatmaps(cells: pd.DataFrame, k: int) -> Drawing | None:
 
     Only where both vary, and each cell is one setting.
     """
-    cells = summary_rows(cells)
-    axes = ["k", "pass1_weight"]
-    varied = all(cells[axis].nunique() > 1 for axis in axes) if len(cells) else False
-    if not varied or cells.duplicated(axes).any():
+    if cells.empty:
+        return None
+    cells, axes = summary_rows(cells), ["k", "pass1_weight"]
+    if any(cells[axis].nunique() < 2 for axis in axes) or cells.duplicated(axes).any():
         return None
     frames = []
     for j in dict.fromkeys((1, k)):
