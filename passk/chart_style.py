@@ -7,6 +7,7 @@ alone carries nothing.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import altair as alt
@@ -65,7 +66,7 @@ class Legend:
         return kind(f"{self.field}:N", scale=scale, legend=legend, **more)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Drawing:
     """A figure: its chart over the data set named `table`, the data, and its legends."""
 
@@ -73,6 +74,7 @@ class Drawing:
     data: pd.DataFrame
     legends: Sequence[Legend] = field(default_factory=tuple)
 
+    @cached_property
     def spec(self) -> dict[str, Any]:
         """The Vega-Lite specification, without data."""
         chart = self.chart.properties(data=alt.NamedData(name="table"))
@@ -116,7 +118,10 @@ class Series:
 
 
 def series_of(records: Sequence[RunRecord], titles: Titles) -> Series:
-    """The series of the runs, in their order; seeds of one label are one series."""
+    """The series of the runs, in their order; seeds of one label are one series.
+
+    `titles` has the labels of all runs of the report, so that a run looks the same in all figures.
+    """
     first: dict[str, RunRecord] = {}
     for label, record in in_order(records):
         first.setdefault(label, record)
@@ -124,8 +129,10 @@ def series_of(records: Sequence[RunRecord], titles: Titles) -> Series:
     if len(first) > MOST_NAMED and max(len(ks), len(weights)) > 1:
         return _over_k_and_weight(first, sorted(ks), sorted(weights))
     entries = []
-    for place, label in enumerate(first):
-        look = {"color": label_color(label, list(first)), "dash": DASHES[place % len(DASHES)]}
+    everywhere = list(titles)
+    for label in first:
+        place = everywhere.index(label)
+        look = {"color": label_color(label, everywhere), "dash": DASHES[place % len(DASHES)]}
         look["shape"] = SHAPES[place % len(SHAPES)]
         entries.append({"name": titles[label], **look})
     columns = {label: {"run": titles[label]} for label in first}
@@ -195,12 +202,13 @@ def config(dark: bool = False, font: str = "Liberation Sans, Arial, sans-serif")
             "labelFontSize": 12,
             "titleFontSize": 12.5,
             "titlePadding": 8,
+            "tickCount": 6,
             "gridColor": grid,
             "domainColor": faint,
             "tickColor": faint,
             "labelOverlap": True,
         },
-        "title": {"color": ink, "fontSize": 14, "anchor": "start", "offset": 10},
+        "title": {"color": ink, "fontSize": 14, "anchor": "start", "frame": "group", "offset": 10},
         "legend": {
             "orient": "top",
             "labelColor": ink,

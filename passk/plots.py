@@ -97,8 +97,8 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
     data = data.assign(low=table["alignment_low"], high=table["alignment_high"])
     colors = {titles[label]: label for label in table["regime"]}
     y = alt.Y("run:N", sort=list(colors), title=None, axis=alt.Axis(labelLimit=260, grid=False))
-    x = alt.X("value:Q", title="cosine with the Pass@1 gradient")
-    color = _label_scale(colors)
+    x = alt.X("value:Q", title="cosine with the Pass@1 gradient", scale=alt.Scale(padding=12))
+    color = _label_scale(colors, list(titles))
     base = alt.Chart().encode(y=y, x=x, color=color)
     main = base.transform_filter("datum.role == 'main'")
     shown_at_point = tips("run", "seed", value="value", low="low", high="high")
@@ -120,7 +120,12 @@ def _lines(
     name = "".join(filter(str.isalnum, measure))
     test = f"datum.measure == '{measure}' && {series.test()}"
     unit = "cosine with the Pass@1 gradient" if measure == "alignment" else None
-    x = alt.X("step:Q", title="training step", axis=alt.Axis(tickMinStep=1, grid=False))
+    x = alt.X(
+        "step:Q",
+        title="training step",
+        axis=alt.Axis(tickMinStep=1, grid=False),
+        scale=alt.Scale(padding=8, nice=False),
+    )
     y = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False, nice=True))
     base = alt.Chart().transform_filter(test).encode(x=x, y=y, color=series.color())
     main = base.transform_filter("datum.role == 'main'")
@@ -129,7 +134,10 @@ def _lines(
     layers = [
         *below,
         seeds.mark_line(strokeWidth=0.9, opacity=0.5).encode(detail="seed:N", strokeDash=dashed),
-        base.transform_filter("datum.role == 'level'").mark_rule(strokeDash=[5, 4]),
+        alt.Chart()
+        .transform_filter(f"{test} && datum.role == 'level'")
+        .mark_rule(strokeDash=[5, 4], strokeWidth=1.4)
+        .encode(y=y, color=series.color(), tooltip=tips(series.legends[0].field, value="value")),
         main.mark_line().encode(strokeDash=dashed),
         main.mark_point(filled=True, opacity=1, size=SIZES[0]).encode(
             shape=series.shape(),
@@ -146,10 +154,10 @@ def _lines(
     return alt.layer(*layers).properties(width=PANEL, height=260, title=title)
 
 
-def _label_scale(labels: dict[str, str]) -> Any:
+def _label_scale(labels: dict[str, str], everywhere: list[str]) -> Any:
     """Colours of titles, for a figure that names them on an axis."""
 
-    colors = [label_color(label, list(labels.values())) for label in labels.values()]
+    colors = [label_color(label, everywhere) for label in labels.values()]
     return alt.Color("run:N", legend=None, scale=alt.Scale(domain=list(labels), range=colors))
 
 

@@ -134,7 +134,7 @@ def weight_by_kind(prompts: pd.DataFrame, k: int) -> Drawing | None:
         .transform_filter(f"datum.part == 'problems' && {kinds.test}")
         .mark_bar(stroke="#FFFFFF", strokeWidth=0.6)
         .encode(
-            x=x,
+            x=alt.X("success:Q", title="success before (%)", bin="binned"),
             x2="success_end:Q",
             y=alt.Y("problems:Q", title="problems", stack="zero"),
             color=kinds.channel(alt.Color, "color"),
@@ -145,7 +145,7 @@ def weight_by_kind(prompts: pd.DataFrame, k: int) -> Drawing | None:
         )
         .properties(width=PANEL, height=200, title="Where the problems are")
     )
-    chart = alt.concat(curve, spread, _share_panel(kinds), columns=2)
+    chart = alt.concat(curve, spread, _share_panel(kinds), columns=3)
     return Drawing(chart.resolve_scale(color="shared"), data, [kinds])
 
 

@@ -36,9 +36,9 @@ _PRICES = (
 )
 _EXPORTS = (
     "Beside this page lie tables/ (each table as CSV, Markdown and LaTeX with booktabs) and "
-    "figures/ (each figure as PNG and PDF). Click a heading to sort a table. In the figures, the buttons "
-    "above hide and show series; hold Shift and turn the wheel or drag to zoom and move, and "
-    "double-click to return. The menu at the right of a figure saves what it shows as SVG or PNG."
+    "figures/ (each figure as PNG and PDF). Click a heading to sort a table. The buttons above a "
+    "figure hide and show its series; with Shift, the wheel zooms and dragging moves it, and "
+    "a double click returns. The menu at its right saves what it shows as SVG or PNG."
 )
 _MOST_READ = 4  # runs that are told one by one in words
 
@@ -50,7 +50,8 @@ class Material:
     Attributes:
         records: all runs; `headline` those of the first table, with `titles` by label.
         against: the runs that `baseline` names; None is the starting checkpoints.
-        table, cells: `reproduction_table` of the headline, `sweep_table` of the sweep.
+        table, cells, costs: `reproduction_table` and `cost_table` of the headline, `sweep_table`
+            of the sweep.
         k: the largest that a row of the headline table reports.
     """
 
@@ -61,6 +62,7 @@ class Material:
     cells: pd.DataFrame
     titles: Mapping[str, str]
     ks: Mapping[str, int]
+    costs: pd.DataFrame
     diagnoses: list[DiagnosisRecord]
     samples: SampleRows
 
@@ -119,10 +121,10 @@ def write_report(
         "figures": _told(drawings, found, start),
         "agreement": [name for name in drawings if name.startswith(AGREEMENT)],
         "samples": found.samples.sentence if len(found.samples.samples) else None,
-        "cost_words": [_PRICES, *cost_sentences(_costs(found), titles)],
+        "cost_words": [_PRICES, *cost_sentences(found.costs, titles)],
         "exports": _EXPORTS,
     }
-    data = figure_data(drawings)
+    data = figure_data(drawings) | {"titles": titles_of(found.records)}
     samples = found.samples.as_json() if page["samples"] else None
     file = out / "report.html"
     file.write_text(render(page, data, samples), encoding="utf-8")
@@ -136,14 +138,16 @@ def _read(dirs: Sequence[str | Path], baseline: str | None) -> Material:
     headline = reproduced or records
     swept = [r for r in records if r.seed_dir is None and r.regime != "sft"]
     is_sweep = len(swept) > (0 if reproduced else 1)
+    table = reproduction_table(headline, against)
     return Material(
         records=records,
         headline=headline,
         against=against,
-        table=reproduction_table(headline, against),
+        table=table,
         cells=sweep_table(swept, against, records) if is_sweep else pd.DataFrame(),
         titles=titles_of(headline),
         ks={label: reported_k(record, headline) for label, record in in_order(headline)},
+        costs=cost_table(headline, None if against else table),
         diagnoses=find_diagnoses(dirs),
         samples=sample_rows(records, SAMPLE_BYTES, find_measured(dirs, "eval")),
     )
@@ -155,7 +159,7 @@ def _tables(
     """The page's tables by name, each also written to tables/."""
     first = headline_table(found.headline, found.table)
     first["regime"] = first["regime"].map(found.titles)
-    costs = _costs(found)
+    costs = found.costs
     several = (people["seed"] == "all").any()
     cells, k = found.cells, shown_k(found.cells, found.k)
     shown = {
@@ -178,11 +182,6 @@ def _tables(
     return {
         name: table if table is not None and table.rows else None for name, table in shown.items()
     }
-
-
-def _costs(found: Material) -> pd.DataFrame:
-    changes = found.table if found.against is None else None
-    return cost_table(found.headline, changes)
 
 
 def _told(drawings: Iterable[str], found: Material, start: str) -> dict[str, tuple[str, str]]:

@@ -79,7 +79,7 @@ def figure_data(drawings: Mapping[str, Drawing]) -> dict[str, Any]:
     """What the page's scripts need to draw: specifications, data by column, settings."""
     figures = {
         name: {
-            "spec": drawing.spec(),
+            "spec": drawing.spec,
             "data": packed(drawing.data),
             "legends": [
                 {"field": legend.field, "title": legend.title, "entries": legend.entries}
@@ -97,7 +97,7 @@ def save_figures(drawings: Mapping[str, Drawing], folder: Path) -> None:
     """NAME.png and NAME.pdf of each drawing, on light paper."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, drawing in drawings.items():
-        spec = drawing.spec() | {"datasets": {"table": _rows(drawing.data)}, "padding": 12}
+        spec = drawing.spec | {"datasets": {"table": _rows(drawing.data)}, "padding": 12}
         how: dict[str, Any] = {"vl_version": _VEGA_LITE, "config": config()}
         png = vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE, **how)
         (folder / f"{name}.png").write_bytes(png)

@@ -42,7 +42,9 @@ def verdict_reasons(shares: pd.DataFrame, titles: Titles) -> Drawing | None:
             _panel(legend, f"datum.run == '{name}'", splits).properties(title=name)
             for name in names
         ]
-        chart = alt.concat(*panels, columns=2).resolve_scale(color="shared")
+        chart = alt.concat(*panels, columns=2 if len(panels) in (2, 4) else 3).resolve_scale(
+            color="shared"
+        )
     return Drawing(chart.add_params(*chosen) if chosen else chart, data, [legend])
 
 

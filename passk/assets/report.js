@@ -4,6 +4,7 @@
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const darkness = matchMedia("(prefers-color-scheme: dark)");
 const LEAST_PANEL = 300; // pixels; narrower windows get fewer panels in a row
+const MOST_SVG = 1500; // rows of a figure; more are drawn on a canvas, which is faster
 const MOST_ROWS = 500; // of a figure's data as a table; the CSV has all
 
 /** An element with properties and children; text is never read as HTML. */
@@ -51,6 +52,11 @@ function withoutLegends(node) {
 
 /** Put as many panels in a row as fit, and make them as wide as the window allows. */
 function fit(spec, available, pad) {
+  if (!spec.concat && spec.width !== spec.height) {
+    spec.width = available;
+    spec.autosize = { type: "fit-x", contains: "padding" };
+    return 1;
+  }
   const panels = spec.concat ?? [spec];
   const wanted = spec.columns ?? 1;
   const columns = Math.max(1, Math.min(wanted, Math.floor(available / LEAST_PANEL)));
@@ -89,6 +95,9 @@ function swatch(entry) {
     draw("line", { ...line, stroke: color, "stroke-dasharray": dash });
   }
   if (entry.size) draw("circle", { r: Math.sqrt(entry.size / Math.PI) * 0.8, fill: color });
+  if (!entry.dash && !entry.size && !entry.shape) {
+    draw("rect", { x: -8, y: -6, width: 16, height: 12, rx: 2, fill: color });
+  }
   if (entry.shape) draw("path", { d: SYMBOLS[entry.shape], fill: color });
   return svg;
 }
@@ -99,12 +108,13 @@ class Figure {
     this.name = element.dataset.figure;
     this.plot = element.querySelector(".plot");
     this.rows = unpack(this.data);
+    this.choices = element.querySelector(".choices");
     this.legendBox = element.querySelector(".legends");
     this.shown = {};
     for (const legend of this.legends) {
       this.shown[legend.field] = new Set(legend.entries.map((entry) => entry.name));
     }
-    this.pad = 58;
+    this.pad = 72;
     const details = element.querySelector("details");
     details.addEventListener("toggle", () => this.list(details), { once: true });
   }
@@ -118,17 +128,23 @@ class Figure {
     for (const [field, names] of Object.entries(this.shown)) {
       spec.params.find((param) => param.name === `shown_${field}`).value = [...names];
     }
+    for (const param of spec.params ?? []) {
+      if (param.bind?.input && this.view) param.value = this.view.signal(param.name);
+    }
     this.view?.finalize();
+    this.choices.replaceChildren();
     const embedded = await vegaEmbed(this.plot, spec, {
       config: darkness.matches ? page.configs.dark : page.configs.light,
-      renderer: "svg",
+      renderer: this.rows.length > MOST_SVG ? "canvas" : "svg",
+      logLevel: 1, // errors alone: a series that is hidden leaves empty scales, which is no fault
+      bind: this.choices,
       actions: { export: true, source: false, compiled: false, editor: false },
       tooltip: { theme: darkness.matches ? "dark" : "light" },
       downloadFileName: this.name,
     });
     this.view = embedded.view;
-    const over = this.plot.querySelector("svg.marks").getBoundingClientRect().width - available;
-    if (again && (over > 0 || over < -40 * columns)) {
+    const over = this.plot.querySelector(".marks").getBoundingClientRect().width - available;
+    if (again && (over > 1 || over < -40 * columns)) {
       this.pad += Math.ceil(over / columns);
       await this.draw(false);
     }
