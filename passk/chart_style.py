@@ -63,7 +63,8 @@ class Legend:
         marks = [entry[mark] for entry in self.entries]
         scale = alt.Scale(domain=self.names, range=marks)
         legend = alt.Legend(title=self.title or None)
-        return kind(f"{self.field}:N", scale=scale, legend=legend, **more)
+        level = "O" if "sort" in more else "N"
+        return kind(f"{self.field}:{level}", scale=scale, legend=legend, **more)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Series:
         """Of a point: by weight of Pass@1 where runs are told apart by it."""
         if len(self.legends) == 1:
             return alt.value(SIZES[1])
-        return self.legends[1].channel(alt.Size, "size")
+        return self.legends[1].channel(alt.Size, "size", sort=self.legends[1].names)
 
     def test(self) -> str:
         """Whether a row is of a series that is shown."""

@@ -97,7 +97,8 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
     data = data.assign(low=table["alignment_low"], high=table["alignment_high"])
     colors = {titles[label]: label for label in table["regime"]}
     y = alt.Y("run:N", sort=list(colors), title=None, axis=alt.Axis(labelLimit=260, grid=False))
-    x = alt.X("value:Q", title="cosine with the Pass@1 gradient", scale=alt.Scale(padding=12))
+    unit = "cosine with the Pass@1 gradient"
+    x = alt.X("value:Q", title=unit, scale=alt.Scale(padding=12))
     color = _label_scale(colors, list(titles))
     base = alt.Chart().encode(y=y, x=x, color=color)
     main = base.transform_filter("datum.role == 'main'")
@@ -107,9 +108,9 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
         base.transform_filter("datum.role == 'seed'")
         .mark_point(filled=True, size=SIZES[0], opacity=0.45)
         .encode(tooltip=shown_at_point),
-        main.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
+        main.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q", title=unit), x2="high:Q"),
         main.mark_point(filled=True, size=SIZES[2], opacity=1).encode(tooltip=shown_at_point),
-    ).properties(width=2 * PANEL - 40, height=alt.Step(34))
+    ).properties(width=2 * PANEL - 40, height=34 * table["regime"].nunique())
     return Drawing(chart, rounded(data, ["value", "low", "high"], 4))
 
 
@@ -126,18 +127,18 @@ def _lines(
         axis=alt.Axis(tickMinStep=1, grid=False),
         scale=alt.Scale(padding=8, nice=False),
     )
-    y = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False, nice=True))
+    y = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False, padding=6))
     base = alt.Chart().transform_filter(test).encode(x=x, y=y, color=series.color())
     main = base.transform_filter("datum.role == 'main'")
     seeds = base.transform_filter("datum.role == 'seed'")
-    dashed = series.dash()
+    dashed, level_tips = series.dash(), tips(series.legends[0].field, value="value")
     layers = [
         *below,
         seeds.mark_line(strokeWidth=0.9, opacity=0.5).encode(detail="seed:N", strokeDash=dashed),
         alt.Chart()
         .transform_filter(f"{test} && datum.role == 'level'")
-        .mark_rule(strokeDash=[5, 4], strokeWidth=1.4)
-        .encode(y=y, color=series.color(), tooltip=tips(series.legends[0].field, value="value")),
+        .mark_rule(strokeWidth=1.4)
+        .encode(y=y, color=series.color(), strokeDash=dashed, tooltip=level_tips),
         main.mark_line().encode(strokeDash=dashed),
         main.mark_point(filled=True, opacity=1, size=SIZES[0]).encode(
             shape=series.shape(),

@@ -128,7 +128,7 @@ def weight_by_kind(prompts: pd.DataFrame, k: int) -> Drawing | None:
         .encode(
             y=alt.Y("weight:Q", title="weight"), tooltip=tips(success="success", weight="weight")
         ),
-    ).properties(width=PANEL, height=200, title=f"Weight of a problem under Pass@{k}")
+    ).properties(width=PANEL, height=200, title=f"Weight under Pass@{k}")
     spread = (
         alt.Chart()
         .transform_filter(f"datum.part == 'problems' && {kinds.test}")
@@ -189,9 +189,7 @@ def _share_panel(kinds: Legend) -> Any:
         base.mark_point(filled=True, size=SIZES[3], opacity=1).encode(
             x=alt.X("of_weight:Q"), tooltip=shown
         ),
-    ).properties(
-        width=PANEL, height=alt.Step(44), title="Share of problems (ring) and of weight (dot)"
-    )
+    ).properties(width=PANEL, height=alt.Step(44), title="Problems (ring), weight (dot)")
 
 
 def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Drawing | None:

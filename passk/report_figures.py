@@ -19,7 +19,7 @@ _TOLD = {
     "training_curves": (
         "Held-out success while training",
         "Bands, for few lines, are 95 % intervals over problems; with several seeds, each is a "
-        "thin line and their mean a thick one. The dashed level is where SFT ended.",
+        "thin line and their mean a thick one. The level line is where SFT ended.",
     ),
     "pareto_regimes": (
         "What each regime trades",
@@ -52,7 +52,7 @@ _TOLD = {
     "weight_by_kind": (
         "Which problems Pass@{k} up-weights",
         "Where {run} started: the weight of a problem by its success, how many problems are where, "
-        "and the share of all weight that falls on each kind.",
+        "and the share of all problems and of all weight that falls on each kind.",
     ),
     AGREEMENT: (
         "Weight against agreement: {diagnosis}",

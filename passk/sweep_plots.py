@@ -33,6 +33,7 @@ def pareto(
     series = series_of(records, titles)
     data = pd.DataFrame([series.columns[label] for label in cells["regime"]])
     data["name"] = cells["regime"].map(titles).to_numpy()
+    data["pass1_weight"] = cells["pass1_weight"].to_numpy()
     for axis, column in (("x", x), ("y", y)):
         for end in ("", "_low", "_high"):
             data[axis + end] = 100 * cells[column + end].to_numpy(float)
@@ -63,7 +64,7 @@ def _pareto_layers(series: Series, k: int, over_k: bool) -> list[Any]:
         start.mark_text(align="right", dx=-8, dy=14).encode(text=alt.value("start")),
     ]
     if over_k:
-        layers.append(base.mark_line(strokeWidth=1.4, opacity=0.6).encode(order="x:Q"))
+        layers.append(base.mark_line(strokeWidth=1.4, opacity=0.6).encode(order="pass1_weight:Q"))
     points = base.mark_point(filled=True, opacity=1).encode(
         shape=series.shape(),
         size=series.size() if over_k else alt.value(SIZES[2]),
@@ -112,7 +113,9 @@ def _heatmap(measure: str, rows: pd.DataFrame) -> Any:
     low, high = float(rows["value"].min()), float(rows["value"].max())
     if measure.startswith("Change"):
         end = max(abs(low), abs(high), 1e-9)
-        scale = alt.Scale(domain=[-end, 0, end], range=["#C0560A", "#F4F1EC", "#1B6CA8"])
+        scale = alt.Scale(
+            domain=[-end, 0, end], range=["#C0560A", "#F4F1EC", "#1B6CA8"], interpolate="rgb"
+        )
         dark = f"abs(datum.value) > {0.6 * end:.6g}"
         form = "+.1f"
     else:

@@ -54,6 +54,7 @@ function withoutLegends(node) {
 function fit(spec, available, pad) {
   if (!spec.concat && spec.width !== spec.height) {
     spec.width = available;
+    if (spec.height > 250) spec.height = Math.min(spec.height, Math.round(0.95 * available));
     spec.autosize = { type: "fit-x", contains: "padding" };
     return 1;
   }
