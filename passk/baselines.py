@@ -11,7 +11,7 @@ import pandas as pd
 
 from passk.errors import UserError
 from passk.records import RunRecord
-from passk.wording import run_labels, run_title
+from passk.wording import in_order, run_title
 
 # Of generated problems, and of those that are read: which settings say what is held out.
 _GENERATED = "conventions"
@@ -25,9 +25,7 @@ def baseline_runs(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
     Raises:
         UserError: there is no such run, or the regime has several labels.
     """
-    labels = run_labels(records)
-    titles = [run_title(record, label) for label, record in zip(labels, records, strict=True)]
-    named = list(zip(labels, titles, records, strict=True))
+    named = [(label, run_title(record, label), record) for label, record in in_order(records)]
     exact = [record for label, title, record in named if name in (label, title)]
     if exact:
         return exact

@@ -8,6 +8,7 @@ import pandas as pd
 from passk.costs import GAINED, LOST, PHASES
 from passk.sheets import Sheet, without_empty_columns
 
+_OF_ONE_SIDE = ("num_drawn", "num_sampled_tokens", "num_demonstrations")  # 0 for the others
 _AMOUNTS = {"samples": "samples", "tokens": "tokens", "device_seconds": "device-seconds"}
 
 
@@ -25,7 +26,7 @@ def cost_sheet(costs: pd.DataFrame, titles: Mapping[str, str]) -> Sheet:
     headings |= {"step_seconds": "A step (s)"}
     rows = [
         [titles.get(row["regime"], row["regime"]), str(row["num_runs"])]
-        + [_amount(row[column]) for column in headings]
+        + ["" if _is_beside(row, column) else _amount(row[column]) for column in headings]
         for row in costs.to_dict("records")
     ]
     return without_empty_columns(Sheet(["Regime", "Runs", *headings.values()], rows))
@@ -62,6 +63,11 @@ def cost_sentences(costs: pd.DataFrame, titles: Mapping[str, str]) -> list[str]:
         if clauses:
             sentences.append(f"{'; '.join(clauses)}.")
     return sentences
+
+
+def _is_beside(row: Mapping[Any, Any], column: str) -> bool:
+    """Samples of SFT, demonstrations of RL: there are none."""
+    return column in _OF_ONE_SIDE and row[column] == 0
 
 
 def _step(row: Mapping[Any, Any], reference: Mapping[Any, Any], titles: Mapping[str, str]) -> str:

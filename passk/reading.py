@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,19 @@ def read_file(reader: Any, file: Path, default: Any = None) -> Any:
 
 def read_table(file: Path, default: pd.DataFrame | None = None) -> pd.DataFrame:
     """A CSV file, in which the names of groups and problems are text."""
-    reader = partial(pd.read_csv, converters=dict.fromkeys(_TEXT, str))
-    table: pd.DataFrame = read_file(reader, file, default=default)
+    table: pd.DataFrame = read_file(_read_csv, file, default=default)
     return table
+
+
+def _read_csv(file: Path) -> pd.DataFrame:
+    """Only in columns of numbers is a value missing where there is nothing."""
+    columns = pd.read_csv(file, nrows=0).columns
+    return pd.read_csv(
+        file,
+        dtype={name: str for name in columns if name in _TEXT},
+        keep_default_na=False,
+        na_values={name: [""] for name in columns if name not in _TEXT},
+    )
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:

@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 
 from passk.baselines import counts_before, last_counts
-from passk.config import REGIMES
 from passk.estimators import pass_at_k
 from passk.records import RunRecord, find_runs, load_run, read_seed_table
 from passk.statistics import Interval, paired_difference, seed_interval
-from passk.wording import run_labels
+from passk.wording import in_order
 
-__all__ = ["RunRecord", "find_runs", "load_run", "reproduction_table", "sweep_table"]
+__all__ = ["RunRecord", "find_runs", "in_order", "load_run", "reproduction_table", "sweep_table"]
 
 ALL_SEEDS = "all"
 NOTHING = Interval(np.nan, np.nan, np.nan)
@@ -176,16 +175,6 @@ def _alignment(record: RunRecord) -> dict[str, float]:
         rows = record.metrics.reindex(columns=names).head(1)
     first = rows[names].astype(float).head(1).to_dict("list")
     return {str(name): values[0] for name, values in first.items() if values}
-
-
-def in_order(records: Sequence[RunRecord]) -> list[tuple[str, RunRecord]]:
-    """(label, record) by regime (SFT first), then label, then seed."""
-
-    def place(item: tuple[str, RunRecord]) -> tuple[int, str, int]:
-        regime = item[1].regime
-        return REGIMES.index(regime) if regime in REGIMES else len(REGIMES), item[0], item[1].seed
-
-    return sorted(zip(run_labels(records), records, strict=True), key=place)
 
 
 def _columns(name: str, interval: Interval) -> dict[str, float]:

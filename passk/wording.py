@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from passk.config import REGIMES
 from passk.records import RunRecord
 
 # Settings that say where, when or how often a run happened, not what it did.
@@ -61,6 +62,16 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
             parts = [_setting(str(key), value) for key, value in differing[column].items()]
             labels[i] = " ".join([regime, *parts])
     return labels
+
+
+def in_order(records: Sequence[RunRecord]) -> list[tuple[str, RunRecord]]:
+    """(label, record) by regime (SFT first), then label, then seed."""
+
+    def place(item: tuple[str, RunRecord]) -> tuple[int, str, int]:
+        regime = item[1].regime
+        return REGIMES.index(regime) if regime in REGIMES else len(REGIMES), item[0], item[1].seed
+
+    return sorted(zip(run_labels(records), records, strict=True), key=place)
 
 
 def _setting(key: str, value: object) -> str:
