@@ -40,7 +40,7 @@ def pareto(
     front = pareto_front(data[["x", "y"]].to_numpy())
     data["front"] = [bool((front == point).all(1).any()) for point in data[["x", "y"]].to_numpy()]
     over_k = len(series.legends) > 1
-    numbers = [name for name in data if name[0] in "xy"]
+    numbers = [name for name in map(str, data) if name[0] in "xy"]
     chart = alt.layer(*_pareto_layers(series, k, over_k)).properties(width=2 * PANEL, height=400)
     return Drawing(chart, rounded(data, numbers), series.legends)
 

@@ -75,7 +75,7 @@ def _thinned(shares: pd.DataFrame) -> pd.DataFrame:
 
     Of runs and splits that have more than one step.
     """
-    means = shares.groupby(_KEYS, sort=False, as_index=False)["share"].mean()
+    means = shares.groupby(_KEYS, sort=False, as_index=False)[["share"]].mean()
     frames = []
     for _, rows in means.groupby(["run", "split"], sort=False):
         steps = np.sort(rows["step"].astype(int).unique())
@@ -84,7 +84,7 @@ def _thinned(shares: pd.DataFrame) -> pd.DataFrame:
         parts = np.array_split(steps, min(MOST_STEPS, len(steps)))
         last = {step: int(part[-1]) for part in parts for step in part}
         rows = rows.assign(step=rows["step"].astype(int).map(last))
-        frames.append(rows.groupby(_KEYS, sort=False, as_index=False)["share"].mean())
+        frames.append(rows.groupby(_KEYS, sort=False, as_index=False)[["share"]].mean())
     if not frames:
         return means.iloc[:0]
     data = pd.concat(frames, ignore_index=True)
