@@ -14,7 +14,7 @@ import pandas as pd
 from passk.baselines import counts_before, last_counts
 from passk.estimators import pass_at_k
 from passk.records import RunRecord, find_runs, load_run, read_seed_table
-from passk.statistics import Interval, paired_difference, seed_interval
+from passk.statistics import Interval, bootstrap_intervals, seed_interval
 from passk.wording import in_order
 
 __all__ = ["RunRecord", "find_runs", "in_order", "load_run", "reproduction_table", "sweep_table"]
@@ -48,9 +48,11 @@ def reproduction_table(
         k = reported_k(record, records)
         row: dict[str, object] = {"regime": label, "seed": record.seed}
         before, after = counts_before(record, records, baseline), last_counts(record)
-        for name, this_k in (("pass1", 1), ("passk", k)):
+        ks = {"pass1": 1, "passk": k}
+        deltas = _paired_deltas(before, after, list(ks.values()))
+        for (name, this_k), delta in zip(ks.items(), deltas, strict=True):
             row[name] = _mean_pass_at_k(after, this_k)
-            row |= _columns(f"delta_{name}", _paired_delta(before, after, this_k))
+            row |= _columns(f"delta_{name}", delta)
         rows.append(row | _alignment(record))
     table = pd.DataFrame(rows, columns=REPRODUCTION_COLUMNS)
     return with_all_seeds(table, ["regime"])
@@ -74,9 +76,9 @@ def sweep_table(
         row: dict[str, object] = {"regime": label, "k": record.k}
         row |= {"pass1_weight": record.pass1_weight, "seed": record.seed}
         before, after = counts_before(record, among or records, baseline), last_counts(record)
-        for k in grid:
+        for k, delta in zip(grid, _paired_deltas(before, after, grid), strict=True):
             row |= _columns(f"pass{k}", _last_value(record, k))
-            row |= _columns(f"delta_pass{k}", _paired_delta(before, after, k))
+            row |= _columns(f"delta_pass{k}", delta)
         rows.append(row)
     table = pd.DataFrame(rows).sort_values(
         ["k", "pass1_weight", "regime", "seed"], ascending=[True, False, True, True]
@@ -137,19 +139,27 @@ def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:
     return float(pass_at_k(counts["n"].to_numpy(), counts["c"].to_numpy(), k).mean())
 
 
-def _paired_delta(before: pd.DataFrame | None, after: pd.DataFrame | None, k: int) -> Interval:
-    """Change in Pass@k, after minus before, over the problems that both evaluated."""
+def _paired_deltas(
+    before: pd.DataFrame | None, after: pd.DataFrame | None, ks: Sequence[int]
+) -> list[Interval]:
+    """Change in Pass@k for each k, after minus before, over the problems that both evaluated.
+
+    All k share their resamples of the problems, as long as all problems have samples for each.
+    """
     if before is None or after is None:
-        return NOTHING
+        return [NOTHING] * len(ks)
     both = before.merge(after, on="problem_id", suffixes=("_before", "_after"), validate="1:1")
-    both = both[(both["n_before"] >= k) & (both["n_after"] >= k)]
-    if both.empty:
-        return NOTHING
-    then_P, now_P = (
-        pass_at_k(both[f"n_{when}"].to_numpy(), both[f"c_{when}"].to_numpy(), k)
-        for when in ("before", "after")
+    least_P = both[["n_before", "n_after"]].min(axis=1).to_numpy()
+    if len(ks) > 1 and not (least_P >= max(ks)).all():
+        return [interval for k in ks for interval in _paired_deltas(before, after, [k])]
+    both = both[least_P >= max(ks, default=1)]
+    if both.empty or not ks:
+        return [NOTHING] * len(ks)
+    n_P, c_P, later_n_P, later_c_P = (
+        both[f"{count}_{when}"].to_numpy() for when in ("before", "after") for count in "nc"
     )
-    return paired_difference(then_P, now_P)
+    gains = [pass_at_k(later_n_P, later_c_P, k) - pass_at_k(n_P, c_P, k) for k in ks]
+    return bootstrap_intervals(np.stack(gains, axis=1))
 
 
 def _last_value(record: RunRecord, k: int) -> Interval:
