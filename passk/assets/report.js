@@ -248,8 +248,10 @@ async function drawAll() {
   for (const figure of figures) {
     if (mine !== round) return;
     await figure.draw();
+    performance.mark(figure === figures[0] ? "first figure" : "next figure");
     await new Promise((resolve) => setTimeout(resolve));
   }
+  performance.mark("all figures");
   document.documentElement.dataset.drawn = figures.length;
 }
 
