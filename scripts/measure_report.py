@@ -21,29 +21,10 @@ from run_files import simulated_counts, write_rollouts, write_run
 
 from passk.report import write_report
 
-KS, WEIGHTS = (2, 4, 8, 16, 32), (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)
+KS, WEIGHTS = (2, 4, 8, 12, 16), (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)
 NUM_PROBLEMS, N = 500, 64
 NUM_PROMPTS, NUM_SAMPLES, NUM_STEPS = 64, 16, 150
-WORDS = [
-    "so",
-    "then",
-    "we",
-    "add",
-    "the",
-    "two",
-    "parts",
-    "and",
-    "carry",
-    "one",
-    "over",
-    "which",
-    "gives",
-    "the",
-    "sum",
-    "of",
-    "both",
-    "sides",
-]
+WORDS = ["so", "we", "add", "both", "parts", "and", "carry", "one", "over", "which", "gives", "the", "sum", "=", "41", ";", "then"]
 
 
 def write_sweep(root: Path) -> None:
@@ -89,7 +70,8 @@ def opened(file: Path) -> tuple[float, float]:
         page.goto(file.as_uri(), wait_until="commit")
         page.wait_for_function("document.documentElement.dataset.drawn", timeout=60_000)
         first, drawn = page.evaluate(
-            "['first figure', 'all figures'].map((n) => performance.getEntriesByName(n)[0].startTime)"
+            "['first figure', 'all figures'].map("
+            "(name) => performance.getEntriesByName(name)[0].startTime)"
         )
         browser.close()
     return first / 1000, drawn / 1000

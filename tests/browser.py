@@ -21,7 +21,7 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 def chromium_file() -> str:
-    """Chromium from PASSK_CHROMIUM or the path; a test fails, in a sentence, where there is none."""
+    """Chromium from PASSK_CHROMIUM or the path; a test says in a sentence that there is none."""
     found = os.environ.get("PASSK_CHROMIUM") or shutil.which("chromium")
     if not found or not Path(found).is_file():
         pytest.fail(

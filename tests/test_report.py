@@ -143,7 +143,7 @@ def test_unfinished_run_without_evaluations(tmp_path):
     assert "1 not finished" in page.text
     assert page.headings[0].startswith("What each regime")
     assert page.headings[-1] == "How it was made"
-    assert "vega" not in page.text
+    assert "vegaEmbed=" not in page.text
 
 
 def test_run_without_alignment_or_kinds(tmp_path):

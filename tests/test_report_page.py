@@ -54,12 +54,11 @@ def report(tmp_path_factory):
         run = root / "main" / "seed-0" / regime
         for step in (0, 29):
             write_rollouts(run, step, PROBLEMS)
-        problems = {
-            "problem_id": list(PROBLEMS),
-            "split": "train",
-            "kind": ["textbook", "skill", ""],
-        }
-        problems |= {"level": "", "type": "", "prompt": ["3+4=", HOSTILE, "2*2="]}
+        with (run / "config.yaml").open("a") as config:
+            config.write("rollout: {num_samples: 4, num_prompts: 3}\n")
+        problems = {"problem_id": list(PROBLEMS), "kind": ["textbook", "skill", ""]}
+        problems |= {"split": "train", "level": "", "type": ""}
+        problems |= {"prompt": ["3+4=", HOSTILE, "2*2="]}
         pd.DataFrame(problems | {"answer": ["7", "1", "4"]}).to_parquet(run / "problems.parquet")
     write_sweep(root / "sweep")
     write_diagnosis(root / "sweep" / "diagnosis")
@@ -240,10 +239,9 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser, report, scheme):
     settings = {"viewport": PHONE, "color_scheme": scheme, "has_touch": True, "is_mobile": True}
     opened = Opened(browser, report, device_scale_factor=2, **settings)
     assert opened.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-    wide = (
-        "figures.filter((f) => f.plot.querySelector('.marks').getBoundingClientRect().right > 391)"
-    )
-    assert opened.page.evaluate(f"{wide}.map((f) => f.name)") == []
+    right = "f.plot.querySelector('.marks').getBoundingClientRect().right"
+    wide = f"figures.filter((f) => {right} > 391).map((f) => f.name)"
+    assert opened.page.evaluate(wide) == []
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     opened.page.screenshot(path=SCREENSHOTS / f"phone_{scheme}.png", full_page=True)
     assert opened.said == []
