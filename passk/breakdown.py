@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from passk.baselines import last_counts, sft_of, starting_counts
 from passk.estimators import all_wrong
 from passk.records import RunRecord
-from passk.tables import in_order, last_counts, reported_k, sft_of, starting_counts
+from passk.tables import in_order, reported_k
 
 
 def kind_table(records: Sequence[RunRecord]) -> pd.DataFrame:

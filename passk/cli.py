@@ -243,12 +243,20 @@ def _directories_as_override(words: Sequence[str]) -> list[str]:
         if flag in words and words.index(flag) + 1 < len(words):
             values.add(words[words.index(flag) + 1])
     directories = [word for word in plain if word not in values]
-    others = [word for word in words if word not in directories]
+    others = [_with_quotes(word) for word in words if word not in directories]
     return (
         others
         if not directories
         else [*others, f"dirs={json.dumps(directories, ensure_ascii=False)}"]
     )
+
+
+def _with_quotes(word: str) -> str:
+    """The label of a sweep's cell has blanks and = in it: for Hydra only in quotes."""
+    key, _, label = word.partition("=")
+    if key != "baseline" or label in ("", "null") or label[0] in "\"'":
+        return word
+    return f"{key}={json.dumps(label, ensure_ascii=False)}"
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ class ReportConfig:
 
     dirs: list[str] = field(default_factory=list)
     out: str | None = None  # null: the first directory
+    baseline: str | None = None  # a run's label or regime; null: where each run started
 
 
 @dataclass(kw_only=True)

@@ -62,6 +62,7 @@ def train_as_rank(
         run.begin_saving(in_background=cfg.train.async_save)
         run.rewind(parts.learner.step)
         run.start(cfg, overrides, **facts)
+        run.write_problems(train=trained_on, heldout=parts.data.heldout)
         run.write_gold_refused(gold.refused)
         run.track(cfg, parts.learner.step)
         _train_and_record(cfg, parts, run, overrides, state)
@@ -97,7 +98,7 @@ def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> No
     # A sweep or reproduction keeps its own report; a run's directory is never written into.
     alone = len(cfg.dirs) == 1 and not (Path(cfg.dirs[0]) / "metrics.jsonl").is_file()
     out = Path(cfg.out) if cfg.out else Path(cfg.dirs[0]) if alone else run_dir
-    page = write_report(cfg.dirs, out)
+    page = write_report(cfg.dirs, out, cfg.baseline)
     print((out / "table.md").read_text())
     print(f"report: {page}")
 

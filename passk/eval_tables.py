@@ -64,6 +64,13 @@ def count_correct(samples: pd.DataFrame) -> pd.DataFrame:
     return counts.reset_index()
 
 
+def with_kind(frame: pd.DataFrame) -> pd.DataFrame:
+    """Problems with levels, or else types, for kinds where they have none; empty without any."""
+    groupings = [name for name in GROUPINGS if name in frame and (frame[name] != "").any()]
+    kind = frame[groupings[0]].replace("", NO_GROUP) if groupings else ""
+    return frame.assign(kind=kind).astype({"kind": str})
+
+
 def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
     """Long form: k, value, ci_low, ci_high, num_problems, num_samples for each k of `eval.ks`.
 

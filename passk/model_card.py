@@ -23,7 +23,7 @@ from passk.lineage import Lineage, command_line, hub_id, shown_name
 from passk.policy import Tokenizer
 from passk.records import RunRecord
 from passk.rows import is_file_name
-from passk.tables import paired_delta, reported_k
+from passk.tables import paired_deltas, reported_k
 from passk.wording import markdown, reading, run_labels, run_title
 
 _PRIOR = "starting checkpoint"
@@ -155,7 +155,7 @@ def pass_table(record: RunRecord, step: int) -> pd.DataFrame:
             found = table.reindex([k]).iloc[0]
             row |= {name: found["value"]}
             row |= {f"{name}_low": found["ci_low"], f"{name}_high": found["ci_high"]}
-        change = paired_delta(before, after, int(k))
+        [change] = paired_deltas(before, after, [int(k)])
         row |= {"delta": change.value, "delta_low": change.low, "delta_high": change.high}
         rows.append(row)
     return pd.DataFrame(rows)

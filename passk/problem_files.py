@@ -1,16 +1,32 @@
-"""Problems as a file of JSON lines that reads back as they are, by the same columns of `data`."""
+"""Problems as files: JSON lines that read back by the columns of `data`, and a run's own table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from passk.config import DataConfig, TableConfig
 from passk.disk import replacing
 from passk.gold import find_gold
 from passk.types import Problem
 
+GROUPINGS = ("kind", "level", "type")
 _WRAPPED = {"whole": "{}", "after_hash": "#### {}", "in_box": "\\boxed{{{}}}"}
+
+
+def problem_table(splits: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
+    """A row per problem: problem_id, split, the groups that problems have, prompt, answer.
+
+    The prompt is the problem's text, before templates and shots.
+    """
+    named = [(split, problem) for split, problems in splits.items() for problem in problems]
+    groupings = [name for name in GROUPINGS if any(getattr(p, name) for _, p in named)]
+    columns = {"problem_id": [p.id for _, p in named], "split": [split for split, _ in named]}
+    for name in (*groupings, "prompt", "answer"):
+        columns[name] = [getattr(p, name) for _, p in named]
+    return pd.DataFrame(columns, dtype=object)
 
 
 def write_problems(path: Path, problems: Sequence[Problem], cfg: DataConfig) -> None:

@@ -17,9 +17,10 @@ import yaml
 
 from passk.config import ESTIMATORS_WITHOUT_K
 from passk.errors import UserError
-from passk.eval_tables import NO_GROUP
+from passk.eval_tables import GROUPINGS, with_kind
+from passk.reading import read_file, read_manifest, read_table, saved_steps
 
-_GROUPINGS = ("kind", "level", "type")  # the first that problems have is shown as their kind
+_PROBLEM_COLUMNS = ["problem_id", "split", "kind", "prompt", "answer"]
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
 
 
@@ -81,8 +82,12 @@ class RunRecord:
     @property
     def steps(self) -> list[int]:
         """Evaluated steps whose counts per problem are on disk, ascending."""
-        found = (self.path / "eval").glob("step-*.parquet")
-        return sorted(int(file.stem.removeprefix("step-")) for file in found)
+        return saved_steps(self.path / "eval")
+
+    @property
+    def rollout_steps(self) -> list[int]:
+        """Steps whose samples are on disk, ascending."""
+        return saved_steps(self.path / "rollouts")
 
     def setting(self, key: str, default: Any = None) -> Any:
         """The value of a dotted key of the configuration."""
@@ -99,10 +104,25 @@ class RunRecord:
         Levels, or else types, stand for kinds where problems have none.
         """
         file = self.path / "eval" / f"step-{step:06d}.parquet"
-        frame: pd.DataFrame = _read(pd.read_parquet, file)
-        groupings = [name for name in _GROUPINGS if name in frame and (frame[name] != "").any()]
-        frame["kind"] = frame[groupings[0]].replace("", NO_GROUP) if groupings else ""
-        return frame[["problem_id", "kind", "n", "c"]].astype({"kind": str})
+        frame = with_kind(read_file(pd.read_parquet, file))
+        return frame[["problem_id", "kind", "n", "c"]]
+
+    def rollouts(self, step: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The samples that a step was trained on, a row each; these columns, or all."""
+        file = self.path / "rollouts" / f"step-{step:06d}.parquet"
+        frame: pd.DataFrame = read_file(partial(pd.read_parquet, columns=columns), file)
+        return frame
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """`eval/summary.csv`, a row per step and metric; empty for a run without evaluations."""
+        columns = ["step", "metric", "value", "ci_low", "ci_high", "num_problems"]
+        empty = pd.DataFrame(columns=columns, dtype=object)
+        return read_table(self.path / "eval" / "summary.csv", default=empty)
+
+    def problems(self) -> pd.DataFrame:
+        """problem_id, split (train or heldout), kind, prompt, answer; empty for an older run."""
+        return read_problems(self.path)
 
 
 def load_run(path: str | Path) -> RunRecord:
@@ -117,13 +137,12 @@ def load_run(path: str | Path) -> RunRecord:
             f"{path} is not a run directory: it needs a config.yaml with a regime,"
             " and metrics.jsonl or eval/table.csv beside it"
         )
-    manifest_file, overrides_file = path / "manifest.json", path / "overrides.txt"
-    manifest = _read(lambda f: json.loads(f.read_text()), manifest_file, default={})
-    overrides = _read(lambda f: f.read_text().splitlines(), overrides_file, default=[])
+    overrides_file = path / "overrides.txt"
+    overrides = read_file(lambda f: f.read_text().splitlines(), overrides_file, default=[])
     return RunRecord(
         path=path.resolve(),
-        config=_read(lambda f: yaml.safe_load(f.read_text()), path / "config.yaml"),
-        manifest=manifest,
+        config=read_file(lambda f: yaml.safe_load(f.read_text()), path / "config.yaml"),
+        manifest=read_manifest(path),
         evals=_read_evals(path / "eval" / "table.csv", ("step", "k")),
         by_kind=_read_by_kind(path / "eval"),
         metrics=_read_metrics(path / "metrics.jsonl"),
@@ -134,30 +153,53 @@ def load_run(path: str | Path) -> RunRecord:
 def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
     """Every run at or below the paths, once each: runs, reproductions and sweeps may be mixed.
 
+    A path may hold what `passk eval` or `passk diagnose` wrote instead, but not all may.
+
     Raises:
-        UserError: a path does not exist or holds no run.
+        UserError: a path does not exist or holds nothing of the kind, or there is no run at all.
     """
     found: dict[Path, None] = {}
-    for path in map(Path, paths):
+    folders = list(map(Path, paths))
+    for path in folders:
         if not path.is_dir():
             raise UserError(f"{path} is not a directory: give run, reproduce or sweep directories")
         below = sorted((f.parent for f in path.rglob("config.yaml")), key=_natural_order)
         runs = [d for d in below if not _is_hidden(d.relative_to(path)) and _is_run(d)]
-        if not runs:
+        if not runs and not find_measured([path], "eval", "diagnose"):
             raise UserError(
                 f"{path} holds no run: expected a config.yaml with a regime,"
                 " and metrics.jsonl or eval/table.csv beside it"
             )
         found.update(dict.fromkeys(run.resolve() for run in runs))
+    if not found:
+        raise UserError(
+            f"{', '.join(map(str, folders))} holds no run of passk train: give one beside what was "
+            "measured of it"
+        )
     return [load_run(run) for run in found]
+
+
+def find_measured(paths: Iterable[str | Path], *commands: str) -> list[Path]:
+    """The directories at or below the paths that one of these commands wrote, once each."""
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        below = sorted((f.parent for f in path.rglob("manifest.json")), key=_natural_order)
+        found |= {d.resolve(): None for d in below if read_manifest(d).get("command") in commands}
+    return list(found)
+
+
+def read_problems(folder: Path) -> pd.DataFrame:
+    """`problems.parquet` of a run or an evaluation: the columns of `RunRecord.problems`."""
+    empty = pd.DataFrame(columns=_PROBLEM_COLUMNS, dtype=object)
+    frame: pd.DataFrame = read_file(pd.read_parquet, folder / "problems.parquet", default=empty)
+    return with_kind(frame)[_PROBLEM_COLUMNS]
 
 
 def read_seed_table(record: RunRecord, name: str) -> pd.DataFrame | None:
     """`alignment.csv` or `kernel.csv` of the run's seed directory; None where there is none."""
     if record.seed_dir is None or not (record.seed_dir / name).is_file():
         return None
-    table: pd.DataFrame = _read(pd.read_csv, record.seed_dir / name)
-    return table
+    return read_table(record.seed_dir / name)
 
 
 def _is_run(path: Path) -> bool:
@@ -183,30 +225,17 @@ def _natural_order(path: Path) -> list[tuple[float, str]]:
     return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 
-def _read(reader: Any, file: Path, default: Any = None) -> Any:
-    """Read a file, or tell in one sentence which file could not be read and why."""
-    if default is not None and not file.is_file():
-        return default
-    try:
-        return reader(file)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file} cannot be read: {reason}") from error
-
-
 def _read_evals(file: Path, key: Sequence[str]) -> pd.DataFrame:
     columns = list(dict.fromkeys([*key, *_EVAL_COLUMNS]))
     empty = pd.DataFrame(columns=columns)
-    # A kind may be empty or spelt like a missing value, and is text even where it is a number.
-    as_text = dict.fromkeys(_GROUPINGS, str)
-    frame: pd.DataFrame = _read(partial(pd.read_csv, converters=as_text), file, default=empty)
+    frame = read_table(file, default=empty)
     if missing := [column for column in columns if column not in frame]:
         raise UserError(f"{file} lacks the column {missing[0]!r}: it needs {', '.join(columns)}")
     return frame.drop_duplicates(list(key), keep="last").sort_values(list(key), ignore_index=True)
 
 
 def _read_by_kind(folder: Path) -> pd.DataFrame:
-    found = (name for name in _GROUPINGS if (folder / f"table_by_{name}.csv").is_file())
+    found = (name for name in GROUPINGS if (folder / f"table_by_{name}.csv").is_file())
     name = next(found, "kind")
     table = _read_evals(folder / f"table_by_{name}.csv", ("step", name, "k"))
     return table.rename(columns={name: "kind"})
@@ -214,7 +243,7 @@ def _read_by_kind(folder: Path) -> pd.DataFrame:
 
 def _read_metrics(file: Path) -> pd.DataFrame:
     """A row per step, the last of a repeated one; a line cut short by a kill is dropped."""
-    lines = _read(lambda f: f.read_text().splitlines(), file, default=[])
+    lines = read_file(lambda f: f.read_text().splitlines(), file, default=[])
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

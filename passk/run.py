@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -20,11 +19,13 @@ from passk.errors import DiskFull
 from passk.eval_tables import SAMPLE_COLUMNS, pass_markdown
 from passk.learner import Learner, LearnStats
 from passk.policy import Tokenizer
+from passk.problem_files import problem_table
 from passk.provenance import provenance
 from passk.ranks import rank
 from passk.rollout import Rollout, sample_fields
 from passk.saving import CheckpointWriter
 from passk.seeds import first_samples
+from passk.spending import Spending
 from passk.tracking import Tracking
 from passk.types import Problem, Verdict
 
@@ -50,6 +51,7 @@ class Run:
         self.path = path
         self._checkpoints: CheckpointWriter | None = None
         self._tracking: Tracking | None = None
+        self._last_logged = 0.0  # seconds, by the last line of a session before this one
         self._manifest: dict[str, Any] = {
             "command": command,
             "seed": seed,
@@ -73,10 +75,9 @@ class Run:
         _write(self.path / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
         if not before:
             _write(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
-        self._session_start = time.monotonic()
-        self._seconds_before = float(before.get("seconds", 0.0))
+        self._spent = Spending(before, self._last_logged)
         self._manifest |= {**facts, "start": before.get("start", _now())}
-        self._manifest["status"] = "running"
+        self._manifest |= {**self._spent.facts(), "status": "running"}
         self._write_manifest()
 
     @_by_rank_0
@@ -84,6 +85,12 @@ class Run:
         """Send what is logged from `step` on to the tracker too, if one was chosen."""
         if cfg.tracker.name != "none":
             self._tracking = Tracking(cfg, self.path, self._manifest, step)
+
+    @_by_rank_0
+    def write_problems(self, **splits: Sequence[Problem]) -> None:
+        """`problems.parquet`, once: the problems behind the ids in rollouts, samples and tables."""
+        if not (self.path / "problems.parquet").is_file():
+            self._write_parquet(".", "problems", problem_table(splits))
 
     def finish(self, status: str) -> None:
         """Let a checkpoint be written to its end, and record how the run ended.
@@ -96,9 +103,7 @@ class Run:
 
     @_by_rank_0
     def _record_end(self, status: str) -> None:
-        session = time.monotonic() - self._session_start
-        seconds = round(self._seconds_before + session, 1)
-        self._manifest |= {"end": _now(), "seconds": seconds, "status": status}
+        self._manifest |= {"end": _now(), **self._spent.facts(), "status": status}
         self._write_end(status)  # before a tracker is waited for
         if self._tracking is not None:
             self._manifest |= self._tracking.finish(status)
@@ -124,7 +129,9 @@ class Run:
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         metrics = self.path / "metrics.jsonl"
         if metrics.is_file():
-            kept = [line for line in _whole_lines(metrics) if json.loads(line)["step"] < step]
+            logged = [(line, json.loads(line)) for line in _whole_lines(metrics)]
+            self._last_logged = max((row.get("seconds", 0.0) for _, row in logged), default=0.0)
+            kept = [line for line, row in logged if row["step"] < step]
             _write(metrics, "".join(f"{line}\n" for line in kept))
         for table in (self.path / "eval").glob("*.csv"):
             # Read as text, so that numbers keep their digits.
@@ -141,8 +148,12 @@ class Run:
 
     @_by_rank_0
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Append one step's line to `metrics.jsonl`; NaN becomes null."""
+        """Append one step's line to `metrics.jsonl`; NaN becomes null.
+
+        With `seconds`, which the run took until then: a kill leaves no other record of its time.
+        """
         line = {key: None if value != value else value for key, value in metrics.items()}
+        line["seconds"] = round(self._spent.seconds, 3)
         path = self.path / "metrics.jsonl"
         with full_disk_told(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")

@@ -46,6 +46,7 @@ def column_names(ks: set[int]) -> dict[str, str]:
     return {
         "regime": "Regime",
         "seed": "Seed",
+        "num_seeds": "Seeds",
         "pass1": "Pass@1 (%)",
         "passk": f"{passk} (%)",
         "delta_pass1": "Δ Pass@1 (points)",
@@ -95,6 +96,15 @@ def kernel(records: Sequence[RunRecord]) -> Sheet | None:
         rows.append([kinds, row["name"], str(row["seed"]), value.replace("-", "\u2212")])
     shown = Sheet(["Kinds", "Reproduction", "Seed", "Kernel"], rows)
     return shown if table["name"].nunique() > 1 else _without(shown, "Reproduction")
+
+
+def without_empty_columns(table: Sheet) -> Sheet:
+    """The columns that say something in some row; of a table without rows, all."""
+    for name in table.headings if table.rows else []:
+        i = table.headings.index(name)
+        if not any(row[i] for row in table.rows):
+            table = _without(table, name)
+    return table
 
 
 def _without(table: Sheet, heading: str) -> Sheet:

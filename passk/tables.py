@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from passk.config import REGIMES
+from passk.baselines import counts_before, last_counts
 from passk.estimators import pass_at_k
 from passk.records import RunRecord, find_runs, load_run, read_seed_table
-from passk.statistics import Interval, paired_difference, seed_interval
-from passk.wording import run_labels
+from passk.statistics import Interval, bootstrap_intervals, seed_interval
+from passk.wording import in_order
 
-__all__ = ["RunRecord", "find_runs", "load_run", "reproduction_table", "sweep_table"]
+__all__ = ["RunRecord", "find_runs", "in_order", "load_run", "reproduction_table", "sweep_table"]
 
 ALL_SEEDS = "all"
 NOTHING = Interval(np.nan, np.nan, np.nan)
@@ -32,11 +32,14 @@ REPRODUCTION_COLUMNS = [
 ]
 
 
-def reproduction_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+def reproduction_table(
+    records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
+) -> pd.DataFrame:
     """What each regime did to Pass@1 and Pass@k: a row per regime and seed, SFT first.
 
     `pass1` and `passk` are of the last evaluation; k is `reported_k`. Deltas are against the
-    starting checkpoint (`starting_counts`) with a paired bootstrap over held-out problems.
+    starting checkpoint, or the last evaluation of the baseline's run of the same seed
+    (`baselines.counts_before`), with a paired bootstrap over held-out problems.
     A regime with several seeds ends in a row of seed `all`: means, with Student-t intervals over
     seeds. `regime` is the label of `run_labels`. Columns: `REPRODUCTION_COLUMNS`.
     """
@@ -44,32 +47,38 @@ def reproduction_table(records: Sequence[RunRecord]) -> pd.DataFrame:
     for label, record in in_order(records):
         k = reported_k(record, records)
         row: dict[str, object] = {"regime": label, "seed": record.seed}
-        before, after = starting_counts(record, records), last_counts(record)
-        for name, this_k in (("pass1", 1), ("passk", k)):
+        before, after = counts_before(record, records, baseline), last_counts(record)
+        ks = {"pass1": 1, "passk": k}
+        deltas = paired_deltas(before, after, list(ks.values()))
+        for (name, this_k), delta in zip(ks.items(), deltas, strict=True):
             row[name] = _mean_pass_at_k(after, this_k)
-            row |= _columns(f"delta_{name}", paired_delta(before, after, this_k))
+            row |= _columns(f"delta_{name}", delta)
         rows.append(row | _alignment(record))
     table = pd.DataFrame(rows, columns=REPRODUCTION_COLUMNS)
     return with_all_seeds(table, ["regime"])
 
 
-def sweep_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+def sweep_table(
+    records: Sequence[RunRecord],
+    baseline: Sequence[RunRecord] | None = None,
+    among: Sequence[RunRecord] | None = None,
+) -> pd.DataFrame:
     """Cells of a sweep at a grid of k that all of them evaluated, whatever k each one optimised.
 
     A row per run: regime (label), k, pass1_weight, seed, then for each j of the grid the columns
     `pass{j}` and `delta_pass{j}`, each with `_low` and `_high`. Values carry the intervals of
-    `eval/table.csv`; deltas are against the run's own evaluation at step 0, by a paired bootstrap.
-    Cells with several seeds end in a row of seed `all`.
+    `eval/table.csv`; deltas are as in `reproduction_table`, where the runs that others started from
+    are looked for `among` those given. Cells with several seeds end in a row of seed `all`.
     """
     grid = common_ks(records)
     rows = []
     for label, record in in_order(records):
         row: dict[str, object] = {"regime": label, "k": record.k}
         row |= {"pass1_weight": record.pass1_weight, "seed": record.seed}
-        before, after = _own_start(record), last_counts(record)
-        for k in grid:
+        before, after = counts_before(record, among or records, baseline), last_counts(record)
+        for k, delta in zip(grid, paired_deltas(before, after, grid), strict=True):
             row |= _columns(f"pass{k}", _last_value(record, k))
-            row |= _columns(f"delta_pass{k}", paired_delta(before, after, k))
+            row |= _columns(f"delta_pass{k}", delta)
         rows.append(row)
     table = pd.DataFrame(rows).sort_values(
         ["k", "pass1_weight", "regime", "seed"], ascending=[True, False, True, True]
@@ -94,31 +103,6 @@ def common_ks(records: Sequence[RunRecord]) -> list[int]:
     """Every k that all runs with an evaluation have evaluated."""
     grids = [set(record.evals["k"].astype(int)) for record in records if len(record.evals)]
     return sorted(set.intersection(*grids)) if grids else []
-
-
-def last_counts(record: RunRecord) -> pd.DataFrame | None:
-    """Counts of the last evaluation of a run, None where it has none yet."""
-    return record.counts(record.steps[-1]) if record.steps else None
-
-
-def starting_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
-    """Counts of the checkpoint a run started from.
-
-    Inside a reproduction that is the last evaluation of its seed's SFT run (and None for the SFT
-    run itself); elsewhere it is the run's own evaluation at step 0.
-    """
-    if record.regime == "sft" and record.seed_dir is not None:
-        return None
-    sft = sft_of(record, records)
-    return last_counts(sft) if sft is not None and sft.steps else _own_start(record)
-
-
-def sft_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
-    """The SFT run that a run of a reproduction started from."""
-    if record.regime == "sft" or record.seed_dir is None:
-        return None
-    same_seed = (r for r in records if r.seed_dir == record.seed_dir and r.regime == "sft")
-    return next(same_seed, None)
 
 
 def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -147,11 +131,6 @@ def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return merged
 
 
-def _own_start(record: RunRecord) -> pd.DataFrame | None:
-    """The run's evaluation at step 0, once there is a later one to hold against it."""
-    return record.counts(0) if len(record.steps) > 1 and record.steps[0] == 0 else None
-
-
 def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:
     """Pass@k averaged over the problems with at least k judged samples."""
     counts = None if counts is None else counts[counts["n"] >= k]
@@ -160,19 +139,27 @@ def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:
     return float(pass_at_k(counts["n"].to_numpy(), counts["c"].to_numpy(), k).mean())
 
 
-def paired_delta(before: pd.DataFrame | None, after: pd.DataFrame | None, k: int) -> Interval:
-    """Change in Pass@k, after minus before, over the problems that both evaluated."""
+def paired_deltas(
+    before: pd.DataFrame | None, after: pd.DataFrame | None, ks: Sequence[int]
+) -> list[Interval]:
+    """Change in Pass@k for each k, after minus before, over the problems that both evaluated.
+
+    All k share their resamples of the problems, as long as all problems have samples for each.
+    """
     if before is None or after is None:
-        return NOTHING
+        return [NOTHING] * len(ks)
     both = before.merge(after, on="problem_id", suffixes=("_before", "_after"), validate="1:1")
-    both = both[(both["n_before"] >= k) & (both["n_after"] >= k)]
-    if both.empty:
-        return NOTHING
-    then_P, now_P = (
-        pass_at_k(both[f"n_{when}"].to_numpy(), both[f"c_{when}"].to_numpy(), k)
-        for when in ("before", "after")
+    least_P = both[["n_before", "n_after"]].min(axis=1).to_numpy()
+    if len(ks) > 1 and not (least_P >= max(ks)).all():
+        return [interval for k in ks for interval in paired_deltas(before, after, [k])]
+    both = both[least_P >= max(ks, default=1)]
+    if both.empty or not ks:
+        return [NOTHING] * len(ks)
+    n_P, c_P, later_n_P, later_c_P = (
+        both[f"{count}_{when}"].to_numpy() for when in ("before", "after") for count in "nc"
     )
-    return paired_difference(then_P, now_P)
+    gains = [pass_at_k(later_n_P, later_c_P, k) - pass_at_k(n_P, c_P, k) for k in ks]
+    return bootstrap_intervals(np.stack(gains, axis=1))
 
 
 def _last_value(record: RunRecord, k: int) -> Interval:
@@ -198,16 +185,6 @@ def _alignment(record: RunRecord) -> dict[str, float]:
         rows = record.metrics.reindex(columns=names).head(1)
     first = rows[names].astype(float).head(1).to_dict("list")
     return {str(name): values[0] for name, values in first.items() if values}
-
-
-def in_order(records: Sequence[RunRecord]) -> list[tuple[str, RunRecord]]:
-    """(label, record) by regime (SFT first), then label, then seed."""
-
-    def place(item: tuple[str, RunRecord]) -> tuple[int, str, int]:
-        regime = item[1].regime
-        return REGIMES.index(regime) if regime in REGIMES else len(REGIMES), item[0], item[1].seed
-
-    return sorted(zip(run_labels(records), records, strict=True), key=place)
 
 
 def _columns(name: str, interval: Interval) -> dict[str, float]:

@@ -83,6 +83,8 @@ def train(
             "learn_seconds": sync_started - learn_started,
             "sync_seconds": ended - sync_started,
             "tokens_per_second": experience.num_tokens / (ended - started),
+            "num_sampled_tokens": experience.num_tokens if experience.sampled else 0,
+            "num_learned_tokens": sum(len(row.completion_ids) for row in experience.rows),
         }
         if experience.sampled and is_due(step, cfg.rollout.save_every):
             logprobs = sample_logprobs(experience.rows, learned)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from passk.config import REGIMES
 from passk.records import RunRecord
 
 # Settings that say where, when or how often a run happened, not what it did.
@@ -63,6 +64,16 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
             parts = [_setting(str(key), value) for key, value in differing[column].items()]
             labels[i] = " ".join([regime, *parts])
     return labels
+
+
+def in_order(records: Sequence[RunRecord]) -> list[tuple[str, RunRecord]]:
+    """(label, record) by regime (SFT first), then label, then seed."""
+
+    def place(item: tuple[str, RunRecord]) -> tuple[int, str, int]:
+        regime = item[1].regime
+        return REGIMES.index(regime) if regime in REGIMES else len(REGIMES), item[0], item[1].seed
+
+    return sorted(zip(run_labels(records), records, strict=True), key=place)
 
 
 def _setting(key: str, value: object) -> str:
@@ -157,10 +168,13 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def reading(table: pd.DataFrame, titles: Mapping[str, str], ks: Mapping[str, int]) -> list[str]:
+def reading(
+    table: pd.DataFrame, titles: Mapping[str, str], ks: Mapping[str, int], baseline: str = ""
+) -> list[str]:
     """The reproduction table in sentences: first what changed, then how the gradients lay.
 
-    `titles` and `ks` are by label. A change whose interval contains 0 is called no clear change.
+    `titles` and `ks` are by label; changes are against `baseline`, if it is named. A change whose
+    interval contains 0 is called no clear change.
     """
     several = set(table[table["seed"] == "all"]["regime"])
     rows = table[(table["seed"] == "all") | ~table["regime"].isin(several)].to_dict("records")
@@ -175,11 +189,12 @@ def reading(table: pd.DataFrame, titles: Mapping[str, str], ks: Mapping[str, int
     ]
     sentences = []
     if changes:
-        sentences.append(f"Against the starting checkpoint, {'; '.join(changes)}.")
+        against = baseline or "the starting checkpoint"
+        sentences.append(f"Against {against}, {'; '.join(changes)}.")
     if directions:
         sentences.append(
-            "At that checkpoint, measured against the gradient of Pass@1, the gradient of "
-            f"{'; that of '.join(directions)}."
+            f"At {'the starting' if baseline else 'that'} checkpoint, measured against the "
+            f"gradient of Pass@1, the gradient of {'; that of '.join(directions)}."
         )
     return sentences
 

@@ -36,8 +36,13 @@ def write_run(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     with_alignment: bool = True,
     status: str = "finished",
+    metrics: Sequence[Mapping[str, Any]] = (),
+    manifest: Mapping[str, Any] | None = None,
 ) -> Path:
-    """One run; `counts` gives the correct samples of each problem at each evaluated step."""
+    """One run; `counts` gives the correct samples of each problem at each evaluated step.
+
+    `metrics` are what the lines of the first steps have besides, `manifest` what its has instead.
+    """
     (path / "eval").mkdir(parents=True)
     weight = WEIGHTS[regime] if pass1_weight is None else pass1_weight
     num_steps = max(counts, default=0) or 10
@@ -53,7 +58,7 @@ def write_run(
         config[group] |= values
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     (path / "overrides.txt").write_text(f"regime={regime}\ntrain.seed={seed}\n")
-    manifest = {
+    facts = {
         "status": status,
         "start": "2026-05-01T10:00:00+00:00",
         "end": "2026-05-01T10:01:12+00:00",
@@ -63,8 +68,8 @@ def write_run(
         "host": "laptop",
         "device": "cpu",
         "command": "train",
-    }
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    } | dict(manifest or {})
+    (path / "manifest.json").write_text(json.dumps(facts))
     write_evals(path, counts, kinds, n)
     with open(path / "metrics.jsonl", "w") as file:
         for step in range(1, num_steps + 1):
@@ -73,8 +78,39 @@ def write_run(
                 value = ALIGNMENT[regime] * (1 - 0.004 * step)
                 row |= {"alignment": value, "alignment_low": value - 0.1}
                 row |= {"alignment_high": value + 0.1}
+            row |= metrics[step - 1] if step <= len(metrics) else {}
             file.write(json.dumps(row) + "\n")
     return path
+
+
+def write_rollouts(
+    path: Path,
+    step: int,
+    groups: Mapping[str, Sequence[tuple[str, float | None]]],
+    **columns: Sequence[Any],
+) -> pd.DataFrame:
+    """`rollouts/` of a step: for each problem the texts of its samples and their rewards."""
+    rows = [
+        {
+            "step": step,
+            "problem_id": problem_id,
+            "sample": i,
+            "completion": text,
+            "num_tokens": len(text) + 1,
+            "finish_reason": "stop",
+            "reward": reward,
+            "reason": {None: "timeout", 0.0: "wrong", 1.0: "correct"}[reward],
+            "logprob_sampler": -0.5 - i,
+            "logprob_learner": -0.75 - i,
+            "policy_version": step,
+        }
+        for problem_id, samples in groups.items()
+        for i, (text, reward) in enumerate(samples)
+    ]
+    frame = pd.DataFrame(rows).assign(**columns).astype({"reward": float})
+    (path / "rollouts").mkdir(exist_ok=True)
+    frame.to_parquet(path / "rollouts" / f"step-{step:06d}.parquet")
+    return frame
 
 
 def write_evals(

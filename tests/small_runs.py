@@ -38,6 +38,7 @@ TIMES = {
     "learn_seconds",
     "sync_seconds",
     "tokens_per_second",
+    "seconds",
 }
 
 

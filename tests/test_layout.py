@@ -39,6 +39,8 @@ LEVELS = (
             "clusters",
             "interference",
             "trackers",
+            "spending",
+            "reading",
         ),
         *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp", "toy"),
     ),
@@ -77,9 +79,10 @@ LEVELS = (
         *("cells", "sweep_table"),
         *("tracking", "promised", "problem_files", "suspects", "injected", "remedies"),
         *("lineage", "card_prompts"),
+        "diagnoses",
     ),
     ("learner",),
-    ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition"),
+    ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition", "baselines"),
     (
         "math_verifier",
         "exact_verifier",
@@ -90,20 +93,21 @@ LEVELS = (
         "sketch",
         "prompt_products",
     ),
-    ("matrix", "experience", "build", "tables", "saving", "products"),
-    ("run", "breakdown", "starting", "preparing"),
+    ("matrix", "experience", "build", "tables", "saving", "products", "sample_files"),
+    ("run", "breakdown", "starting", "preparing", "costs", "verdict_shares", "sample_rows"),
     ("evaluation", "figure_style", "sheets", "diagnose_tables"),
-    ("golds_page",),
+    ("golds_page", "cost_words", "exports", "chart_style", "headline"),
     (
         *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
+        *("eval_plot", "sweep_plots", "verdict_plot", "report_page"),
         "diagnose_page",
         "interference_report",
     ),
     (
-        *("reproduce", "report", "toy_command", "explain", "diagnose_plots", "interference_plot"),
-        "filtered",
+        *("reproduce", "toy_command", "explain", "diagnose_plots", "interference_plot"),
+        *("filtered", "report_figures"),
     ),
-    ("filtered_page", "filtered_plots", "model_card"),
+    ("filtered_page", "filtered_plots", "report", "model_card"),
     ("diagnose", "filter_tables", "export"),
     ("filtering",),
     ("measure_commands",),
@@ -134,6 +138,8 @@ WITHOUT_TORCH |= {"trackers", "tracking", "noisy_verifier", "suspects", "injecte
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
 WITHOUT_TORCH |= {"lineage"}
+WITHOUT_TORCH |= {"diagnoses", "baselines", "costs", "cost_words", "verdict_shares"}
+WITHOUT_TORCH |= {"sample_rows", "sample_files", "exports"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 
 

@@ -45,6 +45,8 @@ KEYS = TIMES | {
     "reasons",
     "logprob_gap_mean",
     "logprob_gap_max",
+    "num_sampled_tokens",
+    "num_learned_tokens",
     "importance_truncated_fraction",
 }
 ROLLOUT_COLUMNS = [
@@ -86,6 +88,7 @@ def test_files_are_those_of_the_contract(run):
     names = {name for name, content in snapshot(run).items() if content is not None}
     steps = range(NUM_STEPS)
     expected = {"config.yaml", "overrides.txt", "manifest.json", "metrics.jsonl"}
+    expected.add("problems.parquet")
     expected |= {"eval/table.csv", "eval/table.md", "eval/table_by_kind.csv"}
     expected.add("eval/summary.csv")
     expected |= {f"eval/step-{step:06d}.parquet" for step in (0, 2, NUM_STEPS)}
