@@ -232,6 +232,14 @@ class DiagnosticsConfig:
 
 
 @dataclass(kw_only=True)
+class SweepConfig:
+    """How the cells of `-m` are run; no cell is told."""
+
+    num_parallel: int = 1  # cells at a time on this machine; each gets its share of the GPUs
+    retries: int = 1  # further attempts at a cell that failed, but not for bad input
+
+
+@dataclass(kw_only=True)
 class RunConfig:
     """What every command that needs a model and data shares."""
 
@@ -242,6 +250,7 @@ class RunConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     num_threads: int | None = None  # of torch; null: 1 for models under 1M parameters, else torch's
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 @dataclass(kw_only=True)

@@ -67,6 +67,8 @@ _AT_LEAST = {
     "data.num_train": 1,
     "data.num_corpus": 1,
     "seeds": 1,
+    "sweep.num_parallel": 1,
+    "sweep.retries": 0,
     "sft_steps": 1,
     "num_threads": 1,
     "data.prompt.num_shots": 0,

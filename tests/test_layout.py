@@ -14,11 +14,21 @@ LEVELS = (
     (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
         *("seeds", "estimators", "statistics", "head", "attention", "worker_pool", "ranks"),
-        *("provenance", "theory", "answers.text", "answers.forms", "answers.algebra"),
+        *("provenance", "theory", "voice", "answers.text", "answers.forms", "answers.algebra"),
     ),
     (
-        *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
         *(
+            "usage",
+            "rows",
+            "eval_tables",
+            "conventions",
+            "advantages",
+            "verifiers",
+            "batch",
+            "policy",
+        ),
+        *(
+            "usage",
             "command_config",
             "exact_config",
             "sampler",
@@ -50,6 +60,7 @@ LEVELS = (
             "filtered_sets",
             "noisy_verifier",
             "objective",
+            "ledger",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
@@ -63,6 +74,7 @@ LEVELS = (
             "sandbox.judge",
             "sandbox.process",
         ),
+        *("cells", "sweep_table"),
         *("promised", "problem_files", "suspects", "injected", "remedies"),
     ),
     ("learner",),
@@ -94,7 +106,7 @@ LEVELS = (
     ("diagnose", "filter_tables"),
     ("filtering",),
     ("measure_commands",),
-    ("commands",),
+    ("commands", "sweep"),
     ("cli",),
     ("__main__",),
 )
@@ -115,6 +127,7 @@ WITHOUT_TORCH |= {
     "toy_command",
     "agreement",
 }
+WITHOUT_TORCH |= {"usage", "ledger", "cells", "sweep_table", "sweep", "voice"}
 WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
@@ -172,7 +185,7 @@ def test_imports_flow_one_way(name):
 
 def test_hydra_ends_at_the_door():
     users = {name for name in MODULES if roots(ast.walk(tree(name))) & {"hydra", "omegaconf"}}
-    assert users == {"composition", "cli"}
+    assert users == {"composition", "cli", "sweep"}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -196,7 +209,7 @@ def test_modules_that_do_without_torch(name):
 
 def test_only_the_command_layer_touches_the_process():
     """sys.argv, environment and exit belong to the command line."""
-    for name in set(MODULES) - {"cli", "__main__", "launch", "ranks"}:
+    for name in set(MODULES) - {"cli", "__main__", "launch", "ranks", "cells"}:
         words = {n.attr for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute)}
         assert not words & {"argv", "environ", "exit", "_exit"}, name
 
