@@ -19,7 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from passk.cli import HELP, main
-from passk.composition import DATA_SCHEMAS, SCHEMAS, conf_dir, register, to_config
+from passk.composition import register, to_config
+from passk.schemas import DATA_SCHEMAS, SCHEMAS, conf_dir
 
 # What is put in the place of what a document leaves open: attributes of `documented.Places`.
 PLACEHOLDERS = {
