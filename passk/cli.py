@@ -22,8 +22,10 @@ from passk import __version__
 from passk.cells import CELL, be_cell
 from passk.clusters import check_launcher, check_tasks, was_requeued
 from passk.command_rules import claim_directory
-from passk.composition import conf_dir, explain, groups_and_keys, register, to_config
+from passk.completion import script
+from passk.composition import explain, groups_and_keys, register, to_config
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
+from passk.schemas import conf_dir
 from passk.sweep import run_sweep
 from passk.sweep_table import status
 from passk.usage import COMMAND_HELP, HELP, SUMMARIES, SWEEP_HELP
@@ -52,17 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
-    if words[0] == "--version":
-        print(__version__)
+    if not words or words[0] in ("-h", "--help", "help", "--version"):
+        print(__version__ if words[:1] == ["--version"] else HELP.rstrip("\n"))
         return 0
     command, rest = words[0], words[1:]
-    if command not in SUMMARIES:
+    if command not in (*SUMMARIES, "completion"):
         return _refuse(f"{command} is not a command of passk; allowed: {', '.join(SUMMARIES)}")
-    if command == "sweep":
-        return _show_sweep(rest)
+    if command in ("sweep", "completion"):
+        return _show_sweep(rest) if command == "sweep" else _show_completion(rest)
     if command == "report":
         rest = _directories_as_override(rest)
     else:
@@ -91,6 +90,15 @@ def _show_sweep(words: list[str]) -> int:
         return _refuse("passk sweep takes: status DIR, the directory of a sweep")
     try:
         print(status(Path(words[1])))
+    except UserError as error:
+        return _refuse(str(error))
+    return 0
+
+
+def _show_completion(words: list[str]) -> int:
+    """`passk completion SHELL`."""
+    try:
+        print(script(words), end="")
     except UserError as error:
         return _refuse(str(error))
     return 0

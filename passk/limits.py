@@ -110,6 +110,11 @@ _POSITIVE = (
 )
 
 
+def choices(key: str) -> tuple[str, ...]:
+    """The values that a field takes, where they can be told one by one."""
+    return _CHOICES.get(key, ())
+
+
 def check_fields(cfg: object) -> None:
     """Raise UserError for the first field whose value is not allowed, or that is no field."""
     for key, value in _flatten(cfg):

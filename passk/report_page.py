@@ -132,7 +132,7 @@ def embedded(data: object) -> Markup:
 @cache
 def vega_bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, from vl-convert: no network is asked."""
-    return str(vl_convert.javascript_bundle(vl_version=_VEGA_LITE))
+    return str(vl_convert.javascript_bundle(None, vl_version=_VEGA_LITE))  # type: ignore[arg-type]
 
 
 def _script(text: str) -> Markup:

@@ -30,11 +30,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from passk.cells import Crew
 from passk.clusters import from_submitit
-from passk.composition import conf_dir
 from passk.config import SweepConfig
 from passk.disk import only_writer
 from passk.errors import UserError
 from passk.ledger import FOLDER, INTERRUPTED, REFUSED, Cell, find, is_locked, plan, read_ledger
+from passk.schemas import conf_dir
 from passk.sweep_table import changes, sweep_markdown, sweep_sentences
 from passk.voice import tell
 

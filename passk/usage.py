@@ -25,6 +25,7 @@ usage: passk <command> [key=value ...] [-m]
   passk <command> hydra.run.dir=DIR --resume
                               go on with an interrupted train, eval, reproduce or filter
   passk train -m regime=hybrid regime.k=2,4,8 regime.pass1_weight=0.5,0.7,0.9
+  passk completion bash       a script that lets the Tab key complete all this; or zsh, fish
   passk --version
 """
 COMMAND_HELP = """passk {command}: {summary}

@@ -14,7 +14,7 @@ from passk.advantages import ESTIMATORS
 from passk.build import VERIFIERS, build_verifier
 from passk.command_config import EvaluateConfig, ReproduceConfig
 from passk.command_rules import check, claim_directory
-from passk.composition import SCHEMAS, conf_dir, explain, register, settle, to_config
+from passk.composition import explain, register, settle, to_config
 from passk.config import (
     ESTIMATOR_NAMES,
     REGIMES,
@@ -24,6 +24,7 @@ from passk.config import (
     TrainConfig,
 )
 from passk.errors import UserError
+from passk.schemas import SCHEMAS, conf_dir
 
 CONF = conf_dir()
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)

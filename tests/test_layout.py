@@ -54,6 +54,7 @@ LEVELS = (
             "prompts",
             "gold",
             "toy_tables",
+            "schemas",
             "answers.equality",
             "vllm_weights",
             "implied",
@@ -67,7 +68,7 @@ LEVELS = (
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
     (
-        *("problems", "rollout", "torch_sampler", "vllm_sampler", "sharding"),
+        *("completion", "problems", "rollout", "torch_sampler", "vllm_sampler", "sharding"),
         *(
             "stream",
             "command_rules",
@@ -132,7 +133,16 @@ WITHOUT_TORCH |= {
     "toy_command",
     "agreement",
 }
-WITHOUT_TORCH |= {"usage", "ledger", "cells", "sweep_table", "sweep", "voice"}
+WITHOUT_TORCH |= {
+    "schemas",
+    "completion",
+    "usage",
+    "ledger",
+    "cells",
+    "sweep_table",
+    "sweep",
+    "voice",
+}
 WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"trackers", "tracking", "noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
