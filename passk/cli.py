@@ -15,55 +15,21 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from passk import __version__
-from passk.clusters import (
-    ENDINGS,
-    Ending,
-    check_launcher,
-    check_tasks,
-    from_submitit,
-    hand_in,
-    this_process,
-    was_requeued,
-)
+from passk.cells import CELL, be_cell
+from passk.clusters import check_launcher, check_tasks, was_requeued
 from passk.command_rules import claim_directory
-from passk.composition import conf_dir, explain, groups_and_keys, register, to_config
+from passk.completion import script
+from passk.composition import explain, groups_and_keys, register, to_config
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
-
-SUMMARIES = {
-    "train": "one run: roll out, judge, learn, evaluate     passk train regime=hybrid",
-    "eval": "samples and tables of any model               passk eval model.path=... data=math",
-    "reproduce": "SFT, then RL regimes from it; report          passk reproduce seeds=3",
-    "report": "tables, plots and one HTML page over runs     passk report DIR...",
-    "diagnose": "which prompts interfere, from which k on      passk diagnose run=DIR",
-    "filter": "the training problems without those          passk filter run=DIR",
-    "toy": "the paper's bandit: its numbers and figures   passk toy toy.k=5",
-    "explain": "the weight an objective puts on a prompt      passk explain regime=hybrid",
-}
-_COMMAND_LINES = "".join(f"  {name:<10} {summary}\n" for name, summary in SUMMARIES.items())
-HELP = f"""passk {__version__}: what does optimising Pass@k do to Pass@1, and on which prompts?
-
-usage: passk <command> [key=value ...] [-m]
-
-{_COMMAND_LINES}
-  passk <command> --help      the configuration groups and keys of a command
-  passk <command> --cfg job   the resolved configuration, nothing run
-  passk <command> hydra.run.dir=DIR --resume
-                              go on with an interrupted train, eval, reproduce or filter
-  passk train -m regime=hybrid regime.k=2,4,8 regime.pass1_weight=0.5,0.7,0.9
-  passk --version
-"""
-COMMAND_HELP = """passk {command}: {summary}
-
-{groups}Keys and their defaults, changed as key=value:
-
-{keys}
-Flags: -m sweeps over comma-separated values; --cfg job prints the resolved configuration;
-hydra.run.dir=DIR names the run directory. Examples and every key: README.md."""
+from passk.schemas import conf_dir
+from passk.sweep import run_sweep
+from passk.sweep_table import status
+from passk.usage import COMMAND_HELP, HELP, SUMMARIES, SWEEP_HELP
+from passk.voice import tell
 
 # What libraries read from the environment when they are imported, unless the user has set it.
 _ENVIRONMENT = {
@@ -74,21 +40,28 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # a store that needs no data base, and no server
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
-    if words[0] == "--version":
-        print(__version__)
+    cell = os.environ.pop(CELL, None)  # not for the processes that we start
+    return _main(words) if cell is None else be_cell(cell, words, _main)
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help", "--version"):
+        print(__version__ if words[:1] == ["--version"] else HELP.rstrip("\n"))
         return 0
     command, rest = words[0], words[1:]
-    if command not in SUMMARIES:
+    if command not in (*SUMMARIES, "completion"):
         return _refuse(f"{command} is not a command of passk; allowed: {', '.join(SUMMARIES)}")
+    if command in ("sweep", "completion"):
+        return _show_sweep(rest) if command == "sweep" else _show_completion(rest)
     if command == "report":
         rest = _directories_as_override(rest)
     else:
@@ -106,6 +79,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_rank_0:
             return _follow(command)
     return _lead(command, rest)
+
+
+def _show_sweep(words: list[str]) -> int:
+    """`passk sweep status DIR`."""
+    if {"--help", "-h"} & set(words):
+        print(SWEEP_HELP, end="")
+        return 0
+    if words[:1] != ["status"] or len(words) != 2:
+        return _refuse("passk sweep takes: status DIR, the directory of a sweep")
+    try:
+        print(status(Path(words[1])))
+    except UserError as error:
+        return _refuse(str(error))
+    return 0
+
+
+def _show_completion(words: list[str]) -> int:
+    """`passk completion SHELL`."""
+    try:
+        print(script(words), end="")
+    except UserError as error:
+        return _refuse(str(error))
+    return 0
 
 
 def _lead(command: str, rest: list[str]) -> int:
@@ -131,72 +127,66 @@ def _help(command: str, overrides: list[str]) -> int:
 
 def _run_hydra(command: str, overrides: list[str]) -> int:
     """Let Hydra compose and call the job once, or once per cell of a sweep, here or elsewhere."""
-    ENDINGS.clear()
-    here = this_process()
+    codes = [0]
 
-    def job(composed: DictConfig) -> Ending:
-        return hand_in(_run_job(command, composed), here)
+    def job(composed: DictConfig) -> None:
+        codes.append(_run_job(command, composed))
 
-    application = hydra.main(
-        version_base="1.3", config_path=str(conf_dir().resolve()), config_name=command
-    )(job)
+    def one_run() -> int:
+        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name=command)(
+            job
+        )()
+        return codes[-1]
+
+    is_sweep = {"-m", "--multirun"} & set(overrides) and "--cfg" not in overrides
     sys.argv = [f"passk {command}", *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; we print them in one sentence
     try:
-        application()
+        return run_sweep(command, overrides) if is_sweep else one_run()
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(explain(error, command))
+    except UserError as error:  # of a sweep as a whole
+        return _refuse(str(error))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except RuntimeError as error:
-        if not from_submitit(error):
-            raise
-        print(f"passk: {' '.join(str(error).splitlines()[:2])}", file=sys.stderr)  # its log has all
-        return 1
     except OSError as error:  # jobs catch their own; this is Hydra making the directory
         return _refuse(f"hydra.run.dir cannot be made: {error}")
-    except SystemExit as stopped:  # Hydra's argument parser has printed its own usage
+    except SystemExit as stopped:  # Hydra's parser has printed its own usage
         return int(stopped.code or 0)
-    return max((ending.code for ending in ENDINGS), default=0)
 
 
-def _run_job(command: str, composed: DictConfig) -> Ending:
-    """One run in the directory that Hydra made for it; never raises, so that a sweep goes on."""
+def _run_job(command: str, composed: DictConfig) -> int:
+    """One run in the directory that Hydra made for it; the exit code."""
     job = HydraConfig.get()
-    run_dir = Path(job.runtime.output_dir)
-    in_sweep = job.mode == RunMode.MULTIRUN
-    prefix = f"cell {job.job.num} ({job.job.override_dirname}): " if in_sweep else ""
-    if in_sweep:
-        print(f"passk: {prefix}starts in {run_dir}", flush=True)
-    overrides = list(job.overrides.task)
+    run_dir, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
     try:
-        return _ending(command, prefix, _run_command, command, composed, run_dir, overrides)
+        return _ending(command, "", _run_command, command, composed, run_dir, overrides)
     finally:
         _remove_if_empty(run_dir)
 
 
-def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: Any) -> Ending:
+def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: Any) -> int:
     """Do the work; what stops it is told in one sentence, or with a traceback if unexpected."""
-    code, sentence = 1, "failed; see the traceback above"
     try:
         work(*arguments)
-        return Ending(0)
+        return 0
     except UserError as error:
         code, sentence = 2, str(error)
     except (HydraException, OmegaConfBaseException) as error:
         code, sentence = 2, explain(error, command)
     except (PolicyMismatch, Diverged, DiskFull, RankFailure) as error:
-        sentence = str(error)
+        code, sentence = 1, str(error)
     except Interrupted as stopped:
         code, sentence = 130, str(stopped)
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-    sentence = f"passk: {prefix}{sentence}"
-    print(sentence, file=sys.stderr, flush=True)
-    return Ending(code, sentence)
+        code = 1
+        sentence = f"failed; see the traceback above ({type(error).__name__}: {error})"
+    tell(prefix + sentence)
+    return code
 
 
 def _follow(command: str) -> int:
@@ -204,7 +194,7 @@ def _follow(command: str) -> int:
     _set_environment()
     from passk.launch import follow
 
-    return _ending(command, f"rank {os.environ['RANK']}: ", follow).code
+    return _ending(command, f"rank {os.environ['RANK']}: ", follow)
 
 
 def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
@@ -213,7 +203,8 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     if was_requeued(os.environ) and command != "report" and (run_dir / "config.yaml").is_file():
         cfg.resume = True
     if command != "report":
-        claim_directory(run_dir, getattr(cfg, "resume", None))
+        key = "out" if command == "export" else "hydra.run.dir"
+        claim_directory(run_dir, getattr(cfg, "resume", None), key)
     if command == "explain":  # answers in less time than torch takes to import
         from passk.explain import run_explain
 
@@ -244,7 +235,7 @@ def _remove_if_empty(run_dir: Path) -> None:
 
 
 def _refuse(sentence: str) -> int:
-    print(f"passk: {sentence}", file=sys.stderr)
+    tell(sentence)
     return 2
 
 

@@ -4,58 +4,14 @@ Hydra's submitit launchers (the extra `slurm`) send each cell of a sweep away as
 all of them; what would go wrong there is refused here, before anything is sent.
 """
 
-import os
 import shutil
-import socket
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 from passk.errors import UserError
 
-
-@dataclass(frozen=True)
-class Ending:
-    """How a run or a cell ended: the exit code, and what was said where that is not 0.
-
-    A launcher may run a cell elsewhere and bring this back in a file: to be unpickled is to arrive.
-    """
-
-    code: int
-    sentence: str = ""
-
-    def __reduce__(self) -> tuple[Callable[..., "Ending"], tuple[int, str]]:
-        return _arrived, (self.code, self.sentence)
-
-
-ENDINGS: list[Ending] = []  # of the command line at hand
-
-
-def _arrived(code: int, sentence: str) -> Ending:
-    ENDINGS.append(Ending(code, sentence))
-    if sentence:
-        print(sentence, file=sys.stderr, flush=True)
-    return ENDINGS[-1]
-
-
-def this_process() -> tuple[str, int]:
-    """This process among those of all machines."""
-    return socket.gethostname(), os.getpid()
-
-
-def hand_in(ending: Ending, home: tuple[str, int]) -> Ending:
-    """Give the process `home`, where the command was typed, the ending of a run.
-
-    One that was interrupted is the last of a sweep here. In a job it gives no answer, since Slurm
-    may run that job again.
-    """
-    is_home = this_process() == home
-    if is_home:
-        ENDINGS.append(ending)
-    if ending.code == 130:
-        raise KeyboardInterrupt if is_home else SystemExit(130)
-    return ending
+_EXTRAS = {"submitit_": "submitit", "joblib": "joblib", "ray": "ray"}  # launcher -> its package
+_PIP = {"submitit": "slurm"}
 
 
 def from_submitit(error: Exception) -> bool:
@@ -70,17 +26,25 @@ def check_launcher(words: Sequence[str]) -> None:
     """
     values = dict(word.split("=", 1) for word in words if "=" in word)
     name = values.get("hydra/launcher", "basic")
-    if not name.startswith("submitit_"):
+    if name == "basic":
         return
     if not {"-m", "--multirun"} & set(words):
         raise UserError(
             f"hydra/launcher={name} starts the cells of a sweep: add -m, for a single run too"
         )
-    if find_spec("submitit") is None:
+    extra = next((extra for start, extra in _EXTRAS.items() if name.startswith(start)), None)
+    if extra is not None and find_spec(f"hydra_plugins.hydra_{extra}_launcher") is None:
         raise UserError(
-            f"hydra/launcher={name} needs submitit, which is not installed: "
-            "pip install 'passk[slurm]'"
+            f"hydra/launcher={name} needs hydra-{extra}-launcher, which is not installed: "
+            f"pip install 'passk[{_PIP.get(extra, extra)}]'"
         )
+    if values.get("sweep.num_parallel", "1") != "1":
+        raise UserError(
+            f"sweep.num_parallel={values['sweep.num_parallel']} is for cells that this process "
+            f"runs; with hydra/launcher={name} say it in its own keys, see docs/sweeps.md"
+        )
+    if not name.startswith("submitit_"):
+        return
     if name == "submitit_slurm" and shutil.which("srun") is None:
         raise UserError(
             "hydra/launcher=submitit_slurm finds no Slurm here (no srun); start the sweep on a "

@@ -85,3 +85,22 @@ class ReportConfig:
     dirs: list[str] = field(default_factory=list)
     out: str | None = None  # null: the first directory
     baseline: str | None = None  # a run's label or regime; null: where each run started
+
+
+@dataclass(kw_only=True)
+class PublishingConfig:
+    """What a run cannot know of the model that `passk export` writes."""
+
+    dtype: str | None = None  # of the weights; null: as they were trained
+    license: str | None = None  # as the hub spells it: apache-2.0, mit, other, ...
+    base_model: str | None = None  # hub id of the starting model; null: model.path, if that is one
+
+
+@dataclass(kw_only=True)
+class ExportConfig:
+    """`passk export`: a run's checkpoint as a model folder with a model card."""
+
+    run: str | None = None
+    checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
+    out: str = ""  # the folder that is written; conf/export.yaml names one by time
+    export: PublishingConfig = field(default_factory=PublishingConfig)

@@ -1,5 +1,6 @@
 """The rules of the commands that measure, compare and report; `check` is where all are kept."""
 
+import re
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from passk.command_config import (
     DiagnoseConfig,
     EvaluateConfig,
+    ExportConfig,
     FilterConfig,
     ReportConfig,
     ReproduceConfig,
@@ -22,7 +24,9 @@ MOST_MATRIX_PROMPTS = 2000  # for which matrix and figure are still of use
 
 
 def check(
-    cfg: RunConfig | ReportConfig | ToyConfig | ExplainConfig, *, trains: bool = True
+    cfg: RunConfig | ReportConfig | ExportConfig | ToyConfig | ExplainConfig,
+    *,
+    trains: bool = True,
 ) -> None:
     """Raise UserError, with a sentence that names the key, for the first rule that is broken.
 
@@ -39,7 +43,7 @@ def check(
         )
     if isinstance(cfg, ReproduceConfig):
         _check_reproduce(cfg)
-    if isinstance(cfg, EvaluateConfig | DiagnoseConfig):
+    if isinstance(cfg, EvaluateConfig | DiagnoseConfig | ExportConfig):
         _check_measured(cfg)
     if isinstance(cfg, EvaluateConfig) and is_noisy(cfg.verifier):
         raise UserError(
@@ -56,7 +60,9 @@ def check(
         _check_explain(cfg)
 
 
-def _check_measured(cfg: EvaluateConfig | DiagnoseConfig) -> None:
+def _check_measured(cfg: EvaluateConfig | DiagnoseConfig | ExportConfig) -> None:
+    if isinstance(cfg, ExportConfig):
+        _check_export(cfg)
     if cfg.run is not None:
         check_exists("run", cfg.run)
     which = cfg.checkpoint
@@ -65,6 +71,19 @@ def _check_measured(cfg: EvaluateConfig | DiagnoseConfig) -> None:
         raise UserError(f"checkpoint={which} must be {', '.join(names)} or the number of a step")
     if which not in ("all", "last") and cfg.run is None:
         raise UserError(f"checkpoint={which} needs the run it belongs to: run=DIR")
+
+
+def _check_export(cfg: ExportConfig) -> None:
+    if cfg.run is None:
+        raise UserError("passk export needs the run whose model it writes: run=DIR")
+    license, base = cfg.export.license, cfg.export.base_model
+    if license is not None and not re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", license):
+        raise UserError(
+            f"export.license={license} must be a licence as the hub spells it, in small letters: "
+            "apache-2.0, mit, llama3.1, other"
+        )
+    if base is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+        raise UserError(f"export.base_model={base} must be a model of the hub, OWNER/NAME")
 
 
 def _check_diagnose(cfg: DiagnoseConfig) -> None:
@@ -153,6 +172,11 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
             f"regimes={cfg.regimes} must name some of {', '.join(REGIMES[1:])}; sft always comes "
             "first"
         )
+    if cfg.tracker.run_name is not None:
+        raise UserError(
+            f"tracker.run_name={cfg.tracker.run_name} would name all runs alike; passk reproduce "
+            "names them seed-S/REGIME, in a group (tracker.group) of their own"
+        )
     if cfg.diagnostics.every == 0:
         return
     k = cfg.regime.k
@@ -169,10 +193,10 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
         )
 
 
-def claim_directory(path: Path, resume: bool | None) -> None:
+def claim_directory(path: Path, resume: bool | None, key: str = "hydra.run.dir") -> None:
     """Refuse a directory that holds something, unless the run in it is to be resumed.
 
-    `resume` is None where the command cannot go on with anything.
+    `resume` is None where the command cannot go on with anything, `key` what names the directory.
     """
     # A kill before the run began leaves no more than a file under a temporary name.
     is_empty = not path.exists() or all(file.name.endswith(".partial") for file in path.iterdir())
@@ -182,4 +206,4 @@ def claim_directory(path: Path, resume: bool | None) -> None:
         )
     if not resume and not is_empty:
         way_out = "" if resume is None else ", or add resume=true to go on with the run in it"
-        raise UserError(f"hydra.run.dir={path} is not empty; choose another directory{way_out}")
+        raise UserError(f"{key}={path} is not empty; choose another directory{way_out}")

@@ -11,6 +11,7 @@ from passk.command_config import ReportConfig, ReproduceConfig
 from passk.composition import compose_train
 from passk.config import TrainConfig
 from passk.errors import Interrupted
+from passk.export import run_export
 from passk.interrupt import interrupt_flag
 from passk.launch import on_all_ranks
 from passk.measure_commands import run_diagnose, run_eval, run_filter
@@ -63,6 +64,7 @@ def train_as_rank(
         run.start(cfg, overrides, **facts)
         run.write_problems(train=trained_on, heldout=parts.data.heldout)
         run.write_gold_refused(gold.refused)
+        run.track(cfg, parts.learner.step)
         _train_and_record(cfg, parts, run, overrides, state)
 
 
@@ -135,6 +137,7 @@ COMMANDS: dict[str, Callable[[Any, Path, Sequence[str]], None]] = {
     "eval": run_eval,
     "diagnose": run_diagnose,
     "filter": run_filter,
+    "export": run_export,
     "reproduce": run_reproduce,
     "report": run_report,
 }

@@ -14,13 +14,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from passk.command_config import (
-    DiagnoseConfig,
-    EvaluateConfig,
-    FilterConfig,
-    ReportConfig,
-    ReproduceConfig,
-)
 from passk.command_rules import check
 from passk.config import (
     VERIFIER_OF_DATA,
@@ -31,32 +24,9 @@ from passk.config import (
     TrainConfig,
 )
 from passk.errors import UserError
-from passk.exact_config import ExplainConfig, ToyConfig
-
-SCHEMAS: dict[str, type[RunConfig] | type[ReportConfig] | type[ToyConfig] | type[ExplainConfig]] = {
-    "train": TrainConfig,
-    "eval": EvaluateConfig,
-    "reproduce": ReproduceConfig,
-    "report": ReportConfig,
-    "diagnose": DiagnoseConfig,
-    "filter": FilterConfig,
-    "toy": ToyConfig,
-    "explain": ExplainConfig,
-}
-DATA_SCHEMAS: dict[str, type[DataConfig]] = {
-    "conventions": ConventionsConfig,
-    "gsm8k": TableConfig,
-    "math": TableConfig,
-    "jsonl": TableConfig,
-}
+from passk.schemas import DATA_SCHEMAS, SCHEMAS, conf_dir, groups
 
 C = TypeVar("C", bound=RunConfig)
-
-
-def conf_dir() -> Path:
-    """The YAML tree: inside the package when installed, beside it in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
 
 
 def _sft_or_rl(sft: Any, rl: Any, *, _root_: DictConfig) -> Any:
@@ -110,19 +80,10 @@ def compose_train(overrides: Sequence[str]) -> TrainConfig:
 
 
 def groups_and_keys(command: str, overrides: Sequence[str]) -> tuple[str, str]:
-    """For `--help`: a line per group with its options, and the configuration as YAML.
-
-    Hydra's own listing of groups copies all that was read for each of them: more than a second.
-    """
+    """For `--help`: a line per group with its options, and the configuration as YAML."""
     with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         composed = compose(command, overrides=list(overrides))
-    defaults = OmegaConf.select(OmegaConf.load(conf_dir() / f"{command}.yaml"), "defaults")
-    groups = {str(name) for entry in defaults if not isinstance(entry, str) for name in entry}
-    lines = []
-    for folder in sorted(conf_dir().iterdir()):
-        if folder.name in groups:
-            options = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-            lines.append(f"{folder.name}: {options}")
+    lines = [f"{name}: {', '.join(options)}" for name, options in groups(command).items()]
     return "\n".join(lines), OmegaConf.to_yaml(composed)
 
 

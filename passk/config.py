@@ -232,6 +232,26 @@ class DiagnosticsConfig:
 
 
 @dataclass(kw_only=True)
+class TrackerConfig:
+    """Where metrics go besides `metrics.jsonl`; see docs/trackers.md."""
+
+    name: str = "none"  # none, tensorboard, wandb, trackio or mlflow
+    project: str = "passk"  # mlflow: the experiment; tensorboard has none
+    run_name: str | None = None  # null: after the run's directory
+    group: str | None = None  # null: the sweep or reproduction that the run belongs to
+    mode: str = "offline"  # online: send to the server of wandb while the run goes on
+    dir: str | None = None  # null: tensorboard and wandb: the run's directory; mlflow: mlruns
+
+
+@dataclass(kw_only=True)
+class SweepConfig:
+    """How the cells of `-m` are run; no cell is told."""
+
+    num_parallel: int = 1  # cells at a time on this machine; each gets its share of the GPUs
+    retries: int = 1  # further attempts at a cell that failed, but not for bad input
+
+
+@dataclass(kw_only=True)
 class RunConfig:
     """What every command that needs a model and data shares."""
 
@@ -242,6 +262,7 @@ class RunConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     num_threads: int | None = None  # of torch; null: 1 for models under 1M parameters, else torch's
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 @dataclass(kw_only=True)
@@ -251,6 +272,7 @@ class TrainConfig(RunConfig):
     regime: RegimeConfig = field(default_factory=RegimeConfig)
     train: TrainingConfig = field(default_factory=TrainingConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     resume: bool = False
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from passk.figure_style import FAINT, INK, K_COLORS, STYLE
-from passk.prompt_plots import kind_colors
+from passk.breakdown import kind_order
+from passk.figure_style import FAINT, INK, K_COLORS, STYLE, kind_colors
 
 NUM_BINS = 40
 
@@ -36,7 +36,7 @@ def histograms(prompts: pd.DataFrame, k: int) -> Figure:
 
 
 def _histogram(axes: Axes, prompts: pd.DataFrame, column: str) -> None:
-    colors = kind_colors(prompts["kind"])
+    colors = kind_colors(kind_order(prompts["kind"]))
     ends = np.histogram_bin_edges(prompts[column], NUM_BINS)
     parts = [prompts[column][prompts["kind"] == kind] for kind in colors]
     names = [kind or "all" for kind in colors]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from passk.errors import DiskFull, UserError
 
+_RESUME = "what was saved before is kept: make room, and go on with resume=true"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -26,8 +27,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def full_disk_told(path: Path, partial: Path | None = None) -> Iterator[None]:
-    """Turn having no room for `path` into DiskFull; the file `partial` is removed."""
+def full_disk_told(
+    path: Path, partial: Path | None = None, advice: str = _RESUME
+) -> Iterator[None]:
+    """Turn having no room for `path` into DiskFull with advice; the file `partial` is removed."""
     try:
         yield
     except OSError as error:
@@ -37,8 +40,7 @@ def full_disk_told(path: Path, partial: Path | None = None) -> Iterator[None]:
             raise
         inside = getattr(error, "filename", None) if path.is_dir() else None
         raise DiskFull(
-            f"{inside or path} could not be written: {os.strerror(error.errno)}; what was saved "
-            "before is kept: make room, and go on with resume=true"
+            f"{inside or path} could not be written: {os.strerror(error.errno)}; {advice}"
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from passk.config import RegimeConfig, RolloutConfig
+from passk.config import RegimeConfig, RolloutConfig, SweepConfig
 
 
 @dataclass(kw_only=True)
@@ -28,6 +28,7 @@ class ExplainConfig:
     regime: RegimeConfig = field(default_factory=RegimeConfig)
     rollout: GroupConfig = field(default_factory=GroupConfig)
     explain: CurveConfig = field(default_factory=CurveConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 @dataclass(kw_only=True)
@@ -48,3 +49,4 @@ class ToyConfig:
     """`passk toy`; the two-prompt example has the paper's own settings."""
 
     toy: PopulationConfig = field(default_factory=PopulationConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)

@@ -1,16 +1,14 @@
-"""What the figures share: palette, matplotlib settings, direct labels, error bars.
+"""What the figures share: palette, matplotlib settings, direct labels.
 
 Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-
-if TYPE_CHECKING:  # a quarter of a second, which `passk explain` does without
-    import pandas as pd
 
 REGIME_COLORS = {"sft": "#595959", "pass1": "#0072B2", "passk": "#D55E00", "hybrid": "#009E73"}
 REGIME_COLORS |= {"adaptive_k": "#CC79A7", "curriculum": "#E69F00", "projected": "#56B4E9"}
@@ -40,14 +38,9 @@ STYLE: Any = {
 }
 
 
-def regime_style(label: str, labels: Iterable[str] = ()) -> dict[str, Any]:
-    """Colour of a regime, and a dash for each variant of it; variants alone get colours as well."""
-    regime = label.split()[0]
-    variants = [other for other in labels if other.split()[0] == regime]
-    place = variants.index(label) if label in variants else 0
-    alone = len(variants) > 1 and len(variants) == len(list(labels))
-    color = K_COLORS[place % len(K_COLORS)] if alone else REGIME_COLORS.get(regime, INK)
-    return {"color": color, "linestyle": DASHES[place % len(DASHES)]}
+def kind_colors(kinds: Iterable[str]) -> dict[str, str]:
+    """A colour per kind, for kinds in the order of `breakdown.kind_order`."""
+    return dict(zip(kinds, cycle(KIND_COLORS), strict=False))
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0.065) -> None:
@@ -67,15 +60,3 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 
     for height, (_, name, color) in zip(heights, ends, strict=True):
         axes.text(1.02, height + shift, name, color=color, va="center", transform=axes.transAxes)
     axes.set_ylim(low, high)
-
-
-def note(axes: Axes, x: float, y: float, text: str, color: str) -> None:
-    """A word beside a point."""
-    axes.annotate(text, (x, y), (7, 5), textcoords="offset points", color=color, fontsize=10)
-
-
-def error_bars(rows: "pd.DataFrame", column: str) -> np.ndarray:
-    """Lengths below and above the value, for matplotlib: [2, rows], 0 without an interval."""
-    value, low, high = (rows[column + end].to_numpy(float) for end in ("", "_low", "_high"))
-    lengths: np.ndarray = np.nan_to_num(np.stack([value - low, high - value]))
-    return lengths.clip(0)

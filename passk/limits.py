@@ -16,11 +16,14 @@ _CHOICES = {
     "data.prompt.style": ("plain", "chat", "auto"),
     "data.gold_in": ("whole", "after_hash", "in_box"),
     "diagnose.parameters": ("all", "last_layer", "final_norm"),
+    "export.dtype": ("float32", "bfloat16", "float16"),
     "learner.device": ("auto", "cpu", "cuda"),
     "learner.schedule": ("constant", "linear", "cosine"),
     "regime.name": REGIMES,
     "regime.estimator": ESTIMATOR_NAMES,
     "regime.trigger": ("products", "slope"),
+    "tracker.name": ("none", "tensorboard", "wandb", "trackio", "mlflow"),
+    "tracker.mode": ("offline", "online"),
 }
 _AT_LEAST = {
     "rollout.num_prompts": 1,
@@ -67,6 +70,8 @@ _AT_LEAST = {
     "data.num_train": 1,
     "data.num_corpus": 1,
     "seeds": 1,
+    "sweep.num_parallel": 1,
+    "sweep.retries": 0,
     "sft_steps": 1,
     "num_threads": 1,
     "data.prompt.num_shots": 0,
@@ -103,6 +108,11 @@ _POSITIVE = (
     "verifier.timeout_seconds",
     "toy.step_size",
 )
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """The values that a field takes, where they can be told one by one."""
+    return _CHOICES.get(key, ())
 
 
 def check_fields(cfg: object) -> None:

@@ -12,6 +12,7 @@ from passk.config import TrainConfig
 from passk.diagnose import as_training, diagnose
 from passk.disk import replacing
 from passk.errors import Interrupted
+from passk.eval_plot import pass_at_k_curve
 from passk.eval_tables import (
     GROUPINGS,
     count_correct,
@@ -30,7 +31,6 @@ from passk.filtering import (
 )
 from passk.interrupt import interrupt_flag
 from passk.launch import on_all_ranks
-from passk.plots import pass_at_k_curve
 from passk.preparing import alone, checked, print_notes
 from passk.progress import display
 from passk.ranks import rank

@@ -43,7 +43,7 @@ class PromptEncoder:
 
     def prompts(self, problems: Sequence[Problem]) -> list[list[int]]:
         """Token ids of each prompt."""
-        return self._encode([self._prompt_text(problem) for problem in problems])
+        return self._encode([self.prompt_text(problem) for problem in problems])
 
     def completions(self, problems: Sequence[Problem]) -> list[list[int]]:
         """Token ids of each worked solution as the model would sample it, end token included.
@@ -60,10 +60,11 @@ class PromptEncoder:
 
     def texts(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
         """Prompt and worked solution of each problem, as they are before they become tokens."""
-        prompts = list(map(self._prompt_text, problems))
+        prompts = list(map(self.prompt_text, problems))
         return list(zip(prompts, map(self._completion_text, problems, prompts), strict=True))
 
-    def _prompt_text(self, problem: Problem) -> str:
+    def prompt_text(self, problem: Problem) -> str:
+        """The prompt as text; a plain one without the tokens that the tokenizer puts before it."""
         if self.is_chat:
             return self._render(self._turns(problem), add_generation_prompt=True)
         shown = [self._question(shot) + self._answer(shot) for shot in self.shots]

@@ -3,177 +3,204 @@
 Everything is rebuilt from the files of the runs; a section without material is left out.
 """
 
-import base64
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import pandas as pd
-from matplotlib.figure import Figure
 
-from passk import plots, prompt_plots, sheets
+from passk import sheets
 from passk.baselines import baseline_runs
-from passk.breakdown import prompt_changes
-from passk.records import RunRecord, find_runs
+from passk.cost_words import cost_sentences, cost_sheet, price_sheet
+from passk.costs import cost_table
+from passk.diagnoses import DiagnosisRecord, find_diagnoses
+from passk.exports import write_table
+from passk.headline import headline_table
+from passk.records import RunRecord, find_measured, find_runs
+from passk.report_figures import AGREEMENT, focus, report_figures, shown_k, titles_of, told
+from passk.report_page import figure_data, render, save_figures
+from passk.sample_rows import SampleRows, sample_rows
 from passk.tables import in_order, reported_k, reproduction_table, sweep_table
-from passk.wording import markdown, reading, run_title, sweep_reading
+from passk.wording import markdown, reading, sweep_reading
 
+SAMPLE_BYTES = 2_000_000  # of the page; the scripts that draw the figures take 900 kB
 _NOTE = (
     "Deltas are against {baseline}, in percentage points, with 95 % "
     "intervals in brackets: a paired bootstrap over held-out problems for one seed, Student's t "
     "over seeds for several. Alignment is the cosine of the regime's gradient with the Pass@1 "
     "gradient at the checkpoint that the run started from."
 )
+_PRICES = (
+    "What one run took, in the mean over its seeds, and what a point gained or lost took. Seconds "
+    "include evaluations and saving (other), not the loading of the model."
+)
+_EXPORTS = (
+    "Beside this page lie tables/ (each table as CSV, Markdown and LaTeX with booktabs) and "
+    "figures/ (each figure as PNG and PDF). Click a heading to sort a table. The buttons above a "
+    "figure hide and show its series; with Shift, the wheel zooms and dragging moves it, and "
+    "a double click returns. The menu at its right saves what it shows as SVG or PNG."
+)
 _MOST_READ = 4  # runs that are told one by one in words
-_CAPTIONS = {
-    "training_curves": "Held-out success while training. Bands, for few lines, are 95 % intervals "
-    "over problems; with several seeds, each is a thin line and their mean a thick one.",
-    "pareto_regimes": "What each regime trades: change in Pass@1 against change in Pass@{k} from "
-    "the starting checkpoint, with 95 % intervals. Dashed: those that none beats in "
-    "both.",
-    "alignment_at_start": "Direction of each regime's gradient at the starting checkpoint: below 0 "
-    "it works against Pass@1. Bars are 95 % intervals.",
-    "alignment_curves": "The same direction while training, on the policy of that step.",
-    "prompt_scatter": "Each held-out problem before and after; on the line, nothing changed. Large "
-    "markers are the means of a kind.",
-    "weight_by_kind": "Which problems Pass@{k} up-weights, where {run} started: the weight of a "
-    "problem by its success (top), how many problems are where (bottom), and the share of "
-    "all weight that falls on each kind (right).",
-    "pareto_sweep": "The sweep: change in Pass@1 against change in Pass@{k} from the starting "
-    "checkpoint, a line per optimised k, with 95 % intervals. Dashed: cells that no other one "
-    "beats in both.",
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the files hold, read once: the runs, in their parts, and the tables over them.
+
+    Attributes:
+        records: all runs; `headline` those of the first table, with `titles` by label.
+        against: the runs that `baseline` names; None is the starting checkpoints.
+        table, cells, costs: `reproduction_table` and `cost_table` of the headline, `sweep_table`
+            of the sweep.
+        k: the largest that a row of the headline table reports.
+    """
+
+    records: list[RunRecord]
+    headline: list[RunRecord]
+    against: list[RunRecord] | None
+    table: pd.DataFrame
+    cells: pd.DataFrame
+    titles: Mapping[str, str]
+    ks: Mapping[str, int]
+    costs: pd.DataFrame
+    diagnoses: list[DiagnosisRecord]
+    samples: SampleRows
+
+    @property
+    def k(self) -> int:
+        return max(self.ks.values())
 
 
 def write_report(
     dirs: Iterable[str | Path], out_dir: str | Path, baseline: str | None = None
 ) -> Path:
-    """Write table.csv, table.md, figures/*.png and report.html (and sweep.csv); returns the page.
+    """Write report.html, table.csv, table.md, sweep.csv, tables/ and figures/; returns the page.
 
-    `dirs` may be runs, reproductions and sweeps. The headline table holds the runs of
-    reproductions, or all runs where there is none. RL runs outside a reproduction make a sweep
-    where they are not all there is, or more than one. Deltas are against the starting checkpoints,
-    or the runs that `baseline` names.
+    `dirs` may be runs, reproductions and sweeps, with evaluations and diagnoses beside them. The
+    headline table holds the runs of reproductions, or all runs where there is none. RL runs outside
+    a reproduction make a sweep where they are not all there is, or more than one. Deltas are
+    against the starting checkpoints, or the runs that `baseline` names.
 
     Raises:
         UserError: a directory holds no run, a file cannot be read, or no run is `baseline`.
     """
+    found = _read(list(dirs), baseline)
+    cells, k, titles = found.cells, found.k, found.titles
+    other = f"the last evaluation of {baseline}" if baseline else ""
+    start = other or "the checkpoint that the run started from"
+    note = _NOTE.format(baseline=start)
+    few = len(titles) <= _MOST_READ or found.headline[0].seed_dir is not None
+    sentences = reading(found.table, titles, found.ks, other) if few else []
+    sentences += sweep_reading(cells, shown_k(cells, k)) if len(cells) else []
+    headings = sheets.column_names(set(found.ks.values()))
+    people = found.table.assign(regime=found.table["regime"].map(titles))
+    drawings = report_figures(
+        found.headline,
+        found.table,
+        titles,
+        cells,
+        k,
+        found.records,
+        found.against,
+        found.diagnoses,
+    )
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    found.table.to_csv(out / "table.csv", index=False)
+    if len(cells):
+        cells.to_csv(out / "sweep.csv", index=False)
+    words = "".join(f"\n{sentence}\n" for sentence in [*sentences, note])
+    (out / "table.md").write_text(markdown(people, headings) + words, encoding="utf-8")
+    save_figures(drawings, out / "figures")
+    tables = _tables(found, people, headings, out)
+    page = tables | {
+        "title": _page_title(found.headline),
+        "sentences": sentences,
+        "note": note,
+        "facts": sheets.facts(found.records),
+        "figures": _told(drawings, found, start),
+        "agreement": [name for name in drawings if name.startswith(AGREEMENT)],
+        "samples": found.samples.sentence if len(found.samples.samples) else None,
+        "cost_words": [_PRICES, *cost_sentences(found.costs, titles)],
+        "exports": _EXPORTS,
+    }
+    data = figure_data(drawings) | {"titles": titles_of(found.records)}
+    samples = found.samples.as_json() if page["samples"] else None
+    file = out / "report.html"
+    file.write_text(render(page, data, samples), encoding="utf-8")
+    return file
+
+
+def _read(dirs: Sequence[str | Path], baseline: str | None) -> Material:
     records = find_runs(dirs)
     against = baseline_runs(baseline, records) if baseline else None
     reproduced = [record for record in records if record.seed_dir is not None]
     headline = reproduced or records
     swept = [r for r in records if r.seed_dir is None and r.regime != "sft"]
     is_sweep = len(swept) > (0 if reproduced else 1)
-    cells = sweep_table(swept, against, records) if is_sweep else pd.DataFrame()
     table = reproduction_table(headline, against)
-    titles = {label: run_title(record, label) for label, record in in_order(headline)}
-    ks = {label: reported_k(record, headline) for label, record in in_order(headline)}
-    k = max(ks.values())
-    other = f"the last evaluation of {baseline}" if baseline else ""
-    few = reproduced or len(titles) <= _MOST_READ
-    sentences = reading(table, titles, ks, other) if few else []
-    sentences += sweep_reading(cells, _shown_k(cells, k)) if len(cells) else []
-    headings = sheets.column_names(set(ks.values()))
-    people = table.assign(regime=table["regime"].map(titles))
-    figures = _figures(headline, table, titles, cells, k)
-
-    note = _NOTE.format(baseline=other or "the checkpoint that the run started from")
-    out = Path(out_dir)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / "table.csv", index=False)
-    if len(cells):
-        cells.to_csv(out / "sweep.csv", index=False)
-    words = "".join(f"\n{sentence}\n" for sentence in [*sentences, note])
-    (out / "table.md").write_text(markdown(people, headings) + words, encoding="utf-8")
-    run = titles[_focus(headline, k)]
-    page = {
-        "title": _page_title(headline),
-        "sentences": sentences,
-        "note": note,
-        "facts": sheets.facts(records),
-        "headline": sheets.sheet(sheets.summary_rows(people), headings),
-        "per_seed": sheets.sheet(people, headings) if (people["seed"] == "all").any() else None,
-        "kinds": sheets.kinds(headline, titles, headings),
-        "kernel": sheets.kernel(headline),
-        "figures": {
-            name: (
-                *_save(figure, out / "figures" / f"{name}.png"),
-                _CAPTIONS[name].format(k=_shown_k(cells, k) if "sweep" in name else k, run=run),
-            )
-            for name, figure in figures.items()
-        },
-        "sweep": sheets.cells(cells, _shown_k(cells, k), headings) if len(cells) else None,
-        "differences": sheets.differences(records),
-        "runs": sheets.runs(records, out),
-        "versions": sheets.versions(records),
-    }
-    file = out / "report.html"
-    file.write_text(_render(page), encoding="utf-8")
-    return file
-
-
-def _render(page: Mapping[str, object]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("passk", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return Material(
+        records=records,
+        headline=headline,
+        against=against,
+        table=table,
+        cells=sweep_table(swept, against, records) if is_sweep else pd.DataFrame(),
+        titles=titles_of(headline),
+        ks={label: reported_k(record, headline) for label, record in in_order(headline)},
+        costs=cost_table(headline, None if against else table),
+        diagnoses=find_diagnoses(dirs),
+        samples=sample_rows(records, SAMPLE_BYTES, find_measured(dirs, "eval")),
     )
-    return environment.get_template("report.html.j2").render(page)
 
 
-def _figures(
-    records: Sequence[RunRecord],
-    table: pd.DataFrame,
-    titles: Mapping[str, str],
-    cells: pd.DataFrame,
-    k: int,
-) -> dict[str, Figure]:
-    """The figures that the material allows, by name, in the order of the page."""
-    prompts = prompt_changes(records)
-    of_focus = prompts[prompts["regime"] == _focus(records, k)]
-    trained = [r for r in records if r.regime != "sft"]
-    regimes = sweep_table(trained) if trained else pd.DataFrame()
-    swept_alone = len(cells) > 0 and not any(r.seed_dir for r in records)
-    drawn = {
-        "training_curves": plots.training_curves(records, titles),
-        "pareto_regimes": None
-        if swept_alone
-        else plots.pareto(regimes, _shown_k(regimes, k), titles),
-        "alignment_at_start": plots.alignment_at_start(table, titles),
-        "alignment_curves": plots.alignment_curves(records, titles),
-        "prompt_scatter": prompt_plots.prompt_scatter(prompts, titles),
-        "weight_by_kind": prompt_plots.weight_by_kind(of_focus, k),
-        "pareto_sweep": plots.pareto(cells, _shown_k(cells, k)),
+def _tables(
+    found: Material, people: pd.DataFrame, headings: Mapping[str, str], out: Path
+) -> dict[str, sheets.Sheet | None]:
+    """The page's tables by name, each also written to tables/."""
+    first = headline_table(found.headline, found.table)
+    first["regime"] = first["regime"].map(found.titles)
+    costs = found.costs
+    several = (people["seed"] == "all").any()
+    cells, k = found.cells, shown_k(found.cells, found.k)
+    shown = {
+        "headline": sheets.sheet(first, headings),
+        "per_seed": sheets.sheet(people, headings) if several else None,
+        "sweep": sheets.cells(cells, k, headings) if len(cells) else None,
+        "kinds": sheets.kinds(found.headline, found.titles, headings),
+        "kernel": sheets.kernel(found.headline),
+        "costs": cost_sheet(costs, found.titles),
+        "prices": price_sheet(costs, found.titles),
+        "differences": sheets.differences(found.records),
+        "runs": sheets.runs(found.records, out),
+        "versions": sheets.versions(found.records),
     }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    numbers = {"headline": first, "per_seed": found.table, "sweep": cells}
+    for name, table in shown.items():
+        if table is not None and table.rows:
+            raw = costs if name == "costs" else numbers.get(name)
+            write_table(out / "tables", name, table, raw)
+    return {
+        name: table if table is not None and table.rows else None for name, table in shown.items()
+    }
 
 
-def _shown_k(cells: pd.DataFrame, k: int) -> int:
-    """k where all cells evaluated it, else the largest that all did."""
-    grid = [int(name[4:]) for name in map(str, cells) if re.fullmatch(r"pass\d+", name)]
-    return k if k in grid else max(grid, default=1)
-
-
-def _focus(records: Sequence[RunRecord], k: int) -> str:
-    """The label whose start the weights are shown for: Pass@k-only if there, else the first."""
-    at_k = [(label, r) for label, r in in_order(records) if reported_k(r, records) == k]
-    return min(at_k, key=lambda item: (not item[1].optimises_passk, item[1].pass1_weight))[0]
+def _told(drawings: Iterable[str], found: Material, start: str) -> dict[str, tuple[str, str]]:
+    """Title and caption of each figure."""
+    run = found.titles[focus(found.headline, found.k)]
+    of_name = {}
+    diagnoses = iter(found.diagnoses)
+    for name in drawings:
+        swept = name in ("pareto_sweep", "heatmaps")
+        k = shown_k(found.cells, found.k) if swept else found.k
+        words: dict[str, object] = {"k": k, "run": run, "baseline": start}
+        if name.startswith(AGREEMENT):
+            diagnosis = next(diagnoses)
+            words |= {"k": diagnosis.k, "diagnosis": diagnosis.title}
+        of_name[name] = told(name, **words)
+    return of_name
 
 
 def _page_title(records: Sequence[RunRecord]) -> str:
     """The reproduction's name, or the run's where there is only one."""
     roots = {r.seed_dir.parent.name if r.seed_dir else r.path.name for r in records}
     return roots.pop() if len(roots) == 1 else f"{len(records)} runs"
-
-
-def _save(figure: Figure, file: Path) -> tuple[str, int]:
-    """Write a PNG; returns it as a data URI, so that the page needs no other file, and its width.
-
-    The width is in CSS pixels and keeps letters of all figures at one size.
-    """
-    figure.savefig(file)
-    uri = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-    return uri, round(90 * figure.get_figwidth())

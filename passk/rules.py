@@ -13,6 +13,7 @@ from passk.config import (
     uses_products,
 )
 from passk.errors import UserError
+from passk.trackers import check_tracker
 
 
 def check_run(cfg: RunConfig) -> None:
@@ -20,6 +21,7 @@ def check_run(cfg: RunConfig) -> None:
     if isinstance(cfg, TrainConfig):
         _check_regime(cfg)
         _check_diagnostics(cfg)
+        check_tracker(cfg.tracker)
     _check_data(cfg)
     _check_learner(cfg)
     _check_eval(cfg)

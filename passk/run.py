@@ -26,6 +26,7 @@ from passk.rollout import Rollout, sample_fields
 from passk.saving import CheckpointWriter
 from passk.seeds import first_samples
 from passk.spending import Spending
+from passk.tracking import Tracking
 from passk.types import Problem, Verdict
 
 P = ParamSpec("P")
@@ -43,12 +44,13 @@ def _by_rank_0(method: Callable[P, None]) -> Callable[P, None]:
 
 
 class Run:
-    """The open run directory. State: the files, and the checkpoint that is being written."""
+    """The open run directory. State: the files, the checkpoint being written, and a tracker."""
 
     def __init__(self, path: Path, command: str, seed: int, policy: str | None = None) -> None:
         """`policy` is the model that is evaluated, where nothing is trained."""
         self.path = path
         self._checkpoints: CheckpointWriter | None = None
+        self._tracking: Tracking | None = None
         self._last_logged = 0.0  # seconds, by the last line of a session before this one
         self._manifest: dict[str, Any] = {
             "command": command,
@@ -79,6 +81,12 @@ class Run:
         self._write_manifest()
 
     @_by_rank_0
+    def track(self, cfg: TrainConfig, step: int) -> None:
+        """Send what is logged from `step` on to the tracker too, if one was chosen."""
+        if cfg.tracker.name != "none":
+            self._tracking = Tracking(cfg, self.path, self._manifest, step)
+
+    @_by_rank_0
     def write_problems(self, **splits: Sequence[Problem]) -> None:
         """`problems.parquet`, once: the problems behind the ids in rollouts, samples and tables."""
         if not (self.path / "problems.parquet").is_file():
@@ -96,6 +104,12 @@ class Run:
     @_by_rank_0
     def _record_end(self, status: str) -> None:
         self._manifest |= {"end": _now(), **self._spent.facts(), "status": status}
+        self._write_end(status)  # before a tracker is waited for
+        if self._tracking is not None:
+            self._manifest |= self._tracking.finish(status)
+            self._write_end(status)
+
+    def _write_end(self, status: str) -> None:
         try:
             self._write_manifest()
         except DiskFull:
@@ -143,6 +157,8 @@ class Run:
         path = self.path / "metrics.jsonl"
         with full_disk_told(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self._tracking is not None:
+            self._tracking.log("metrics", metrics["step"], line)
 
     @_by_rank_0
     def write_rollouts(
@@ -195,6 +211,9 @@ class Run:
             _write(path, known + rows.to_csv(index=False, header=not known))
         table = pd.read_csv(self.path / "eval" / "table.csv")
         _write(self.path / "eval" / "table.md", pass_markdown(table, "step"))
+        if self._tracking is not None:
+            values = zip(tables["table"]["k"], tables["table"]["value"], strict=True)
+            self._tracking.log("eval", step, {f"eval/pass@{k}": value for k, value in values})
 
     @_by_rank_0
     def write_samples(self, first: int, samples: pd.DataFrame) -> None:

@@ -46,6 +46,7 @@ def column_names(ks: set[int]) -> dict[str, str]:
     return {
         "regime": "Regime",
         "seed": "Seed",
+        "num_seeds": "Seeds",
         "pass1": "Pass@1 (%)",
         "passk": f"{passk} (%)",
         "delta_pass1": "Δ Pass@1 (points)",

@@ -12,7 +12,7 @@ from passk.checkpoint import chosen_checkpoint, last_checkpoint, resolve_model, 
 from passk.command_config import DiagnoseConfig, EvaluateConfig, FilterConfig
 from passk.command_rules import check
 from passk.composition import load_config, load_run_config
-from passk.config import RunConfig, TrainConfig
+from passk.config import RunConfig, TrackerConfig, TrainConfig
 from passk.errors import UserError
 from passk.policy import model_location as model_folder
 
@@ -116,6 +116,7 @@ def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[st
     merged = replace(
         trained,
         resume=False,
+        tracker=TrackerConfig(),
         # Where its training started from is not needed here, and need not exist any more.
         train=replace(trained.train, init_from=None),
         # As many ranks as there are now, and not as training had.
@@ -187,7 +188,8 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
     free = {"eval": _FREE_IN_EVAL, "filter": _FREE_IN_FILTER}.get(command, _FREE_ON_RESUME)
     before, now = (_flat(asdict(c)) for c in (load_config(run_dir, type(cfg)), cfg))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and key not in free:
+        is_free = key in free or key.startswith("tracker.")  # where else metrics go is no matter
+        if before.get(key) != now.get(key) and not is_free:
             raise UserError(
                 f"resume=true with {key}={now.get(key)}, but the run in {run_dir} was started "
                 f"with {key}={before.get(key)}; repeat its overrides, which are in overrides.txt"

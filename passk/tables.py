@@ -49,7 +49,7 @@ def reproduction_table(
         row: dict[str, object] = {"regime": label, "seed": record.seed}
         before, after = counts_before(record, records, baseline), last_counts(record)
         ks = {"pass1": 1, "passk": k}
-        deltas = _paired_deltas(before, after, list(ks.values()))
+        deltas = paired_deltas(before, after, list(ks.values()))
         for (name, this_k), delta in zip(ks.items(), deltas, strict=True):
             row[name] = _mean_pass_at_k(after, this_k)
             row |= _columns(f"delta_{name}", delta)
@@ -76,7 +76,7 @@ def sweep_table(
         row: dict[str, object] = {"regime": label, "k": record.k}
         row |= {"pass1_weight": record.pass1_weight, "seed": record.seed}
         before, after = counts_before(record, among or records, baseline), last_counts(record)
-        for k, delta in zip(grid, _paired_deltas(before, after, grid), strict=True):
+        for k, delta in zip(grid, paired_deltas(before, after, grid), strict=True):
             row |= _columns(f"pass{k}", _last_value(record, k))
             row |= _columns(f"delta_pass{k}", delta)
         rows.append(row)
@@ -139,7 +139,7 @@ def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:
     return float(pass_at_k(counts["n"].to_numpy(), counts["c"].to_numpy(), k).mean())
 
 
-def _paired_deltas(
+def paired_deltas(
     before: pd.DataFrame | None, after: pd.DataFrame | None, ks: Sequence[int]
 ) -> list[Interval]:
     """Change in Pass@k for each k, after minus before, over the problems that both evaluated.
@@ -151,7 +151,7 @@ def _paired_deltas(
     both = before.merge(after, on="problem_id", suffixes=("_before", "_after"), validate="1:1")
     least_P = both[["n_before", "n_after"]].min(axis=1).to_numpy()
     if len(ks) > 1 and not (least_P >= max(ks)).all():
-        return [interval for k in ks for interval in _paired_deltas(before, after, [k])]
+        return [interval for k in ks for interval in paired_deltas(before, after, [k])]
     both = both[least_P >= max(ks, default=1)]
     if both.empty or not ks:
         return [NOTHING] * len(ks)

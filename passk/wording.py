@@ -41,7 +41,9 @@ def config_differences(records: Sequence[RunRecord]) -> pd.DataFrame:
     differing = {
         key: values
         for key, values in rows.items()
-        if key.rpartition(".")[2] not in _INCIDENTAL and len({repr(v) for v in values}) > 1
+        if key.rpartition(".")[2] not in _INCIDENTAL
+        and not key.startswith("tracker.")
+        and len({repr(v) for v in values}) > 1
     }
     return pd.DataFrame.from_dict(
         differing, orient="index", columns=range(len(records)), dtype=object

@@ -23,7 +23,8 @@ def compose(overrides: Sequence[str]) -> Any:
     """The default configuration of `passk train` with `overrides`; a fixed rate, as TRL has it."""
     from hydra import initialize_config_dir
 
-    from passk.composition import compose_train, conf_dir, register
+    from passk.composition import compose_train, register
+    from passk.schemas import conf_dir
 
     register()
     with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):

@@ -8,14 +8,16 @@ Where the model can tell the two kinds of prompt apart, there should be nothing 
 Writes `cue.md` and `cue.csv` into the folder; a second call goes on where the first one stopped.
 """
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from passk.cli import main as passk
-from passk.statistics import seed_interval
+from passk.statistics import Interval, seed_interval
 
 CONDITIONS = {  # name: (cue of the prompts, cue of the corpus)
     "cue 0": (0.0, 0.0),
@@ -25,7 +27,9 @@ CONDITIONS = {  # name: (cue of the prompts, cue of the corpus)
 }
 
 
-def run_condition(folder: Path, cue: float, corpus_cue: float, seeds: int) -> None:
+def run_condition(
+    folder: Path, cue: float, corpus_cue: float, seeds: int, overrides: Sequence[str]
+) -> None:
     """SFT and Pass@k-only training under one condition, for every seed."""
     resume = (folder / "config.yaml").is_file()
     code = passk(
@@ -35,7 +39,8 @@ def run_condition(folder: Path, cue: float, corpus_cue: float, seeds: int) -> No
             f"seeds={seeds}",
             f"data.cue={cue}",
             f"data.corpus_cue={corpus_cue}",
-            f"hydra.run.dir={folder}",
+            *overrides,
+            f"hydra.run.dir={json.dumps(str(folder), ensure_ascii=False)}",
             f"resume={str(resume).lower()}",
         ]
     )
@@ -61,7 +66,8 @@ def summarise(name: str, folder: Path) -> dict[str, str | float]:
     }
     row: dict[str, str | float] = {"condition": name, "seeds": len(trained)}
     for column, values in columns.items():
-        interval = seed_interval(values)
+        known = np.isfinite(values).all()  # an alignment that is all noise has no value
+        interval = seed_interval(values) if known else Interval(np.nan, np.nan, np.nan)
         row |= {
             column: interval.value,
             f"{column}_low": interval.low,
@@ -95,12 +101,12 @@ def markdown(rows: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(folder: Path, seeds: int) -> None:
-    """Run what is missing, then write the table."""
+def main(folder: Path, seeds: int, overrides: Sequence[str] = ()) -> None:
+    """Run what is missing, then write the table. `overrides` go to all runs."""
     rows = []
     for name, (cue, corpus_cue) in CONDITIONS.items():
         place = folder / name.replace(" ", "-")
-        run_condition(place, cue, corpus_cue, seeds)
+        run_condition(place, cue, corpus_cue, seeds, overrides)
         rows.append(summarise(name, place))
     table = pd.DataFrame(rows)
     table.to_csv(folder / "cue.csv", index=False)

@@ -1,9 +1,22 @@
 """Fixtures that several test files use. Torch is imported late: many tests do without it."""
 
+import forked
 import pytest
 from small_runs import Outcome
 
 from passk.cli import main
+
+# Begun first, so that no core waits at the end for one of them.
+LONGEST = {
+    *("test_rank_runs.py", "test_rank_adapters.py", "test_ranks.py", "test_saving.py"),
+    *("test_endings.py", "test_long_runs.py", "test_filter.py", "test_diagnose.py"),
+    *("test_filtered_runs.py", "test_reproduce.py", "test_resume.py", "test_compile.py"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """`make test` deals files out to processes in this order."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_addoption(parser):
@@ -41,6 +54,13 @@ def tiny_encoder(tiny_tokenizer):
     from passk.prompts import PromptEncoder
 
     return PromptEncoder(tiny_tokenizer, PromptConfig())
+
+
+@pytest.fixture(scope="module")
+def forked_ranks():
+    """Ranks that the tests of a file start share the imports, and are otherwise as they are."""
+    with forked.ranks():
+        yield
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ def test_many_shapes_are_few_compilations():
     assert not counters["recompile_limit"] and not counters["graph_break"]
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_two_ranks_compute_what_one_does(tmp_path):
     out, settings = tmp_path / "found.json", (COMPILED, COMPILED | SAVING)
     launch(gradients, 2, str(out), {"tiny": "tiny"}, settings, list(CASES.values()))

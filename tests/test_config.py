@@ -14,7 +14,7 @@ from passk.advantages import ESTIMATORS
 from passk.build import VERIFIERS, build_verifier
 from passk.command_config import EvaluateConfig, ReproduceConfig
 from passk.command_rules import check, claim_directory
-from passk.composition import SCHEMAS, conf_dir, explain, register, settle, to_config
+from passk.composition import explain, register, settle, to_config
 from passk.config import (
     ESTIMATOR_NAMES,
     REGIMES,
@@ -24,6 +24,7 @@ from passk.config import (
     TrainConfig,
 )
 from passk.errors import UserError
+from passk.schemas import SCHEMAS, conf_dir
 
 CONF = conf_dir()
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -53,15 +54,17 @@ def refusal(*overrides, command="train"):
 
 def test_there_are_groups_and_a_file_per_command():
     assert GROUPS == [
-        "data", "debug", "eval", "experiment", "learner", "model", "regime", "rollout", "verifier",
+        "data", "debug", "eval", "experiment", "learner", "model", "regime", "rollout", "tracker",
+        "verifier",
     ]  # fmt: skip
     assert {p.stem for p in CONF.glob("*.yaml")} == {*SCHEMAS, "run_directory"}
 
 
 MEASURED = ("experiment", "math-diagnostic")  # of passk diagnose alone
 TRAIN_OPTIONS = [choice for choice in OPTIONS if choice != MEASURED]
-# passk eval trains nothing, so it has neither regimes nor experiments.
-EVAL_OPTIONS = [choice for choice in OPTIONS if choice[0] not in ("regime", "experiment", "debug")]
+# passk eval trains nothing, so it has neither regimes nor experiments nor trackers.
+TRAINING = ("regime", "experiment", "debug", "tracker")
+EVAL_OPTIONS = [choice for choice in OPTIONS if choice[0] not in TRAINING]
 DIAGNOSE_OPTIONS = [*EVAL_OPTIONS, MEASURED, ("debug", "cpu")]
 
 

@@ -92,6 +92,7 @@ def test_what_pass_at_k_alone_learns_from_in_closed_form():
     assert learned_share(job) == pytest.approx((right + wrong) / n)
 
 
+@pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_bytes_per_parameter_of_each_rank(tmp_path, num_ranks):
     job = replace(SMALL, ranks=num_ranks)
@@ -133,6 +134,7 @@ def jobs_to_trace(num_ranks: int) -> list[Job]:
     return jobs + [replace(job, replicas=2)] * (num_ranks == 4)
 
 
+@pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_collectives_of_a_step_are_counted_exactly(tmp_path, num_ranks):
     jobs = jobs_to_trace(num_ranks)

@@ -152,6 +152,7 @@ def test_it_repeats_exactly_and_a_seed_draws_others(found, tmp_path):
     assert set(other["problem_id"]) != set(pd.read_csv(found / "prompts.csv")["problem_id"])
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_two_ranks_measure_the_same(found, tmp_path):
     """Each holds half of the weights, and moves its half: up to the errors of the differences."""
     assert diagnose(tmp_path / "run", "learner.num_processes=2") == 0

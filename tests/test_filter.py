@@ -3,12 +3,13 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from small_runs import Outcome, assert_refused, in_subprocess, metrics, train
+from small_runs import assert_refused, metrics, train
 
 from passk.cli import main
 from passk.command_config import FilteringConfig
@@ -100,16 +101,14 @@ def test_a_resumed_filter_measures_what_is_missing(trained, filtered, tmp_path):
     assert filter_run(directory, *words, "diagnose.seed=1") == 2
 
 
-def test_a_filter_is_not_resumed_over_other_problems(trained, filtered, tmp_path):
+def test_a_filter_is_not_resumed_over_other_problems(passk, trained, filtered, tmp_path):
     directory, file = tmp_path / "run", tmp_path / "p.jsonl"
     rows = (filtered / "random.jsonl").read_text().splitlines(keepends=True)
     file.write_text("".join(rows))
     words = (f"run={trained}", f"data.path={file}", "filter.num_checkpoints=1")
     assert filter_run(directory, *words) == 0
     file.write_text("".join(rows[:-3]))
-    outcome = in_subprocess(
-        ["filter", *MEASURED, *words, "resume=true", f"hydra.run.dir={directory}"], Path.cwd()
-    )
+    outcome = passk("filter", *MEASURED, *words, "resume=true", f"hydra.run.dir={directory}")
     assert_refused(outcome, "the training problems of data.path changed")
 
 
@@ -219,11 +218,8 @@ def test_weights_multiply_the_gradient(filtered, tmp_path):
     assert lines[0.0]["grad_norm"] == 0.0 and lines[1.0]["grad_norm"] > 0
 
 
-def refused(*words: str) -> Outcome:
-    return in_subprocess(["filter", *MEASURED, *words], Path.cwd())
-
-
-def test_bad_input_is_one_sentence(trained, tmp_path):
+def test_bad_input_is_one_sentence(passk, trained, tmp_path):
+    refused = partial(passk, "filter", *MEASURED)
     assert_refused(refused("run=/nowhere"), "run=/nowhere does not exist")
     assert_refused(refused(f"run={trained}", "checkpoint=first"), "all, last, best or the number")
     assert_refused(refused(f"run={trained}", "filter.fdr=1.5"), "filter.fdr=1.5", "between 0 and 1")

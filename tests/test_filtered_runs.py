@@ -88,6 +88,7 @@ def test_unsolved_prompts_are_kept_and_others_samples_tell(found, tmp_path):
     assert "kept among the hard ones" in page and "told from other samples" in page
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_two_ranks_find_the_same(found, tmp_path):
     assert diagnose(tmp_path / "run", *WORDS, "learner.num_processes=2") == 0
     one, two = (pd.read_csv(d / "filtered.csv") for d in (found, tmp_path / "run"))
@@ -113,6 +114,7 @@ def test_a_nucleus_of_the_last_layer_or_norm(tmp_path):
         assert (pd.read_csv(out / "prompts.csv")["agreement"] != 0).any()
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_two_ranks_read_adams_moments_of_the_last_layer_alone(tmp_path):
     words = ("regime=passk", "train.num_steps=2", "diagnostics.every=0", "eval.every=0")
     assert train(tmp_path / "run", *words) == 0

@@ -14,11 +14,20 @@ LEVELS = (
     (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
         *("seeds", "estimators", "statistics", "head", "attention", "worker_pool", "ranks"),
-        *("provenance", "theory", "answers.text", "answers.forms", "answers.algebra"),
+        *("provenance", "theory", "voice", "answers.text", "answers.forms", "answers.algebra"),
     ),
     (
-        *("rows", "eval_tables", "conventions", "advantages", "verifiers", "batch", "policy"),
         *(
+            "rows",
+            "eval_tables",
+            "conventions",
+            "advantages",
+            "verifiers",
+            "batch",
+            "policy",
+        ),
+        *(
+            "usage",
             "command_config",
             "exact_config",
             "sampler",
@@ -29,6 +38,7 @@ LEVELS = (
             "limits",
             "clusters",
             "interference",
+            "trackers",
             "spending",
             "reading",
         ),
@@ -44,6 +54,7 @@ LEVELS = (
             "prompts",
             "gold",
             "toy_tables",
+            "schemas",
             "answers.equality",
             "vllm_weights",
             "implied",
@@ -52,11 +63,12 @@ LEVELS = (
             "filtered_sets",
             "noisy_verifier",
             "objective",
+            "ledger",
         ),
         *("sandbox.solution", "sandbox.remote", "sandbox.confinement"),
     ),
     (
-        *("problems", "rollout", "torch_sampler", "vllm_sampler", "sharding"),
+        *("completion", "problems", "rollout", "torch_sampler", "vllm_sampler", "sharding"),
         *(
             "stream",
             "command_rules",
@@ -65,7 +77,10 @@ LEVELS = (
             "sandbox.judge",
             "sandbox.process",
         ),
-        *("promised", "problem_files", "suspects", "injected", "remedies", "diagnoses"),
+        *("cells", "sweep_table"),
+        *("tracking", "promised", "problem_files", "suspects", "injected", "remedies"),
+        *("lineage", "card_prompts"),
+        "diagnoses",
     ),
     ("learner",),
     ("diagnostics", "checkpoint", "sync", "launch", "evaluator", "composition", "baselines"),
@@ -82,21 +97,22 @@ LEVELS = (
     ("matrix", "experience", "build", "tables", "saving", "products", "sample_files"),
     ("run", "breakdown", "starting", "preparing", "costs", "verdict_shares", "sample_rows"),
     ("evaluation", "figure_style", "sheets", "diagnose_tables"),
-    ("golds_page", "cost_words", "exports"),
+    ("golds_page", "cost_words", "exports", "chart_style", "headline"),
     (
         *("train", "plots", "prompt_plots", "toy_plots", "weight_plot"),
+        *("eval_plot", "sweep_plots", "verdict_plot", "report_page"),
         "diagnose_page",
         "interference_report",
     ),
     (
-        *("reproduce", "report", "toy_command", "explain", "diagnose_plots", "interference_plot"),
-        "filtered",
+        *("reproduce", "toy_command", "explain", "diagnose_plots", "interference_plot"),
+        *("filtered", "report_figures"),
     ),
-    ("filtered_page", "filtered_plots"),
-    ("diagnose", "filter_tables"),
+    ("filtered_page", "filtered_plots", "report", "model_card"),
+    ("diagnose", "filter_tables", "export"),
     ("filtering",),
     ("measure_commands",),
-    ("commands",),
+    ("commands", "sweep"),
     ("cli",),
     ("__main__",),
 )
@@ -117,10 +133,21 @@ WITHOUT_TORCH |= {
     "toy_command",
     "agreement",
 }
+WITHOUT_TORCH |= {
+    "schemas",
+    "completion",
+    "usage",
+    "ledger",
+    "cells",
+    "sweep_table",
+    "sweep",
+    "voice",
+}
 WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
-WITHOUT_TORCH |= {"noisy_verifier", "suspects", "injected", "golds_page"}
+WITHOUT_TORCH |= {"trackers", "tracking", "noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
+WITHOUT_TORCH |= {"lineage"}
 WITHOUT_TORCH |= {"diagnoses", "baselines", "costs", "cost_words", "verdict_shares"}
 WITHOUT_TORCH |= {"sample_rows", "sample_files", "exports"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
@@ -176,7 +203,7 @@ def test_imports_flow_one_way(name):
 
 def test_hydra_ends_at_the_door():
     users = {name for name in MODULES if roots(ast.walk(tree(name))) & {"hydra", "omegaconf"}}
-    assert users == {"composition", "cli"}
+    assert users == {"composition", "cli", "sweep"}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -200,7 +227,7 @@ def test_modules_that_do_without_torch(name):
 
 def test_only_the_command_layer_touches_the_process():
     """sys.argv, environment and exit belong to the command line."""
-    for name in set(MODULES) - {"cli", "__main__", "launch", "ranks"}:
+    for name in set(MODULES) - {"cli", "__main__", "launch", "ranks", "cells"}:
         words = {n.attr for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute)}
         assert not words & {"argv", "environ", "exit", "_exit"}, name
 

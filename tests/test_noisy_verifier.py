@@ -209,6 +209,7 @@ def test_a_resumed_run_errs_as_the_whole_one(whole, tmp_path):
     assert_same_run(whole, run, STEPS)
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_two_ranks_err_as_one(whole, tmp_path):
     assert train(tmp_path / "two", *WORDS, *NOISE, "learner.num_processes=2") == 0
     for one, two in zip(metrics(whole), metrics(tmp_path / "two"), strict=True):

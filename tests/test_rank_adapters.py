@@ -17,6 +17,7 @@ from passk.config import ModelConfig
 from passk.launch import launch
 from passk.policy import token_logprobs
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
 # Steps in proportion to the gradient: Adam's own would blow up what is all rounding.
 STEP = {"lr": 0.02, "eps": 0.1, "schedule": "constant", "max_tokens_per_batch": 100}
 ROWS = some_rows(20)

@@ -24,7 +24,7 @@ TWO = "learner.num_processes=2"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> tuple[Path, Path]:
+def runs(tmp_path_factory, forked_ranks) -> tuple[Path, Path]:
     """The same run on one rank and on two."""
     root = tmp_path_factory.mktemp("ranks")
     assert train(root / "one", *WORDS) == 0
@@ -137,7 +137,7 @@ KILLED = (*LONG, "train.num_steps=60", "train.save_every=5", TWO)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
+def undisturbed(tmp_path_factory, forked_ranks) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     assert train(run, *KILLED) == 0
     return run

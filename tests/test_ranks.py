@@ -15,6 +15,7 @@ from passk.launch import launch
 from passk.learner import Learner
 from passk.policy import load_policy, load_tokenizer
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
 CASES = {
     "many rows": some_rows(40),
     "one row, so that other ranks have none": some_rows(1),

@@ -89,6 +89,7 @@ def test_a_checkpoint_of_an_earlier_version_has_no_history(runs, tmp_path):
     assert metrics(run)[4]["min_success"] == 0.5
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_two_ranks_choose_as_one(tmp_path):
     words = [*WORDS, *REMEDIES["projected"], "train.num_steps=4", "learner.lr=1e-4"]
     assert train(tmp_path / "one", *words) == 0

@@ -11,7 +11,7 @@ import yaml
 from small_runs import SMALL, metrics, snapshot
 
 from passk.cli import main
-from passk.composition import conf_dir
+from passk.schemas import conf_dir
 
 TINY = (
     *SMALL,

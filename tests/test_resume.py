@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 from small_runs import LEARNER_FILE, SMALL, metrics, snapshot, train, without_times
 
+from passk.cli import main
+
 STEPS = 6
 LAST_ONLY = ("train.keep_last=1", "train.keep_best=0", "train.async_save=false")
 RL = ("regime=hybrid", f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9")
@@ -209,7 +211,7 @@ def test_killed_run_resumes_to_the_same_end(long_run, tmp_path):
     assert not list(run.rglob("*.partial"))
 
 
-def test_interrupt_saves_and_says_how_to_go_on(long_run, tmp_path):
+def test_interrupt_saves_and_says_how_to_go_on(long_run, tmp_path, monkeypatch):
     run = tmp_path / "a=b, c"  # as a cell of a sweep is named, and with a space
     with start(run, *KILLED) as process:
         wait_for_lines(run, 8, process)
@@ -217,8 +219,8 @@ def test_interrupt_saves_and_says_how_to_go_on(long_run, tmp_path):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     line = assert_interrupted(run, out, err)
-    words = [sys.executable, "-m", *shlex.split(line)]
-    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(line)[1:]) == 0
     assert_same_run(run, long_run, LONG)
 
 

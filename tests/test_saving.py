@@ -24,6 +24,7 @@ from passk.learner import Learner
 from passk.policy import load_policy, load_tokenizer
 from passk.saving import CheckpointWriter
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
 CPU = torch.device("cpu")
 
 
@@ -43,7 +44,7 @@ def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torc
 
 
 @pytest.fixture(scope="module")
-def from_four(tmp_path_factory) -> Path:
+def from_four(tmp_path_factory, forked_ranks) -> Path:
     """A checkpoint written by four ranks after two steps, and its tensors put together."""
     root = tmp_path_factory.mktemp("four")
     launch(save_after_steps, 4, str(root), "tiny", LearnerConfig())

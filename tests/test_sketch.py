@@ -174,6 +174,7 @@ def test_an_odd_number_of_samples_is_used_whole(groups):
         assert one.rewards() + two.rewards() == group.rewards()
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_two_ranks_sketch_the_same_products(tmp_path, groups, exact):
     """Each sketches its shard with signs of its own; what is summed is a sketch of the whole."""
     size, num_prompts, out = 1 << 14, 8, tmp_path / "found.npy"

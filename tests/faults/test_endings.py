@@ -114,13 +114,14 @@ def test_nothing_is_left(is_whole_matrix, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory) -> Path:
+def two_ranks(tmp_path_factory, forked_ranks) -> Path:
     """The run on two ranks that nothing happens to."""
     run = tmp_path_factory.mktemp("ranks") / "run"
     assert train(run, *WORDS, TWO) == 0
     return run
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_killed_launcher_takes_its_ranks_along(is_whole_matrix, matrix, tmp_path, request):
     """They are told that it is gone, finish their step and save; nothing of it is resumed twice."""
     for number in range(3 if is_whole_matrix else 1):

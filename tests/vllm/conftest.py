@@ -1,12 +1,21 @@
-"""One engine for all tests here: starting one takes 10 to 20 seconds."""
+"""One engine for all tests here: starting one takes 10 to 20 seconds. Others start in forks."""
 
 import copy
 import os
 
+import forked
 import pytest
 
 # Read when vllm is imported; the command line sets the same for a run.
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@pytest.fixture(scope="session")
+def forked_ranks():
+    """Ranks, and command lines in processes of their own, share the imports: see `forked.py`."""
+    with forked.ranks(*forked.VLLM):
+        yield
 
 
 @pytest.fixture(scope="session")

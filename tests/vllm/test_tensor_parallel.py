@@ -17,6 +17,7 @@ from passk.launch import launch
 from passk.policy import load_policy, load_tokenizer
 from passk.types import Completion, FinishReason
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
 TWO = ("learner.num_processes=2", "rollout.tensor_parallel=2")
 
 

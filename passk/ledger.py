@@ -1,0 +1,223 @@
+"""The ledger of a sweep: a file per cell, of what it is, where it runs and how its attempts ended.
+
+Each cell writes its own file, on whatever machine it runs, and holds a lock as long as it lives: so
+states are true whoever was killed, and the same line again knows what is left to do.
+"""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from passk.disk import replacing
+from passk.errors import UserError
+
+FOLDER = "ledger"
+STATES = ("waiting", "running", "interrupted", "failed", "finished")
+FINISHED, REFUSED, INTERRUPTED = 0, 2, 130  # exit codes
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One process that ran a cell. `code` is its exit code, minus the signal that killed it.
+
+    Without an end it runs, or was lost together with the process that started it.
+    """
+
+    start: str
+    host: str
+    pid: int
+    end: str | None = None
+    code: int | None = None
+    sentence: str = ""  # what was at fault
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took, once it has ended."""
+        if self.end is None:
+            return None
+        start, end = (datetime.fromisoformat(at) for at in (self.start, self.end))
+        return (end - start).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a sweep: the overrides that make it, in a directory below the sweep's."""
+
+    name: str
+    number: int
+    command: str
+    overrides: tuple[str, ...]
+    run_dir: str  # relative to the sweep's directory
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def last(self) -> Attempt | None:
+        """The latest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.last is not None and self.last.code == FINISHED
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it was asked to stop, and has saved."""
+        return self.last is not None and self.last.code == INTERRUPTED
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its latest attempt ended by itself, and not well."""
+        ended = self.last is not None and self.last.code is not None
+        return ended and not (self.is_finished or self.is_interrupted)
+
+
+def cell_file(sweep_dir: Path, name: str) -> Path:
+    """Where the ledger has a cell."""
+    return sweep_dir / FOLDER / f"{name}.json"
+
+
+def log_file(sweep_dir: Path, name: str) -> Path:
+    """Where a cell's output goes when it has no screen of its own."""
+    return sweep_dir / FOLDER / f"{name}.log"
+
+
+def read_cell(file: Path) -> Cell:
+    """A cell as the ledger has it."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        attempts = tuple(Attempt(**attempt) for attempt in known.pop("attempts"))
+        return Cell(**{**known, "overrides": tuple(known["overrides"])}, attempts=attempts)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a cell of a sweep's ledger: {error}") from error
+
+
+def write_cell(sweep_dir: Path, cell: Cell) -> None:
+    """Put a cell into the ledger, or its new state in place of the old."""
+    _write(cell_file(sweep_dir, cell.name), cell)
+
+
+def read_ledger(sweep_dir: Path) -> list[Cell]:
+    """All cells of a sweep in order; empty where there is no ledger."""
+    files = (sweep_dir / FOLDER).glob("*.json")
+    return sorted((read_cell(file) for file in files), key=lambda cell: cell.number)
+
+
+def plan(sweep_dir: Path, wanted: Sequence[Cell]) -> list[Cell]:
+    """The wanted cells as they stand, new ones entered as waiting; nothing is changed if refused.
+
+    Cells are the same if their overrides are. Raises UserError where another one has the name or
+    the directory of a wanted one.
+    """
+    known = read_ledger(sweep_dir)
+    by_overrides = {_identity(cell): cell for cell in known}
+    taken = {cell.run_dir: cell for cell in known}
+    number, planned, new = max((cell.number for cell in known), default=-1) + 1, [], []
+    for cell in wanted:
+        before = by_overrides.get(_identity(cell))
+        if before is None:
+            if (other := taken.get(cell.run_dir)) is not None:
+                raise UserError(
+                    f"{sweep_dir / cell.run_dir} belongs to another cell: "
+                    f"{_difference(other, cell)}; choose another directory with hydra.sweep.dir="
+                )
+            before = replace(cell, number=number)
+            number += 1
+            new.append(before)
+            taken[before.run_dir] = by_overrides[_identity(before)] = before
+        planned.append(before)
+    for cell in new:
+        write_cell(sweep_dir, cell)
+    return list(dict.fromkeys(planned))
+
+
+def find(sweep_dir: Path, overrides: Sequence[str]) -> Cell:
+    """The planned cell that has these overrides."""
+    return next(
+        cell for cell in read_ledger(sweep_dir) if sorted(cell.overrides) == sorted(overrides)
+    )
+
+
+def state(sweep_dir: Path, cell: Cell) -> str:
+    """One of `STATES`; an attempt without an end is running as long as it holds its lock."""
+    if cell.last is None:
+        return "waiting"
+    if cell.last.code is None:
+        return "running" if is_locked(sweep_dir, cell) else "interrupted"
+    return "finished" if cell.is_finished else "interrupted" if cell.is_interrupted else "failed"
+
+
+def is_locked(sweep_dir: Path, cell: Cell) -> bool:
+    """Whether a process runs the cell now, here or on a machine that shares the directory."""
+    try:
+        descriptor = os.open(_lock_file(cell_file(sweep_dir, cell.name)), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def attempting(file: Path) -> Iterator[bool]:
+    """Be the process that runs a cell: wait for one that still does, then enter an attempt.
+
+    Gives False, and enters none, where that other one has finished the cell.
+    """
+    descriptor = os.open(_lock_file(file), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        cell = read_cell(file)
+        if not cell.is_finished:
+            attempt = Attempt(start=now(), host=socket.gethostname(), pid=os.getpid())
+            _write(file, replace(cell, attempts=(*cell.attempts, attempt)))
+        yield not cell.is_finished
+    finally:
+        os.close(descriptor)
+
+
+def end_attempt(file: Path, code: int, sentence: str) -> Cell:
+    """Enter how the latest attempt ended, unless that is known; the cell as it then stands."""
+    cell = read_cell(file)
+    if cell.last is not None and cell.last.code is None:
+        ended = replace(cell.last, end=now(), code=code, sentence=sentence)
+        cell = replace(cell, attempts=(*cell.attempts[:-1], ended))
+        _write(file, cell)
+    return cell
+
+
+def now() -> str:
+    """The time as the ledger has it: UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _write(file: Path, cell: Cell) -> None:
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(asdict(cell), indent=1) + "\n", encoding="utf-8")
+
+
+def _lock_file(file: Path) -> Path:
+    return file.with_suffix(".lock")
+
+
+def _identity(cell: Cell) -> tuple[str, ...]:
+    return (cell.command, *sorted(cell.overrides))
+
+
+def _difference(one: Cell, other: Cell) -> str:
+    """What tells two cells apart, in words."""
+    if one.command != other.command:
+        return f"passk {one.command}, not passk {other.command}"
+    mine, others = set(one.overrides), set(other.overrides)
+    only = " ".join(sorted(mine - others)) or "nothing"
+    return f"it has {only} where this line has {' '.join(sorted(others - mine)) or 'nothing'}"

@@ -1,0 +1,52 @@
+"""What each command is configured by: its dataclass, and its groups in `conf/`."""
+
+from pathlib import Path
+
+import yaml
+
+from passk.command_config import (
+    DiagnoseConfig,
+    EvaluateConfig,
+    ExportConfig,
+    FilterConfig,
+    ReportConfig,
+    ReproduceConfig,
+)
+from passk.config import ConventionsConfig, DataConfig, RunConfig, TableConfig, TrainConfig
+from passk.exact_config import ExplainConfig, ToyConfig
+
+AnyConfig = RunConfig | ReportConfig | ExportConfig | ToyConfig | ExplainConfig
+SCHEMAS: dict[str, type[AnyConfig]] = {
+    "train": TrainConfig,
+    "eval": EvaluateConfig,
+    "reproduce": ReproduceConfig,
+    "report": ReportConfig,
+    "diagnose": DiagnoseConfig,
+    "filter": FilterConfig,
+    "export": ExportConfig,
+    "toy": ToyConfig,
+    "explain": ExplainConfig,
+}
+DATA_SCHEMAS: dict[str, type[DataConfig]] = {
+    "conventions": ConventionsConfig,
+    "gsm8k": TableConfig,
+    "math": TableConfig,
+    "jsonl": TableConfig,
+}
+
+
+def conf_dir() -> Path:
+    """The YAML tree: inside the package when installed, beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def groups(command: str) -> dict[str, list[str]]:
+    """The groups that a command lets one choose from, with their options.
+
+    Hydra's own listing copies all that was read for each of them: more than a second.
+    """
+    defaults = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
+    named = {name for entry in defaults if not isinstance(entry, str) for name in entry}
+    folders = sorted(folder for folder in conf_dir().iterdir() if folder.name in named)
+    return {f.name: sorted(file.stem for file in f.glob("*.yaml")) for f in folders}

@@ -1,0 +1,66 @@
+"""A real, headless Chromium for tests of the report's page."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ARGS = (
+    "--no-sandbox",  # without it Chromium does not start as root
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+def chromium_file() -> str:
+    """Chromium from PASSK_CHROMIUM or the path; a test says in a sentence that there is none."""
+    found = os.environ.get("PASSK_CHROMIUM") or shutil.which("chromium")
+    if not found or not Path(found).is_file():
+        pytest.fail(
+            "no Chromium for the tests of the report's page: run `make chromium` as root, or set "
+            "PASSK_CHROMIUM to the file of an installed Chromium or Chrome",
+            pytrace=False,
+        )
+    return found
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser, closed afterwards."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_file(), args=list(ARGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Opened:
+    """The page of a file with every figure drawn, and what went wrong or over the network."""
+
+    def __init__(self, browser: Browser, file: Path, *, place: str = "", **settings) -> None:
+        settings = {"viewport": DESKTOP, "color_scheme": "light"} | settings
+        self.context = browser.new_context(offline=True, **settings)
+        self.page: Page = self.context.new_page()
+        self.said: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(file.as_uri() + place)
+        self.wait()
+
+    def wait(self) -> None:
+        """Until every figure is drawn."""
+        self.page.wait_for_function("document.documentElement.dataset.drawn", timeout=60_000)
+
+    def count(self, selector: str) -> int:
+        return self.page.locator(selector).count()

@@ -1,0 +1,301 @@
+"""The documents are true: their commands run, and what they name is there.
+
+A new document needs nothing here while its blocks of commands are marked `bash` and its
+placeholders are those of PLACEHOLDERS. What cannot run on any machine goes into ONLY_COMPOSED.
+"""
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import documents
+import pytest
+from documented import MINIMAL, Places
+from documents import ROOT, Command
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from passk.cli import HELP, main
+from passk.composition import register, to_config
+from passk.schemas import DATA_SCHEMAS, SCHEMAS, conf_dir
+
+# What is put in the place of what a document leaves open: attributes of `documented.Places`.
+PLACEHOLDERS = {
+    "data.path=FOLDER_WITH_MATH": "data.path={problems}",
+    "data.path=FOLDER": "data.path={problems}",
+    "data.path=train.jsonl": "data.path={training_file}",
+    "data.path=mine.jsonl": "data.path={training_file}",
+    "data.eval_path=heldout.jsonl": "data.eval_path={heldout_file}",
+    "data.eval_path=test.jsonl": "data.eval_path={heldout_file}",
+    "model.path=FOLDER_OR_HUB_ID": "model.path={model}",
+    "model.path=DIR_OR_HUB_ID": "model.path={model}",
+    "model.path=FOLDER": "model.path={model}",
+    "models/smollm2-135m": "{model}",
+    "MODEL": "{model}",
+    "RUN_OR_SWEEP": "{run}",
+    "RUN": "{run}",
+    "run=DIR": "run={run}",
+    "FILTER": "{filtered}",
+}
+# Words whose commands are composed and checked, and not run, and why.
+ONLY_COMPOSED = {
+    "rollout=vllm": "vLLM is not in this environment; `make test-vllm` runs it",
+    "hydra/launcher=submitit_slurm": "no Slurm; tests/test_ranks.py has stand-ins of it",
+    "learner.num_processes=4": "starts four processes; tests/test_rank_runs.py runs two",
+}
+REFUSED = {"passk train regime.k=abc"}  # documents say that these are
+# Programs that are not ours.
+OTHERS = {"cd", "eval", "git", "head", "pip", "scontrol", "source"}
+# Where a command is told in full; another has docs/COMMAND.md.
+PAGES = {
+    "train": "README.md",
+    "eval": "docs/evaluation.md",
+    "reproduce": "README.md",
+    "report": "README.md",
+    "explain": "docs/estimators.md",
+}
+COMMANDS = [word for word in re.findall(r"^  ([a-z]+) ", HELP, re.MULTILINE) if word != "passk"]
+FOUND = tuple(documents.commands())
+
+
+def test_commands_are_found_and_stand_where_they_are_found():
+    assert {command.where.split(":")[0] for command in FOUND} > {"README.md", "docs/filter.md"}
+    assert not list(documents.unmarked()), "blocks of commands begin with ```bash"
+    programs = {command.words[0] for command in FOUND}
+    assert programs <= {"passk", "make", "python"} | OTHERS
+
+
+# passk
+
+
+def bound(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Words with the names of places where the document has placeholders."""
+    for placeholder, place in PLACEHOLDERS.items():
+        pattern = rf"(?<![\w/]){re.escape(placeholder)}(?![A-Z_])"
+        words = tuple(re.sub(pattern, lambda _, place=place: place, word) for word in words)
+    return tuple(re.sub(r"^(hydra\.run\.dir)=.*", r"\1={here}", word) for word in words)
+
+
+def is_mention(command: Command) -> bool:
+    """Whether a text only names a command, as in `passk train`."""
+    return not command.in_block and len(command.words) == 2 and command.words[1].isalpha()
+
+
+OURS = [command for command in FOUND if command.words[0] == "passk"]
+RUN = {bound(command.words): command for command in reversed(OURS) if not is_mention(command)}
+RUN = dict(reversed(RUN.items()))
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Places:
+    return Places(tmp_path_factory.mktemp("places"))
+
+
+@pytest.fixture(scope="module")
+def seen() -> set[str]:
+    """The configurations that have run: documents say many things more than once."""
+    return set()
+
+
+def filled(words: tuple[str, ...], places: Places, here: Path) -> list[str]:
+    """The words after `passk`, with real things in the place of what documents leave open."""
+    out = []
+    for word in words[1:]:
+        assert not re.search(r"\b[A-Z]{2,}", word), f"{word}: PLACEHOLDERS lacks it"
+        named = re.findall(r"\{(\w+)\}", word)
+        stand_ins = {name: here if name == "here" else getattr(places, name) for name in named}
+        out.append(word.format(**stand_ins) if named else word)
+    return out
+
+
+def composed(command: str, words: Iterable[str]) -> str:
+    """The configuration of a command, composed and checked, as text; of a sweep, its first cell."""
+    register()
+    overrides = [next(cells(word)) for word in words if not word.startswith("-")]
+    with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        configuration = compose(command, overrides=overrides)
+    to_config(configuration)
+    return f"{command} {OmegaConf.to_yaml(configuration)}"
+
+
+def cells(override: str) -> Iterator[str]:
+    """An override as it is, or those of a sweep over it."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return iter([override])
+    return (f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator())
+
+
+def shortened(words: list[str]) -> list[str]:
+    """A sweep of two cells in the place of a longer one."""
+    swept = [word for word in words if not word.startswith("-") and len(list(cells(word))) > 1]
+    short = {word: next(cells(word)) for word in swept}
+    if swept:
+        key, first = short[swept[0]].split("=", 1)
+        short[swept[0]] = f"{key}={first},{list(cells(swept[0]))[1].split('=', 1)[1]}"
+    return [short.get(word, word) for word in words] + ["hydra.sweep.subdir=${hydra.job.num}"]
+
+
+@pytest.mark.parametrize("words", RUN, ids=lambda words: str(RUN[words]))
+def test_command_of_passk(words, places, seen, tmp_path, monkeypatch, capfd):
+    """To its end, with its sizes made small; each configuration once."""
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"
+    command, *rest = filled(words, places, here)
+    refused = " ".join(RUN[words].words) in REFUSED
+    small = [*rest, *places.smaller(command, rest)]
+    if command in COMMANDS and {"--help", "--cfg"}.isdisjoint(rest) and command != "report":
+        if not refused and MINIMAL & {word.split("=")[0] for word in rest}:
+            composed(command, rest)  # what is typed is allowed, too
+        if set(rest) & set(ONLY_COMPOSED):
+            composed(command, small)
+            return
+        if not refused and {"-m", "--resume"}.isdisjoint(rest):
+            configuration = composed(command, small)
+            if configuration in seen:
+                return
+            seen.add(configuration)
+    if "--resume" in rest:
+        kept = [word for word in rest if not word.startswith(("--resume", "hydra.run.dir"))]
+        places.unfinished(here, command, kept)
+    capfd.readouterr()
+    code = main([command, *(shortened(small) if "-m" in rest else small)])
+    outcome = capfd.readouterr()
+    assert code == (2 if refused else 0), outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_exceptions_are_needed():
+    typed = {word for command in OURS for word in command.words}
+    assert set(ONLY_COMPOSED) <= typed, "no document has these any more"
+    assert {" ".join(command.words) for command in OURS} >= REFUSED
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_page(command):
+    page = ROOT / PAGES.get(command, f"docs/{command}.md")
+    assert page.is_file(), f"passk {command} is told nowhere"
+    assert f"passk {command}" in page.read_text()
+
+
+def test_mentioned_commands_exist():
+    mentioned = {command.words[1] for command in OURS if is_mention(command)}
+    assert mentioned <= set(COMMANDS)
+    assert set(PAGES) <= set(COMMANDS)
+
+
+# other programs
+
+
+def test_make_targets_exist():
+    targets = sorted({c.words[1] for c in FOUND if c.words[0] == "make"})
+    done = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_scripts_exist_and_know_their_flags():
+    for command in FOUND:
+        if command.words[0] != "python":
+            continue
+        files = [word for word in command.words if word.endswith(".py")]
+        assert files, command
+        for file in files:
+            text = (ROOT / file).read_text()
+            compile(text, file, "exec")
+            if file.startswith("scripts/"):
+                flags = [word for word in command.words if word.startswith("--")]
+                assert all(knows(text, flag) for flag in flags), command
+
+
+def knows(script: str, flag: str) -> bool:
+    """Whether a script names a flag, or the field of a dataclass that it makes flags of."""
+    return f'"{flag}"' in script or f" {flag[2:].replace('-', '_')}: " in script
+
+
+PYTHON = [code for code in documents.codes() if code.language == "python"]
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.where)
+def test_python_runs(code, places):
+    exec(compile(code.text.replace("DIR", str(places.evaluation)), code.where, "exec"), {})
+
+
+# what is named
+
+
+def test_links_and_images_lead_somewhere():
+    for file, target in documents.links():
+        path, _, anchor = target.partition("#")
+        leads_to = file.parent / path if path else file
+        assert leads_to.exists(), f"{documents.name(file)}: {target}"
+        if anchor:
+            assert anchor in documents.anchors(leads_to), f"{documents.name(file)}: {target}"
+
+
+SPANS = [code for code in documents.codes() if code.language is None]
+FILE_ENDINGS = ("py", "jsonl", "json", "csv", "md", "yaml", "parquet", "png", "pdf", "html", "txt")
+FILE_ENDINGS += ("npy", "safetensors", "toml", "gguf", "svg", "xml", "tex", "yml")
+FOLDERS = ("passk", "conf", "docs", "scripts", "tests", ".github")
+
+
+def is_key(dotted: str) -> bool:
+    """Whether some command's configuration has this key."""
+    return any(reaches(schema(), dotted.split(".")) for schema in SCHEMAS.values())
+
+
+def reaches(node, parts: list[str]) -> bool:
+    if not parts or isinstance(node, dict):
+        return True
+    nodes = [node]
+    if isinstance(node, tuple({base for s in DATA_SCHEMAS.values() for base in s.__mro__[:2]})):
+        nodes = [schema() for schema in DATA_SCHEMAS.values()]
+    return any(
+        field.name == parts[0] and reaches(getattr(n, field.name), parts[1:])
+        for n in nodes
+        if is_dataclass(n)
+        for field in fields(n)
+    )
+
+
+def in_module(dotted: str) -> bool:
+    """Whether a module of passk has this name."""
+    *module, name = dotted.removeprefix("passk.").split(".")
+    as_module = ROOT / "passk" / "/".join([*module, name])
+    if as_module.with_suffix(".py").is_file() or as_module.is_dir():
+        return True
+    file = (ROOT / "passk" / "/".join(module)).with_suffix(".py")
+    return file.is_file() and re.search(rf"\b{name}\b", file.read_text()) is not None
+
+
+def test_keys_and_names_exist():
+    groups = {field.name for schema in SCHEMAS.values() for field in fields(schema)}
+    modules = {file.stem for file in (ROOT / "passk").glob("*.py")} | {"passk"}
+    for code in SPANS:
+        found = re.fullmatch(r"[+~]?([a-z_]\w*(?:\.\w+)+)(=.*)?", code.text)
+        if not found or found[1].rpartition(".")[2] in FILE_ENDINGS:
+            continue
+        if found[1].split(".")[0] in groups | modules:
+            assert is_key(found[1]) or in_module(found[1]), f"{code.where}: {code.text}"
+
+
+def test_options_of_groups_exist():
+    for code in SPANS:
+        found = re.fullmatch(r"([a-z]+)=([\w-]+)", code.text)
+        if found and (conf_dir() / found[1]).is_dir() and not found[2].isupper():
+            assert (conf_dir() / found[1] / f"{found[2]}.yaml").is_file(), (
+                f"{code.where}: {code.text}"
+            )
+
+
+def test_files_exist():
+    for code in SPANS:
+        path = code.text.rstrip("/")
+        if not re.fullmatch(r"[\w./-]+", path) or re.search(r"[A-Z]{3}", Path(path).name):
+            continue
+        if path.startswith(tuple(f"{folder}/" for folder in FOLDERS)):
+            assert (ROOT / path).exists() or Path(path).suffix == "", f"{code.where}: {path}"
+        elif "/" not in path and path.endswith(".py"):
+            assert any((ROOT / folder).rglob(path) for folder in FOLDERS), f"{code.where}: {path}"

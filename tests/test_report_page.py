@@ -1,0 +1,274 @@
+"""The report's page in a real browser: figures, legends, tables, samples, keyboard, phone, dark."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from browser import PHONE, Opened, chromium
+from run_files import write_reproduction, write_rollouts, write_sweep
+
+from passk.records import find_runs
+from passk.report import write_report
+
+SCREENSHOTS = Path(__file__).parent.parent / "outputs" / "screenshots"
+HOSTILE = (
+    '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
+    "\u2028<!--<script> & $[0] {{ x }}"
+)
+FIGURES = [
+    "training_curves",
+    "pareto_regimes",
+    "pareto_sweep",
+    "heatmaps",
+    "alignment_at_start",
+    "alignment_curves",
+    "prompt_scatter",
+    "weight_by_kind",
+    "weight_against_agreement",
+    "verdict_reasons",
+]
+PROBLEMS = {
+    "train-0-0": [("3+4=7", 1.0)] * 3 + [("3+4=8", 0.0)],
+    "train-0-1": [(HOSTILE, 0.0), ("plain", 0.0), ("plain", 0.0), ("late", None)],
+    "train-0-2": [("2*2=4", 1.0)] * 4,
+}
+
+
+def write_diagnosis(folder: Path) -> None:
+    folder.mkdir()
+    prompts = {"problem_id": list(PROBLEMS), "kind": ["textbook", "skill", HOSTILE]}
+    prompts |= {"level": "", "type": "", "n": 8, "c": [6, 0, 8], "p": [0.75, 0.0, 1.0]}
+    prompts |= {"signal": ["", "all wrong", "all right"], "agreement": [0.5, 0.0, 0.0]}
+    prompts |= {"agreement_error": 0.1, "weight_8": [0.2, 8.0, 0.0], "contribution_8": 0.1}
+    pd.DataFrame(prompts).to_csv(folder / "prompts.csv", index=False)
+    curve = {"k": [1, 8], "inner_product": 1.0, "inner_product_low": 0, "inner_product_high": 2}
+    pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
+    (folder / "manifest.json").write_text('{"command": "diagnose", "policy": "model"}')
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    write_reproduction(root / "main", seeds=(0, 1))
+    for regime in ("passk", "hybrid"):
+        run = root / "main" / "seed-0" / regime
+        for step in (0, 29):
+            write_rollouts(run, step, PROBLEMS)
+        with (run / "config.yaml").open("a") as config:
+            config.write("rollout: {num_samples: 4, num_prompts: 3}\n")
+        problems = {"problem_id": list(PROBLEMS), "kind": ["textbook", "skill", ""]}
+        problems |= {"split": "train", "level": "", "type": ""}
+        problems |= {"prompt": ["3+4=", HOSTILE, "2*2="]}
+        pd.DataFrame(problems | {"answer": ["7", "1", "4"]}).to_parquet(run / "problems.parquet")
+    write_sweep(root / "sweep")
+    write_diagnosis(root / "sweep" / "diagnosis")
+    return write_report([root / "main", root / "sweep"], root / "out")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def desktop(browser, report):
+    return Opened(browser, report)
+
+
+def points(opened, figure):
+    return opened.count(f"#{figure} svg .mark-symbol path")
+
+
+def test_every_figure_is_drawn_with_its_points(desktop, report):
+    shown = desktop.page.locator("[data-figure]").evaluate_all("all => all.map(f => f.id)")
+    assert shown == FIGURES
+    for name in FIGURES:
+        assert desktop.count(f"#{name} svg.marks") == 1, name
+        for ending in ("png", "pdf"):
+            assert (report.parent / "figures" / f"{name}.{ending}").stat().st_size > 3000
+    # Per panel, of three regimes at four steps, means over seeds.
+    assert points(desktop, "training_curves") == 2 * 3 * 4
+    assert points(desktop, "pareto_regimes") == 3 + 1  # and the start
+    assert points(desktop, "pareto_sweep") == 4 + 1
+    assert desktop.count("#heatmaps svg .mark-rect path") == 4 * 4
+    assert points(desktop, "weight_against_agreement") == 3
+    assert points(desktop, "alignment_at_start") == 3 + 3 * 2  # and each of two seeds
+    problems = desktop.page.evaluate(
+        "figures.find((f) => f.name === 'prompt_scatter').rows"
+        ".reduce((sum, row) => sum + (row.role === 'problem' ? row.problems : 0), 0)"
+    )
+    assert problems == 3 * 2 * 60
+    assert desktop.count("#verdict_reasons svg .mark-area path") > 0
+
+
+def test_nothing_is_asked_of_a_network_and_nothing_fails(desktop, report):
+    assert desktop.requests == [report.as_uri()]
+    assert desktop.said == []
+
+
+def test_a_legend_hides_and_shows_by_keyboard(desktop):
+    button = desktop.page.locator("#pareto_regimes .legends button", has_text="Pass@8-only")
+    assert button.get_attribute("aria-pressed") == "true"
+    button.focus()
+    desktop.page.keyboard.press("Enter")
+    desktop.page.wait_for_function(
+        "document.querySelectorAll('#pareto_regimes svg .mark-symbol path').length === 3"
+    )
+    assert button.get_attribute("aria-pressed") == "false"
+    desktop.page.keyboard.press("Enter")
+    desktop.page.wait_for_function(
+        "document.querySelectorAll('#pareto_regimes svg .mark-symbol path').length === 4"
+    )
+
+
+def test_a_figure_lists_its_data(desktop):
+    figure = desktop.page.locator("#pareto_regimes")
+    figure.locator("details", has_text="Data of this figure").locator("> summary").press("Enter")
+    figure.locator("tbody tr").first.wait_for()
+    assert figure.locator("tbody tr").count() == 3
+    assert "Pass@8-only" in figure.locator("tbody").inner_text()
+    with desktop.page.expect_download() as saved:
+        figure.get_by_role("button", name="Save as CSV").click()
+    assert len(pd.read_csv(saved.value.path())) == 3
+
+
+def test_tables_sort_by_value(desktop):
+    table = desktop.page.locator("main table").first
+    heading = table.locator("thead th", has_text="Δ Pass@1")
+    place = table.locator("thead th").all_inner_texts().index(heading.inner_text())
+
+    def column():
+        cells = table.locator(f"tbody tr :nth-child({place + 1})").all_inner_texts()
+        words = [cell.split() for cell in cells if cell.strip()]
+        return [float(word[0].replace("\u2212", "-")) for word in words if word[0][0] in "+\u2212"]
+
+    heading.get_by_role("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert column() == sorted(column())
+    heading.get_by_role("button").click()
+    assert column() == sorted(column(), reverse=True)
+
+
+def shown_samples(opened):
+    return opened.page.locator("#browser output").inner_text().partition(" \u00b7 ")[0]
+
+
+def set_filter(opened, name, value):
+    control = opened.page.locator(f"#filter-{name}")
+    is_list = control.evaluate("element => element.tagName") == "SELECT"
+    control.select_option(value) if is_list else control.fill(value)
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, "12 prompts, 48 samples"),
+        ({"run": "Pass@8-only, seed 0"}, "6 prompts, 24 samples"),
+        ({"step": "29"}, "6 prompts, 24 samples"),
+        ({"kind": "skill"}, "4 prompts, 16 samples"),
+        ({"verdict": "timeout"}, "4 prompts, 4 samples"),
+        ({"success-from": "50", "success-to": "90"}, "4 prompts, 16 samples"),
+        ({"success-to": "10"}, "4 prompts, 16 samples"),
+        ({"text": "PLAIN"}, "4 prompts, 8 samples"),
+        ({"verdict": "correct", "success-to": "80"}, "4 prompts, 12 samples"),
+        # 8 (1-p)^7 is 8 where all fail; the hybrid's weight there is 0.7 + 0.3 * 8.
+        ({"weight-from": "5"}, "2 prompts, 8 samples"),
+    ],
+)
+def test_filters(desktop, filters, expected):
+    desktop.page.get_by_role("button", name="Clear filters").click()
+    for name, value in filters.items():
+        set_filter(desktop, name, value)
+    assert shown_samples(desktop) == expected
+
+
+def test_the_address_keeps_the_filters(browser, report):
+    place = "#samples?verdict=timeout&run=Hybrid+0.7%2F0.3%2C+seed+0"
+    opened = Opened(browser, report, place=place)
+    assert shown_samples(opened) == "2 prompts, 2 samples"
+    set_filter(opened, "step", "0")
+    assert "step=0" in opened.page.evaluate("location.hash")
+    assert shown_samples(opened) == "1 prompts, 1 samples"
+    opened.context.close()
+
+
+def test_pages_of_samples(desktop):
+    desktop.page.get_by_role("button", name="Clear filters").click()
+    assert desktop.count("#browser article") == 10
+    desktop.page.get_by_role("button", name="Next").click()
+    assert desktop.count("#browser article") == 2
+    assert desktop.page.get_by_role("button", name="Next").is_disabled()
+
+
+def test_text_of_a_model_is_never_markup(desktop):
+    desktop.page.get_by_role("button", name="Clear filters").click()
+    set_filter(desktop, "text", "onerror")
+    completion = desktop.page.locator("#browser .completion", has_text="onerror").first
+    assert completion.evaluate("element => element.textContent") == HOSTILE
+    prompt = desktop.page.locator("#browser .text").first
+    assert prompt.evaluate("element => element.textContent") == HOSTILE
+    point = desktop.page.locator("#weight_against_agreement svg .mark-symbol path").last
+    point.dispatch_event("pointermove")
+    assert desktop.page.evaluate("window.hacked") is None
+    assert desktop.count("img") == 0
+    assert desktop.said == []
+
+
+def test_the_keyboard_reaches_the_samples_and_focus_is_seen(browser, report):
+    opened = Opened(browser, report)
+    for _ in range(200):
+        opened.page.keyboard.press("Tab")
+        if opened.page.evaluate("document.activeElement.id") == "filter-run":
+            break
+    focused = "getComputedStyle(document.activeElement)"
+    assert opened.page.evaluate("document.activeElement.id") == "filter-run"
+    assert opened.page.evaluate(f"{focused}.outlineStyle") == "solid"
+    assert opened.page.evaluate(f"{focused}.outlineWidth") == "3px"
+    opened.page.keyboard.press("ArrowDown")
+    opened.page.keyboard.press("Enter")
+    labels = opened.page.locator("#browser input, #browser select").evaluate_all(
+        "all => all.map((e) => e.labels?.[0]?.textContent || e.getAttribute('aria-label'))"
+    )
+    assert all(labels)
+    opened.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_without_scrolling_sideways(browser, report, scheme):
+    settings = {"viewport": PHONE, "color_scheme": scheme, "has_touch": True, "is_mobile": True}
+    opened = Opened(browser, report, device_scale_factor=2, **settings)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    right = "f.plot.querySelector('.marks').getBoundingClientRect().right"
+    wide = f"figures.filter((f) => {right} > 391).map((f) => f.name)"
+    assert opened.page.evaluate(wide) == []
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    opened.page.screenshot(path=SCREENSHOTS / f"phone_{scheme}.png", full_page=True)
+    assert opened.said == []
+    opened.context.close()
+
+
+def test_dark_mode_changes_colours_and_is_followed(browser, report):
+    opened = Opened(browser, report)
+    look = """() => [
+      getComputedStyle(document.body).backgroundColor,
+      document.querySelector('#pareto_regimes .role-axis-label text').getAttribute('fill'),
+      [...document.querySelectorAll('#pareto_regimes .mark-symbol path')].map(
+        (path) => path.getAttribute('fill')).join(),
+    ]"""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    light = opened.page.evaluate(look)
+    opened.page.screenshot(path=SCREENSHOTS / "desktop_light.png", full_page=True)
+    opened.page.evaluate("delete document.documentElement.dataset.drawn")
+    opened.page.emulate_media(color_scheme="dark")
+    opened.wait()
+    dark = opened.page.evaluate(look)
+    opened.page.screenshot(path=SCREENSHOTS / "desktop_dark.png", full_page=True)
+    assert all(before != after for before, after in zip(light, dark, strict=True))
+    assert opened.said == []
+    opened.context.close()
+
+
+def test_the_page_is_one_file_of_limited_weight(report):
+    assert len(find_runs([report.parent.parent / "sweep"])) == 4
+    assert report.stat().st_size < 2_000_000
