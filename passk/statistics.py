@@ -7,6 +7,7 @@ An interval that one observation cannot give has NaN ends.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -148,7 +149,16 @@ def jackknife_interval(
 
 
 def resample_counts(num_problems: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
-    """How often each resample holds each problem, [R, P], in chunks of at most MAX_DRAWS cells."""
+    """How often each resample holds each problem, [R, P], in chunks of at most MAX_DRAWS cells.
+
+    What is one chunk is kept for the next call: a report asks for the same one again and again.
+    """
+    whole = num_resamples * num_problems <= MAX_DRAWS
+    draw = _kept_counts if whole else _draw_counts
+    yield from draw(num_problems, num_resamples, seed)
+
+
+def _draw_counts(num_problems: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
     rng = np.random.default_rng(seed)
     chunk = max(1, MAX_DRAWS // num_problems)
     for start in range(0, num_resamples, chunk):
@@ -157,6 +167,14 @@ def resample_counts(num_problems: int, num_resamples: int, seed: int) -> Iterato
         cells_RP += num_problems * np.arange(rows)[:, None]
         counts = np.bincount(cells_RP.ravel(), minlength=rows * num_problems)
         yield counts.reshape(rows, num_problems).astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _kept_counts(num_problems: int, num_resamples: int, seed: int) -> tuple[FloatArray, ...]:
+    chunks = tuple(_draw_counts(num_problems, num_resamples, seed))
+    for counts_RP in chunks:
+        counts_RP.flags.writeable = False
+    return chunks
 
 
 def _around(value: float, half_width: float) -> Interval:
