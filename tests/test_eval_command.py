@@ -265,7 +265,7 @@ def start(run: Path) -> subprocess.Popen[str]:
 
 
 def wait_for_chunks(run: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while len(chunks(run)) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
