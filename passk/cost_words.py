@@ -57,6 +57,8 @@ def cost_sentences(costs: pd.DataFrame, titles: Mapping[str, str]) -> list[str]:
     for row in rl.to_dict("records"):
         if reference is not None and row["regime"] != reference["regime"]:
             sentences.append(_step(row, reference, titles))
+    if sentences:
+        sentences.append("Seconds are those of a machine as busy as it was; tokens tell the work.")
     for name in ("pass1", "passk"):
         told = [_told(row, name, titles) for row in rl.to_dict("records")]
         clauses = [clause for clause in told if clause]

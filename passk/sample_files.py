@@ -53,8 +53,8 @@ def rollout_files(label: str, record: RunRecord) -> list[SampleFile]:
         # A problem that comes twice in a step goes on counting its samples.
         n = int(record.setting("rollout.num_samples", len(rows)))
         rewards_PG = rows["reward"].to_numpy(dtype=np.float64).reshape(-1, n)
-        objective = objective_of(record, step)
-        rows["advantage"] = objective.advantages(rewards_PG).ravel()
+        advantages_PG, weights_P = _worth(objective_of(record, step), rewards_PG)
+        rows["advantage"] = advantages_PG.ravel()
         samples: list[Sample] = list(rows.to_dict("records"))
         files.append(
             SampleFile(
@@ -65,7 +65,7 @@ def rollout_files(label: str, record: RunRecord) -> list[SampleFile]:
                 int(rows["policy_version"].iloc[0]),
                 _texts(record.problems(), "train"),
                 [samples[i : i + n] for i in range(0, len(samples), n)],
-                prompt_weights_of(objective, rewards_PG),
+                weights_P,
                 len(rows) * len(steps) if not files else 0,
             )
         )
@@ -108,6 +108,14 @@ def objective_of(record: RunRecord, step: int) -> Objective:
         k, weight = int(known.get("trained_k", k)), float(known.get("pass1_weight", weight))
         least = float(known.get("min_success", least))
     return Objective(estimator, k, weight, least)
+
+
+def _worth(objective: Objective, rewards_PG: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Advantages and weights; NaN of files in which a prompt has too few samples for them."""
+    try:
+        return objective.advantages(rewards_PG), prompt_weights_of(objective, rewards_PG)
+    except ValueError:
+        return np.full(rewards_PG.shape, np.nan), np.full(len(rewards_PG), np.nan)
 
 
 def prompt_weights_of(objective: Objective, rewards_PG: FloatArray) -> FloatArray:

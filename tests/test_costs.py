@@ -99,6 +99,11 @@ def test_gains_and_losses_have_a_price_and_what_is_not_clear_has_none(tmp_path):
     assert len(prices) == 2 * 3 * 3
     assert table.loc["hybrid", [p for p in prices if "pass1" in p]].isna().all()
     sentences = cost_sentences(table.reset_index(), TITLES | {"pass1": "Pass@1-only"})
+    step = (
+        "A step of Hybrid 0.7/0.3 drew as many samples as one of Pass@8-only (12), took 1.00 times"
+    )
+    assert any(words.startswith(step) for words in sentences)
+    assert any(words.startswith("Seconds are those of a machine") for words in sentences)
     assert any("Hybrid 0.7/0.3 made no clear change to Pass@1" in words for words in sentences)
     assert any("Pass@1-only lost a point of Pass@1 for each 1.6 samples" in s for s in sentences)
 

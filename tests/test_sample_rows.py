@@ -190,6 +190,13 @@ def test_unjudged_samples_older_runs_and_sft(tmp_path):
     assert sample_rows(find_runs([tmp_path / "sft"]), 10**6).num_on_disk == 0
 
 
+def test_too_few_samples_for_the_objective_are_shown_without_a_weight(tmp_path):
+    run = a_run(tmp_path / "run", k=N + 1)
+    rows = sample_rows(find_runs([run]), 10**7)
+    assert rows.num_shown == 2 * 30 * N
+    assert rows.groups["weight"].isna().all() and rows.samples["advantage"].isna().all()
+
+
 def test_a_real_run_and_its_evaluation(tmp_path):
     run, measured = tmp_path / "run", tmp_path / "eval"
     assert train(run, "regime=passk", "train.num_steps=2", "diagnostics.every=0") == 0
