@@ -55,7 +55,7 @@ def write_run(
         "eval": {"ks": list(KS), "num_samples": n},
     }
     for group, values in (settings or {}).items():
-        config[group] |= values
+        config[group] = config.get(group, {}) | values
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     (path / "overrides.txt").write_text(f"regime={regime}\ntrain.seed={seed}\n")
     facts = {

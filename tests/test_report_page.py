@@ -28,9 +28,9 @@ FIGURES = [
     "verdict_reasons",
 ]
 PROBLEMS = {
-    "train-0-0": [("3+4=7", 1.0)] * 3 + [("3+4=8", 0.0)],
-    "train-0-1": [(HOSTILE, 0.0), ("plain", 0.0), ("plain", 0.0), ("late", None)],
-    "train-0-2": [("2*2=4", 1.0)] * 4,
+    "train-0-0": [("3+4=7", 1.0)] * 12 + [("3+4=8", 0.0)] * 4,
+    "train-0-1": [(HOSTILE, 0.0), ("plain", 0.0), ("plain", 0.0), ("late", None)] * 4,
+    "train-0-2": [("2*2=4", 1.0)] * 16,
 }
 
 
@@ -49,13 +49,12 @@ def write_diagnosis(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
-    write_reproduction(root / "main", seeds=(0, 1))
+    drawn = {"rollout": {"num_samples": 16, "num_prompts": len(PROBLEMS)}}
+    write_reproduction(root / "main", seeds=(0, 1), settings=drawn)
     for regime in ("passk", "hybrid"):
         run = root / "main" / "seed-0" / regime
         for step in (0, 29):
             write_rollouts(run, step, PROBLEMS)
-        with (run / "config.yaml").open("a") as config:
-            config.write("rollout: {num_samples: 4, num_prompts: 3}\n")
         problems = {"problem_id": list(PROBLEMS), "kind": ["textbook", "skill", ""]}
         problems |= {"split": "train", "level": "", "type": ""}
         problems |= {"prompt": ["3+4=", HOSTILE, "2*2="]}
@@ -163,17 +162,17 @@ def set_filter(opened, name, value):
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
-        ({}, "12 prompts, 48 samples"),
-        ({"run": "Pass@8-only, seed 0"}, "6 prompts, 24 samples"),
-        ({"step": "29"}, "6 prompts, 24 samples"),
-        ({"kind": "skill"}, "4 prompts, 16 samples"),
-        ({"verdict": "timeout"}, "4 prompts, 4 samples"),
-        ({"success-from": "50", "success-to": "90"}, "4 prompts, 16 samples"),
-        ({"success-to": "10"}, "4 prompts, 16 samples"),
-        ({"text": "PLAIN"}, "4 prompts, 8 samples"),
-        ({"verdict": "correct", "success-to": "80"}, "4 prompts, 12 samples"),
+        ({}, "12 prompts, 192 samples"),
+        ({"run": "Pass@8-only, seed 0"}, "6 prompts, 96 samples"),
+        ({"step": "29"}, "6 prompts, 96 samples"),
+        ({"kind": "skill"}, "4 prompts, 64 samples"),
+        ({"verdict": "timeout"}, "4 prompts, 16 samples"),
+        ({"success-from": "50", "success-to": "90"}, "4 prompts, 64 samples"),
+        ({"success-to": "10"}, "4 prompts, 64 samples"),
+        ({"text": "PLAIN"}, "4 prompts, 32 samples"),
+        ({"verdict": "correct", "success-to": "80"}, "4 prompts, 48 samples"),
         # 8 (1-p)^7 is 8 where all fail; the hybrid's weight there is 0.7 + 0.3 * 8.
-        ({"weight-from": "5"}, "2 prompts, 8 samples"),
+        ({"weight-from": "5"}, "2 prompts, 32 samples"),
     ],
 )
 def test_filters(desktop, filters, expected):
@@ -186,10 +185,10 @@ def test_filters(desktop, filters, expected):
 def test_the_address_keeps_the_filters(browser, report):
     place = "#samples?verdict=timeout&run=Hybrid+0.7%2F0.3%2C+seed+0"
     opened = Opened(browser, report, place=place)
-    assert shown_samples(opened) == "2 prompts, 2 samples"
+    assert shown_samples(opened) == "2 prompts, 8 samples"
     set_filter(opened, "step", "0")
     assert "step=0" in opened.page.evaluate("location.hash")
-    assert shown_samples(opened) == "1 prompts, 1 samples"
+    assert shown_samples(opened) == "1 prompts, 4 samples"
     opened.context.close()
 
 
