@@ -64,3 +64,19 @@ class Opened:
 
     def count(self, selector: str) -> int:
         return self.page.locator(selector).count()
+
+
+def on_phone(browser: Browser, file: Path, width: int = PHONE["width"], **settings) -> Opened:
+    viewport = PHONE | {"width": width}
+    touch = {"has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+    return Opened(browser, file, viewport=viewport, **touch, **settings)
+
+
+def wider_than_the_window(opened: Opened) -> list[str]:
+    """What makes the page, or the box of a figure, scroll sideways."""
+    width = opened.page.viewport_size["width"]
+    scroll_width = opened.page.evaluate("document.documentElement.scrollWidth")
+    right = "f.plot.querySelector('.marks').getBoundingClientRect().right"
+    box = "f.plot.getBoundingClientRect().right"
+    wide = opened.page.evaluate(f"figures.filter((f) => {right} > {box} + 1).map((f) => f.name)")
+    return [*wide, *([f"{scroll_width} px"] if scroll_width != width else [])]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from browser import PHONE, Opened, chromium
+from browser import Opened, chromium, on_phone, wider_than_the_window
 from run_files import write_reproduction, write_rollouts, write_sweep
 
 from passk.records import find_runs
@@ -183,7 +183,7 @@ def test_filters(desktop, filters, expected):
 
 
 def test_the_address_keeps_the_filters(browser, report):
-    place = "#samples?verdict=timeout&run=Hybrid+0.7%2F0.3%2C+seed+0"
+    place = "#samples?verdict=timeout&run=Pass%408-only%2C+seed+0"
     opened = Opened(browser, report, place=place)
     assert shown_samples(opened) == "2 prompts, 8 samples"
     set_filter(opened, "step", "0")
@@ -233,16 +233,12 @@ def test_the_keyboard_reaches_the_samples_and_focus_is_seen(browser, report):
     opened.context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_all_without_scrolling_sideways(browser, report, scheme):
-    settings = {"viewport": PHONE, "color_scheme": scheme, "has_touch": True, "is_mobile": True}
-    opened = Opened(browser, report, device_scale_factor=2, **settings)
-    assert opened.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-    right = "f.plot.querySelector('.marks').getBoundingClientRect().right"
-    wide = f"figures.filter((f) => {right} > 391).map((f) => f.name)"
-    assert opened.page.evaluate(wide) == []
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 390), ("light", 320)])
+def test_a_phone_shows_all_without_scrolling_sideways(browser, report, scheme, width):
+    opened = on_phone(browser, report, width=width, color_scheme=scheme)
+    assert wider_than_the_window(opened) == []
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    opened.page.screenshot(path=SCREENSHOTS / f"phone_{scheme}.png", full_page=True)
+    opened.page.screenshot(path=SCREENSHOTS / f"phone_{width}_{scheme}.png", full_page=True)
     assert opened.said == []
     opened.context.close()
 

@@ -4,7 +4,9 @@
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const darkness = matchMedia("(prefers-color-scheme: dark)");
 const LEAST_PANEL = 300; // pixels; narrower windows get fewer panels in a row
+const LEAST_WIDTH = 90; // of a panel without its axes
 const MOST_SVG = 1500; // rows of a figure; more are drawn on a canvas, which is faster
+const MOST_TRIES = 4; // to find the width of panels beside axes whose labels are not known before
 const MOST_ROWS = 500; // of a figure's data as a table; the CSV has all
 
 /** An element with properties and children; text is never read as HTML. */
@@ -50,6 +52,40 @@ function withoutLegends(node) {
   }
 }
 
+const TITLE_FONT = 'bold 14px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
+const pen = document.createElement("canvas").getContext("2d");
+
+/** A title in as many lines as its panel needs; a word that is too long for one is cut. */
+function wrapped(title, width) {
+  pen.font = TITLE_FONT;
+  const fits = (line) => pen.measureText(line).width <= width;
+  const lines = [""];
+  for (let word of title.split(" ")) {
+    const longer = lines.at(-1) ? `${lines.at(-1)} ${word}` : word;
+    if (fits(longer)) {
+      lines[lines.length - 1] = longer;
+      continue;
+    }
+    if (lines.at(-1)) lines.push("");
+    while (!fits(word)) {
+      let end = word.length;
+      while (end > 1 && !fits(word.slice(0, end))) end -= 1;
+      lines[lines.length - 1] = word.slice(0, end);
+      lines.push("");
+      word = word.slice(end);
+    }
+    lines[lines.length - 1] = word;
+  }
+  return lines;
+}
+
+/** Names beside an axis take no more than a part of the figure; the rest of one is left out. */
+function limitLabels(node, most) {
+  if (node === null || typeof node !== "object") return;
+  if (node.axis) node.axis.labelLimit = Math.min(node.axis.labelLimit ?? 180, most);
+  for (const child of Object.values(node)) limitLabels(child, most);
+}
+
 /** Put as many panels in a row as fit, and make them as wide as the window allows. */
 function fit(spec, available, pad) {
   if (!spec.concat && spec.width !== spec.height) {
@@ -62,11 +98,12 @@ function fit(spec, available, pad) {
   const wanted = spec.columns ?? 1;
   const columns = Math.max(1, Math.min(wanted, Math.floor(available / LEAST_PANEL)));
   if (spec.concat) spec.columns = columns;
-  const width = Math.max(120, Math.floor(available / columns - pad));
+  const width = Math.max(LEAST_WIDTH, Math.floor(available / columns - pad));
   for (const panel of panels) {
     const square = panel.width === panel.height;
     panel.width = square ? Math.min(width, 460) : width;
     if (square) panel.height = panel.width;
+    if (typeof panel.title === "string") panel.title = wrapped(panel.title, panel.width);
   }
   return columns;
 }
@@ -120,10 +157,11 @@ class Figure {
     details.addEventListener("toggle", () => this.list(details), { once: true });
   }
 
-  async draw(again = true) {
+  async draw(tries = MOST_TRIES) {
     const available = this.plot.clientWidth;
     const spec = themed(this.spec);
     withoutLegends(spec);
+    limitLabels(spec, Math.max(70, 0.36 * available));
     const columns = fit(spec, available, this.pad);
     spec.datasets = { table: this.rows };
     for (const [field, names] of Object.entries(this.shown)) {
@@ -145,9 +183,9 @@ class Figure {
     });
     this.view = embedded.view;
     const over = this.plot.querySelector(".marks").getBoundingClientRect().width - available;
-    if (again && (over > 1 || over < -40 * columns)) {
+    if (tries > 1 && (over > 1 || over < -40 * columns)) {
       this.pad += Math.ceil(over / columns);
-      await this.draw(false);
+      return this.draw(tries - 1);
     }
     this.showLegends();
   }

@@ -26,7 +26,7 @@
   for (const sample of table("samples")) groups[sample.group].samples.push(sample);
 
   const splits = { train: "training", heldout: "held out" };
-  const seeds = new Set(files.map((file) => file.seed)).size > 1;
+  const seeds = page.several_seeds || new Set(files.map((file) => file.seed)).size > 1;
   const runOf = (g) => (page.titles[g.source] ?? g.source) + (seeds && g.seed !== null && g.seed !== "" ? `, seed ${g.seed}` : "");
   const choices = (values) => [...new Set(values)].filter((value) => value !== "" && value !== null);
   const verdicts = choices(groups.flatMap((group) => group.samples.map((sample) => sample.reason)));
