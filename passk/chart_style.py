@@ -223,7 +223,7 @@ def config(dark: bool = False, font: str = "Liberation Sans, Arial, sans-serif")
             "columns": 4,
         },
         "concat": {"spacing": 36},
-        "line": {"strokeWidth": 2.4, "strokeCap": "round", "strokeJoin": "round"},
+        "line": {"strokeWidth": 2.4, "strokeJoin": "round"},
         "rule": {"strokeWidth": 1.2},
         "text": {"color": ink, "fontSize": 11.5},
     }
@@ -239,7 +239,7 @@ def zoom(name: str) -> alt.Parameter:
     )
 
 
-def rounded(data: pd.DataFrame, columns: Iterable[str], decimals: int = 2) -> pd.DataFrame:
+def rounded(data: pd.DataFrame, columns: Iterable[str], decimals: int = 3) -> pd.DataFrame:
     """The same with fewer digits in some columns: what a page needs, not more."""
     return data.assign(**{name: data[name].astype(float).round(decimals) for name in columns})
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from passk.chart_style import (
+    MOST_NAMED,
     PANEL,
     SIZES,
     Drawing,
@@ -23,7 +24,7 @@ from passk.chart_style import (
     tips,
     zoom,
 )
-from passk.figure_style import FAINT
+from passk.figure_style import FAINT, INK
 from passk.records import RunRecord
 from passk.tables import in_order, reported_k
 
@@ -150,15 +151,15 @@ def _lines(
     ]  # fmt: skip
     if bands:
         banded = main.transform_filter("isValid(datum.low)")
-        band = banded.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=None), y2="high:Q")
+        band = banded.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=unit), y2="high:Q")
         layers.insert(len(below), band)
     return alt.layer(*layers).properties(width=PANEL, height=260, title=title)
 
 
 def _label_scale(labels: dict[str, str], everywhere: list[str]) -> Any:
-    """Colours of titles, for a figure that names them on an axis."""
-
-    colors = [label_color(label, everywhere) for label in labels.values()]
+    """Colours of titles, for a figure that names them on an axis; of many, one for all."""
+    many = len(labels) > MOST_NAMED
+    colors = [INK if many else label_color(label, everywhere) for label in labels.values()]
     return alt.Color("run:N", legend=None, scale=alt.Scale(domain=list(labels), range=colors))
 
 

@@ -105,7 +105,7 @@ def heatmaps(cells: pd.DataFrame, k: int) -> Drawing | None:
         _heatmap(name, data[data["measure"] == name]) for name in dict.fromkeys(data["measure"])
     ]
     chart = alt.concat(*panels, columns=2).resolve_scale(color="independent")
-    return Drawing(chart, rounded(data, ["value", "low", "high"]))
+    return Drawing(chart, rounded(data, ["value", "low", "high"], 4))
 
 
 def _heatmap(measure: str, rows: pd.DataFrame) -> Any:

@@ -188,7 +188,7 @@ def test_the_address_keeps_the_filters(browser, report):
     assert shown_samples(opened) == "2 prompts, 8 samples"
     set_filter(opened, "step", "0")
     assert "step=0" in opened.page.evaluate("location.hash")
-    assert shown_samples(opened) == "1 prompts, 4 samples"
+    assert shown_samples(opened) == "1 prompt, 4 samples"
     opened.context.close()
 
 

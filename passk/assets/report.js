@@ -119,7 +119,9 @@ const SYMBOLS = {
 
 function swatch(entry) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "-15 -8 30 16");
+  const half = entry.dash ? 15 : 9;
+  svg.setAttribute("viewBox", `${-half} -8 ${2 * half} 16`);
+  svg.setAttribute("width", 2 * half);
   svg.setAttribute("aria-hidden", "true");
   const draw = (tag, attributes) => {
     const shape = document.createElementNS("http://www.w3.org/2000/svg", tag);
