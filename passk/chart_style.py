@@ -209,6 +209,8 @@ def config(dark: bool = False, font: str = "Liberation Sans, Arial, sans-serif")
             "tickColor": faint,
             "labelOverlap": True,
         },
+        # Labels at an end stay beside the axis, so that titles of panels in a row are level.
+        "axisYQuantitative": {"labelFlush": True},
         "title": {"color": ink, "fontSize": 14, "anchor": "start", "frame": "group", "offset": 10},
         "legend": {
             "orient": "top",

@@ -25,8 +25,6 @@ from passk.chart_style import (
 from passk.figure_style import FAINT, INK, kind_colors
 
 MOST_PANELS = 6  # with more runs, one is shown at a time
-# Beside panels whose uppermost label is half a line above them.
-_SHARES_TITLE = alt.TitleParams("Problems (ring), weight (dot)", offset=15)
 _NAMED_IDS = 3  # problems that a point names; it may stand for more
 
 
@@ -191,7 +189,7 @@ def _share_panel(kinds: Legend) -> Any:
         base.mark_point(filled=True, size=SIZES[3], opacity=1).encode(
             x=alt.X("of_weight:Q"), tooltip=shown
         ),
-    ).properties(width=PANEL, height=alt.Step(44), title=_SHARES_TITLE)
+    ).properties(width=PANEL, height=alt.Step(44), title="Problems (ring), weight (dot)")
 
 
 def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Drawing | None:

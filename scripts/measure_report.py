@@ -23,7 +23,7 @@ from run_files import simulated_counts, write_rollouts, write_run
 KS, WEIGHTS = (2, 4, 8, 12, 16), (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)
 NUM_PROBLEMS, N = 500, 64
 NUM_PROMPTS, NUM_SAMPLES, NUM_STEPS = 64, 16, 150
-WORDS = "so we add both parts and carry one over which gives the sum = 41 ; then".split()
+TEXT = "so we add both parts and carry one over which gives the sum = 41 ; then"
 OPENED = 7  # times; the median counts
 MOST_BYTES, MOST_SECONDS = 5_000_000, 2.0
 
@@ -61,7 +61,8 @@ def samples(rng: np.random.Generator) -> dict[str, list[tuple[str, float | None]
     for problem in rng.choice(2000, NUM_PROMPTS, replace=False):
         p = rng.beta(0.6, 0.6)
         groups[f"train-0-{problem}"] = [
-            (" ".join(rng.choice(WORDS, 60)), float(rng.random() < p)) for _ in range(NUM_SAMPLES)
+            (" ".join(rng.choice(TEXT.split(), 60)), float(rng.random() < p))
+            for _ in range(NUM_SAMPLES)
         ]
     return groups
 

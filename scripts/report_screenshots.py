@@ -3,7 +3,7 @@
     python scripts/report_screenshots.py REPORT_HTML [docs/figures]
 
 writes report_desktop.png (the top of the page, to the end of the plot of what regimes trade),
-report_dark.png (the problems, in dark mode) and report_phone.png (the top, on a phone).
+report_dark.png (the problems, in dark mode) and report_phone.png (table and curves, on a phone).
 """
 
 import sys
@@ -21,7 +21,7 @@ MARGIN = 24
 PICTURES = {  # the places where each picture begins and ends
     "report_desktop": ("header", "#pareto_regimes"),
     "report_dark": ("#problems", "#weight_by_kind"),
-    "report_phone": ("header", "#training_curves"),
+    "report_phone": ("#changes", "#training_curves"),
 }
 
 

@@ -1,7 +1,7 @@
 """The report's page on narrow windows, of runs whose names have no place to break."""
 
 import pytest
-from browser import chromium, on_phone, wider_than_the_window
+from browser import chromium, on_phone, overlapping_texts, wider_than_the_window
 from run_files import simulated_counts, write_rollouts, write_run
 
 from passk.report import write_report
@@ -34,6 +34,7 @@ def browser():
 def test_long_names_do_not_widen_a_phone(browser, with_long_names, width):
     opened = on_phone(browser, with_long_names, width=width)
     assert wider_than_the_window(opened) == []
+    assert overlapping_texts(opened) == []
     names = opened.page.locator("#training_curves .legends button").all_inner_texts()
     assert len(names) == 5 and sum(NAME in name for name in names) == 4
     buttons = opened.page.locator(".legends button").evaluate_all(

@@ -79,16 +79,19 @@ function wrapped(title, width) {
   return lines;
 }
 
-/** Names beside an axis take no more than a part of the figure; the rest of one is left out. */
-function limitLabels(node, most) {
+/** Names beside an axis get `most` pixels, the rest of one is left out; titles below are wrapped. */
+function narrow(node, most, width) {
   if (node === null || typeof node !== "object") return;
   if (node.axis) node.axis.labelLimit = Math.min(node.axis.labelLimit ?? 180, most);
-  for (const child of Object.values(node)) limitLabels(child, most);
+  if (typeof node.x?.title === "string") node.x.title = wrapped(node.x.title, width);
+  for (const child of Object.values(node)) narrow(child, most, width);
 }
 
 /** Put as many panels in a row as fit, and make them as wide as the window allows. */
 function fit(spec, available, pad) {
+  const most = Math.max(70, 0.36 * available);
   if (!spec.concat && spec.width !== spec.height) {
+    narrow(spec, most, available - most - 30);
     spec.width = available;
     if (spec.height > 250) spec.height = Math.min(spec.height, Math.round(0.95 * available));
     spec.autosize = { type: "fit-x", contains: "padding" };
@@ -103,6 +106,7 @@ function fit(spec, available, pad) {
     const square = panel.width === panel.height;
     panel.width = square ? Math.min(width, 460) : width;
     if (square) panel.height = panel.width;
+    narrow(panel, most, width);
     if (typeof panel.title === "string") panel.title = wrapped(panel.title, panel.width);
   }
   return columns;
@@ -163,7 +167,6 @@ class Figure {
     const available = this.plot.clientWidth;
     const spec = themed(this.spec);
     withoutLegends(spec);
-    limitLabels(spec, Math.max(70, 0.36 * available));
     const columns = fit(spec, available, this.pad);
     spec.datasets = { table: this.rows };
     for (const [field, names] of Object.entries(this.shown)) {
