@@ -2,7 +2,7 @@
 
 A figure is defined once, with altair: the page draws it interactively, `passk.report_page` writes
 it as PNG and PDF too. Series differ in colour (Okabe and Ito, 2008), dash and shape, so that colour
-alone carries nothing.
+alone carries nothing; areas have a colour alone, and lie in the order of their legend.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -229,6 +229,11 @@ def config(dark: bool = False, font: str = "Liberation Sans, Arial, sans-serif")
         "rule": {"strokeWidth": 1.2},
         "text": {"color": ink, "fontSize": 11.5},
     }
+
+
+def line_at(**at: Any) -> Any:
+    """A faint line at a place: one, where a chart of the data would draw one for each row."""
+    return alt.Chart(alt.InlineData([{}])).mark_rule(color=FAINT).encode(**at)
 
 
 def zoom(name: str) -> alt.Parameter:

@@ -19,12 +19,13 @@ from passk.chart_style import (
     Series,
     Titles,
     label_color,
+    line_at,
     rounded,
     series_of,
     tips,
     zoom,
 )
-from passk.figure_style import FAINT, INK
+from passk.figure_style import INK
 from passk.records import RunRecord
 from passk.tables import in_order, reported_k
 
@@ -81,7 +82,7 @@ def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | 
         for label, members in groups.items()
     ]
     data = pd.concat(frames, ignore_index=True)
-    zero = alt.Chart().mark_rule(color=FAINT).encode(y=alt.datum(0))
+    zero = line_at(y=alt.datum(0))
     lines = _lines(series, "alignment", "", bands=len(groups) <= MOST_BANDS, below=[zero])
     return Drawing(lines.properties(width=2 * PANEL), rounded(data, _CURVE[1:], 4), series.legends)
 
@@ -105,7 +106,7 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
     main = base.transform_filter("datum.role == 'main'")
     shown_at_point = tips("run", "seed", value="value", low="low", high="high")
     chart = alt.layer(
-        alt.Chart().mark_rule(color=FAINT).encode(x=alt.datum(0)),
+        line_at(x=alt.datum(0)),
         base.transform_filter("datum.role == 'seed'")
         .mark_point(filled=True, size=SIZES[0], opacity=0.45)
         .encode(tooltip=shown_at_point),
