@@ -212,8 +212,12 @@ def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Drawing | None:
     data["low"], data["high"] = data["agreement"] - error, data["agreement"] + error
     data["success"] = 100 * prompts["p"].astype(float)
     data["seen"] = prompts["signal"].fillna("").astype(str) == ""
+    ticks = [0, 0.01, 0.1, 1, *(10**i for i in range(1, 6) if 10**i < 0.7 * k), k]
     y = alt.Y(
-        "weight:Q", title=f"weight of Pass@{k}", scale=alt.Scale(type="symlog", constant=0.01)
+        "weight:Q",
+        title=f"weight of Pass@{k}",
+        axis=alt.Axis(values=ticks, format="~g"),
+        scale=alt.Scale(type="symlog", constant=0.01, padding=8, nice=False),
     )
     x = alt.X("agreement:Q", title="agreement with the Pass@1 gradient")
     color, shape = kinds.channel(alt.Color, "color"), kinds.channel(alt.Shape, "shape")
