@@ -235,6 +235,8 @@ def test_the_keyboard_reaches_the_samples_and_focus_is_seen(browser, report):
     assert opened.page.evaluate(f"{focused}.outlineWidth") == "3px"
     opened.page.keyboard.press("ArrowDown")
     opened.page.keyboard.press("Enter")
+    assert opened.page.locator("#filter-run").input_value() == "Pass@8-only, seed 0"
+    assert shown_samples(opened) == "6 prompts, 96 samples"
     labels = opened.page.locator("#browser input, #browser select").evaluate_all(
         "all => all.map((e) => e.labels?.[0]?.textContent || e.getAttribute('aria-label'))"
     )
