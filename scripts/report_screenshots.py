@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from browser import DESKTOP, PHONE, Opened, chromium, on_phone
 
-NUM_COLORS = 128  # a picture of a page needs no more
+NUM_COLORS = 256  # a picture of a page needs no more
 MARGIN = 24
 PICTURES = {  # the places where each picture begins and ends
     "report_desktop": ("header", "#pareto_regimes"),
@@ -33,7 +33,7 @@ def picture(opened: Opened, first: str, last: str, width: int) -> Image.Image:
     height = end["y"] + end["height"] + MARGIN - top
     clip = {"x": 0, "y": top, "width": width, "height": height}
     image = Image.open(BytesIO(opened.page.screenshot(full_page=True, clip=clip))).convert("RGB")
-    return image.quantize(NUM_COLORS, dither=Image.Dither.NONE)
+    return image.quantize(NUM_COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
 def main(page: Path, folder: Path) -> None:
