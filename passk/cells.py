@@ -139,7 +139,8 @@ class Crew:
     def _note_end(self, child: _Child) -> Cell:
         """The cell with its end; one that died without a word gets it from here."""
         code = child.process.returncode
-        if -code in (signal.SIGINT, signal.SIGTERM):  # asked to stop before it had begun
+        # Asked to stop before it had begun. Where that hits an import, it ends in any way.
+        if -code in (signal.SIGINT, signal.SIGTERM) or (code and self.was_stopped):
             code = INTERRUPTED
         file = cell_file(self._sweep_dir, child.cell.name)
         cell = read_cell(file)

@@ -92,6 +92,16 @@ class Places:
         return self.made("run", "train", "regime=hybrid", "eval.every=1")
 
     @cached_property
+    def other_run(self) -> Path:
+        """Another, of another regime from that one's last checkpoint."""
+        return self.made("other-run", "train", "regime=passk", f"train.init_from={self.run}")
+
+    @cached_property
+    def sweep(self) -> Path:
+        """The directory of a finished sweep of two cells."""
+        return self.made("sweep", "train", "-m", "regime=hybrid", "train.seed=0,1")
+
+    @cached_property
     def filtered(self) -> Path:
         """The directory of a `passk filter` over that run."""
         return self.made("filtered", "filter", f"run={self.run}")
@@ -105,7 +115,8 @@ class Places:
         """The directory of a small run of these words, which has to succeed."""
         path = self.root / name
         if not path.exists():
-            code = main([command, *words, *self.smaller(command, words), f"hydra.run.dir={path}"])
+            place = f"hydra.{'sweep' if '-m' in words else 'run'}.dir={path}"
+            code = main([command, *words, *self.smaller(command, words), place])
             assert code == 0, f"{name} could not be made"
         return path
 

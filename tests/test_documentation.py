@@ -38,7 +38,16 @@ PLACEHOLDERS = {
     "RUN_OR_SWEEP": "{run}",
     "RUN": "{run}",
     "run=DIR": "run={run}",
+    "SWEEP": "{sweep}",
     "FILTER": "{filtered}",
+    "out=FOLDER": "out={here}",
+    # Of a page whose steps follow each other:
+    "outputs/tutorial/sft": "{run}",
+    "outputs/tutorial/passk": "{other_run}",
+    "outputs/tutorial/hybrid": "{other_run}",
+    "outputs/tutorial/pass1": "{other_run}",
+    "outputs/tutorial/without": "{other_run}",
+    "outputs/tutorial/filter": "{filtered}",
 }
 # Words whose commands are composed and checked, and not run, and why.
 ONLY_COMPOSED = {
@@ -48,14 +57,12 @@ ONLY_COMPOSED = {
 }
 REFUSED = {"passk train regime.k=abc"}  # documents say that these are
 # Programs that are not ours.
-OTHERS = {"cd", "eval", "git", "head", "pip", "scontrol", "source"}
+OTHERS = {"cd", "eval", "git", "head", "hf", "lm_eval", "pip", "scontrol", "source"}
 # Where a command is told in full; another has docs/COMMAND.md.
 PAGES = {
-    "train": "README.md",
     "eval": "docs/evaluation.md",
-    "reproduce": "README.md",
-    "report": "README.md",
     "explain": "docs/estimators.md",
+    "sweep": "docs/sweeps.md",
 }
 COMMANDS = [word for word in re.findall(r"^  ([a-z]+) ", HELP, re.MULTILINE) if word != "passk"]
 FOUND = tuple(documents.commands())
@@ -80,8 +87,8 @@ def bound(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def is_mention(command: Command) -> bool:
-    """Whether a text only names a command, as in `passk train`."""
-    return not command.in_block and len(command.words) == 2 and command.words[1].isalpha()
+    """Whether a text only names a command, as in `passk train` or `passk sweep status`."""
+    return not command.in_block and all(word.isalpha() for word in command.words)
 
 
 OURS = [command for command in FOUND if command.words[0] == "passk"]
@@ -147,7 +154,11 @@ def test_command_of_passk(words, places, seen, tmp_path, monkeypatch, capfd):
     command, *rest = filled(words, places, here)
     refused = " ".join(RUN[words].words) in REFUSED
     small = [*rest, *places.smaller(command, rest)]
-    if command in COMMANDS and {"--help", "--cfg"}.isdisjoint(rest) and command != "report":
+    if (
+        command in COMMANDS
+        and {"--help", "--cfg"}.isdisjoint(rest)
+        and command not in ("report", "sweep")
+    ):
         if not refused and MINIMAL & {word.split("=")[0] for word in rest}:
             composed(command, rest)  # what is typed is allowed, too
         if set(rest) & set(ONLY_COMPOSED):
@@ -183,7 +194,7 @@ def test_every_command_has_a_page(command):
 
 def test_mentioned_commands_exist():
     mentioned = {command.words[1] for command in OURS if is_mention(command)}
-    assert mentioned <= set(COMMANDS)
+    assert mentioned <= {*COMMANDS, "completion"}
     assert set(PAGES) <= set(COMMANDS)
 
 
@@ -207,11 +218,14 @@ def test_scripts_exist_and_know_their_flags():
             compile(text, file, "exec")
             if file.startswith("scripts/"):
                 flags = [word for word in command.words if word.startswith("--")]
+                named = re.findall(r"^from (\w+) import", text, flags=re.MULTILINE)
+                beside = [ROOT / "scripts" / f"{module}.py" for module in named]
+                text += "".join(part.read_text() for part in beside if part.is_file())
                 assert all(knows(text, flag) for flag in flags), command
 
 
 def knows(script: str, flag: str) -> bool:
-    """Whether a script names a flag, or the field of a dataclass that it makes flags of."""
+    """Whether a script names a flag, or there is a field that one is made of."""
     return f'"{flag}"' in script or f" {flag[2:].replace('-', '_')}: " in script
 
 

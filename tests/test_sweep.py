@@ -199,15 +199,16 @@ def test_status_of_what_is_no_sweep(passk, tmp_path):
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_launchers_leave_the_same_ledger(passk, tmp_path, launcher):
+def test_launchers_leave_the_same_ledger(tmp_path, launcher):
     """Each cell is a process of its own there too, and a refused one stops none."""
-    outcome = passk(*QUICK, "regime.k=2,40", f"hydra/launcher={launcher}")
+    outcome = in_subprocess([*QUICK, "regime.k=2,40", f"hydra/launcher={launcher}"], tmp_path)
     assert outcome.code == 2
     assert attempts(tmp_path / "sweep") == {"regime.k=2": [0], "regime.k=40": [2]}
     assert outcome.err.count("cell regime.k=40: regime.k=40 with") == 2
     pids = {cell.last.pid for cell in ledger(tmp_path / "sweep").values()}
     assert len(pids) == 2 and os.getpid() not in pids
-    assert passk(*QUICK, "regime.k=2", f"hydra/launcher={launcher}").code == 0
+    again = in_subprocess([*QUICK, "regime.k=2", f"hydra/launcher={launcher}"], tmp_path)
+    assert again.code == 0
     assert attempts(tmp_path / "sweep")["regime.k=2"] == [0]
 
 
@@ -289,6 +290,9 @@ def test_a_killed_cell_is_tried_again_and_ctrl_c_lets_all_save(undisturbed, tmp_
     with start(tmp_path, *line) as sweep:
         wait_for_steps(tmp_path / "sweep" / names[0], 3, sweep)
         os.kill(ledger(tmp_path / "sweep")[names[0]].last.pid, signal.SIGKILL)
+        while len(ledger(tmp_path / "sweep")[names[0]].attempts) < 2:
+            assert sweep.poll() is None, sweep.communicate()
+            time.sleep(0.01)
         wait_for_steps(tmp_path / "sweep" / names[1], 5, sweep)
         sweep.send_signal(signal.SIGINT)
         out, err = sweep.communicate(timeout=120)
