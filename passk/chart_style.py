@@ -2,7 +2,7 @@
 
 A figure is defined once, with altair: the page draws it interactively, `passk.report_page` writes
 it as PNG and PDF too. Series differ in colour (Okabe and Ito, 2008), dash and shape, so that colour
-alone carries nothing.
+alone carries nothing; areas have a colour alone, and lie in the order of their legend.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -209,6 +209,8 @@ def config(dark: bool = False, font: str = "Liberation Sans, Arial, sans-serif")
             "tickColor": faint,
             "labelOverlap": True,
         },
+        # Labels at an end stay beside the axis, so that titles of panels in a row are level.
+        "axisYQuantitative": {"labelFlush": True},
         "title": {"color": ink, "fontSize": 14, "anchor": "start", "frame": "group", "offset": 10},
         "legend": {
             "orient": "top",
@@ -223,10 +225,15 @@ def config(dark: bool = False, font: str = "Liberation Sans, Arial, sans-serif")
             "columns": 4,
         },
         "concat": {"spacing": 36},
-        "line": {"strokeWidth": 2.4, "strokeCap": "round", "strokeJoin": "round"},
+        "line": {"strokeWidth": 2.4, "strokeJoin": "round"},
         "rule": {"strokeWidth": 1.2},
         "text": {"color": ink, "fontSize": 11.5},
     }
+
+
+def line_at(**at: Any) -> Any:
+    """A faint line at a place: one, where a chart of the data would draw one for each row."""
+    return alt.Chart(alt.InlineData([{}])).mark_rule(color=FAINT).encode(**at)
 
 
 def zoom(name: str) -> alt.Parameter:
@@ -239,7 +246,7 @@ def zoom(name: str) -> alt.Parameter:
     )
 
 
-def rounded(data: pd.DataFrame, columns: Iterable[str], decimals: int = 2) -> pd.DataFrame:
+def rounded(data: pd.DataFrame, columns: Iterable[str], decimals: int = 3) -> pd.DataFrame:
     """The same with fewer digits in some columns: what a page needs, not more."""
     return data.assign(**{name: data[name].astype(float).round(decimals) for name in columns})
 

@@ -83,7 +83,7 @@ class ReportConfig:
     """`passk report DIR...`."""
 
     dirs: list[str] = field(default_factory=list)
-    out: str | None = None  # null: the first directory
+    out: str | None = None  # null: a single sweep or reproduction, else a new directory
     baseline: str | None = None  # a run's label or regime; null: where each run started
 
 

@@ -12,18 +12,20 @@ import numpy as np
 import pandas as pd
 
 from passk.chart_style import (
+    MOST_NAMED,
     PANEL,
     SIZES,
     Drawing,
     Series,
     Titles,
     label_color,
+    line_at,
     rounded,
     series_of,
     tips,
     zoom,
 )
-from passk.figure_style import FAINT
+from passk.figure_style import INK
 from passk.records import RunRecord
 from passk.tables import in_order, reported_k
 
@@ -80,7 +82,7 @@ def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | 
         for label, members in groups.items()
     ]
     data = pd.concat(frames, ignore_index=True)
-    zero = alt.Chart().mark_rule(color=FAINT).encode(y=alt.datum(0))
+    zero = line_at(y=alt.datum(0))
     lines = _lines(series, "alignment", "", bands=len(groups) <= MOST_BANDS, below=[zero])
     return Drawing(lines.properties(width=2 * PANEL), rounded(data, _CURVE[1:], 4), series.legends)
 
@@ -104,7 +106,7 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
     main = base.transform_filter("datum.role == 'main'")
     shown_at_point = tips("run", "seed", value="value", low="low", high="high")
     chart = alt.layer(
-        alt.Chart().mark_rule(color=FAINT).encode(x=alt.datum(0)),
+        line_at(x=alt.datum(0)),
         base.transform_filter("datum.role == 'seed'")
         .mark_point(filled=True, size=SIZES[0], opacity=0.45)
         .encode(tooltip=shown_at_point),
@@ -150,15 +152,15 @@ def _lines(
     ]  # fmt: skip
     if bands:
         banded = main.transform_filter("isValid(datum.low)")
-        band = banded.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=None), y2="high:Q")
+        band = banded.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=unit), y2="high:Q")
         layers.insert(len(below), band)
     return alt.layer(*layers).properties(width=PANEL, height=260, title=title)
 
 
 def _label_scale(labels: dict[str, str], everywhere: list[str]) -> Any:
-    """Colours of titles, for a figure that names them on an axis."""
-
-    colors = [label_color(label, everywhere) for label in labels.values()]
+    """Colours of titles, for a figure that names them on an axis; of many, one for all."""
+    many = len(labels) > MOST_NAMED
+    colors = [INK if many else label_color(label, everywhere) for label in labels.values()]
     return alt.Color("run:N", legend=None, scale=alt.Scale(domain=list(labels), range=colors))
 
 

@@ -18,6 +18,7 @@ from passk.chart_style import (
     Legend,
     Titles,
     kind_legend,
+    line_at,
     rounded,
     tips,
     zoom,
@@ -122,7 +123,7 @@ def weight_by_kind(prompts: pd.DataFrame, k: int) -> Drawing | None:
     x = alt.X("success:Q", title="success before (%)", scale=alt.Scale(domain=[0, 100]))
     base = alt.Chart().encode(x=x)
     curve = alt.layer(
-        alt.Chart().mark_rule(color=FAINT, strokeDash=[5, 4]).encode(y=alt.datum(1)),
+        line_at(y=alt.datum(1), strokeDash=alt.value([5, 4])),
         base.transform_filter("datum.part == 'weight'")
         .mark_line(color=INK)
         .encode(
@@ -211,8 +212,12 @@ def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Drawing | None:
     data["low"], data["high"] = data["agreement"] - error, data["agreement"] + error
     data["success"] = 100 * prompts["p"].astype(float)
     data["seen"] = prompts["signal"].fillna("").astype(str) == ""
+    ticks = [0, 0.01, 0.1, 1, *(10**i for i in range(1, 6) if 10**i < 0.7 * k), k]
     y = alt.Y(
-        "weight:Q", title=f"weight of Pass@{k}", scale=alt.Scale(type="symlog", constant=0.01)
+        "weight:Q",
+        title=f"weight of Pass@{k}",
+        axis=alt.Axis(values=ticks, format="~g"),
+        scale=alt.Scale(type="symlog", constant=0.01, padding=8, nice=False),
     )
     x = alt.X("agreement:Q", title="agreement with the Pass@1 gradient")
     color, shape = kinds.channel(alt.Color, "color"), kinds.channel(alt.Shape, "shape")
@@ -220,7 +225,7 @@ def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Drawing | None:
     seen = base.transform_filter("datum.seen")
     shown = tips("problem", "kind", success="success", weight="weight", agreement="agreement")
     chart = alt.layer(
-        alt.Chart().mark_rule(color=FAINT).encode(x=alt.datum(0)),
+        line_at(x=alt.datum(0)),
         seen.mark_rule(opacity=0.22, strokeWidth=0.8).encode(x=alt.X("low:Q"), x2="high:Q"),
         base.transform_filter("!datum.seen")
         .mark_point(filled=False, size=SIZES[0], opacity=0.8)

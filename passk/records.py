@@ -163,7 +163,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
     for path in folders:
         if not path.is_dir():
             raise UserError(f"{path} is not a directory: give run, reproduce or sweep directories")
-        below = sorted((f.parent for f in path.rglob("config.yaml")), key=_natural_order)
+        below = sorted((f.parent for f in path.rglob("config.yaml")), key=natural_order)
         runs = [d for d in below if not _is_hidden(d.relative_to(path)) and _is_run(d)]
         if not runs and not find_measured([path], "eval", "diagnose"):
             raise UserError(
@@ -183,7 +183,7 @@ def find_measured(paths: Iterable[str | Path], *commands: str) -> list[Path]:
     """The directories at or below the paths that one of these commands wrote, once each."""
     found: dict[Path, None] = {}
     for path in map(Path, paths):
-        below = sorted((f.parent for f in path.rglob("manifest.json")), key=_natural_order)
+        below = sorted((f.parent for f in path.rglob("manifest.json")), key=natural_order)
         found |= {d.resolve(): None for d in below if read_manifest(d).get("command") in commands}
     return list(found)
 
@@ -220,8 +220,9 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _natural_order(path: Path) -> list[tuple[float, str]]:
-    parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
+def natural_order(name: str | Path) -> list[tuple[float, str]]:
+    """A key to sort by that puts k=2 before k=12, and 1e-05 before 0.001."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-\d+)?)", str(name))
     return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 

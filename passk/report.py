@@ -124,7 +124,10 @@ def write_report(
         "cost_words": [_PRICES, *cost_sentences(found.costs, titles)],
         "exports": _EXPORTS,
     }
-    data = figure_data(drawings) | {"titles": titles_of(found.records)}
+    data = figure_data(drawings) | {
+        "titles": titles_of(found.records),
+        "several_seeds": len({record.seed for record in found.records}) > 1,
+    }
     samples = found.samples.as_json() if page["samples"] else None
     file = out / "report.html"
     file.write_text(render(page, data, samples), encoding="utf-8")

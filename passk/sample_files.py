@@ -50,8 +50,7 @@ def rollout_files(label: str, record: RunRecord) -> list[SampleFile]:
     files: list[SampleFile] = []
     for step in dict.fromkeys([steps[0], steps[-1]] if steps else []):
         rows = record.rollouts(step)
-        # A problem that comes twice in a step goes on counting its samples.
-        n = int(record.setting("rollout.num_samples", len(rows)))
+        n = _samples_per_prompt(record, rows)
         rewards_PG = rows["reward"].to_numpy(dtype=np.float64).reshape(-1, n)
         advantages_PG, weights_P = _worth(objective_of(record, step), rewards_PG)
         rows["advantage"] = advantages_PG.ravel()
@@ -108,6 +107,18 @@ def objective_of(record: RunRecord, step: int) -> Objective:
         k, weight = int(known.get("trained_k", k)), float(known.get("pass1_weight", weight))
         least = float(known.get("min_success", least))
     return Objective(estimator, k, weight, least)
+
+
+def _samples_per_prompt(record: RunRecord, rows: pd.DataFrame) -> int:
+    """As configured: a problem that comes twice in a step goes on counting its samples.
+
+    Without that, as few as any problem has in a row.
+    """
+    configured = record.setting("rollout.num_samples")
+    if configured is not None:
+        return int(configured)
+    ids = rows["problem_id"]
+    return int(ids.groupby((ids != ids.shift()).cumsum()).size().min())
 
 
 def _worth(objective: Objective, rewards_PG: FloatArray) -> tuple[FloatArray, FloatArray]:

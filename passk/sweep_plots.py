@@ -10,7 +10,18 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from passk.chart_style import PANEL, SIZES, Drawing, Series, Titles, rounded, series_of, tips, zoom
+from passk.chart_style import (
+    PANEL,
+    SIZES,
+    Drawing,
+    Series,
+    Titles,
+    line_at,
+    rounded,
+    series_of,
+    tips,
+    zoom,
+)
 from passk.figure_style import FAINT, INK
 from passk.records import RunRecord
 from passk.sheets import summary_rows
@@ -52,8 +63,8 @@ def _pareto_layers(series: Series, k: int, over_k: bool) -> list[Any]:
     base = alt.Chart().transform_filter(series.test()).encode(x=x, y=y, color=series.color())
     start = alt.Chart(alt.InlineData([{"x": 0, "y": 0}])).encode(x="x:Q", y="y:Q")
     layers = [
-        alt.Chart().mark_rule(color=FAINT).encode(x=alt.datum(0)),
-        alt.Chart().mark_rule(color=FAINT).encode(y=alt.datum(0)),
+        line_at(x=alt.datum(0)),
+        line_at(y=alt.datum(0)),
         alt.Chart()
         .transform_filter(f"datum.front && {series.test()}")
         .mark_line(color=FAINT, strokeDash=[5, 4], strokeWidth=1.6)
@@ -105,7 +116,7 @@ def heatmaps(cells: pd.DataFrame, k: int) -> Drawing | None:
         _heatmap(name, data[data["measure"] == name]) for name in dict.fromkeys(data["measure"])
     ]
     chart = alt.concat(*panels, columns=2).resolve_scale(color="independent")
-    return Drawing(chart, rounded(data, ["value", "low", "high"]))
+    return Drawing(chart, rounded(data, ["value", "low", "high"], 4))
 
 
 def _heatmap(measure: str, rows: pd.DataFrame) -> Any:

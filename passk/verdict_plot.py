@@ -60,7 +60,12 @@ def _panel(legend: Legend, test: str, splits: list[str]) -> Any:
         .transform_filter(f"{test} && {of_split} && {legend.test}")
         .mark_area(line=False, opacity=0.85, stroke="#FFFFFF", strokeWidth=0.8)
         .encode(
-            x=alt.X("step:Q", title="training step", axis=alt.Axis(tickMinStep=1, grid=False)),
+            x=alt.X(
+                "step:Q",
+                title="training step",
+                axis=alt.Axis(tickMinStep=1, grid=False),
+                scale=alt.Scale(nice=False),
+            ),
             y=alt.Y("share:Q", title="share (%)", stack="zero", scale=alt.Scale(domain=[0, 100])),
             color=legend.channel(alt.Color, "color"),
             order="place:Q",

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from passk.config import REGIMES
-from passk.records import RunRecord
+from passk.records import RunRecord, natural_order
 
 # Settings that say where, when or how often a run happened, not what it did.
 _INCIDENTAL = {
@@ -67,11 +67,13 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
 
 
 def in_order(records: Sequence[RunRecord]) -> list[tuple[str, RunRecord]]:
-    """(label, record) by regime (SFT first), then label, then seed."""
+    """(label, record) by regime (SFT first), then label with its numbers by size, then seed."""
 
-    def place(item: tuple[str, RunRecord]) -> tuple[int, str, int]:
-        regime = item[1].regime
-        return REGIMES.index(regime) if regime in REGIMES else len(REGIMES), item[0], item[1].seed
+    def place(item: tuple[str, RunRecord]) -> tuple[int, list[tuple[float, str]], int]:
+        label, record = item
+        known = record.regime in REGIMES
+        regime = REGIMES.index(record.regime) if known else len(REGIMES)
+        return regime, natural_order(label), record.seed
 
     return sorted(zip(run_labels(records), records, strict=True), key=place)
 

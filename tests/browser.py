@@ -64,3 +64,42 @@ class Opened:
 
     def count(self, selector: str) -> int:
         return self.page.locator(selector).count()
+
+
+def on_phone(browser: Browser, file: Path, width: int = PHONE["width"], **settings) -> Opened:
+    viewport = PHONE | {"width": width}
+    touch = {"has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+    return Opened(browser, file, viewport=viewport, **touch, **settings)
+
+
+def wider_than_the_window(opened: Opened) -> list[str]:
+    """What makes the page, or the box of a figure, scroll sideways."""
+    width = opened.page.viewport_size["width"]
+    scroll_width = opened.page.evaluate("document.documentElement.scrollWidth")
+    right = "f.plot.querySelector('.marks').getBoundingClientRect().right"
+    box = "f.plot.getBoundingClientRect().right"
+    wide = opened.page.evaluate(f"figures.filter((f) => {right} > {box} + 1).map((f) => f.name)")
+    return [*wide, *([f"{scroll_width} px"] if scroll_width != width else [])]
+
+
+def overlapping_texts(opened: Opened) -> list[str]:
+    """Pairs of texts in one figure that lie on one another, or a text that its figure cuts off."""
+    pairs: list[str] = opened.page.evaluate(
+        """() => figures.flatMap(({ name, plot }) => {
+          const svg = plot.querySelector('svg.marks');
+          if (!svg) return [];
+          const frame = svg.getBoundingClientRect();
+          const texts = [...svg.querySelectorAll('text')]
+            .filter((text) => text.textContent.trim() && text.getAttribute('opacity') !== '0')
+            .map((text) => [text.textContent, text.getBoundingClientRect()]);
+          const cut = texts.filter(([, box]) => box.left < frame.left - 1
+            || box.right > frame.right + 1 || box.top < frame.top - 1
+            || box.bottom > frame.bottom + 1).map(([text]) => `${name}: ${text} is cut off`);
+          const on = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+          return cut.concat(texts.flatMap(([text, box], i) => texts.slice(i + 1)
+            .filter(([, other]) => on(box, other))
+            .map(([other]) => `${name}: ${text} on ${other}`)));
+        })"""
+    )
+    return pairs

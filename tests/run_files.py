@@ -38,6 +38,7 @@ def write_run(
     status: str = "finished",
     metrics: Sequence[Mapping[str, Any]] = (),
     manifest: Mapping[str, Any] | None = None,
+    ks: Sequence[int] = KS,
 ) -> Path:
     """One run; `counts` gives the correct samples of each problem at each evaluated step.
 
@@ -52,10 +53,10 @@ def write_run(
         "regime": {"name": regime, "estimator": "mixture", "k": k, "pass1_weight": weight},
         "learner": {"lr": 1e-4},
         "train": {"seed": seed, "num_steps": num_steps, "init_from": None},
-        "eval": {"ks": list(KS), "num_samples": n},
+        "eval": {"ks": list(ks), "num_samples": n},
     }
     for group, values in (settings or {}).items():
-        config[group] |= values
+        config[group] = config.get(group, {}) | values
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     (path / "overrides.txt").write_text(f"regime={regime}\ntrain.seed={seed}\n")
     facts = {
@@ -70,7 +71,7 @@ def write_run(
         "command": "train",
     } | dict(manifest or {})
     (path / "manifest.json").write_text(json.dumps(facts))
-    write_evals(path, counts, kinds, n)
+    write_evals(path, counts, kinds, n, ks)
     with open(path / "metrics.jsonl", "w") as file:
         for step in range(1, num_steps + 1):
             row: dict[str, Any] = {"step": step, "loss": 0.1, "reward_mean": 0.5, "alignment": None}
@@ -114,14 +115,18 @@ def write_rollouts(
 
 
 def write_evals(
-    path: Path, counts: Mapping[int, Sequence[int]], kinds: Sequence[str], n: int
+    path: Path,
+    counts: Mapping[int, Sequence[int]],
+    kinds: Sequence[str],
+    n: int,
+    ks: Sequence[int] = KS,
 ) -> None:
     rows, kind_rows = [], []
     for step, c_P in counts.items():
         frame = pd.DataFrame({"kind": list(kinds), "n": n, "c": list(c_P)})
         frame.insert(0, "problem_id", [f"heldout-0-{i}" for i in range(len(frame))])
         frame.to_parquet(path / "eval" / f"step-{step:06d}.parquet")
-        for k in KS:
+        for k in ks:
             rows.append({"step": step, "k": k} | _summary(frame, n, k))
             for kind, part in frame.groupby("kind"):
                 kind_rows.append({"step": step, "kind": kind, "k": k} | _summary(part, n, k))

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from browser import PHONE, Opened, chromium
+from browser import Opened, chromium, on_phone, overlapping_texts, wider_than_the_window
 from run_files import write_reproduction, write_rollouts, write_sweep
 
-from passk.records import find_runs
-from passk.report import write_report
+from passk.report import SAMPLE_BYTES, write_report
 
 SCREENSHOTS = Path(__file__).parent.parent / "outputs" / "screenshots"
 HOSTILE = (
@@ -49,7 +48,8 @@ def write_diagnosis(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
-    write_reproduction(root / "main", seeds=(0, 1))
+    drawn = {"rollout": {"num_samples": 16, "num_prompts": len(PROBLEMS)}}
+    write_reproduction(root / "main", seeds=(0, 1), settings=drawn)
     for regime in ("passk", "hybrid"):
         run = root / "main" / "seed-0" / regime
         for step in (0, 29):
@@ -103,6 +103,16 @@ def test_every_figure_is_drawn_with_its_points(desktop, report):
 def test_nothing_is_asked_of_a_network_and_nothing_fails(desktop, report):
     assert desktop.requests == [report.as_uri()]
     assert desktop.said == []
+
+
+def test_no_text_lies_on_another_or_is_cut_off(desktop):
+    assert overlapping_texts(desktop) == []
+    label = "document.querySelector('#pareto_regimes .role-axis-label text')"
+    desktop.page.evaluate(f"{label}.after({label}.cloneNode(true))")
+    try:
+        assert len(overlapping_texts(desktop)) == 1
+    finally:
+        desktop.page.evaluate(f"{label}.nextSibling.remove()")
 
 
 def test_a_legend_hides_and_shows_by_keyboard(desktop):
@@ -182,12 +192,12 @@ def test_filters(desktop, filters, expected):
 
 
 def test_the_address_keeps_the_filters(browser, report):
-    place = "#samples?verdict=timeout&run=Hybrid+0.7%2F0.3%2C+seed+0"
+    place = "#samples?verdict=timeout&run=Pass%408-only%2C+seed+0"
     opened = Opened(browser, report, place=place)
     assert shown_samples(opened) == "2 prompts, 8 samples"
     set_filter(opened, "step", "0")
     assert "step=0" in opened.page.evaluate("location.hash")
-    assert shown_samples(opened) == "1 prompts, 4 samples"
+    assert shown_samples(opened) == "1 prompt, 4 samples"
     opened.context.close()
 
 
@@ -225,6 +235,8 @@ def test_the_keyboard_reaches_the_samples_and_focus_is_seen(browser, report):
     assert opened.page.evaluate(f"{focused}.outlineWidth") == "3px"
     opened.page.keyboard.press("ArrowDown")
     opened.page.keyboard.press("Enter")
+    assert opened.page.locator("#filter-run").input_value() == "Pass@8-only, seed 0"
+    assert shown_samples(opened) == "6 prompts, 96 samples"
     labels = opened.page.locator("#browser input, #browser select").evaluate_all(
         "all => all.map((e) => e.labels?.[0]?.textContent || e.getAttribute('aria-label'))"
     )
@@ -232,16 +244,13 @@ def test_the_keyboard_reaches_the_samples_and_focus_is_seen(browser, report):
     opened.context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_all_without_scrolling_sideways(browser, report, scheme):
-    settings = {"viewport": PHONE, "color_scheme": scheme, "has_touch": True, "is_mobile": True}
-    opened = Opened(browser, report, device_scale_factor=2, **settings)
-    assert opened.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-    right = "f.plot.querySelector('.marks').getBoundingClientRect().right"
-    wide = f"figures.filter((f) => {right} > 391).map((f) => f.name)"
-    assert opened.page.evaluate(wide) == []
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 390), ("light", 320)])
+def test_a_phone_shows_all_without_scrolling_sideways(browser, report, scheme, width):
+    opened = on_phone(browser, report, width=width, color_scheme=scheme)
+    assert wider_than_the_window(opened) == []
+    assert overlapping_texts(opened) == []
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    opened.page.screenshot(path=SCREENSHOTS / f"phone_{scheme}.png", full_page=True)
+    opened.page.screenshot(path=SCREENSHOTS / f"phone_{width}_{scheme}.png", full_page=True)
     assert opened.said == []
     opened.context.close()
 
@@ -267,6 +276,7 @@ def test_dark_mode_changes_colours_and_is_followed(browser, report):
     opened.context.close()
 
 
-def test_the_page_is_one_file_of_limited_weight(report):
-    assert len(find_runs([report.parent.parent / "sweep"])) == 4
-    assert report.stat().st_size < 2_000_000
+def test_the_page_is_light_even_with_all_the_samples_it_may_hold(report):
+    size = report.stat().st_size
+    assert 900_000 < size < 2_000_000  # Vega alone is most of it
+    assert size + SAMPLE_BYTES < 5_000_000

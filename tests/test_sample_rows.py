@@ -190,6 +190,16 @@ def test_unjudged_samples_older_runs_and_sft(tmp_path):
     assert sample_rows(find_runs([tmp_path / "sft"]), 10**6).num_on_disk == 0
 
 
+def test_samples_of_a_prompt_are_counted_where_no_setting_tells(tmp_path):
+    run = write_run(tmp_path / "run", regime="hybrid", counts={0: [4]}, kinds=["skill"], k=2)
+    # p1 came twice in a step.
+    pair = [("a", 1.0), ("b", 0.0)]
+    write_rollouts(run, 0, {"p0": 2 * pair, "p1": 4 * pair, "p2": 2 * pair})
+    rows = joined(sample_rows(find_runs([run]), 10**6))
+    assert sorted(rows.drop_duplicates("group")["problem_id"]) == ["p0", "p1", "p1", "p2"]
+    assert (rows["n"] == 4).all() and rows["weight"].notna().all()
+
+
 def test_too_few_samples_for_the_objective_are_shown_without_a_weight(tmp_path):
     run = a_run(tmp_path / "run", k=N + 1)
     rows = sample_rows(find_runs([run]), 10**7)

@@ -12,7 +12,7 @@ from run_files import exact_pass_at_k, write_reproduction, write_run, write_swee
 from passk.breakdown import kind_table, prompt_changes
 from passk.errors import UserError
 from passk.tables import find_runs, load_run, reported_k, reproduction_table, sweep_table
-from passk.wording import config_differences, markdown, reading, run_labels, run_title
+from passk.wording import config_differences, in_order, markdown, reading, run_labels, run_title
 
 COLUMNS = (
     "regime,seed,pass1,passk,delta_pass1,delta_pass1_low,delta_pass1_high,delta_passk,"
@@ -184,6 +184,16 @@ def test_labels_name_what_sets_runs_apart(tmp_path):
     record = next(r for r in records if r.regime == "passk")
     assert run_title(record, "passk") == "Pass@8-only"
     assert run_title(record, "passk cue=0.0") == "Pass@8-only, cue=0.0"
+
+
+def test_runs_are_ordered_by_the_size_of_their_numbers(tmp_path):
+    for lr in (1e-3, 1e-5, 2e-5):
+        for k in (16, 2, 8):
+            settings = {"learner": {"lr": lr}}
+            run = tmp_path / f"{lr}-{k}"
+            write_run(run, regime="hybrid", counts={0: [3]}, kinds=["a"], k=k, settings=settings)
+    ordered = [(r.setting("learner.lr"), r.k) for _, r in in_order(find_runs([tmp_path]))]
+    assert ordered == sorted(ordered)
 
 
 def test_reported_k_of_a_run_without_k(tmp_path):

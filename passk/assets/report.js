@@ -4,7 +4,9 @@
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const darkness = matchMedia("(prefers-color-scheme: dark)");
 const LEAST_PANEL = 300; // pixels; narrower windows get fewer panels in a row
+const LEAST_WIDTH = 90; // of a panel without its axes
 const MOST_SVG = 1500; // rows of a figure; more are drawn on a canvas, which is faster
+const MOST_TRIES = 4; // to find the width of panels beside axes whose labels are not known before
 const MOST_ROWS = 500; // of a figure's data as a table; the CSV has all
 
 /** An element with properties and children; text is never read as HTML. */
@@ -50,9 +52,46 @@ function withoutLegends(node) {
   }
 }
 
+const TITLE_FONT = 'bold 14px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
+const pen = document.createElement("canvas").getContext("2d");
+
+/** A title in as many lines as its panel needs; a word that is too long for one is cut. */
+function wrapped(title, width) {
+  pen.font = TITLE_FONT;
+  const fits = (line) => pen.measureText(line).width <= width;
+  const lines = [""];
+  for (let word of title.split(" ")) {
+    const longer = lines.at(-1) ? `${lines.at(-1)} ${word}` : word;
+    if (fits(longer)) {
+      lines[lines.length - 1] = longer;
+      continue;
+    }
+    if (lines.at(-1)) lines.push("");
+    while (!fits(word)) {
+      let end = word.length;
+      while (end > 1 && !fits(word.slice(0, end))) end -= 1;
+      lines[lines.length - 1] = word.slice(0, end);
+      lines.push("");
+      word = word.slice(end);
+    }
+    lines[lines.length - 1] = word;
+  }
+  return lines;
+}
+
+/** Names beside an axis get `most` pixels, the rest of one is left out; titles below are wrapped. */
+function narrow(node, most, width) {
+  if (node === null || typeof node !== "object") return;
+  if (node.axis) node.axis.labelLimit = Math.min(node.axis.labelLimit ?? 180, most);
+  if (typeof node.x?.title === "string") node.x.title = wrapped(node.x.title, width);
+  for (const child of Object.values(node)) narrow(child, most, width);
+}
+
 /** Put as many panels in a row as fit, and make them as wide as the window allows. */
 function fit(spec, available, pad) {
+  const most = Math.max(70, 0.36 * available);
   if (!spec.concat && spec.width !== spec.height) {
+    narrow(spec, most, available - most - 30);
     spec.width = available;
     if (spec.height > 250) spec.height = Math.min(spec.height, Math.round(0.95 * available));
     spec.autosize = { type: "fit-x", contains: "padding" };
@@ -62,11 +101,13 @@ function fit(spec, available, pad) {
   const wanted = spec.columns ?? 1;
   const columns = Math.max(1, Math.min(wanted, Math.floor(available / LEAST_PANEL)));
   if (spec.concat) spec.columns = columns;
-  const width = Math.max(120, Math.floor(available / columns - pad));
+  const width = Math.max(LEAST_WIDTH, Math.floor(available / columns - pad));
   for (const panel of panels) {
     const square = panel.width === panel.height;
     panel.width = square ? Math.min(width, 460) : width;
     if (square) panel.height = panel.width;
+    narrow(panel, most, width);
+    if (typeof panel.title === "string") panel.title = wrapped(panel.title, panel.width);
   }
   return columns;
 }
@@ -82,7 +123,9 @@ const SYMBOLS = {
 
 function swatch(entry) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "-15 -8 30 16");
+  const half = entry.dash ? 15 : 9;
+  svg.setAttribute("viewBox", `${-half} -8 ${2 * half} 16`);
+  svg.setAttribute("width", 2 * half);
   svg.setAttribute("aria-hidden", "true");
   const draw = (tag, attributes) => {
     const shape = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -120,7 +163,7 @@ class Figure {
     details.addEventListener("toggle", () => this.list(details), { once: true });
   }
 
-  async draw(again = true) {
+  async draw(tries = MOST_TRIES) {
     const available = this.plot.clientWidth;
     const spec = themed(this.spec);
     withoutLegends(spec);
@@ -145,9 +188,9 @@ class Figure {
     });
     this.view = embedded.view;
     const over = this.plot.querySelector(".marks").getBoundingClientRect().width - available;
-    if (again && (over > 1 || over < -40 * columns)) {
+    if (tries > 1 && (over > 1 || over < -40 * columns)) {
       this.pad += Math.ceil(over / columns);
-      await this.draw(false);
+      return this.draw(tries - 1);
     }
     this.showLegends();
   }

@@ -26,7 +26,7 @@
   for (const sample of table("samples")) groups[sample.group].samples.push(sample);
 
   const splits = { train: "training", heldout: "held out" };
-  const seeds = new Set(files.map((file) => file.seed)).size > 1;
+  const seeds = page.several_seeds || new Set(files.map((file) => file.seed)).size > 1;
   const runOf = (g) => (page.titles[g.source] ?? g.source) + (seeds && g.seed !== null && g.seed !== "" ? `, seed ${g.seed}` : "");
   const choices = (values) => [...new Set(values)].filter((value) => value !== "" && value !== null);
   const verdicts = choices(groups.flatMap((group) => group.samples.map((sample) => sample.reason)));
@@ -106,8 +106,11 @@
     return found;
   }
 
-  const digits = (value, places = 2) =>
-    value === null || value === undefined ? "" : Number(value).toFixed(places).replace("-", "\u2212");
+  const digits = (value) => {
+    if (value === null || value === undefined) return "";
+    const text = Number(value).toFixed(2);
+    return Number(text) === 0 ? "0.00" : text.replace("-", "\u2212"); // no minus before nothing
+  };
 
   function sampleItem(sample) {
     const judged = sample.reward === null ? "unjudged" : sample.reward > 0 ? "right" : "wrong";
@@ -146,12 +149,14 @@
   const after = make("button", { type: "button" }, "Next");
   const box = document.getElementById("browser");
 
+  const many = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+
   function show() {
     const pages = Math.max(1, Math.ceil(matching.length / PER_PAGE));
     at = Math.min(at, pages - 1);
     list.replaceChildren(...matching.slice(at * PER_PAGE, (at + 1) * PER_PAGE).map(card));
     const shown = matching.reduce((sum, { samples }) => sum + samples.reduce((n, s) => n + s.count, 0), 0);
-    count.textContent = `${matching.length} prompts, ${shown} samples \u00b7 page ${at + 1} of ${pages}`;
+    count.textContent = `${many(matching.length, "prompt")}, ${many(shown, "sample")} \u00b7 page ${at + 1} of ${pages}`;
     before.disabled = at === 0;
     after.disabled = at === pages - 1;
   }
