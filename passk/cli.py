@@ -50,7 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     cell = os.environ.pop(CELL, None)  # not for the processes that we start
-    return _main(words) if cell is None else be_cell(cell, words, _main)
+    try:
+        code = _main(words) if cell is None else be_cell(cell, words, _main)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # what is printed outside a run may be cut short, as by `head`
+        _without_reader()
+        return 0
 
 
 def _main(words: list[str]) -> int:
@@ -149,9 +155,8 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
         return _refuse(str(error))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except OSError as error:  # jobs catch their own; this is Hydra making the directory
         return _refuse(f"hydra.run.dir cannot be made: {error}")
     except SystemExit as stopped:  # Hydra's parser has printed its own usage
@@ -181,6 +186,9 @@ def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: An
         code, sentence = 1, str(error)
     except Interrupted as stopped:
         code, sentence = 130, str(stopped)
+    except BrokenPipeError:
+        _without_reader()
+        code, sentence = 1, "stopped: the program that read its output has ended, as head does"
     except Exception as error:
         traceback.print_exc()
         code = 1
@@ -232,6 +240,11 @@ def _remove_if_empty(run_dir: Path) -> None:
         if not is_ours or not folder.is_dir() or any(folder.iterdir()):
             return
         folder.rmdir()
+
+
+def _without_reader() -> None:
+    """Nobody reads our output any more; let not Python's own end complain of that."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(sentence: str) -> int:

@@ -1,6 +1,7 @@
 """What the command line prints and returns; bad input costs one line and leaves nothing behind."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,36 @@ def test_version(passk):
 def test_unknown_command(passk, tmp_path):
     assert_refused(passk("trian"), "trian is not a command", "train, eval, reproduce, report")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"),
+    [
+        (["--help"], (0, "")),
+        (["train", "--help"], (0, "")),
+        (
+            ["explain"],
+            (1, "passk: stopped: the program that read its output has ended, as head does\n"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves(tmp_path, words, ends, unbuffered):
+    """As `passk ... | head` does; without a buffer it is noticed at the first line, else later."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "passk", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+        if unbuffered or ends[0] == 0:
+            assert (process.wait(), err) == ends
+        else:
+            assert "Traceback" not in err and process.wait() in (0, 1)
 
 
 @pytest.mark.parametrize("command", sorted(SUMMARIES))
