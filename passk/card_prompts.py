@@ -44,9 +44,10 @@ def _style(prompt: PromptConfig, encoder: PromptEncoder) -> str:
         first = " ".join(encoder.tokenizer.convert_ids_to_tokens(ids))
         text = "Plain text, no chat template. A prompt is"
         text += f", after `{first}`, which the tokenizer puts first" if first else ""
-    if prompt.num_shots:
-        text += f", after {prompt.num_shots} worked training problems in the same form"
-    return f"{text}:"
+    if not prompt.num_shots:
+        return f"{text}:"
+    text += f", after {prompt.num_shots} worked training problems in the same form, which are not"
+    return f"{text} shown here, and which the code below leaves out (so expect other figures):"
 
 
 def _answer_end(prompt: PromptConfig, folder: Path, tokenizer: Tokenizer) -> str:

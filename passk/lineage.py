@@ -14,7 +14,7 @@ from passk.records import RunRecord, load_run
 from passk.rows import is_file_name
 
 _PLACES = ("model.path", "data.path", "data.eval_path", "train.init_from")
-_NOT_TOLD = ("resume=", "hydra.")
+_NOT_TOLD = ("resume=", "hydra.", "tracker")  # nobody else's tracker is this one's
 _QUOTES = "\"'"
 
 
@@ -91,22 +91,31 @@ def command_line(record: RunRecord, *, named: bool = False) -> str:
     for word in record.overrides:
         key, _, value = word.partition("=")
         plain = key.lstrip("+~")
-        if word.startswith(_NOT_TOLD):
+        if word.lstrip("+~").startswith(_NOT_TOLD):
             continue
         if plain in _PLACES and record.setting(plain):
             word = f"{key}={_as_value(shown_name(record.setting(plain)))}"
-        elif _is_place(value):
-            word = f"{key}={_as_value(Path(value.strip(_QUOTES)).name)}"
+        else:
+            word = f"{key}={_without_places(value)}" if value else word
         words.append(word)
     if named:
         words.append(f"hydra.run.dir={_as_value(record.path.name)}")
     return shlex.join(["passk", "train", *words])
 
 
+def _without_places(value: str) -> str:
+    """An override's value with the last names of the paths that it is, or that its list holds."""
+    if value.startswith("[") and value.endswith("]"):
+        items = [_without_places(item.strip()) for item in value[1:-1].split(",")]
+        return f"[{','.join(items)}]" if any(map(_is_place, value[1:-1].split(","))) else value
+    return _as_value(Path(value.strip(_QUOTES)).name) if _is_place(value) else value
+
+
 def _is_place(value: str) -> bool:
     """An absolute path, but not a word of a prompt such as /think."""
-    path = Path(value.strip(_QUOTES))
-    return value.startswith("~/") or (path.is_absolute() and len(path.parts) > 2)
+    bare = value.strip().strip(_QUOTES)
+    path = Path(bare)
+    return bare.startswith("~/") or (path.is_absolute() and len(path.parts) > 2)
 
 
 def _as_value(name: str) -> str:

@@ -200,6 +200,9 @@ def _measured(exported: Exported, table: pd.DataFrame) -> str:
         f"`verifier={cfg.verifier.name}`. In brackets 95 % intervals: bootstrap over problems, of "
         "changes in pairs."
     )
+    given = exported.publishing.dtype
+    if given not in (None, cfg.model.dtype):
+        text += f" Measured in {cfg.model.dtype}, before the weights were rounded to {given}."
     file = record.path / "eval" / "summary.csv"
     if file.is_file():
         rows = pd.read_csv(file)

@@ -28,6 +28,7 @@ class Session:
         name: of the run, and `group` of those it belongs to: a reproduction, a sweep.
         folder: where the user wants the files; None: where they belong.
         id: what the library called this run in an earlier session; None in the first.
+        place: where that session was written.
         step: of training, at which the session begins.
         config: the hyper-parameters, nested.
         facts: versions, commit, device and the like.
@@ -40,6 +41,7 @@ class Session:
     folder: Path | None
     mode: str
     id: str | None
+    place: str | None
     step: int
     config: dict[str, Any]
     facts: dict[str, str]
@@ -191,6 +193,7 @@ class MLflow:
         self.place = MLFLOW_TRACKING_URI.get() or ""
         if session.folder or not self.place:
             self.place = (session.folder or Path("mlruns")).absolute().as_uri()
+        self.place = session.place or self.place  # its run is there, wherever one stands now
         self._metric, self._client = Metric, MlflowClient(tracking_uri=self.place)
         if session.id is not None:
             self.id = session.id

@@ -47,6 +47,7 @@ class Tracking:
             folder=Path(chosen.dir) if chosen.dir else None,
             mode=chosen.mode,
             id=None,
+            place=None,
             step=step,
             config=asdict(cfg),
             facts={
@@ -78,9 +79,11 @@ class Tracking:
         """The life of the thread."""
         try:
             known = json.loads(self._file.read_text()) if self._file.is_file() else {}
-            own = known.setdefault(self._name, {"id": None})
-            tracker = TRACKERS[self._name][0](replace(session, id=own["id"]))
+            own = known.setdefault(self._name, {"id": None, "place": None})
+            before = replace(session, id=own["id"], place=own.get("place"))
+            tracker = TRACKERS[self._name][0](before)
             self._place, own["id"] = tracker.place, tracker.id
+            own["place"] = self._place
             self._remember(known)
             while not isinstance(item := self._handed.get(), str):
                 kind, step, values = item

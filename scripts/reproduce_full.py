@@ -56,7 +56,9 @@ class Plan:
 
     def sweep(self) -> Path:
         """The grid, from the SFT checkpoint of the first seed."""
-        folder, start = self.folder / "sweep", self.folder / "reproduce" / "seed-0" / "sft"
+        seeds = [w.split("=", 1)[1] for w in self.overrides if w.startswith("train.seed=")]
+        first = f"seed-{seeds[-1] if seeds else 0}"
+        folder, start = self.folder / "sweep", self.folder / "reproduce" / first / "sft"
         grid = [f"regime.k={self.ks}", f"regime.pass1_weight={self.weights}"]
         words = [word for word in self.overrides if word.split("=")[0] not in _NOT_OF_CELLS]
         places = [f"train.init_from={quoted(start)}", f"hydra.sweep.dir={quoted(folder)}"]

@@ -34,7 +34,7 @@ from passk.config import ConventionsConfig, EvalConfig, PromptConfig, RegimeConf
 from passk.conventions import make_problems
 from passk.errors import UserError
 from passk.estimators import pass_at_k
-from passk.lineage import hub_id, lineage, shown_name
+from passk.lineage import command_line, hub_id, lineage, shown_name
 from passk.model_card import Exported, model_card
 from passk.policy import TINY
 from passk.problems import load_data
@@ -124,7 +124,10 @@ def test_another_precision(place, folder, tmp_path):
     assert AutoModelForCausalLM.from_pretrained(coarse).dtype == torch.bfloat16
     before, after = (json.loads((f / "config.json").read_text()) for f in (folder, coarse))
     assert after == before | {"dtype": "bfloat16"}
-    assert "weights: bfloat16" in (coarse / "README.md").read_text()
+    text = (coarse / "README.md").read_text()
+    assert "weights: bfloat16" in text
+    assert "Measured in float32, before the weights were rounded to bfloat16." in text
+    assert "before the weights were rounded" not in (folder / "README.md").read_text()
     modes = {path.stat().st_mode for where in (folder, coarse) for path in where.iterdir()}
     assert len(modes) == 1
     for name in MODEL_FILES - {"config.json", "model.safetensors"}:
@@ -297,6 +300,24 @@ def test_defaults_of_the_starting_model_that_were_not_measured_are_named(tmp_pat
     cfg.eval.temperature = 1.0
     told = prompt_section(cfg, tmp_path, tokenizer())["own_defaults"]
     assert told == "`temperature=0.6`, `top_k=20`"
+
+
+def test_worked_problems_before_a_prompt_are_named(tmp_path):
+    cfg = TrainConfig(data=ConventionsConfig(prompt=PromptConfig(num_shots=3)))
+    told = prompt_section(cfg, tmp_path, tokenizer())["prompt_style"]
+    assert "after 3 worked training problems" in told and "the code below leaves out" in told
+
+
+def test_a_command_line_names_no_place_and_no_tracker(place):
+    record = load_run(place / "run")
+    words = ["regime=passk", "tracker=wandb", "tracker.mode=online", "+tracker.group=mine"]
+    words += ["own.path='~/models/it'", "data.files=[/home/me/a.jsonl, 'b']", "eval.ks=[1,8]"]
+    words += ["data.prompt.stop=[/think]", "resume=true"]
+    line = command_line(replace(record, overrides=tuple(words)))
+    assert shlex.split(line) == [
+        *("passk", "train", "regime=passk", "own.path=it", "data.files=[a.jsonl,'b']"),
+        *("eval.ks=[1,8]", "data.prompt.stop=[/think]"),
+    ]
 
 
 def test_where_a_run_comes_from(place, tmp_path, monkeypatch):

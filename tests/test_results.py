@@ -115,10 +115,12 @@ def test_every_line_of_the_full_reproduction_is_accepted(tmp_path, monkeypatch, 
         return passk([word for word in words if word != "-m"] + ["--cfg", "job"])
 
     monkeypatch.setattr(reproduce_full, "passk", composed)
-    plan = reproduce_full.Plan(tmp_path / "a b", 2, "4", "0.5", ("regime.k=2", "sft_steps=7"))
+    plan = reproduce_full.Plan(
+        tmp_path / "a b", 2, "4", "0.5", ("regime.k=2", "sft_steps=7", "train.seed=3")
+    )
     assert plan.reproduce() == tmp_path / "a b" / "reproduce" / "table.csv"
     assert "sft_steps: 7" in capsys.readouterr().out
     assert plan.sweep() == tmp_path / "a b" / "sweep" / "sweep.csv"
     out = capsys.readouterr().out
-    assert "  k: 4\n" in out and f"init_from: {tmp_path}/a b/reproduce/seed-0/sft\n" in out
+    assert "  k: 4\n" in out and f"init_from: {tmp_path}/a b/reproduce/seed-3/sft\n" in out
     assert [words[0] for words in said] == ["reproduce", "train", "report"]

@@ -227,6 +227,22 @@ def test_a_resumed_run_may_have_another_tracker_or_none(tracked, tmp_path):
     assert "tracker" not in json.loads((run / "manifest.json").read_text())
 
 
+def test_mlflow_s_run_goes_on_where_it_is(passk, tmp_path, monkeypatch):
+    """From another folder, where no ./mlruns has it."""
+    run = tmp_path / "run"
+    words = (*SMALL, *QUICK, "eval.every=0", "train.save_every=1", "train.num_steps=2")
+    words += ("tracker=mlflow", f"hydra.run.dir={run}")
+    assert passk("train", *words).code == 0
+    shutil.rmtree(run / "checkpoints" / "step-000002")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    more = passk("train", *words, "resume=true")
+    assert (more.code, more.err) == (0, "")
+    assert not (tmp_path / "elsewhere" / "mlruns").exists()
+    place = json.loads((run / "tracker.json").read_text())["mlflow"]["place"]
+    assert place == (tmp_path / "mlruns").as_uri()
+
+
 def test_measuring_a_tracked_run_needs_no_tracker(tracked):
     from passk.starting import measured_policy
 
