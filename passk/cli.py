@@ -15,6 +15,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,7 +27,7 @@ from passk.completion import script
 from passk.composition import explain, groups_and_keys, register, to_config
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.schemas import conf_dir
-from passk.sweep import run_sweep
+from passk.sweep import run_sweep, with_sweep_as_flag
 from passk.sweep_table import status
 from passk.usage import COMMAND_HELP, HELP, SUMMARIES, SWEEP_HELP
 from passk.voice import tell
@@ -72,6 +73,7 @@ def _main(words: list[str]) -> int:
         rest = _directories_as_override(rest)
     else:
         rest = ["resume=true" if word == "--resume" else word for word in rest]
+    rest = with_sweep_as_flag(rest)
     try:
         check_tasks(os.environ)
         check_launcher(rest)
@@ -136,6 +138,10 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
     codes = [0]
 
     def job(composed: DictConfig) -> None:
+        if (
+            HydraConfig.get().mode == RunMode.MULTIRUN
+        ):  # a file says so: Hydra alone keeps no ledger
+            raise UserError("hydra.mode=MULTIRUN in a file of the configuration asks for -m too")
         codes.append(_run_job(command, composed))
 
     def one_run() -> int:
