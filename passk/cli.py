@@ -15,7 +15,6 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,7 +26,7 @@ from passk.completion import script
 from passk.composition import explain, groups_and_keys, register, to_config
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.schemas import conf_dir
-from passk.sweep import run_sweep, with_sweep_as_flag
+from passk.sweep import asks_for_sweep, run_sweep, with_sweep_as_flag
 from passk.sweep_table import status
 from passk.usage import COMMAND_HELP, HELP, SUMMARIES, SWEEP_HELP
 from passk.voice import tell
@@ -138,10 +137,6 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
     codes = [0]
 
     def job(composed: DictConfig) -> None:
-        if (
-            HydraConfig.get().mode == RunMode.MULTIRUN
-        ):  # a file says so: Hydra alone keeps no ledger
-            raise UserError("hydra.mode=MULTIRUN in a file of the configuration asks for -m too")
         codes.append(_run_job(command, composed))
 
     def one_run() -> int:
@@ -150,10 +145,10 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
         )()
         return codes[-1]
 
-    is_sweep = {"-m", "--multirun"} & set(overrides) and "--cfg" not in overrides
     sys.argv = [f"passk {command}", *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; we print them in one sentence
     try:
+        is_sweep = "--cfg" not in overrides and asks_for_sweep(command, overrides)
         return run_sweep(command, overrides) if is_sweep else one_run()
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(explain(error, command))

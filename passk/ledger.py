@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from passk.disk import replacing
 from passk.errors import UserError
@@ -175,6 +175,17 @@ def as_name(text: str) -> str:
     if len(name) <= _LONGEST_NAME:
         return name
     return f"{name[:_LONGEST_NAME]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def below_the_sweep(subdir: str) -> str:
+    """A cell's directory in its shortest form: what is tried again is removed, so it is ours."""
+    path = PurePath(os.path.normpath(subdir))
+    if path.is_absolute() or not path.parts or path.parts[0] in ("..", FOLDER):
+        raise UserError(
+            f"hydra.sweep.subdir={subdir} cannot be the directory of a cell; allowed is a "
+            f"directory below that of the sweep, other than {FOLDER}"
+        )
+    return str(path)
 
 
 def state(sweep_dir: Path, cell: Cell) -> str:

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from hydra import version
@@ -38,6 +38,7 @@ from passk.ledger import (
     INTERRUPTED,
     Cell,
     as_name,
+    below_the_sweep,
     find,
     free_name,
     identity,
@@ -71,16 +72,27 @@ class _Composed:
 
     config: DictConfig
     loader: ConfigLoader
-    task_words: list[str]  # what the configuration sweeps over, then what was typed
 
 
 def with_sweep_as_flag(words: Sequence[str]) -> list[str]:
-    """`-m` in front for all of Hydra's ways to ask for a sweep, so that none passes the ledger."""
-    others = [word for word in words if not _asks_for_sweep(word)]
+    """`-m` in front for all ways to type that a sweep is wanted, so that none passes the ledger."""
+    others = [word for word in words if not _means_sweep(word)]
     return ["-m", *others] if len(others) < len(words) else others
 
 
-def _asks_for_sweep(word: str) -> bool:
+def asks_for_sweep(command: str, words: Sequence[str]) -> bool:
+    """Whether a line is for a sweep: by `-m`, or by a file in a folder that was typed."""
+    if "-m" in words:
+        return True
+    if not any(word.startswith(("--conf", "-cd")) for word in words):
+        return False  # no file of ours says so
+    try:
+        return bool(_compose(command, words).config.hydra.mode == RunMode.MULTIRUN)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _means_sweep(word: str) -> bool:
     key, _, value = word.lstrip("+").partition("=")
     if key == "hydra.mode":
         return value.strip("\"'").removeprefix("RunMode.") in ("MULTIRUN", "2")  # 2: its number
@@ -141,8 +153,7 @@ def _compose(command: str, words: Sequence[str]) -> _Composed:
     hydra = Hydra.create_main_hydra2(task_name="passk", config_search_path=search_path)
     typed = [*arguments.overrides, *_directory(command, arguments.overrides, folder)]
     config = hydra.compose_config(command, typed, RunMode.MULTIRUN, with_log_configuration=False)
-    task_words = [*_swept_by_configuration(config), *_unresolved(config.hydra.overrides.task)]
-    return _Composed(config, hydra.config_loader, task_words)
+    return _Composed(config, hydra.config_loader)
 
 
 def _swept_by_configuration(config: DictConfig) -> list[str]:
@@ -160,7 +171,8 @@ def _swept_by_configuration(config: DictConfig) -> list[str]:
 def _cells(sweep: _Composed) -> dict[Cell, list[str]]:
     """The cells that were typed, each composed once so that a bad line is refused whole."""
     parser = OverridesParser.create(config_loader=sweep.loader)
-    parsed = parser.parse_overrides(sweep.task_words)
+    typed = _unresolved(sweep.config.hydra.overrides.task)
+    parsed = parser.parse_overrides([*_swept_by_configuration(sweep.config), *typed])
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
     cells: dict[Cell, list[str]] = {}
     names: set[str] = set()
@@ -172,21 +184,10 @@ def _cells(sweep: _Composed) -> dict[Cell, list[str]]:
         name = _cell_name(words, swept) if subdir == _OWN_NAME else as_name(subdir)
         name = free_name(name, names)
         names.add(name)
-        run_dir = name if subdir == _OWN_NAME else _below_the_sweep(subdir)
+        run_dir = name if subdir == _OWN_NAME else below_the_sweep(subdir)
         command, overrides = str(config.hydra.job.config_name), _own_words(config.hydra, words)
         cells[Cell(name, number, command, overrides, run_dir)] = words
     return cells
-
-
-def _below_the_sweep(subdir: str) -> str:
-    """A cell's directory in its shortest form: what is tried again is removed, so it is ours."""
-    path = PurePath(os.path.normpath(subdir))
-    if path.is_absolute() or not path.parts or path.parts[0] in ("..", FOLDER):
-        raise UserError(
-            f"hydra.sweep.subdir={subdir} cannot be the directory of a cell; allowed is a "
-            f"directory below that of the sweep, other than {FOLDER}"
-        )
-    return str(path)
 
 
 def _launch(sweep: _Composed, cells: Sequence[list[str]]) -> bool:
