@@ -60,7 +60,6 @@ _NOT_THE_RUNS = (
     "hydra/",
     "hydra.mode=",
 )
-_PARAMS = ("hydra.sweeper.params.", "hydra.sweeper.params=")  # but these say what the cells are
 _SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 _TYPED = "command-line"  # whom Hydra names as provider of --config-dir
 _CREW: list[Crew] = []  # of the sweep that runs its cells in this process, if any
@@ -142,6 +141,11 @@ def _run_composed(command: str, words: Sequence[str]) -> int:
 def _compose(command: str, words: Sequence[str]) -> _Composed:
     """As `hydra.main` does for a multirun, up to where its sweeper would take over."""
     arguments = get_args_parser().parse_intermixed_args(words)
+    if of_sweeper := [word for word in arguments.overrides if _is_of(word, ("hydra.sweeper.",))]:
+        raise UserError(  # Hydra itself takes them from files only, and ends with a traceback
+            f"{of_sweeper[0]} cannot be typed; write what is swept as key=value,value, and how "
+            "many cells run at a time as docs/sweeps.md says"
+        )
     folder = arguments.config_dir and os.path.abspath(arguments.config_dir)
     search_path = create_config_search_path(str(conf_dir().resolve()))
     if folder is not None:
@@ -211,10 +215,9 @@ def _launch(sweep: _Composed, cells: Sequence[list[str]]) -> bool:
 
 def _directory(command: str, words: Sequence[str], config_dir: str | None) -> list[str]:
     """The word that makes the same line find the same directory again, unless one was typed."""
-    if any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in words):
+    if any(_is_of(word, ("hydra.sweep.dir=",)) for word in words):
         return []
-    others = (*_NOT_THE_CELLS, *_NOT_THE_RUNS)
-    task = sorted(w for w in words if w.startswith(_PARAMS) or not w.startswith(others))
+    task = sorted(w for w in words if not _is_of(w, (*_NOT_THE_CELLS, *_NOT_THE_RUNS)))
     telling = [command, *task, *([config_dir] if config_dir else [])]
     digest = hashlib.sha256("\n".join(telling).encode()).hexdigest()[:8]
     keys = "-".join(key.rpartition(".")[2].lstrip("+") for key in _swept_keys(task))
@@ -268,7 +271,7 @@ def _settings(config: DictConfig) -> SweepConfig:
 def _flags(hydra: Any) -> list[str]:
     """Words of Hydra's own that concern the run, not the sweep."""
     words = _unresolved(hydra.overrides.hydra)
-    return [word for word in words if not word.startswith(_NOT_THE_RUNS)]
+    return [word for word in words if not _is_of(word, _NOT_THE_RUNS)]
 
 
 def _unresolved(words: Any) -> list[str]:
@@ -283,8 +286,13 @@ def _own_words(hydra: Any, words: Sequence[str]) -> tuple[str, ...]:
     folders = [s.path for s in hydra.runtime.config_sources if s.provider == _TYPED]
     return (
         *(f"--config-dir={folder}" for folder in folders),
-        *(word for word in words if not word.startswith(_NOT_THE_CELLS)),
+        *(word for word in words if not _is_of(word, _NOT_THE_CELLS)),
     )
+
+
+def _is_of(word: str, starts: tuple[str, ...]) -> bool:
+    """Whether an override, also one that adds its key, begins in one of these ways."""
+    return word.lstrip("+").startswith(starts)
 
 
 def _cell_name(words: Sequence[str], swept: Sequence[str]) -> str:

@@ -77,6 +77,7 @@ def changes(sweep_dir: Path, told: dict[str, Cell]) -> Iterator[tuple[str, bool]
 
 
 def say_what_is_left(sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell]) -> None:
+    """Print how many cells there are, and how many of them are no longer to be run."""
     finished = sum(cell.is_finished for cell in cells)
     elsewhere = len(cells) - finished - len(todo)
     parts = [f"{len(cells)} cells"]
