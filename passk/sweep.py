@@ -73,12 +73,6 @@ class _Composed:
     loader: ConfigLoader
 
 
-def with_sweep_as_flag(words: Sequence[str]) -> list[str]:
-    """`-m` in front for all ways to type that a sweep is wanted, so that none passes the ledger."""
-    others = [word for word in words if not _means_sweep(word)]
-    return ["-m", *others] if len(others) < len(words) else others
-
-
 def asks_for_sweep(command: str, words: Sequence[str]) -> bool:
     """Whether a line is for a sweep: by `-m`, or by a file in a folder that was typed."""
     if "-m" in words:
@@ -89,13 +83,6 @@ def asks_for_sweep(command: str, words: Sequence[str]) -> bool:
         return bool(_compose(command, words).config.hydra.mode == RunMode.MULTIRUN)
     finally:
         GlobalHydra.instance().clear()
-
-
-def _means_sweep(word: str) -> bool:
-    key, _, value = word.lstrip("+").partition("=")
-    if key == "hydra.mode":
-        return value.strip("\"'").removeprefix("RunMode.") in ("MULTIRUN", "2")  # 2: its number
-    return word == "-m" or (len(word) > 2 and "--multirun".startswith(word))
 
 
 def run_sweep(command: str, words: Sequence[str]) -> int:
