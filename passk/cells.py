@@ -37,6 +37,8 @@ from passk.voice import listening
 
 CELL = "PASSK_CELL"  # tells a process which file of the ledger it is the cell of
 RESUMABLE = ("train", "eval", "reproduce", "filter")
+# That Slurm runs the job again says nothing of a cell: whether it goes on, the ledger knows.
+_NEW_JOB = {"SLURM_RESTART_COUNT": "0"}
 _LOOK_EVERY_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
 
@@ -115,7 +117,7 @@ class Crew:
         screen = None if self._to_screen else log_file(self._sweep_dir, cell.name).open("ab")
         process = subprocess.Popen(
             words,
-            env=os.environ | self._environments[slot] | {CELL: f"{file}:{os.getpid()}"},
+            env=os.environ | self._environments[slot] | {CELL: f"{file}:{os.getpid()}"} | _NEW_JOB,
             stdin=subprocess.DEVNULL,
             stdout=screen,
             stderr=screen,

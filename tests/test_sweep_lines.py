@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from small_runs import assert_refused, in_subprocess, snapshot
+from small_runs import SMALL, assert_refused, in_subprocess, snapshot
 
 from passk.errors import UserError
 from passk.ledger import (
@@ -74,6 +74,16 @@ def test_a_run_of_someone_else_is_never_taken_for_the_cell(passk, tmp_path):
         assert outcome.code == 2 and "sweep/a is not empty" in outcome.err
     assert snapshot(tmp_path / "sweep" / "a") == before
     assert codes(tmp_path / "sweep") == {"a": [2, 2]}
+
+
+def test_nor_in_a_job_that_slurm_runs_again(passk, tmp_path, monkeypatch):
+    words = [*SMALL, "train.num_steps=1", "eval.every=0", "diagnostics.every=0"]
+    assert passk("train", *words, "hydra.run.dir=sweep/a").code == 0
+    before = snapshot(tmp_path / "sweep" / "a")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    outcome = passk("train", "-m", *words, "hydra.sweep.dir=sweep", "hydra.sweep.subdir=a")
+    assert outcome.code == 2 and "sweep/a is not empty" in outcome.err
+    assert snapshot(tmp_path / "sweep" / "a") == before
 
 
 KILLED = """
