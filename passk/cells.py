@@ -25,6 +25,7 @@ from passk.ledger import (
     Attempt,
     Cell,
     attempting,
+    cell_dir,
     cell_file,
     end_attempt,
     log_file,
@@ -36,6 +37,8 @@ from passk.voice import listening
 
 CELL = "PASSK_CELL"  # tells a process which file of the ledger it is the cell of
 RESUMABLE = ("train", "eval", "reproduce", "filter")
+# That Slurm runs the job again says nothing of a cell: whether it goes on, the ledger knows.
+_NEW_JOB = {"SLURM_RESTART_COUNT": "0"}
 _LOOK_EVERY_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
 
@@ -60,16 +63,18 @@ class Crew:
         *,
         num_parallel: int,
         retries: int,
+        to_screen: bool,
         flags: Sequence[str] = (),
     ) -> None:
         """`flags` are words for every cell.
 
-        Alone, a cell writes where this process does; cells beside others, into the ledger's folder.
+        A cell writes where this process does, or `to_screen` is false and it has a file of its own
+        in the ledger's folder.
         """
         self._sweep_dir = sweep_dir
         self._retries = retries
         self._flags = flags
-        self._to_screen = num_parallel == 1
+        self._to_screen = to_screen
         self._environments = slot_environments(num_parallel, os.environ)
         self._free = deque(range(num_parallel))
         self._children: list[_Child] = []
@@ -106,12 +111,13 @@ class Crew:
 
     def _spawn(self, cell: Cell, slot: int, tries_left: int) -> None:
         file, run_dir = cell_file(self._sweep_dir, cell.name), self._sweep_dir / cell.run_dir
-        words = [sys.executable, "-m", "passk", cell.command, *self._flags, *cell.overrides]
+        words = [sys.executable, "-m", "passk", cell.command, *cell.overrides, *self._flags]
+        words += ["hydra.mode=RUN"]  # whatever a file of the configuration says
         words += [f"hydra.run.dir={json.dumps(str(run_dir), ensure_ascii=False)}"]
         screen = None if self._to_screen else log_file(self._sweep_dir, cell.name).open("ab")
         process = subprocess.Popen(
             words,
-            env=os.environ | self._environments[slot] | {CELL: f"{file}:{os.getpid()}"},
+            env=os.environ | self._environments[slot] | {CELL: f"{file}:{os.getpid()}"} | _NEW_JOB,
             stdin=subprocess.DEVNULL,
             stdout=screen,
             stderr=screen,
@@ -177,7 +183,7 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -
         if not has_work:
             return 0
         cell = read_cell(file)
-        more = _going_on(cell, file.parent.parent / cell.run_dir)
+        more = _going_on(cell, cell_dir(file, cell))
         code = 0 if more is None else run([*words, *more])
         end_attempt(file, code, told[-1] if code and told else "")
         return code
@@ -198,16 +204,18 @@ def _end_with(parent: int) -> None:
 def _going_on(cell: Cell, run_dir: Path) -> list[str] | None:
     """The words that make a cell go on with what earlier attempts left; None: it is done.
 
-    What such a command cannot go on with is removed.
+    What such a command cannot go on with is removed. A directory that holds what no attempt of
+    this cell made is neither gone on with nor touched: the command refuses it.
     """
-    if len(cell.attempts) < 2 or not run_dir.is_dir():
+    if not cell.owns_dir or not run_dir.is_dir():
         return []
     manifest = run_dir / "manifest.json"
     if manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished":
         return None  # it was killed between its last file and the ledger's
     if cell.command in RESUMABLE:
         return ["resume=true"] if (run_dir / "config.yaml").is_file() else []
-    shutil.rmtree(run_dir)
+    if not run_dir.is_symlink():  # it leads to what the user keeps elsewhere
+        shutil.rmtree(run_dir)
     return []
 
 

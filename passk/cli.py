@@ -20,13 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from passk import __version__
 from passk.cells import CELL, be_cell
-from passk.clusters import check_launcher, check_tasks, was_requeued
+from passk.clusters import check_launcher, check_tasks, was_requeued, with_sweep_as_flag
 from passk.command_rules import claim_directory
 from passk.completion import script
 from passk.composition import explain, groups_and_keys, register, to_config
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.schemas import conf_dir
-from passk.sweep import run_sweep
+from passk.sweep import asks_for_sweep, run_sweep
 from passk.sweep_table import status
 from passk.usage import COMMAND_HELP, HELP, SUMMARIES, SWEEP_HELP
 from passk.voice import tell
@@ -72,6 +72,7 @@ def _main(words: list[str]) -> int:
         rest = _directories_as_override(rest)
     else:
         rest = ["resume=true" if word == "--resume" else word for word in rest]
+    rest = with_sweep_as_flag(rest)
     try:
         check_tasks(os.environ)
         check_launcher(rest)
@@ -79,7 +80,7 @@ def _main(words: list[str]) -> int:
         return _refuse(str(error)) if os.environ.get("SLURM_PROCID", "0") == "0" else 2
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
         is_rank_0 = os.environ["RANK"] == "0"
-        if command not in ("train", "eval") or {"-m", "--multirun"} & set(rest):
+        if command not in ("train", "eval") or "-m" in rest:
             names = "passk train and passk eval, without --multirun, run under torchrun"
             return _refuse(f"only {names}; start this by itself") if is_rank_0 else 2
         if not is_rank_0:
@@ -144,10 +145,10 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
         )()
         return codes[-1]
 
-    is_sweep = {"-m", "--multirun"} & set(overrides) and "--cfg" not in overrides
     sys.argv = [f"passk {command}", *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; we print them in one sentence
     try:
+        is_sweep = "--cfg" not in overrides and asks_for_sweep(command, overrides)
         return run_sweep(command, overrides) if is_sweep else one_run()
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(explain(error, command))

@@ -19,16 +19,29 @@ def from_submitit(error: Exception) -> bool:
     return type(error).__module__.startswith("submitit")
 
 
+def with_sweep_as_flag(words: Sequence[str]) -> list[str]:
+    """`-m` in front for all ways to type that a sweep is wanted, so that none passes the ledger."""
+    others = [word for word in words if not _means_sweep(word)]
+    return ["-m", *others] if len(others) < len(words) else others
+
+
+def _means_sweep(word: str) -> bool:
+    key, _, value = word.lstrip("+").partition("=")
+    if key == "hydra.mode":
+        return value.strip("\"'").removeprefix("RunMode.") in ("MULTIRUN", "2")  # 2: its number
+    return word == "-m" or (len(word) > 2 and "--multirun".startswith(word))
+
+
 def check_launcher(words: Sequence[str]) -> None:
     """Refuse a `hydra/launcher` that is not there, or would not do what was asked for.
 
-    Says where the output of jobs will be: they have no screen.
+    Says where the output of jobs will be: they have no screen. `words` have their flag in front.
     """
     values = dict(word.split("=", 1) for word in words if "=" in word)
     name = values.get("hydra/launcher", "basic")
     if name == "basic":
         return
-    if not {"-m", "--multirun"} & set(words):
+    if "-m" not in words:
         raise UserError(
             f"hydra/launcher={name} starts the cells of a sweep: add -m, for a single run too"
         )

@@ -5,14 +5,16 @@ states are true whoever was killed, and the same line again knows what is left t
 """
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from passk.disk import replacing
 from passk.errors import UserError
@@ -20,6 +22,7 @@ from passk.errors import UserError
 FOLDER = "ledger"
 STATES = ("waiting", "running", "interrupted", "failed", "finished")
 FINISHED, REFUSED, INTERRUPTED = 0, 2, 130  # exit codes
+_LONGEST_NAME = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class Cell:
     overrides: tuple[str, ...]
     run_dir: str  # relative to the sweep's directory
     attempts: tuple[Attempt, ...] = ()
+    line: str = ""  # what was typed when it was planned
+    owns_dir: bool = False  # whether attempts of this cell made all that is in its directory
 
     @property
     def last(self) -> Attempt | None:
@@ -93,9 +98,16 @@ def read_cell(file: Path) -> Cell:
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
         attempts = tuple(Attempt(**attempt) for attempt in known.pop("attempts"))
+        # An older ledger does not say: only what was refused had surely made nothing.
+        known.setdefault("owns_dir", any(attempt.code != REFUSED for attempt in attempts))
         return Cell(**{**known, "overrides": tuple(known["overrides"])}, attempts=attempts)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a cell of a sweep's ledger: {error}") from error
+
+
+def cell_dir(file: Path, cell: Cell) -> Path:
+    """The directory of the cell that the ledger has in a file."""
+    return file.parent.parent / cell.run_dir
 
 
 def write_cell(sweep_dir: Path, cell: Cell) -> None:
@@ -112,36 +124,68 @@ def read_ledger(sweep_dir: Path) -> list[Cell]:
 def plan(sweep_dir: Path, wanted: Sequence[Cell]) -> list[Cell]:
     """The wanted cells as they stand, new ones entered as waiting; nothing is changed if refused.
 
-    Cells are the same if their overrides are. Raises UserError where another one has the name or
-    the directory of a wanted one.
+    Cells are the same if their commands and overrides are. A new one whose name is taken gets
+    another; UserError where its directory is that of another cell, or lies in or around it.
     """
     known = read_ledger(sweep_dir)
-    by_overrides = {_identity(cell): cell for cell in known}
-    taken = {cell.run_dir: cell for cell in known}
-    number, planned, new = max((cell.number for cell in known), default=-1) + 1, [], []
+    cells = {identity(cell): cell for cell in known}
+    names = {cell.name for cell in known}
+    number = max((cell.number for cell in known), default=-1) + 1
+    new: list[Cell] = []
     for cell in wanted:
-        before = by_overrides.get(_identity(cell))
-        if before is None:
-            if (other := taken.get(cell.run_dir)) is not None:
-                raise UserError(
-                    f"{sweep_dir / cell.run_dir} belongs to another cell: "
-                    f"{_difference(other, cell)}; choose another directory with hydra.sweep.dir="
-                )
-            before = replace(cell, number=number)
-            number += 1
-            new.append(before)
-            taken[before.run_dir] = by_overrides[_identity(before)] = before
-        planned.append(before)
+        if identity(cell) in cells:
+            continue
+        _check_directory(sweep_dir, cell, cells.values())
+        added = replace(cell, number=number + len(new), name=free_name(cell.name, names))
+        names.add(added.name)
+        cells[identity(added)] = added
+        new.append(added)
     for cell in new:
         write_cell(sweep_dir, cell)
-    return list(dict.fromkeys(planned))
+    return list(dict.fromkeys(cells[identity(cell)] for cell in wanted))
 
 
-def find(sweep_dir: Path, overrides: Sequence[str]) -> Cell:
-    """The planned cell that has these overrides."""
-    return next(
-        cell for cell in read_ledger(sweep_dir) if sorted(cell.overrides) == sorted(overrides)
+def find(sweep_dir: Path, command: str, overrides: Sequence[str]) -> Cell:
+    """The planned cell that runs this command with these overrides."""
+    sought = (command, *sorted(overrides))
+    for cell in read_ledger(sweep_dir):
+        if identity(cell) == sought:
+            return cell
+    raise UserError(
+        f"{sweep_dir / FOLDER} has no cell passk {' '.join([command, *overrides])}; a sweep plans "
+        "its cells before it runs them, so the same line again, with -m, is the way in"
     )
+
+
+def identity(cell: Cell) -> tuple[str, ...]:
+    """What makes two cells the same one."""
+    return (cell.command, *sorted(cell.overrides))
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, marked as another one where it is taken."""
+    while name in taken:
+        name += "'"
+    return name
+
+
+def as_name(text: str) -> str:
+    """A file's name that still says what it names."""
+    name = re.sub(r"[^\w.,=+-]+", "_", text).strip("_.") or "cell"
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def below_the_sweep(subdir: str) -> str:
+    """A cell's directory in its shortest form: what is tried again is removed, so it is ours."""
+    path = PurePath(os.path.normpath(subdir))
+    if path.is_absolute() or not path.parts or path.parts[0] in ("..", FOLDER):
+        raise UserError(
+            f"hydra.sweep.subdir={subdir} cannot be the directory of a cell; allowed is a "
+            f"directory below that of the sweep, other than {FOLDER}"
+        )
+    return str(path)
 
 
 def state(sweep_dir: Path, cell: Cell) -> str:
@@ -172,7 +216,8 @@ def is_locked(sweep_dir: Path, cell: Cell) -> bool:
 def attempting(file: Path) -> Iterator[bool]:
     """Be the process that runs a cell: wait for one that still does, then enter an attempt.
 
-    Gives False, and enters none, where that other one has finished the cell.
+    Gives False, and enters none, where that other one has finished the cell. A directory that an
+    attempt finds free is the cell's own from then on, until one ends and leaves it free.
     """
     descriptor = os.open(_lock_file(file), os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -180,7 +225,8 @@ def attempting(file: Path) -> Iterator[bool]:
         cell = read_cell(file)
         if not cell.is_finished:
             attempt = Attempt(start=now(), host=socket.gethostname(), pid=os.getpid())
-            _write(file, replace(cell, attempts=(*cell.attempts, attempt)))
+            owns_dir = cell.owns_dir or _is_free(cell_dir(file, cell))
+            _write(file, replace(cell, attempts=(*cell.attempts, attempt), owns_dir=owns_dir))
         yield not cell.is_finished
     finally:
         os.close(descriptor)
@@ -191,7 +237,9 @@ def end_attempt(file: Path, code: int, sentence: str) -> Cell:
     cell = read_cell(file)
     if cell.last is not None and cell.last.code is None:
         ended = replace(cell.last, end=now(), code=code, sentence=sentence)
-        cell = replace(cell, attempts=(*cell.attempts[:-1], ended))
+        # Where nothing was made, as by what is refused, what comes to lie there is not the cell's.
+        owns_dir = cell.owns_dir and not _is_free(cell_dir(file, cell))
+        cell = replace(cell, attempts=(*cell.attempts[:-1], ended), owns_dir=owns_dir)
         _write(file, cell)
     return cell
 
@@ -210,8 +258,27 @@ def _lock_file(file: Path) -> Path:
     return file.with_suffix(".lock")
 
 
-def _identity(cell: Cell) -> tuple[str, ...]:
-    return (cell.command, *sorted(cell.overrides))
+def _is_free(path: Path) -> bool:
+    """Whether a directory is not there, or empty."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def _check_directory(sweep_dir: Path, cell: Cell, others: Iterable[Cell]) -> None:
+    """Refuse a directory that is another cell's: what one removes must not be the other's."""
+    for other in others:
+        if _overlap(cell.run_dir, other.run_dir):
+            lies = "is" if cell.run_dir == other.run_dir else f"lies in or around {other.run_dir},"
+            raise UserError(
+                f"{sweep_dir / cell.run_dir} {lies} the directory of another cell: "
+                f"{_difference(other, cell)}; choose another directory with hydra.sweep.dir= or "
+                "hydra.sweep.subdir="
+            )
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one of two directories is the other, or lies in it."""
+    one, other = f"{one}/", f"{other}/"
+    return one.startswith(other) or other.startswith(one)
 
 
 def _difference(one: Cell, other: Cell) -> str:

@@ -5,12 +5,11 @@ tried again.
 """
 
 import hashlib
-import re
+import os
 import shlex
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,12 +33,22 @@ from passk.clusters import from_submitit
 from passk.config import SweepConfig
 from passk.disk import only_writer
 from passk.errors import UserError
-from passk.ledger import FOLDER, INTERRUPTED, REFUSED, Cell, find, is_locked, plan, read_ledger
+from passk.ledger import (
+    FOLDER,
+    INTERRUPTED,
+    Cell,
+    as_name,
+    below_the_sweep,
+    find,
+    free_name,
+    identity,
+    is_locked,
+    plan,
+)
 from passk.schemas import conf_dir
-from passk.sweep_table import changes, sweep_markdown, sweep_sentences
+from passk.sweep_table import close, reporting, say_what_is_left
 from passk.voice import tell
 
-LINE = "line.txt"  # in the ledger's folder: what was typed
 _OWN_NAME = "."  # hydra.sweep.subdir of those who leave the names of cells to us
 # What a cell is not told: how the sweep is run.
 _NOT_THE_CELLS = ("sweep.", "resume=")
@@ -50,8 +60,8 @@ _NOT_THE_RUNS = (
     "hydra/",
     "hydra.mode=",
 )
-_LONGEST_NAME = 120
-_REPORT_EVERY_SECONDS = 0.5
+_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
+_TYPED = "command-line"  # whom Hydra names as provider of --config-dir
 _CREW: list[Crew] = []  # of the sweep that runs its cells in this process, if any
 
 
@@ -61,7 +71,18 @@ class _Composed:
 
     config: DictConfig
     loader: ConfigLoader
-    task_words: list[str]
+
+
+def asks_for_sweep(command: str, words: Sequence[str]) -> bool:
+    """Whether a line is for a sweep: by `-m`, or by a file in a folder that was typed."""
+    if "-m" in words:
+        return True
+    if not any(word.startswith(("--conf", "-cd")) for word in words):
+        return False  # no file of ours says so
+    try:
+        return bool(_compose(command, words).config.hydra.mode == RunMode.MULTIRUN)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def run_sweep(command: str, words: Sequence[str]) -> int:
@@ -82,45 +103,67 @@ def _run_composed(command: str, words: Sequence[str]) -> int:
     is_here = str(hydra.runtime.choices["hydra/launcher"]) == "basic"
     sweep_dir, wanted = Path(hydra.sweep.dir), _cells(sweep)
     with only_writer(sweep_dir / FOLDER):
-        cells = plan(sweep_dir, list(wanted))
-        (sweep_dir / FOLDER / LINE).write_text(f"{shlex.join(['passk', command, *words])}\n")
+        line = shlex.join(["passk", command, *words])
+        cells = plan(sweep_dir, [replace(cell, line=line) for cell in wanted])
         todo = [cell for cell in cells if not cell.is_finished]
         if not is_here:  # those that earlier jobs still run are theirs
             todo = [cell for cell in todo if not is_locked(sweep_dir, cell)]
-        _say_what_is_left(sweep_dir, cells, todo)
+        say_what_is_left(sweep_dir, cells, todo)
         crew = Crew(
             sweep_dir,
             num_parallel=settings.num_parallel,
             retries=settings.retries,
+            to_screen=settings.num_parallel == 1,
             flags=_flags(hydra),
         )
         signals = crew.passing_on_signals() if is_here else nullcontext()
-        with _reporting(sweep_dir, cells), signals:
+        with reporting(sweep_dir, cells), signals:
             _CREW[:] = [crew] if is_here else []
-            words_of = {_identity(cell): typed for cell, typed in wanted.items()}
-            was_cut_off = _launch(sweep, [words_of[_identity(cell)] for cell in todo])
+            words_of = {identity(cell): typed for cell, typed in wanted.items()}
+            was_cut_off = _launch(sweep, [words_of[identity(cell)] for cell in todo])
             crew.wait()
-        return _close(sweep_dir, cells, was_cut_off or crew.was_stopped)
+        return close(sweep_dir, cells, was_cut_off or crew.was_stopped)
 
 
 def _compose(command: str, words: Sequence[str]) -> _Composed:
     """As `hydra.main` does for a multirun, up to where its sweeper would take over."""
-    arguments = get_args_parser().parse_args([*words, *_directory(command, words)])
+    arguments = get_args_parser().parse_intermixed_args(words)
+    if of_sweeper := [word for word in arguments.overrides if _is_of(word, ("hydra.sweeper.",))]:
+        raise UserError(  # Hydra itself takes them from files only, and ends with a traceback
+            f"{of_sweeper[0]} cannot be typed; write what is swept as key=value,value, and how "
+            "many cells run at a time as docs/sweeps.md says"
+        )
+    folder = arguments.config_dir and os.path.abspath(arguments.config_dir)
     search_path = create_config_search_path(str(conf_dir().resolve()))
-    if arguments.config_dir is not None:
-        search_path.append("command-line", f"file://{Path(arguments.config_dir).absolute()}")
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise UserError(f"--config-dir={arguments.config_dir} is not a directory")
+        # Hydra wants the schema last of all.
+        search_path.prepend(_TYPED, f"file://{folder}", SearchPathQuery(provider="schema"))
     version.setbase("1.3")
     hydra = Hydra.create_main_hydra2(task_name="passk", config_search_path=search_path)
-    config = hydra.compose_config(
-        command, arguments.overrides, RunMode.MULTIRUN, with_log_configuration=False
-    )
-    return _Composed(config, hydra.config_loader, _unresolved(config.hydra.overrides.task))
+    typed = [*arguments.overrides, *_directory(command, arguments.overrides, folder)]
+    config = hydra.compose_config(command, typed, RunMode.MULTIRUN, with_log_configuration=False)
+    return _Composed(config, hydra.config_loader)
+
+
+def _swept_by_configuration(config: DictConfig) -> list[str]:
+    """Words of `hydra.sweeper.params`; refuses sweepers that do not know their cells beforehand."""
+    sweeper = config.hydra.sweeper
+    if sweeper._target_ != _SWEEPER:
+        name = config.hydra.runtime.choices["hydra/sweeper"]
+        raise UserError(
+            f"hydra/sweeper={name} chooses cells as it goes, and a sweep of passk knows all of "
+            "them beforehand; allowed: basic"
+        )
+    return [f"{key}={values}" for key, values in (sweeper.params or {}).items()]
 
 
 def _cells(sweep: _Composed) -> dict[Cell, list[str]]:
     """The cells that were typed, each composed once so that a bad line is refused whole."""
     parser = OverridesParser.create(config_loader=sweep.loader)
-    parsed = parser.parse_overrides(sweep.task_words)
+    typed = _unresolved(sweep.config.hydra.overrides.task)
+    parsed = parser.parse_overrides([*_swept_by_configuration(sweep.config), *typed])
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
     cells: dict[Cell, list[str]] = {}
     names: set[str] = set()
@@ -129,13 +172,12 @@ def _cells(sweep: _Composed) -> dict[Cell, list[str]]:
         with open_dict(config):
             config.hydra.job.num = config.hydra.job.id = number
         subdir = str(config.hydra.sweep.subdir)
-        name = _cell_name(words, swept) if subdir == _OWN_NAME else _as_name(subdir)
-        while name in names:
-            name += "'"
+        name = _cell_name(words, swept) if subdir == _OWN_NAME else as_name(subdir)
+        name = free_name(name, names)
         names.add(name)
-        run_dir = name if subdir == _OWN_NAME else subdir
-        command = str(config.hydra.job.config_name)
-        cells[Cell(name, number, command, tuple(_own_words(words)), run_dir)] = words
+        run_dir = name if subdir == _OWN_NAME else below_the_sweep(subdir)
+        command, overrides = str(config.hydra.job.config_name), _own_words(config.hydra, words)
+        cells[Cell(name, number, command, overrides, run_dir)] = words
     return cells
 
 
@@ -158,12 +200,13 @@ def _launch(sweep: _Composed, cells: Sequence[list[str]]) -> bool:
     return False
 
 
-def _directory(command: str, words: Sequence[str]) -> list[str]:
+def _directory(command: str, words: Sequence[str], config_dir: str | None) -> list[str]:
     """The word that makes the same line find the same directory again, unless one was typed."""
-    if any(word.startswith("hydra.sweep.dir=") for word in words):
+    if any(_is_of(word, ("hydra.sweep.dir=",)) for word in words):
         return []
-    task = sorted(w for w in words if not w.startswith((*_NOT_THE_CELLS, *_NOT_THE_RUNS, "-")))
-    digest = hashlib.sha256("\n".join([command, *task]).encode()).hexdigest()[:8]
+    task = sorted(w for w in words if not _is_of(w, (*_NOT_THE_CELLS, *_NOT_THE_RUNS)))
+    telling = [command, *task, *([config_dir] if config_dir else [])]
+    digest = hashlib.sha256("\n".join(telling).encode()).hexdigest()[:8]
     keys = "-".join(key.rpartition(".")[2].lstrip("+") for key in _swept_keys(task))
     name = "-".join(filter(None, ["sweep", keys[:60], digest]))
     return [f"hydra.sweep.dir=outputs/{command}/{name}"]
@@ -182,15 +225,23 @@ def run_cell(composed: DictConfig) -> None:
     """What a launcher calls for each cell, here or in a job of its own."""
     job = HydraConfig.get()
     sweep_dir = Path(job.sweep.dir)
-    cell = find(sweep_dir, _own_words(_unresolved(job.overrides.task)))
+    words = _own_words(job, _unresolved(job.overrides.task))
+    cell = find(sweep_dir, str(job.job.config_name), words)
     if _CREW:
         _CREW[0].start(cell)
         return
-    alone = Crew(sweep_dir, num_parallel=1, retries=_settings(composed).retries, flags=_flags(job))
+    is_job = job.runtime.choices["hydra/launcher"].startswith("submitit_")
+    alone = Crew(
+        sweep_dir,
+        num_parallel=1,
+        retries=_settings(composed).retries,
+        to_screen=is_job,  # its log; joblib and Ray run cells beside one another
+        flags=_flags(job),
+    )
     with alone.passing_on_signals():
         alone.start(cell)
         alone.wait()
-    if alone.was_stopped and job.runtime.choices["hydra/launcher"].startswith("submitit_"):
+    if alone.was_stopped and is_job:
         raise SystemExit(INTERRUPTED)  # no answer: Slurm may run this job again
 
 
@@ -205,13 +256,9 @@ def _settings(config: DictConfig) -> SweepConfig:
 
 
 def _flags(hydra: Any) -> list[str]:
-    """Words of Hydra's own that concern the run, not the sweep: where more configuration lies."""
-    folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    """Words of Hydra's own that concern the run, not the sweep."""
     words = _unresolved(hydra.overrides.hydra)
-    return [
-        *(f"--config-dir={folder}" for folder in folders),
-        *(word for word in words if not word.startswith(_NOT_THE_RUNS)),
-    ]
+    return [word for word in words if not _is_of(word, _NOT_THE_RUNS)]
 
 
 def _unresolved(words: Any) -> list[str]:
@@ -221,75 +268,21 @@ def _unresolved(words: Any) -> list[str]:
     return [str(word) for word in plain]
 
 
-def _own_words(words: Sequence[str]) -> list[str]:
-    return [word for word in words if not word.startswith(_NOT_THE_CELLS)]
+def _own_words(hydra: Any, words: Sequence[str]) -> tuple[str, ...]:
+    """What makes a cell: where more configuration lies, and its overrides."""
+    folders = [s.path for s in hydra.runtime.config_sources if s.provider == _TYPED]
+    return (
+        *(f"--config-dir={folder}" for folder in folders),
+        *(word for word in words if not _is_of(word, _NOT_THE_CELLS)),
+    )
 
 
-def _identity(cell: Cell) -> tuple[str, ...]:
-    return tuple(sorted(cell.overrides))
+def _is_of(word: str, starts: tuple[str, ...]) -> bool:
+    """Whether an override, also one that adds its key, begins in one of these ways."""
+    return word.lstrip("+").startswith(starts)
 
 
 def _cell_name(words: Sequence[str], swept: Sequence[str]) -> str:
     """What a cell is called: what tells it from the others."""
     telling = [word for word in words if word.partition("=")[0] in swept]
-    return _as_name(",".join(word.lstrip("+") for word in telling) or "cell")
-
-
-def _as_name(text: str) -> str:
-    """A file's name that still says what it names."""
-    name = re.sub(r"[^\w.,=+-]+", "_", text).strip("_.") or "cell"
-    if len(name) <= _LONGEST_NAME:
-        return name
-    return f"{name[:_LONGEST_NAME]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _say_what_is_left(sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell]) -> None:
-    finished = sum(cell.is_finished for cell in cells)
-    elsewhere = len(cells) - finished - len(todo)
-    parts = [f"{len(cells)} cells"]
-    parts += [f"{finished} finished before"] if finished else []
-    parts += [f"{elsewhere} being run by earlier jobs"] if elsewhere else []
-    print(f"passk: {', '.join(parts)}; passk sweep status {sweep_dir}", flush=True)
-
-
-@contextmanager
-def _reporting(sweep_dir: Path, cells: Sequence[Cell]) -> Iterator[None]:
-    """Say what happens to the cells as it happens, whoever runs them, in a thread beside."""
-    done = threading.Event()
-    told = {cell.name: cell for cell in cells}
-
-    def say() -> None:
-        for sentence, is_bad in changes(sweep_dir, told):
-            if is_bad:
-                tell(sentence)
-            else:
-                print(f"passk: {sentence}", flush=True)
-
-    def watch() -> None:
-        while not done.wait(_REPORT_EVERY_SECONDS):
-            say()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        say()
-
-
-def _close(sweep_dir: Path, cells: Sequence[Cell], stopped: bool) -> int:
-    """Print how the cells stand and what failed; the exit code of the sweep."""
-    names = {cell.name for cell in cells}
-    ended = [cell for cell in read_ledger(sweep_dir) if cell.name in names]
-    print(sweep_markdown(sweep_dir, ended), flush=True)
-    for sentence in sweep_sentences(ended):
-        tell(sentence)
-    left = [cell for cell in ended if not cell.is_finished]
-    if left:
-        print(f"passk: the same line again goes on; {FOLDER}: {sweep_dir / FOLDER}", flush=True)
-    if stopped:
-        return INTERRUPTED
-    refused = [cell for cell in left if cell.last is not None and cell.last.code == REFUSED]
-    return 0 if not left else 2 if len(refused) == len(left) else 1
+    return as_name(",".join(word.lstrip("+") for word in telling) or "cell")

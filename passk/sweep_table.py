@@ -2,7 +2,9 @@
 
 import csv
 import json
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -20,6 +22,9 @@ from passk.ledger import (
     read_ledger,
     state,
 )
+from passk.voice import tell
+
+_REPORT_EVERY_SECONDS = 0.5
 
 _COLUMNS = ("cell", "state", "attempts", "step", "Pass@1 (%)", "Pass@k (%)", "time", "directory")
 
@@ -36,9 +41,9 @@ def status(sweep_dir: Path) -> str:
     counts = [f"{states.count(name)} {name}" for name in STATES if name in states]
     lines = [sweep_markdown(sweep_dir, cells), f"{len(cells)} cells: {', '.join(counts)}"]
     lines += sweep_sentences(cells)
-    line = sweep_dir / FOLDER / "line.txt"
-    if line.is_file() and set(states) != {"finished"} and "running" not in states:
-        lines.append(f"go on with the same line: {line.read_text(encoding='utf-8').strip()}")
+    if "running" not in states:
+        left = dict.fromkeys(cell.line for cell in cells if cell.line and not cell.is_finished)
+        lines += [f"go on with the same line: {line}" for line in left]
     return "\n".join(lines)
 
 
@@ -69,6 +74,59 @@ def changes(sweep_dir: Path, told: dict[str, Cell]) -> Iterator[tuple[str, bool]
                 f"cell {cell.name}: {_happened(sweep_dir, cell, number, attempt)}",
                 _fails(attempt),
             )
+
+
+def say_what_is_left(sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell]) -> None:
+    """Print how many cells there are, and how many of them are no longer to be run."""
+    finished = sum(cell.is_finished for cell in cells)
+    elsewhere = len(cells) - finished - len(todo)
+    parts = [f"{len(cells)} cells"]
+    parts += [f"{finished} finished before"] if finished else []
+    parts += [f"{elsewhere} being run by earlier jobs"] if elsewhere else []
+    print(f"passk: {', '.join(parts)}; passk sweep status {sweep_dir}", flush=True)
+
+
+@contextmanager
+def reporting(sweep_dir: Path, cells: Sequence[Cell]) -> Iterator[None]:
+    """Say what happens to the cells as it happens, whoever runs them, in a thread beside."""
+    done = threading.Event()
+    told = {cell.name: cell for cell in cells}
+
+    def say() -> None:
+        for sentence, is_bad in changes(sweep_dir, told):
+            if is_bad:
+                tell(sentence)
+            else:
+                print(f"passk: {sentence}", flush=True)
+
+    def watch() -> None:
+        while not done.wait(_REPORT_EVERY_SECONDS):
+            say()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        say()
+
+
+def close(sweep_dir: Path, cells: Sequence[Cell], stopped: bool) -> int:
+    """Print how the cells stand and what failed; the exit code of the sweep."""
+    names = {cell.name for cell in cells}
+    ended = [cell for cell in read_ledger(sweep_dir) if cell.name in names]
+    print(sweep_markdown(sweep_dir, ended), flush=True)
+    for sentence in sweep_sentences(ended):
+        tell(sentence)
+    left = [cell for cell in ended if not cell.is_finished]
+    if left:
+        print(f"passk: the same line again goes on; {FOLDER}: {sweep_dir / FOLDER}", flush=True)
+    if stopped:
+        return INTERRUPTED
+    refused = [cell for cell in left if cell.last is not None and cell.last.code == REFUSED]
+    return 0 if not left else 2 if len(refused) == len(left) else 1
 
 
 def _events(cell: Cell) -> list[tuple[int, Attempt | None]]:

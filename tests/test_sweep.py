@@ -310,7 +310,7 @@ def test_a_cell_whose_end_was_not_written_down_is_not_run_again(undisturbed, pas
     line = [*TRAIN, "train.num_steps=30"]
     words = [word for word in line[2:] if not word.startswith(("regime.pass1", "hydra."))]
     for number, name in enumerate(("regime.pass1_weight=0.5", "regime.pass1_weight=0.9")):
-        cell = Cell(name, number, "train", (*words, name), name, (an_attempt(),))
+        cell = Cell(name, number, "train", (*words, name), name, (an_attempt(),), owns_dir=True)
         write_cell(tmp_path / "sweep", cell)
     before = snapshot(tmp_path / "sweep" / name)
     assert passk(*line).code == 0
