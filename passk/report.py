@@ -17,6 +17,7 @@ from passk.diagnoses import DiagnosisRecord, find_diagnoses
 from passk.exports import write_table
 from passk.headline import headline_table
 from passk.records import RunRecord, find_measured, find_runs
+from passk.repeats import repeat_sentences, without_copies
 from passk.report_figures import AGREEMENT, focus, report_figures, shown_k, titles_of, told
 from passk.report_page import figure_data, render, save_figures
 from passk.sample_rows import SampleRows, sample_rows
@@ -48,7 +49,8 @@ class Material:
     """What the files hold, read once: the runs, in their parts, and the tables over them.
 
     Attributes:
-        records: all runs; `headline` those of the first table, with `titles` by label.
+        records: all runs, each once; `headline` those of the first table, with `titles` by label.
+        repeats: what is said of runs that are there more than once.
         against: the runs that `baseline` names; None is the starting checkpoints.
         table, cells, costs: `reproduction_table` and `cost_table` of the headline, `sweep_table`
             of the sweep.
@@ -56,6 +58,7 @@ class Material:
     """
 
     records: list[RunRecord]
+    repeats: list[str]
     headline: list[RunRecord]
     against: list[RunRecord] | None
     table: pd.DataFrame
@@ -91,7 +94,8 @@ def write_report(
     note = _NOTE.format(baseline=start)
     few = len(titles) <= _MOST_READ or found.headline[0].seed_dir is not None
     sentences = reading(found.table, titles, found.ks, other) if few else []
-    sentences += sweep_reading(cells, shown_k(cells, k)) if len(cells) else []
+    sentences += sweep_reading(sheets.summary_rows(cells), shown_k(cells, k)) if len(cells) else []
+    sentences += found.repeats
     headings = sheets.column_names(set(found.ks.values()))
     people = found.table.assign(regime=found.table["regime"].map(titles))
     drawings = report_figures(
@@ -135,7 +139,7 @@ def write_report(
 
 
 def _read(dirs: Sequence[str | Path], baseline: str | None) -> Material:
-    records = find_runs(dirs)
+    records, copies = without_copies(find_runs(dirs))
     against = baseline_runs(baseline, records) if baseline else None
     reproduced = [record for record in records if record.seed_dir is not None]
     headline = reproduced or records
@@ -144,6 +148,7 @@ def _read(dirs: Sequence[str | Path], baseline: str | None) -> Material:
     table = reproduction_table(headline, against)
     return Material(
         records=records,
+        repeats=repeat_sentences(records, copies),
         headline=headline,
         against=against,
         table=table,

@@ -125,7 +125,7 @@ def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Sheet:
 
 
 def summary_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The row over all seeds where there is one, else the row of the one seed."""
+    """A row per label: over all of its runs where there are several, else that of the one run."""
     several = table[table["seed"] == "all"]["regime"]
     return table[(table["seed"] == "all") | ~table["regime"].isin(several)]
 
