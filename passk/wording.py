@@ -253,8 +253,9 @@ def sweep_reading(cells: pd.DataFrame, k: int) -> list[str]:
     cost = f", {free.sum() or 'none'} of them without a clear loss of Pass@1" if any(gained) else ""
     return [
         f"Of {len(cells)} cell{'s' * (len(cells) > 1)} of the sweep, {gained.sum() or 'none'} "
-        f"clearly raised Pass@{k}{cost}; the largest gain, {gain} points of Pass@{k} (k = {best['k']}, weight of Pass@1 {best['pass1_weight']:g}), came with "
-        f"{price} points of Pass@1."
+        f"clearly raised Pass@{k}{cost}; the largest gain, {gain} points of Pass@{k} (k = "
+        f"{best['k']}, weight of Pass@1 {best['pass1_weight']:g}), came with {price} points of "
+        "Pass@1."
     ]
 
 
