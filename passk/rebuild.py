@@ -25,6 +25,7 @@ from passk.wording import in_order
 _NOT_TOLD = ("resume=", "hydra.run.", "hydra.sweep.dir=")
 _MAY_NAME_RUNS = ("train.init_from", "model.path")
 _GROWING = ("seeds", "regimes")  # of a reproduction that was given more of them later
+_ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\r": r"\r", "\t": r"\t"}  # backslash first
 _DEEPEST_CELL = 3  # folders between a sweep and a cell
 
 
@@ -134,7 +135,7 @@ def _line_of_run(record: RunRecord, places: Places) -> Line:
     directory = places.name(record.path)
     command = str(record.manifest.get("command") or "train")
     words = places.words(record.overrides, record.seed_dir)
-    shown = shlex.join(["passk", command, *words, f"hydra.run.dir={_as_value(directory)}"])
+    shown = _shown(["passk", command, *words, f"hydra.run.dir={_as_value(directory)}"])
     return Line(directory, shown, record.manifest, record)
 
 
@@ -146,11 +147,10 @@ def _line_of_whole(folder: Path, places: Places) -> Line:
         # Beside the other overrides: Hydra takes none that stand apart, behind an option.
         last = max((i for i, w in enumerate(words) if "=" in w and w[0] != "-"), default=len(words))
         words.insert(last + 1, f"hydra.sweep.dir={_as_value(directory)}")
-        return Line(directory, shlex.join(words))
+        return Line(directory, _shown(words))
     words = places.words(_with_growth(read_overrides(folder), folder / "config.yaml"))
     where = f"hydra.run.dir={_as_value(directory)}"
-    command = shlex.join(["passk", "reproduce", *words, where])
-    return Line(directory, command, read_manifest(folder))
+    return Line(directory, _shown(["passk", "reproduce", *words, where]), read_manifest(folder))
 
 
 def _with_growth(overrides: Sequence[str], config: Path) -> list[str]:
@@ -172,6 +172,20 @@ def _is_reproduction(folder: Path) -> bool:
 
 def _line_file(folder: Path) -> Path:
     return folder / FOLDER / "line.txt"
+
+
+def _shown(words: Sequence[str]) -> str:
+    """The words for a shell, on one line: a table keeps no line breaks."""
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """As `shlex.quote`, but with the escapes of bash where a word holds white space but blanks."""
+    if not re.search(r"[^\S ]", word):
+        return shlex.quote(word)
+    for letter, escape in _ESCAPES.items():
+        word = word.replace(letter, escape)
+    return f"$'{word}'"
 
 
 def _as_value(name: str) -> str:
