@@ -15,6 +15,7 @@ from passk.records import find_runs
 from passk.repeats import repeat_sentences, without_copies
 from passk.report import write_report
 from passk.report_figures import titles_of
+from passk.sheets import differences
 from passk.statistics import seed_interval
 from passk.tables import reproduction_table, sweep_table
 from passk.wording import config_differences, run_labels, short_names
@@ -231,3 +232,10 @@ def test_a_sweep_is_told_by_its_cells_not_its_seeds(tmp_path):
         np.mean([exact_pass_at_k(32, c + more, 4) for c in (4, 8, 16, 3)]) for more in (0, 6, 7, 8)
     )
     assert gain == pytest.approx(100 * (np.mean(after) - before))
+
+
+def test_sft_shows_no_objective_among_the_settings_that_differ(copied):
+    shown = differences(find_runs([copied / "a"]))
+    rows = {row[0]: dict(zip(shown.headings, row, strict=True)) for row in shown.rows}
+    weights = {name: row["regime.pass1_weight"] for name, row in rows.items()}
+    assert weights == {"sft": "", "pass1": "1.0", "passk": "0.0", "hybrid": "0.7"}
