@@ -48,9 +48,5 @@ def _interval(
         k = 1 if name == "pass1" else reported_k(record, records)
         rows = record.evals[record.evals["k"] == k].tail(1)
         last.append(rows[list(names)].rename(columns=names).assign(cell=name, seed=record.seed))
-    row = with_all_seeds(pd.concat(last), ["cell"]).tail(1)
-    return (
-        (float(row["x_low"].iloc[0]), float(row["x_high"].iloc[0]))
-        if len(row)
-        else (np.nan, np.nan)
-    )
+    ends = with_all_seeds(pd.concat(last), ["cell"])[["x_low", "x_high"]].to_numpy(float)
+    return (ends[-1, 0], ends[-1, 1]) if len(ends) else (np.nan, np.nan)
