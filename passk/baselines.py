@@ -81,6 +81,17 @@ def sft_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
     return next(same_seed, None)
 
 
+def origin_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
+    """The run, among those given, that a run started from."""
+    if (sft := sft_of(record, records)) is not None:
+        return sft
+    if not (named := record.setting("train.init_from")):
+        return None
+    path = Path(str(named)).resolve()
+    folder = path if _starting_step(record) is None else path.parent.parent
+    return next((run for run in records if run.path == folder), None)
+
+
 def last_counts(record: RunRecord) -> pd.DataFrame | None:
     """Counts of the last evaluation of a run, None where it has none yet."""
     return record.counts(record.steps[-1]) if record.steps else None
@@ -115,14 +126,14 @@ def _own_start(record: RunRecord) -> pd.DataFrame | None:
 
 def _origin_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
     """Counts of the checkpoint that `train.init_from` names, as its own run evaluated it."""
-    named = record.setting("train.init_from")
-    if not named:
-        return None
-    path = Path(str(named)).resolve()
-    step = re.fullmatch(r"step-(\d+)", path.name)
-    folder = path.parent.parent if step else path
-    origin = next((run for run in records if run.path == folder), None)
+    origin, step = origin_of(record, records), _starting_step(record)
     if origin is None or not have_same_problems(origin, record):
         return None
-    at = int(step[1]) if step else max(origin.steps, default=-1)
+    at = max(origin.steps, default=-1) if step is None else step
     return origin.counts(at) if at in origin.steps else None
+
+
+def _starting_step(record: RunRecord) -> int | None:
+    """The step of the checkpoint that `train.init_from` names; None where it names a whole run."""
+    named = Path(str(record.setting("train.init_from"))).name
+    return int(step[1]) if (step := re.fullmatch(r"step-(\d+)", named)) else None

@@ -28,14 +28,16 @@ def kind_table(records: Sequence[RunRecord]) -> pd.DataFrame:
         before = _by_kind(start, last=True) if start else _by_kind(record, last=False)
         after = _by_kind(record, last=True)
         for kind in kind_order(after["kind"]):
-            row = {"regime": label, "kind": kind, "num_problems": _cell(after, kind, None)}
+            row: dict[str, object] = {"regime": label, "kind": kind, "seed": record.seed}
+            row["num_problems"] = _cell(after, kind, None)
             for name, this_k in (("pass1", 1), ("passk", k)):
                 row[f"{name}_before"] = _cell(before, kind, this_k)
                 row[name] = _cell(after, kind, this_k)
             rows.append(row)
     columns = ["regime", "kind", "num_problems", "pass1_before", "pass1", "passk_before", "passk"]
-    table = pd.DataFrame(rows, columns=columns)
-    cells = table.groupby(["regime", "kind"], sort=False, as_index=False)
+    table = pd.DataFrame(rows, columns=[*columns, "seed"])
+    of_seed = table.groupby(["regime", "kind", "seed"], sort=False, as_index=False).mean()
+    cells = of_seed[columns].groupby(["regime", "kind"], sort=False, as_index=False)
     means = cells.mean()
     means["num_problems"] = cells["num_problems"].sum()["num_problems"]
     return means

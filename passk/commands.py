@@ -19,7 +19,7 @@ from passk.preparing import alone, checked, print_notes
 from passk.problems import load_data
 from passk.progress import display
 from passk.ranks import rank
-from passk.report import write_report
+from passk.report import keeps_report, write_report
 from passk.reproduce import planned_overrides, reproduce
 from passk.run import Run
 from passk.starting import (
@@ -95,9 +95,8 @@ def _train_and_record(
 
 def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Tables, plots and one HTML page over the runs in `dirs`, written to `out`."""
-    # A sweep or reproduction keeps its own report; a run's directory is never written into.
-    alone = len(cfg.dirs) == 1 and not (Path(cfg.dirs[0]) / "metrics.jsonl").is_file()
-    out = Path(cfg.out) if cfg.out else Path(cfg.dirs[0]) if alone else run_dir
+    only = Path(cfg.dirs[0]) if len(cfg.dirs) == 1 else None
+    out = Path(cfg.out) if cfg.out else only if only and keeps_report(only) else run_dir
     page = write_report(cfg.dirs, out, cfg.baseline)
     print((out / "table.md").read_text())
     print(f"report: {page}")

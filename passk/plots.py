@@ -50,8 +50,7 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
     for name in ("Pass@1", k_name):
         for label, members in groups.items():
             k = 1 if name == "Pass@1" else reported_k(members[0], records)
-            lines = {record.seed: _percent(_curve(record, k)) for record in members}
-            lines = {seed: line for seed, line in lines.items() if len(line)}
+            lines = _of_seeds([(record.seed, _percent(_curve(record, k))) for record in members])
             if not lines:
                 continue
             level = members[0].regime == "sft" and not only_sft
@@ -76,7 +75,7 @@ def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | 
         return None
     series = series_of([record for members in groups.values() for record in members], titles)
     frames = [
-        _with_mean({record.seed: _alignment(record) for record in members}).assign(
+        _with_mean(_of_seeds([(record.seed, _alignment(record)) for record in members])).assign(
             measure="alignment", **series.columns[label]
         )
         for label, members in groups.items()
@@ -184,6 +183,20 @@ def _alignment(record: RunRecord) -> pd.DataFrame:
     columns = ["step", "alignment", "alignment_low", "alignment_high"]
     rows = record.metrics.reindex(columns=columns).dropna(subset=["alignment"]).astype(float)
     return rows.set_axis(_CURVE, axis=1)
+
+
+def _of_seeds(lines: Sequence[tuple[int, pd.DataFrame]]) -> dict[int, pd.DataFrame]:
+    """The lines that have points, by seed; runs of one seed are averaged where all have a point."""
+    runs: dict[int, list[pd.DataFrame]] = {}
+    for seed, line in lines:
+        if len(line):
+            runs.setdefault(seed, []).append(line.set_index("step"))
+    means = {}
+    for seed, found in runs.items():
+        points = pd.concat(found).groupby(level="step")
+        whole = points.size() == len(found)
+        means[seed] = points.mean()[whole].reset_index()[_CURVE]
+    return means
 
 
 def _with_mean(lines: dict[int, pd.DataFrame]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Files that commands left behind, read back; one that cannot be read is named in one sentence."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,32 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     file = folder / "manifest.json"
     manifest: dict[str, Any] = read_file(lambda f: json.loads(f.read_text()), file, default={})
     return manifest
+
+
+def overrides_text(words: Sequence[str]) -> str:
+    """What `overrides.txt` holds: an override a line, one that is not a line of text as JSON."""
+    lines = (word if _overrides(word) == (word,) else json.dumps(word) for word in words)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def read_overrides(folder: Path) -> tuple[str, ...]:
+    """`overrides.txt` of any directory that a command wrote: what was typed, word by word."""
+    file = folder / "overrides.txt"
+    text: str = read_file(lambda f: f.read_text(encoding="utf-8"), file, default="")
+    return _overrides(text)
+
+
+def _overrides(text: str) -> tuple[str, ...]:
+    """Older files may begin each line with a dash; no override begins with a quotation mark."""
+    lines = (line.removeprefix("- ").strip() for line in text.splitlines())
+    return tuple(_unquoted(line) for line in lines if line)
+
+
+def _unquoted(line: str) -> str:
+    try:
+        return str(json.loads(line)) if line.startswith('"') else line
+    except ValueError:
+        return line
 
 
 def saved_steps(folder: Path) -> list[int]:

@@ -18,7 +18,7 @@ import yaml
 from passk.config import ESTIMATORS_WITHOUT_K
 from passk.errors import UserError
 from passk.eval_tables import GROUPINGS, with_kind
-from passk.reading import read_file, read_manifest, read_table, saved_steps
+from passk.reading import read_file, read_manifest, read_overrides, read_table, saved_steps
 
 _PROBLEM_COLUMNS = ["problem_id", "split", "kind", "prompt", "answer"]
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
@@ -137,8 +137,6 @@ def load_run(path: str | Path) -> RunRecord:
             f"{path} is not a run directory: it needs a config.yaml with a regime,"
             " and metrics.jsonl or eval/table.csv beside it"
         )
-    overrides_file = path / "overrides.txt"
-    overrides = read_file(lambda f: f.read_text().splitlines(), overrides_file, default=[])
     return RunRecord(
         path=path.resolve(),
         config=read_file(lambda f: yaml.safe_load(f.read_text()), path / "config.yaml"),
@@ -146,7 +144,7 @@ def load_run(path: str | Path) -> RunRecord:
         evals=_read_evals(path / "eval" / "table.csv", ("step", "k")),
         by_kind=_read_by_kind(path / "eval"),
         metrics=_read_metrics(path / "metrics.jsonl"),
-        overrides=tuple(line.removeprefix("- ").strip() for line in overrides if line.strip()),
+        overrides=read_overrides(path),
     )
 
 

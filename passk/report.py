@@ -16,7 +16,10 @@ from passk.costs import cost_table
 from passk.diagnoses import DiagnosisRecord, find_diagnoses
 from passk.exports import write_table
 from passk.headline import headline_table
+from passk.ledger import FOLDER as LEDGER
+from passk.reading import read_manifest
 from passk.records import RunRecord, find_measured, find_runs
+from passk.repeats import repeat_sentences, without_copies
 from passk.report_figures import AGREEMENT, focus, report_figures, shown_k, titles_of, told
 from passk.report_page import figure_data, render, save_figures
 from passk.sample_rows import SampleRows, sample_rows
@@ -40,6 +43,7 @@ _EXPORTS = (
     "figure hide and show its series; with Shift, the wheel zooms and dragging moves it, and "
     "a double click returns. The menu at its right saves what it shows as SVG or PNG."
 )
+_PAGE, _TITLE = "report.html", "passk report: "  # and how its title begins
 _MOST_READ = 4  # runs that are told one by one in words
 
 
@@ -48,7 +52,8 @@ class Material:
     """What the files hold, read once: the runs, in their parts, and the tables over them.
 
     Attributes:
-        records: all runs; `headline` those of the first table, with `titles` by label.
+        records: all runs, each once; `headline` those of the first table, with `titles` by label.
+        repeats: what is said of runs that are there more than once.
         against: the runs that `baseline` names; None is the starting checkpoints.
         table, cells, costs: `reproduction_table` and `cost_table` of the headline, `sweep_table`
             of the sweep.
@@ -56,6 +61,7 @@ class Material:
     """
 
     records: list[RunRecord]
+    repeats: list[str]
     headline: list[RunRecord]
     against: list[RunRecord] | None
     table: pd.DataFrame
@@ -91,7 +97,8 @@ def write_report(
     note = _NOTE.format(baseline=start)
     few = len(titles) <= _MOST_READ or found.headline[0].seed_dir is not None
     sentences = reading(found.table, titles, found.ks, other) if few else []
-    sentences += sweep_reading(cells, shown_k(cells, k)) if len(cells) else []
+    sentences += sweep_reading(sheets.summary_rows(cells), shown_k(cells, k)) if len(cells) else []
+    sentences += found.repeats
     headings = sheets.column_names(set(found.ks.values()))
     people = found.table.assign(regime=found.table["regime"].map(titles))
     drawings = report_figures(
@@ -115,6 +122,7 @@ def write_report(
     tables = _tables(found, people, headings, out)
     page = tables | {
         "title": _page_title(found.headline),
+        "kind": _TITLE,
         "sentences": sentences,
         "note": note,
         "facts": sheets.facts(found.records),
@@ -129,13 +137,29 @@ def write_report(
         "several_seeds": len({record.seed for record in found.records}) > 1,
     }
     samples = found.samples.as_json() if page["samples"] else None
-    file = out / "report.html"
+    file = out / _PAGE
     file.write_text(render(page, data, samples), encoding="utf-8")
     return file
 
 
+def keeps_report(folder: Path) -> bool:
+    """Whether the report of one directory belongs into it: of a sweep, a reproduction, or an older
+    report's. What else lies in a folder is not ours to write over, and a run is written by itself.
+    """
+    if (folder / "metrics.jsonl").is_file():
+        return False
+    is_whole = (folder / LEDGER).is_dir() or read_manifest(folder).get("command") == "reproduce"
+    page = folder / _PAGE
+    return is_whole or (page.is_file() and f"<title>{_TITLE}" in _beginning(page))
+
+
+def _beginning(file: Path) -> str:
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        return opened.read(2000)
+
+
 def _read(dirs: Sequence[str | Path], baseline: str | None) -> Material:
-    records = find_runs(dirs)
+    records, copies = without_copies(find_runs(dirs))
     against = baseline_runs(baseline, records) if baseline else None
     reproduced = [record for record in records if record.seed_dir is not None]
     headline = reproduced or records
@@ -144,6 +168,7 @@ def _read(dirs: Sequence[str | Path], baseline: str | None) -> Material:
     table = reproduction_table(headline, against)
     return Material(
         records=records,
+        repeats=repeat_sentences(records, copies),
         headline=headline,
         against=against,
         table=table,
@@ -174,7 +199,7 @@ def _tables(
         "costs": cost_sheet(costs, found.titles),
         "prices": price_sheet(costs, found.titles),
         "differences": sheets.differences(found.records),
-        "runs": sheets.runs(found.records, out),
+        "runs": sheets.runs(found.records),
         "versions": sheets.versions(found.records),
     }
     numbers = {"headline": first, "per_seed": found.table, "sweep": cells}

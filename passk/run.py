@@ -22,6 +22,7 @@ from passk.policy import Tokenizer
 from passk.problem_files import problem_table
 from passk.provenance import provenance
 from passk.ranks import rank
+from passk.reading import overrides_text
 from passk.rollout import Rollout, sample_fields
 from passk.saving import CheckpointWriter
 from passk.seeds import first_samples
@@ -74,7 +75,7 @@ class Run:
         # First of all: from here on the directory can be resumed.
         _write(self.path / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
         if not before:
-            _write(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
+            _write(self.path / "overrides.txt", overrides_text(overrides))
         self._spent = Spending(before, self._last_logged)
         self._manifest |= {**facts, "start": before.get("start", _now())}
         self._manifest |= {**self._spent.facts(), "status": "running"}

@@ -1,20 +1,20 @@
 """The tables of the report's page, as text: figures in percent, settings, runs, versions."""
 
-import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from passk.breakdown import kind_table
+from passk.lineage import shown_name
+from passk.rebuild import Places, rebuilding_lines
 from passk.records import RunRecord, read_seed_table
 from passk.tables import in_order, with_all_seeds
 from passk.wording import config_differences, format_cell, heading, shown_columns
 
 _NAMED = (("model", "model.path"), ("data", "data.name"))
+_KNOWN_TO_SFT = ("regime.name", "regime.num_demonstrations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ def facts(records: Sequence[RunRecord]) -> list[str]:
     """What the page is about, in a few words each."""
     unfinished = sum(record.manifest.get("status") != "finished" for record in records)
     seeds, evals = {r.seed for r in records}, [r.evals for r in records if len(r.evals)]
-    named = {f"{what} {r.setting(key)}" for r in records for what, key in _NAMED if r.setting(key)}
+    said = {(what, r.setting(key)) for r in records for what, key in _NAMED if r.setting(key)}
+    named = {f"{what} {shown_name(str(name))}" for what, name in said}
     problems = sorted({int(table["num_problems"].iloc[-1]) for table in evals})
     return [
         f"{len(records)} run{'s' * (len(records) > 1)}",
@@ -125,38 +126,47 @@ def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Sheet:
 
 
 def summary_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The row over all seeds where there is one, else the row of the one seed."""
+    """A row per label: over all of its runs where there are several, else that of the one run."""
     several = table[table["seed"] == "all"]["regime"]
     return table[(table["seed"] == "all") | ~table["regime"].isin(several)]
 
 
 def differences(records: Sequence[RunRecord]) -> Sheet | None:
-    """Settings in which the runs differ, a row per label: seeds count as one."""
+    """Settings in which the runs differ, a row per label: seeds count as one.
+
+    SFT has no objective over samples: what the configuration says of one is left out there.
+    """
     first = dict(reversed(in_order(records)))
     different = list(reversed(first.values()))
     differing = config_differences(different)
     if differing.empty:
         return None
     keys = ["regime.name", *(key for key in differing.index if key != "regime.name")]
-    rows = [["" if (v := r.setting(key)) is None else str(v) for key in keys] for r in different]
-    return Sheet(keys, rows)
+    places = Places(records)
+    return Sheet(keys, [[_setting(run, key, places) for key in keys] for run in different])
 
 
-def runs(records: Sequence[RunRecord], out: Path) -> Sheet:
-    """How far each run came and what was typed; paths are relative to the page."""
+def _setting(record: RunRecord, key: str, places: Places) -> str:
+    value = record.setting(key)
+    is_idle = record.regime == "sft" and key.startswith("regime.") and key not in _KNOWN_TO_SFT
+    return "" if value is None or is_idle else places.told(str(value))
+
+
+def runs(records: Sequence[RunRecord]) -> Sheet:
+    """How far each run came, and the line that rebuilds it: `rebuild.rebuilding_lines`."""
     rows = []
-    for _, record in in_order(records):
-        manifest = record.manifest
+    for line in rebuilding_lines(records):
+        manifest, record = line.manifest, line.record
         seconds = manifest.get("seconds")
-        command = ["passk", str(manifest.get("command") or "train"), *record.overrides]
+        steps = record and f"{len(record.metrics)} of {record.setting('train.num_steps', '?')}"
         rows.append(
             [
-                os.path.relpath(record.path, out.resolve()),
-                str(manifest.get("status", "unknown")),
-                f"{len(record.metrics)} of {record.setting('train.num_steps', '?')}",
+                line.directory,
+                str(manifest.get("status", "unknown" if record else "")),
+                steps or "",
                 "" if seconds is None else f"{float(seconds):.0f} s",
                 str(manifest.get("device") or ""),
-                shlex.join(command),
+                line.command,
             ]
         )
     return Sheet(["Run", "Status", "Steps", "Time", "Device", "Command"], rows)
@@ -170,7 +180,7 @@ def versions(records: Sequence[RunRecord]) -> Sheet | None:
         git = record.manifest.get("git") or {}
         if isinstance(git, Mapping) and git.get("commit"):
             facts["git commit"] = f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
-        facts |= {name: record.manifest.get(name) for name in ("host", "machine")}
+        facts["machine"] = record.manifest.get("machine")
         for name, value in facts.items():
             if value is not None:
                 found.setdefault(name, {})[str(value)] = None

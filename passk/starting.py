@@ -14,37 +14,12 @@ from passk.command_rules import check
 from passk.composition import load_config, load_run_config
 from passk.config import RunConfig, TrackerConfig, TrainConfig
 from passk.errors import UserError
+from passk.free_settings import FREE_ON_RESUME
 from passk.policy import model_location as model_folder
 
-# Fields that may differ between a run and its resumption: they change no completed step, and the
-# steps to come by no more than the order of sums.
-_FREE_ON_RESUME = (
-    "resume",
-    "num_threads",
-    "train.save_every",
-    "train.keep_last",
-    "train.keep_best",
-    "train.async_save",
-    "rollout.max_batch_samples",
-    "rollout.memory_fraction",
-    "rollout.sleep",
-    "rollout.enforce_eager",
-    "rollout.tensor_parallel",
-    "rollout.max_logprob_gap",
-    "rollout.num_synced_checks",
-    "learner.max_tokens_per_batch",
-    "learner.gradient_checkpointing",
-    "learner.num_processes",
-    "learner.replicas",
-    "learner.defer_reduction",
-    "learner.cpu_offload",
-    "verifier.num_workers",
-    "seeds",  # a finished reproduction may be given more of both
-    "regimes",
-)
-_FREE_IN_FILTER = (*_FREE_ON_RESUME, "filter.fdr", "filter.weight")
+_FREE_IN_FILTER = (*FREE_ON_RESUME, "filter.fdr", "filter.weight")
 # An evaluation's tables are computed from its samples, whatever chunks those came in.
-_FREE_IN_EVAL = (*_FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamples")
+_FREE_IN_EVAL = (*FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamples")
 # What stands behind a configuration and may change while it does not: facts of the manifest.
 _BEHIND_NAMES = {
     "heldout_sha256": "the held-out problems of data.path or data.eval_path, or the shots,",
@@ -185,7 +160,7 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
             f"sampled with {started['engine']}, which draws others; add "
             f"rollout.engine={started['engine']}"
         )
-    free = {"eval": _FREE_IN_EVAL, "filter": _FREE_IN_FILTER}.get(command, _FREE_ON_RESUME)
+    free = {"eval": _FREE_IN_EVAL, "filter": _FREE_IN_FILTER}.get(command, FREE_ON_RESUME)
     before, now = (_flat(asdict(c)) for c in (load_config(run_dir, type(cfg)), cfg))
     for key in sorted(before.keys() | now.keys()):
         is_free = key in free or key.startswith("tracker.")  # where else metrics go is no matter

@@ -40,8 +40,8 @@ def reproduction_table(
     `pass1` and `passk` are of the last evaluation; k is `reported_k`. Deltas are against the
     starting checkpoint, or the last evaluation of the baseline's run of the same seed
     (`baselines.counts_before`), with a paired bootstrap over held-out problems.
-    A regime with several seeds ends in a row of seed `all`: means, with Student-t intervals over
-    seeds. `regime` is the label of `run_labels`. Columns: `REPRODUCTION_COLUMNS`.
+    A regime with several runs ends in a row of seed `all`, see `with_all_seeds`. `regime` is the
+    label of `run_labels`. Columns: `REPRODUCTION_COLUMNS`.
     """
     rows = []
     for label, record in in_order(records):
@@ -68,7 +68,7 @@ def sweep_table(
     A row per run: regime (label), k, pass1_weight, seed, then for each j of the grid the columns
     `pass{j}` and `delta_pass{j}`, each with `_low` and `_high`. Values carry the intervals of
     `eval/table.csv`; deltas are as in `reproduction_table`, where the runs that others started from
-    are looked for `among` those given. Cells with several seeds end in a row of seed `all`.
+    are looked for `among` those given. Cells with several runs end in a row of seed `all`.
     """
     grid = common_ks(records)
     rows = []
@@ -106,24 +106,28 @@ def common_ks(records: Sequence[RunRecord]) -> list[int]:
 
 
 def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """After the rows of each cell that has several seeds, a row of seed `all`: means over seeds.
+    """After the rows of each cell that has several, a row of seed `all`: means over seeds.
 
-    Intervals are Student-t over seeds: each seed has its own data and its own start, so they cover
-    the sampling of problems as well. Those of cosines end at -1 and 1.
+    Runs of one seed share its data, so they are averaged first and count as one. Intervals are
+    Student-t over seeds: each seed has its own data and its own start, so they cover the sampling
+    of problems as well. Those of cosines end at -1 and 1. Of one seed alone the ends of its runs'
+    intervals are averaged: no narrower than the interval of their mean.
     """
     frames = []
     for _, cell in table.groupby(keys, sort=False):
         frames.append(cell.astype({"seed": object}))
-        if cell["seed"].nunique() < 2:
+        if len(cell) < 2:
             continue
-        row: dict[Any, Any] = cell.iloc[0].to_dict() | {"seed": ALL_SEEDS}
-        for name in cell.columns.drop([*keys, "seed"]):
-            if name.endswith(("_low", "_high")):
-                continue
-            values = cell[name].astype(float).dropna().to_numpy()
-            over_seeds = seed_interval(values) if len(values) else NOTHING
-            row[name] = over_seeds.value
-            row |= _columns(name, over_seeds) if f"{name}_low" in cell else {}
+        numbers = cell.drop(columns=keys).astype(
+            dict.fromkeys(cell.columns.drop([*keys, "seed"]), float)
+        )
+        of_seed = numbers.groupby("seed").mean()
+        row: dict[Any, Any] = cell.iloc[0].to_dict() | of_seed.mean().to_dict()
+        for name in map(str, of_seed) if len(of_seed) > 1 else ():
+            if f"{name}_low" in of_seed:
+                values = of_seed[name].dropna().to_numpy()
+                row |= _columns(name, seed_interval(values) if len(values) else NOTHING)
+        row["seed"] = ALL_SEEDS
         frames.append(pd.DataFrame([row], columns=table.columns).astype({"seed": object}))
     merged = pd.concat(frames, ignore_index=True) if frames else table
     cosines = merged.columns.intersection(["alignment", "alignment_low", "alignment_high"])

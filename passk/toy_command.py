@@ -14,6 +14,7 @@ from passk import toy_plots
 from passk.errors import UserError
 from passk.exact_config import PopulationConfig, ToyConfig
 from passk.provenance import provenance
+from passk.reading import overrides_text
 from passk.theory import FloatArray
 from passk.toy import best_theta
 from passk.toy_tables import (
@@ -55,7 +56,7 @@ def run_toy(cfg: ToyConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     links = "".join(f"\n![{name}]({name}.png)\n" for name in figures)
     (run_dir / "toy.md").write_text(page + links, encoding="utf-8")
     (run_dir / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False))
-    (run_dir / "overrides.txt").write_text("".join(f"{word}\n" for word in overrides))
+    (run_dir / "overrides.txt").write_text(overrides_text(overrides), encoding="utf-8")
     _write_manifest(run_dir, toy.seed, start)
     print(page)
     for kind, names in ((".csv", tables), (".png", figures)):

@@ -36,25 +36,6 @@ def verdict_shares(records: Sequence[RunRecord]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).reindex(columns=SHARE_COLUMNS)
 
 
-def last_shares(shares: pd.DataFrame) -> pd.DataFrame:
-    """A row per label and split: the last step's shares, in the mean over seeds, a column each.
-
-    Columns: regime, split, step, then `share_REASON` for each that occurs, and unjudged.
-    """
-    keys = ["regime", "split", "seed"]
-    newest = shares[shares["step"] == shares.groupby(keys)["step"].transform("max")]
-    means = newest.pivot_table(
-        index=["regime", "split"], columns="reason", values="share", aggfunc="mean", sort=False
-    )
-    means = means[reason_order(means.columns)].add_prefix("share_")
-    others = newest.groupby(["regime", "split"], sort=False)[["step", "unjudged"]]
-    step, unjudged = others.max()["step"], others.mean()["unjudged"]
-    table = means.assign(unjudged=unjudged)
-    table.insert(0, "step", step)
-    table.columns.name = None
-    return table.reset_index()
-
-
 def reason_order(reasons: Iterable[str]) -> list[str]:
     """Reasons as they are shown: the known ones first, from right to unjudged."""
     known = {reason: place for place, reason in enumerate(REASONS)}

@@ -1,26 +1,19 @@
 """Numbers and settings in words: names of runs, Markdown, and the sentences of the report."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from passk.config import REGIMES
+from passk.free_settings import FREE_ON_RESUME
 from passk.records import RunRecord, natural_order
 
-# Settings that say where, when or how often a run happened, not what it did.
-_INCIDENTAL = {
-    "seed",
-    "noise_seed",
-    "init_from",
-    "resume",
-    "device",
-    "num_threads",
-    "save_every",
-    "ks",
-}
+# Settings that say where or how often a run happened, not what it did; `init_from` only where it
+# tells two runs of a seed apart.
+_INCIDENTAL = {"seed", "noise_seed", "init_from", "device", "save_every", "ks"}
 _PLAIN = ("k", "pass1_weight", "num_problems")  # numbers that are not rates
 _MOST_IN_A_SENTENCE = 4
 _REMEDIES = {
@@ -42,6 +35,7 @@ def config_differences(records: Sequence[RunRecord]) -> pd.DataFrame:
         key: values
         for key, values in rows.items()
         if key.rpartition(".")[2] not in _INCIDENTAL
+        and key not in FREE_ON_RESUME
         and not key.startswith("tracker.")
         and len({repr(v) for v in values}) > 1
     }
@@ -54,16 +48,60 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
     """A name per run, equal for runs that differ by seed alone: the regime and what sets it apart.
 
     `hybrid` where all hybrid runs share their settings, else for example `hybrid k=4
-    pass1_weight=0.7` or `hybrid cue=1`.
+    pass1_weight=0.7` or `hybrid cue=1`. Where each seed has a start of its own that is part of the
+    seed; where runs of one seed have several, it sets them apart.
     """
     labels = [""] * len(records)
     for regime in {record.regime for record in records}:
         members = [i for i, record in enumerate(records) if record.regime == regime]
         differing = config_differences([records[i] for i in members])
+        names = {key: short_names(values) for key, values in differing.iterrows()}
         for column, i in enumerate(members):
-            parts = [_setting(str(key), value) for key, value in differing[column].items()]
+            settings = differing[column].items()
+            parts = [_setting(str(key), names[key].get(value, value)) for key, value in settings]
             labels[i] = " ".join([regime, *parts])
-    return labels
+    return _with_starts(labels, records)
+
+
+def _with_starts(labels: Sequence[str], records: Sequence[RunRecord]) -> list[str]:
+    """With `init_from` in those labels that runs of one seed share though they start elsewhere."""
+    starts = [_start(record, records) for record in records]
+    of_seed: dict[tuple[str, int], set[str | None]] = {}
+    for label, record, start in zip(labels, records, starts, strict=True):
+        of_seed.setdefault((label, record.seed), set()).add(start)
+    unlike = {label for (label, _), found in of_seed.items() if len(found) > 1}
+    names = short_names(
+        [start for label, start in zip(labels, starts, strict=True) if label in unlike]
+    )
+    return [
+        f"{label} {_setting('init_from', names.get(start))}" if label in unlike else label
+        for label, start in zip(labels, starts, strict=True)
+    ]
+
+
+def _start(record: RunRecord, records: Sequence[RunRecord]) -> str | None:
+    """Where a run's weights came from, the seed's own number in it left open.
+
+    In a reproduction that is where its SFT started, which all runs of the seed come from.
+    """
+    sft = next((r for r in records if r.regime == "sft" and r.seed_dir == record.seed_dir), record)
+    start = (record if record.seed_dir is None else sft).setting("train.init_from")
+    if not start:
+        return None
+    path = str(Path(str(start)).expanduser().resolve())
+    return re.sub(rf"\bseed-{record.seed}\b", "seed-S", path)
+
+
+def short_names(values: Iterable[object]) -> dict[Any, str]:
+    """Of each text among the values its shortest end, in whole parts of a path, that is its own."""
+    parts = {value: Path(value).parts for value in values if isinstance(value, str)}
+    names = {}
+    for value, own in parts.items():
+        others = [other for other in parts.values() if other != own]
+        sizes = range(1, len(own) + 1)
+        size = next((n for n in sizes if all(o[-n:] != own[-n:] for o in others)), len(own))
+        names[value] = str(Path(*own[-size:])) if own else value
+    return names
 
 
 def in_order(records: Sequence[RunRecord]) -> list[tuple[str, RunRecord]]:
@@ -79,9 +117,8 @@ def in_order(records: Sequence[RunRecord]) -> list[tuple[str, RunRecord]]:
 
 
 def _setting(key: str, value: object) -> str:
-    """`cue=1.0`: the last part of the key and of a path, in one word."""
-    shown = Path(value).name if isinstance(value, str) else str(value)
-    return f"{key.rpartition('.')[2]}={shown}".replace(" ", "")
+    """`cue=1.0`: the last part of the key, in one word."""
+    return f"{key.rpartition('.')[2]}={value}".replace(" ", "")
 
 
 def run_title(record: RunRecord, label: str) -> str:
@@ -202,7 +239,10 @@ def reading(
 
 
 def sweep_reading(cells: pd.DataFrame, k: int) -> list[str]:
-    """The sweep in a sentence: which cells gain Pass@k without a clear loss of Pass@1."""
+    """The sweep in a sentence: which cells gain Pass@k without a clear loss of Pass@1.
+
+    `cells` has one row for each of them: `sheets.summary_rows` of the sweep's table.
+    """
     cells = cells.dropna(subset=["delta_pass1_low", f"delta_pass{k}_low"])
     if cells.empty:
         return []
@@ -212,10 +252,10 @@ def sweep_reading(cells: pd.DataFrame, k: int) -> list[str]:
     gain, price = (_number(best[name], name) for name in (f"delta_pass{k}", "delta_pass1"))
     cost = f", {free.sum() or 'none'} of them without a clear loss of Pass@1" if any(gained) else ""
     return [
-        f"Of {len(cells)} cells of the sweep, {gained.sum() or 'none'} clearly raised Pass@{k}"
-        f"{cost}; the largest gain, {gain} points of "
-        f"Pass@{k} (k = {best['k']}, weight of Pass@1 {best['pass1_weight']:g}), came with "
-        f"{price} points of Pass@1."
+        f"Of {len(cells)} cell{'s' * (len(cells) > 1)} of the sweep, {gained.sum() or 'none'} "
+        f"clearly raised Pass@{k}{cost}; the largest gain, {gain} points of Pass@{k} (k = "
+        f"{best['k']}, weight of Pass@1 {best['pass1_weight']:g}), came with {price} points of "
+        "Pass@1."
     ]
 
 

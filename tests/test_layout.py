@@ -14,7 +14,15 @@ LEVELS = (
     (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
         *("seeds", "estimators", "statistics", "head", "attention", "worker_pool", "ranks"),
-        *("provenance", "theory", "voice", "answers.text", "answers.forms", "answers.algebra"),
+        *(
+            "provenance",
+            "theory",
+            "voice",
+            "free_settings",
+            "answers.text",
+            "answers.forms",
+            "answers.algebra",
+        ),
     ),
     (
         *(
@@ -94,7 +102,17 @@ LEVELS = (
         "sketch",
         "prompt_products",
     ),
-    ("matrix", "experience", "build", "tables", "saving", "products", "sample_files"),
+    (
+        "matrix",
+        "experience",
+        "build",
+        "tables",
+        "saving",
+        "products",
+        "sample_files",
+        "repeats",
+        "rebuild",
+    ),
     ("run", "breakdown", "starting", "preparing", "costs", "verdict_shares", "sample_rows"),
     ("evaluation", "figure_style", "sheets", "diagnose_tables"),
     ("golds_page", "cost_words", "exports", "chart_style", "headline"),
@@ -148,7 +166,15 @@ WITHOUT_TORCH |= {"trackers", "tracking", "noisy_verifier", "suspects", "injecte
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
 WITHOUT_TORCH |= {"lineage"}
-WITHOUT_TORCH |= {"diagnoses", "baselines", "costs", "cost_words", "verdict_shares"}
+WITHOUT_TORCH |= {
+    "diagnoses",
+    "baselines",
+    "costs",
+    "cost_words",
+    "verdict_shares",
+    "repeats",
+    "headline",
+}
 WITHOUT_TORCH |= {"sample_rows", "sample_files", "exports"}
 WITHOUT_TORCH |= {name for name in MODULES if name.startswith(("answers.", "sandbox."))}
 

@@ -6,7 +6,7 @@ from run_files import write_rollouts, write_run
 from small_runs import train
 
 from passk.records import find_runs, load_run
-from passk.verdict_shares import last_shares, reason_order, verdict_shares
+from passk.verdict_shares import reason_order, verdict_shares
 
 REASONS = [{"correct": 6, "wrong": 2}, {"correct": 3, "wrong": 3, "timeout": 2}, {"wrong": 8}]
 KEYS = ["step", "reason"]
@@ -68,18 +68,6 @@ def test_an_older_run_is_told_by_its_rollout_files(tmp_path):
         [2, "timeout", 0.25],
     ]
     assert (shares["unjudged"] == 0.25).all()
-
-
-def test_the_last_step_in_the_mean_over_seeds(tmp_path):
-    for seed, last in enumerate(({"correct": 8}, {"correct": 2, "wrong": 6})):
-        write_summary(a_run(tmp_path / f"run-{seed}", reasons=[*REASONS[:2], last], seed=seed))
-    table = last_shares(verdict_shares(find_runs([tmp_path]))).set_index("split")
-    assert table.loc["train", "share_correct"] == pytest.approx((1.0 + 0.25) / 2)
-    assert table.loc["train", "share_wrong"] == pytest.approx((0.0 + 0.75) / 2)
-    assert table.loc["heldout", "share_truncated"] == pytest.approx(0.125)
-    names = [name for name in table if name.startswith("share_")]
-    assert names == ["share_correct", "share_wrong", "share_truncated", "share_timeout"]
-    assert last_shares(verdict_shares([])).empty
 
 
 def test_reasons_stand_from_right_to_unknown():

@@ -1,0 +1,193 @@
+"""The lines that rebuild runs in an empty folder, without places of the machine they were made on.
+
+All directories are named from the folder that the runs have in common. The line of a reproduction
+or a sweep makes all of its runs; the lines of these, in order, make them one by one.
+"""
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from passk.baselines import origin_of
+from passk.command_config import ReproduceConfig
+from passk.ledger import FOLDER
+from passk.reading import read_file, read_manifest, read_overrides
+from passk.records import RunRecord
+from passk.wording import in_order
+
+_NOT_TOLD = ("resume=", "hydra.run.", "hydra.sweep.dir=")
+_MAY_NAME_RUNS = ("train.init_from", "model.path")
+_GROWING = ("seeds", "regimes")  # of a reproduction that was given more of them later
+_ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\r": r"\r", "\t": r"\t"}  # backslash first
+_DEEPEST_CELL = 3  # folders between a sweep and a cell
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A command and the directory that it makes; without a record that of many runs."""
+
+    directory: str
+    command: str
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    record: RunRecord | None = None
+
+
+class Places:
+    """What the directories of a report are called: paths from the folder that all runs lie in."""
+
+    def __init__(self, records: Sequence[RunRecord]) -> None:
+        self._runs = {record.path for record in records}
+        outermost = [[*_wholes(record), _top(record)][0] for record in records]
+        self._root = Path(os.path.commonpath([folder.parent for folder in outermost]))
+
+    def name(self, folder: Path) -> str:
+        """A directory below the root, as a line typed there names it."""
+        return folder.relative_to(self._root).as_posix()
+
+    def told(self, text: str) -> str:
+        """An absolute path below the root from there; any other text as it is."""
+        path = Path(text)
+        is_below = path.is_absolute() and len(self._root.parts) > 1 and self._root in path.parents
+        return self.name(path) if is_below else text
+
+    def words(self, overrides: Sequence[str], seed_dir: Path | None = None) -> list[str]:
+        """Overrides without what says where a run goes, and with the names of what they point to.
+
+        `seed_dir` is that of a run in a reproduction, which may have been moved as a whole.
+        """
+        return [self._word(w, seed_dir) for w in overrides if not w.startswith(_NOT_TOLD)]
+
+    def _word(self, word: str, seed_dir: Path | None) -> str:
+        key, _, value = word.partition("=")
+        is_quoted = value[:1] in ("'", '"')
+        parts = [value[1:-1]] if is_quoted else value.split(",")  # a sweep's has several
+        names_runs = key.lstrip("+") in _MAY_NAME_RUNS
+        runs = [self._run_at(part, seed_dir) if names_runs else None for part in parts]
+        told = [run or self.told(part) for run, part in zip(runs, parts, strict=True)]
+        return word if told == parts else f"{key}={','.join(map(_as_value, told))}"
+
+    def _run_at(self, text: str, seed_dir: Path | None) -> str | None:
+        """The name of the run, or of its checkpoint, that a path means, if it is one of these."""
+        path = Path(text).expanduser()
+        is_step = path.parent.name == "checkpoints"
+        folder = path.parent.parent if is_step else path
+        beside = () if seed_dir is None else (seed_dir / folder.name,)
+        moved = [run for run in beside if run.parts[-2:] == folder.parts[-2:]]
+        if not folder.is_absolute():  # typed in another folder than this one
+            moved += [run for run in self._runs if run.parts[-len(folder.parts) :] == folder.parts]
+        for run in (folder.resolve(), *moved):
+            if run in self._runs:
+                return self.name(run / "checkpoints" / path.name if is_step else run)
+        return None
+
+
+def rebuilding_lines(records: Sequence[RunRecord]) -> list[Line]:
+    """A line per run, below those of its wholes: SFT first, each after the run it starts from."""
+    places = Places(records)
+    runs = [record for _, record in in_order(records)]
+    runs.sort(key=lambda record: _generation(record, records))
+    chains = {record.path: [*_wholes(record), record.path] for record in runs}
+    first: dict[Path, int] = {}
+    for place, record in enumerate(runs):
+        for folder in chains[record.path]:
+            first.setdefault(folder, place)
+    lines: dict[Path, Line] = {}
+    for record in sorted(runs, key=lambda run: [first[folder] for folder in chains[run.path]]):
+        for folder in chains[record.path][:-1]:
+            if folder not in lines:
+                lines[folder] = _line_of_whole(folder, places)
+        lines[record.path] = _line_of_run(record, places)
+    return list(lines.values())
+
+
+def _wholes(record: RunRecord) -> list[Path]:
+    """The sweep and the reproduction that a run is part of, as far as there are any."""
+    above = _top(record)
+    sweeps = above.parents[:_DEEPEST_CELL]
+    sweep = next((folder for folder in sweeps if _line_file(folder).is_file()), None)
+    is_reproduction = record.seed_dir is not None and _is_reproduction(above)
+    return [*([sweep] if sweep else []), *([above] if is_reproduction else [])]
+
+
+def _top(record: RunRecord) -> Path:
+    """The directory of the command that made a run: of the reproduction, or the run's own."""
+    return record.path if record.seed_dir is None else record.seed_dir.parent
+
+
+def _generation(record: RunRecord, records: Sequence[RunRecord]) -> int:
+    """How many runs came before this one, each started from the one before."""
+    seen: list[Path] = []
+    run: RunRecord | None = record
+    while run is not None and run.path not in seen:
+        seen.append(run.path)
+        run = origin_of(run, records)
+    return len(seen) - 1
+
+
+def _line_of_run(record: RunRecord, places: Places) -> Line:
+    directory = places.name(record.path)
+    command = str(record.manifest.get("command") or "train")
+    words = places.words(record.overrides, record.seed_dir)
+    shown = _shown(["passk", command, *words, f"hydra.run.dir={_as_value(directory)}"])
+    return Line(directory, shown, record.manifest, record)
+
+
+def _line_of_whole(folder: Path, places: Places) -> Line:
+    directory = places.name(folder)
+    if _line_file(folder).is_file():
+        typed = shlex.split(_line_file(folder).read_text(encoding="utf-8"))
+        words = [*typed[:2], *places.words(typed[2:])]
+        # Beside the other overrides: Hydra takes none that stand apart, behind an option.
+        last = max((i for i, w in enumerate(words) if "=" in w and w[0] != "-"), default=len(words))
+        words.insert(last + 1, f"hydra.sweep.dir={_as_value(directory)}")
+        return Line(directory, _shown(words))
+    words = places.words(_with_growth(read_overrides(folder), folder / "config.yaml"))
+    where = f"hydra.run.dir={_as_value(directory)}"
+    return Line(directory, _shown(["passk", "reproduce", *words, where]), read_manifest(folder))
+
+
+def _with_growth(overrides: Sequence[str], config: Path) -> list[str]:
+    """The overrides of a reproduction with the seeds and regimes that it ended with."""
+    now = read_file(lambda f: yaml.safe_load(f.read_text()), config, default={}) or {}
+    words, begun = list(overrides), ReproduceConfig()
+    for key in _GROWING:
+        typed = [word for word in words if word.startswith(f"{key}=")]
+        before = yaml.safe_load(typed[-1].partition("=")[2]) if typed else getattr(begun, key)
+        if (after := now.get(key, before)) != before:
+            value = f"[{','.join(after)}]" if isinstance(after, list) else after
+            words = [*(word for word in words if word not in typed), f"{key}={value}"]
+    return words
+
+
+def _is_reproduction(folder: Path) -> bool:
+    return read_manifest(folder).get("command") == "reproduce"
+
+
+def _line_file(folder: Path) -> Path:
+    return folder / FOLDER / "line.txt"
+
+
+def _shown(words: Sequence[str]) -> str:
+    """The words for a shell, on one line: a table keeps no line breaks."""
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """As `shlex.quote`, but with the escapes of bash where a word holds white space but blanks."""
+    if not re.search(r"[^\S ]", word):
+        return shlex.quote(word)
+    for letter, escape in _ESCAPES.items():
+        word = word.replace(letter, escape)
+    return f"$'{word}'"
+
+
+def _as_value(name: str) -> str:
+    """Quoted for Hydra where a name holds more than it takes bare."""
+    return name if re.fullmatch(r"[\w./-]+", name) else json.dumps(name, ensure_ascii=False)
