@@ -17,7 +17,7 @@ import yaml
 
 from passk.baselines import origin_of
 from passk.command_config import ReproduceConfig
-from passk.ledger import FOLDER
+from passk.ledger import FOLDER, read_ledger
 from passk.reading import read_file, read_manifest, read_overrides
 from passk.records import RunRecord
 from passk.wording import in_order
@@ -98,20 +98,20 @@ def rebuilding_lines(records: Sequence[RunRecord]) -> list[Line]:
     for place, record in enumerate(runs):
         for folder in chains[record.path]:
             first.setdefault(folder, place)
-    lines: dict[Path, Line] = {}
+    lines: dict[Path, list[Line]] = {}
     for record in sorted(runs, key=lambda run: [first[folder] for folder in chains[run.path]]):
         for folder in chains[record.path][:-1]:
             if folder not in lines:
-                lines[folder] = _line_of_whole(folder, places)
-        lines[record.path] = _line_of_run(record, places)
-    return list(lines.values())
+                lines[folder] = _lines_of_whole(folder, places)
+        lines[record.path] = [_line_of_run(record, places)]
+    return [line for made in lines.values() for line in made]
 
 
 def _wholes(record: RunRecord) -> list[Path]:
     """The sweep and the reproduction that a run is part of, as far as there are any."""
     above = _top(record)
     sweeps = above.parents[:_DEEPEST_CELL]
-    sweep = next((folder for folder in sweeps if _line_file(folder).is_file()), None)
+    sweep = next((folder for folder in sweeps if (folder / FOLDER).is_dir()), None)
     is_reproduction = record.seed_dir is not None and _is_reproduction(above)
     return [*([sweep] if sweep else []), *([above] if is_reproduction else [])]
 
@@ -139,18 +139,17 @@ def _line_of_run(record: RunRecord, places: Places) -> Line:
     return Line(directory, shown, record.manifest, record)
 
 
-def _line_of_whole(folder: Path, places: Places) -> Line:
+def _lines_of_whole(folder: Path, places: Places) -> list[Line]:
+    """The line of a reproduction; all that added cells to a sweep."""
     directory = places.name(folder)
-    if _line_file(folder).is_file():
-        typed = shlex.split(_line_file(folder).read_text(encoding="utf-8"))
-        words = [*typed[:2], *places.words(typed[2:])]
-        # Beside the other overrides: Hydra takes none that stand apart, behind an option.
-        last = max((i for i, w in enumerate(words) if "=" in w and w[0] != "-"), default=len(words))
-        words.insert(last + 1, f"hydra.sweep.dir={_as_value(directory)}")
-        return Line(directory, _shown(words))
+    if (folder / FOLDER).is_dir():
+        typed = dict.fromkeys(cell.line for cell in read_ledger(folder) if cell.line)
+        where = f"hydra.sweep.dir={_as_value(directory)}"
+        lines = [[*line[:2], *places.words(line[2:]), where] for line in map(shlex.split, typed)]
+        return [Line(directory, _shown(words)) for words in lines]
     words = places.words(_with_growth(read_overrides(folder), folder / "config.yaml"))
-    where = f"hydra.run.dir={_as_value(directory)}"
-    return Line(directory, _shown(["passk", "reproduce", *words, where]), read_manifest(folder))
+    shown = _shown(["passk", "reproduce", *words, f"hydra.run.dir={_as_value(directory)}"])
+    return [Line(directory, shown, read_manifest(folder))]
 
 
 def _with_growth(overrides: Sequence[str], config: Path) -> list[str]:
@@ -168,10 +167,6 @@ def _with_growth(overrides: Sequence[str], config: Path) -> list[str]:
 
 def _is_reproduction(folder: Path) -> bool:
     return read_manifest(folder).get("command") == "reproduce"
-
-
-def _line_file(folder: Path) -> Path:
-    return folder / FOLDER / "line.txt"
 
 
 def _shown(words: Sequence[str]) -> str:

@@ -23,7 +23,8 @@ SFT = ("train", "regime=sft", "train.num_steps=60", "eval.num_problems=100")
 GRID = ("train", "-m", "regime.k=2,4,8,16", "regime.pass1_weight=0.5,0.7,0.9")
 CELL = ("train.num_steps=20", "train.save_every=5", "rollout.num_prompts=32", "eval.every=10")
 CELL += ("eval.num_problems=100", "diagnostics.every=0", "sweep.num_parallel=2")
-SECONDS = (8.0, 30.0)  # between a start and the kill
+# Between a start and the kill, of the time that the undisturbed sweep took: five fit in.
+SHARES = (0.05, 0.25)
 
 
 def start(words: tuple[str, ...], folder: Path, log: str) -> subprocess.Popen[bytes]:
@@ -46,13 +47,18 @@ def kill_something(sweep: subprocess.Popen[bytes], sweep_dir: Path, draw: random
     return f"its cell {victim.name}"
 
 
-def disturbed(line: tuple[str, ...], folder: Path, num_kills: int, seed: int) -> int:
-    """Run the line until it ends by itself, killing something so many times; how often it began."""
+def disturbed(
+    line: tuple[str, ...], folder: Path, num_kills: int, seed: int, seconds: float
+) -> int:
+    """Run the line until it ends by itself, killing something so many times; its exit code.
+
+    `seconds` is what it takes undisturbed.
+    """
     draw, starts, kills = random.Random(seed), 0, 0
     sweep = start(line, folder, "disturbed.log")
     starts += 1
     while kills < num_kills:
-        time.sleep(draw.uniform(*SECONDS))
+        time.sleep(seconds * draw.uniform(*SHARES))
         if sweep.poll() is not None:
             print("the sweep ended before all kills; use fewer, or slower cells")
             break
@@ -102,9 +108,11 @@ def main() -> int:
     began = time.monotonic()
     if start((*grid, "hydra.sweep.dir=undisturbed"), asked.folder, "undisturbed.log").wait():
         return 1
-    print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
+    seconds = time.monotonic() - began
+    print(f"undisturbed: {seconds:.0f} s", flush=True)
     began = time.monotonic()
-    code = disturbed((*grid, "hydra.sweep.dir=disturbed"), asked.folder, asked.kills, asked.seed)
+    again = (*grid, "hydra.sweep.dir=disturbed")
+    code = disturbed(again, asked.folder, asked.kills, asked.seed, seconds)
     print(f"disturbed: {time.monotonic() - began:.0f} s")
     faults = compared(asked.folder)
     print(*(faults or ["no cell lost, none run twice, tables equal"]), sep="\n")
