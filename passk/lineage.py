@@ -1,8 +1,6 @@
 """Where a run's weights come from, told without naming places of this machine."""
 
-import json
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from huggingface_hub.file_download import repo_folder_name
 from passk.errors import UserError
 from passk.records import RunRecord, load_run
 from passk.rows import is_file_name
+from passk.shell_words import as_value, one_line
 
 _PLACES = ("model.path", "data.path", "data.eval_path", "train.init_from")
 _NOT_TOLD = ("resume=", "hydra.", "tracker")  # nobody else's tracker is this one's
@@ -94,13 +93,13 @@ def command_line(record: RunRecord, *, named: bool = False) -> str:
         if word.lstrip("+~").startswith(_NOT_TOLD):
             continue
         if plain in _PLACES and record.setting(plain):
-            word = f"{key}={_as_value(shown_name(record.setting(plain)))}"
+            word = f"{key}={as_value(shown_name(record.setting(plain)))}"
         else:
             word = f"{key}={_without_places(value)}" if value else word
         words.append(word)
     if named:
-        words.append(f"hydra.run.dir={_as_value(record.path.name)}")
-    return shlex.join(["passk", "train", *words])
+        words.append(f"hydra.run.dir={as_value(record.path.name)}")
+    return one_line(["passk", "train", *words])
 
 
 def _without_places(value: str) -> str:
@@ -108,7 +107,7 @@ def _without_places(value: str) -> str:
     if value.startswith("[") and value.endswith("]"):
         items = [_without_places(item.strip()) for item in value[1:-1].split(",")]
         return f"[{','.join(items)}]" if any(map(_is_place, value[1:-1].split(","))) else value
-    return _as_value(Path(value.strip(_QUOTES)).name) if _is_place(value) else value
+    return as_value(Path(value.strip(_QUOTES)).name) if _is_place(value) else value
 
 
 def _is_place(value: str) -> bool:
@@ -116,8 +115,3 @@ def _is_place(value: str) -> bool:
     bare = value.strip().strip(_QUOTES)
     path = Path(bare)
     return bare.startswith("~/") or (path.is_absolute() and len(path.parts) > 2)
-
-
-def _as_value(name: str) -> str:
-    """Quoted for Hydra where a name holds more than it takes bare."""
-    return name if re.fullmatch(r"[\w./-]+", name) else json.dumps(name, ensure_ascii=False)

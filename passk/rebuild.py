@@ -4,9 +4,7 @@ All directories are named from the folder that the runs have in common. The line
 or a sweep makes all of its runs; the lines of these, in order, make them one by one.
 """
 
-import json
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +18,12 @@ from passk.command_config import ReproduceConfig
 from passk.ledger import FOLDER, read_ledger
 from passk.reading import read_file, read_manifest, read_overrides
 from passk.records import RunRecord
+from passk.shell_words import as_value, one_line
 from passk.wording import in_order
 
 _NOT_TOLD = ("resume=", "hydra.run.", "hydra.sweep.dir=")
 _MAY_NAME_RUNS = ("train.init_from", "model.path")
 _GROWING = ("seeds", "regimes")  # of a reproduction that was given more of them later
-_ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\r": r"\r", "\t": r"\t"}  # backslash first
 _DEEPEST_CELL = 3  # folders between a sweep and a cell
 
 
@@ -71,7 +69,7 @@ class Places:
         names_runs = key.lstrip("+") in _MAY_NAME_RUNS
         runs = [self._run_at(part, seed_dir) if names_runs else None for part in parts]
         told = [run or self.told(part) for run, part in zip(runs, parts, strict=True)]
-        return word if told == parts else f"{key}={','.join(map(_as_value, told))}"
+        return word if told == parts else f"{key}={','.join(map(as_value, told))}"
 
     def _run_at(self, text: str, seed_dir: Path | None) -> str | None:
         """The name of the run, or of its checkpoint, that a path means, if it is one of these."""
@@ -135,7 +133,7 @@ def _line_of_run(record: RunRecord, places: Places) -> Line:
     directory = places.name(record.path)
     command = str(record.manifest.get("command") or "train")
     words = places.words(record.overrides, record.seed_dir)
-    shown = _shown(["passk", command, *words, f"hydra.run.dir={_as_value(directory)}"])
+    shown = one_line(["passk", command, *words, f"hydra.run.dir={as_value(directory)}"])
     return Line(directory, shown, record.manifest, record)
 
 
@@ -144,11 +142,11 @@ def _lines_of_whole(folder: Path, places: Places) -> list[Line]:
     directory = places.name(folder)
     if (folder / FOLDER).is_dir():
         typed = dict.fromkeys(cell.line for cell in read_ledger(folder) if cell.line)
-        where = f"hydra.sweep.dir={_as_value(directory)}"
+        where = f"hydra.sweep.dir={as_value(directory)}"
         lines = [[*line[:2], *places.words(line[2:]), where] for line in map(shlex.split, typed)]
-        return [Line(directory, _shown(words)) for words in lines]
+        return [Line(directory, one_line(words)) for words in lines]
     words = places.words(_with_growth(read_overrides(folder), folder / "config.yaml"))
-    shown = _shown(["passk", "reproduce", *words, f"hydra.run.dir={_as_value(directory)}"])
+    shown = one_line(["passk", "reproduce", *words, f"hydra.run.dir={as_value(directory)}"])
     return [Line(directory, shown, read_manifest(folder))]
 
 
@@ -167,22 +165,3 @@ def _with_growth(overrides: Sequence[str], config: Path) -> list[str]:
 
 def _is_reproduction(folder: Path) -> bool:
     return read_manifest(folder).get("command") == "reproduce"
-
-
-def _shown(words: Sequence[str]) -> str:
-    """The words for a shell, on one line: a table keeps no line breaks."""
-    return " ".join(_quoted(word) for word in words)
-
-
-def _quoted(word: str) -> str:
-    """As `shlex.quote`, but with the escapes of bash where a word holds white space but blanks."""
-    if not re.search(r"[^\S ]", word):
-        return shlex.quote(word)
-    for letter, escape in _ESCAPES.items():
-        word = word.replace(letter, escape)
-    return f"$'{word}'"
-
-
-def _as_value(name: str) -> str:
-    """Quoted for Hydra where a name holds more than it takes bare."""
-    return name if re.fullmatch(r"[\w./-]+", name) else json.dumps(name, ensure_ascii=False)

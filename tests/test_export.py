@@ -313,6 +313,8 @@ def test_a_command_line_names_no_place_and_no_tracker(place):
     words = ["regime=passk", "tracker=wandb", "tracker.mode=online", "+tracker.group=mine"]
     words += ["own.path='~/models/it'", "data.files=[/home/me/a.jsonl, 'b']", "eval.ks=[1,8]"]
     words += ["data.prompt.stop=[/think]", "resume=true"]
+    broken = command_line(replace(record, overrides=('data.prompt.template="Q\nA"',)))
+    assert broken == "passk train $'data.prompt.template=\"Q\\nA\"'", "on one line"
     line = command_line(replace(record, overrides=tuple(words)))
     assert shlex.split(line) == [
         *("passk", "train", "regime=passk", "own.path=it", "data.files=[a.jsonl,'b']"),

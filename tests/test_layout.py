@@ -19,6 +19,7 @@ LEVELS = (
             "theory",
             "voice",
             "free_settings",
+            "shell_words",
             "answers.text",
             "answers.forms",
             "answers.algebra",
@@ -165,7 +166,7 @@ WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"trackers", "tracking", "noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
-WITHOUT_TORCH |= {"lineage"}
+WITHOUT_TORCH |= {"lineage", "rebuild", "shell_words"}
 WITHOUT_TORCH |= {
     "diagnoses",
     "baselines",
