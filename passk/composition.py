@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from passk.command_rules import check
 from passk.config import (
+    REGIMES,
     VERIFIER_OF_DATA,
     ConventionsConfig,
     DataConfig,
@@ -121,6 +122,9 @@ def explain(error: Exception, command: str) -> str:
         shown = [name for name in options if not name.endswith("_schema")]
         return f"{missing[1]}={missing[2]} is unknown; allowed: {', '.join(shown)}"
     foreign = re.search(r"Key '(\w+)' not in '\w+Config'", text)
+    if foreign and (command, foreign[1]) == ("explain", "train"):
+        others = ", ".join(name for name in REGIMES if name != "sft")
+        return f"regime=sft imitates solutions and weights no prompt; to explain are: {others}"
     if foreign:
         takes = ", ".join(field.name for field in fields(SCHEMAS[command]))
         return f"what was chosen sets {foreign[1]}, which passk {command} lacks; it takes: {takes}"

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from passk.build import prepare_torch
 from passk.checkpoint import LEARNER, MANIFEST, STATE, chosen_checkpoint, saved_step
@@ -19,6 +20,7 @@ from passk.lineage import lineage
 from passk.model_card import Exported, model_card
 from passk.policy import load_policy, load_tokenizer
 from passk.records import load_run
+from passk.saving import system_error
 
 CARD = "README.md"
 
@@ -79,7 +81,11 @@ def _write_as(
     code = model_cfg.trust_remote_code
     # Of attention the plainest: the fastest may not be had where the export runs.
     cfg = ModelConfig(dtype=dtype, trust_remote_code=code, attn_implementation="eager")
-    load_policy(cfg, str(checkpoint), torch.device("cpu")).save_pretrained(folder)
+    model = load_policy(cfg, str(checkpoint), torch.device("cpu"))
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise system_error(error, folder) from error
     for weights in folder.glob("*.safetensors"):  # which nobody else could read
         shutil.copymode(folder / "config.json", weights)
     return [n for n in files if n != "config.json" and ".safetensors" not in n]

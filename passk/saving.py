@@ -236,8 +236,15 @@ def _cause(error: BaseException, folder: Path) -> Exception:
     """What a rank met, or a library that passes on a system's error as a text of its own."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
-    passed_on = re.search(r"os error (\d+)", str(error))
-    if isinstance(error, SafetensorError) and passed_on:
-        number = int(passed_on[1])
-        return OSError(number, os.strerror(number), str(folder))
+    if isinstance(error, SafetensorError):
+        return system_error(error, folder)
     return error if isinstance(error, Exception) else RuntimeError(str(error))
+
+
+def system_error(error: SafetensorError, folder: Path) -> Exception:
+    """The system's error, such as of a full disk, that safetensors passes on as text, if it is."""
+    passed_on = re.search(r"os error (\d+)", str(error))
+    if passed_on is None:
+        return error
+    number = int(passed_on[1])
+    return OSError(number, os.strerror(number), str(folder))

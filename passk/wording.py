@@ -140,7 +140,8 @@ def run_title(record: RunRecord, label: str) -> str:
         weight = record.pass1_weight
         title = f"Hybrid {weight:g}/{round(1 - weight, 6):g}"
     rest = [word for word in label.split()[1:] if word.partition("=")[0] not in said]
-    return ", ".join([title, *rest])
+    unset = "=None"
+    return ", ".join([title, *(f"no {w[: -len(unset)]}" if w.endswith(unset) else w for w in rest)])
 
 
 def markdown(table: pd.DataFrame, headings: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import socket
@@ -539,3 +540,16 @@ def test_a_full_disk_leaves_nothing(passk, place, tmp_path, monkeypatch):
     (tmp_path / "model" / ".export.partial" / "config.json").touch()
     assert passk("export", f'run="{place}/run"', "out=model").code == 0
     assert {path.name for path in (tmp_path / "model").iterdir()} == MODEL_FILES | {"README.md"}
+
+
+def test_a_full_disk_is_told_by_the_writer_of_weights_too(passk, place, tmp_path):
+    """It passes on the system's error as text; here a file may be no larger than a part of them."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        outcome = passk("export", f'run="{place}/run"', "out=model", "export.dtype=bfloat16")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert outcome.code == 1 and outcome.err.count("\n") == 1
+    assert "File too large; make room, and export again" in outcome.err
+    assert not list(tmp_path.iterdir())
