@@ -22,10 +22,11 @@ from passk import __version__
 from passk.cells import CELL, be_cell
 from passk.clusters import check_launcher, check_tasks, was_requeued, with_sweep_as_flag
 from passk.command_rules import claim_directory
-from passk.completion import script
+from passk.completion import FILES, FOLDERS, script
 from passk.composition import explain, groups_and_keys, register, to_config
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.schemas import conf_dir
+from passk.shell_words import with_quotes
 from passk.sweep import asks_for_sweep, run_sweep
 from passk.sweep_table import status
 from passk.usage import COMMAND_HELP, HELP, SUMMARIES, SWEEP_HELP
@@ -44,6 +45,8 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "WANDB_ERROR_REPORTING": "false",
 }
+
+_TEXTS = (*FILES, *FOLDERS, "baseline")  # keys whose values may hold what Hydra takes for signs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +76,7 @@ def _main(words: list[str]) -> int:
     else:
         rest = ["resume=true" if word == "--resume" else word for word in rest]
     rest = with_sweep_as_flag(rest)
+    rest = [with_quotes(word, _TEXTS, is_sweep="-m" in rest) for word in rest]
     try:
         check_tasks(os.environ)
         check_launcher(rest)
@@ -265,20 +269,12 @@ def _directories_as_override(words: Sequence[str]) -> list[str]:
         if flag in words and words.index(flag) + 1 < len(words):
             values.add(words[words.index(flag) + 1])
     directories = [word for word in plain if word not in values]
-    others = [_with_quotes(word) for word in words if word not in directories]
+    others = [word for word in words if word not in directories]
     return (
         others
         if not directories
         else [*others, f"dirs={json.dumps(directories, ensure_ascii=False)}"]
     )
-
-
-def _with_quotes(word: str) -> str:
-    """The label of a sweep's cell has blanks and = in it: for Hydra only in quotes."""
-    key, _, label = word.partition("=")
-    if key != "baseline" or label in ("", "null") or label[0] in "\"'":
-        return word
-    return f"{key}={json.dumps(label, ensure_ascii=False)}"
 
 
 if __name__ == "__main__":

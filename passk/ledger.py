@@ -171,7 +171,8 @@ def free_name(name: str, taken: Collection[str]) -> str:
 
 def as_name(text: str) -> str:
     """A file's name that still says what it names."""
-    name = re.sub(r"[^\w.,=+-]+", "_", text).strip("_.") or "cell"
+    bare = re.sub(r"[\"']", "", text)
+    name = re.sub(r"[^\w.,=+-]+", "_", bare).strip("_.") or "cell"
     if len(name) <= _LONGEST_NAME:
         return name
     return f"{name[:_LONGEST_NAME]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -42,8 +42,7 @@ class Places:
 
     def __init__(self, records: Sequence[RunRecord]) -> None:
         self._runs = {record.path for record in records}
-        outermost = [[*_wholes(record), _top(record)][0] for record in records]
-        self._root = Path(os.path.commonpath([folder.parent for folder in outermost]))
+        self._root = Path(os.path.commonpath([outermost(record).parent for record in records]))
 
     def name(self, folder: Path) -> str:
         """A directory below the root, as a line typed there names it."""
@@ -107,16 +106,15 @@ def rebuilding_lines(records: Sequence[RunRecord]) -> list[Line]:
 
 def _wholes(record: RunRecord) -> list[Path]:
     """The sweep and the reproduction that a run is part of, as far as there are any."""
-    above = _top(record)
-    sweeps = above.parents[:_DEEPEST_CELL]
+    sweeps = record.top.parents[:_DEEPEST_CELL]
     sweep = next((folder for folder in sweeps if (folder / FOLDER).is_dir()), None)
-    is_reproduction = record.seed_dir is not None and _is_reproduction(above)
-    return [*([sweep] if sweep else []), *([above] if is_reproduction else [])]
+    is_reproduction = record.seed_dir is not None and _is_reproduction(record.top)
+    return [*([sweep] if sweep else []), *([record.top] if is_reproduction else [])]
 
 
-def _top(record: RunRecord) -> Path:
-    """The directory of the command that made a run: of the reproduction, or the run's own."""
-    return record.path if record.seed_dir is None else record.seed_dir.parent
+def outermost(record: RunRecord) -> Path:
+    """The directory of the line that made a run: of the sweep, the reproduction, or its own."""
+    return [*_wholes(record), record.top][0]
 
 
 def _generation(record: RunRecord, records: Sequence[RunRecord]) -> int:

@@ -80,6 +80,11 @@ class RunRecord:
         return parent if re.fullmatch(r"seed-\d+", parent.name) else None
 
     @property
+    def top(self) -> Path:
+        """The reproduction that it is part of, or its own directory: what one command made."""
+        return self.path if self.seed_dir is None else self.seed_dir.parent
+
+    @property
     def steps(self) -> list[int]:
         """Evaluated steps whose counts per problem are on disk, ascending."""
         return saved_steps(self.path / "eval")

@@ -19,11 +19,11 @@ def without_copies(records: Sequence[RunRecord]) -> tuple[list[RunRecord], dict[
     Of two the one that came further stays, or whose reproduction did. A copy stays too where a run
     that stays started from it.
     """
-    reached = Counter(_whole(record) for record in records for _ in record.steps)
+    reached = Counter(record.top for record in records for _ in record.steps)
     known: dict[tuple[str, int], list[RunRecord]] = {}
     copies: dict[Path, Path] = {}
     labelled = zip(run_labels(records), records, strict=True)
-    furthest = sorted(labelled, key=lambda item: (-len(item[1].steps), -reached[_whole(item[1])]))
+    furthest = sorted(labelled, key=lambda item: (-len(item[1].steps), -reached[item[1].top]))
     for label, record in furthest:
         alike = known.setdefault((label, record.seed), [])
         original = next((run for run in alike if _is_same(run, record)), None)
@@ -57,11 +57,6 @@ def repeat_sentences(records: Sequence[RunRecord], copies: Mapping[Path, Path]) 
             f"Runs of one seed are averaged and count as one seed ({_listed(several, '; ')})."
         )
     return sentences
-
-
-def _whole(record: RunRecord) -> Path:
-    """The reproduction that a run is part of, or the run."""
-    return record.path if record.seed_dir is None else record.seed_dir.parent
 
 
 def _is_same(one: RunRecord, other: RunRecord) -> bool:

@@ -18,6 +18,7 @@ from passk.exports import write_table
 from passk.headline import headline_table
 from passk.ledger import FOLDER as LEDGER
 from passk.reading import read_manifest
+from passk.rebuild import outermost
 from passk.records import RunRecord, find_measured, find_runs
 from passk.repeats import repeat_sentences, without_copies
 from passk.report_figures import AGREEMENT, focus, report_figures, shown_k, titles_of, told
@@ -229,6 +230,6 @@ def _told(drawings: Iterable[str], found: Material, start: str) -> dict[str, tup
 
 
 def _page_title(records: Sequence[RunRecord]) -> str:
-    """The reproduction's name, or the run's where there is only one."""
-    roots = {r.seed_dir.parent.name if r.seed_dir else r.path.name for r in records}
+    """The name of the reproduction or sweep, or the run's where there is only one."""
+    roots = {outermost(record).name for record in records}
     return roots.pop() if len(roots) == 1 else f"{len(records)} runs"

@@ -165,7 +165,7 @@ def runs(records: Sequence[RunRecord]) -> Sheet:
                 str(manifest.get("status", "unknown" if record else "")),
                 steps or "",
                 "" if seconds is None else f"{float(seconds):.0f} s",
-                str(manifest.get("device") or ""),
+                str(manifest.get("device") or "") if record else "",  # a whole has none of its own
                 line.command,
             ]
         )

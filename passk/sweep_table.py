@@ -163,7 +163,8 @@ def _fails(attempt: Attempt | None) -> bool:
 def _row(sweep_dir: Path, cell: Cell) -> list[str]:
     run_dir = sweep_dir / cell.run_dir
     pass1, passk = _measured(run_dir / "eval" / "table.csv")
-    shown = [cell.name, state(sweep_dir, cell), str(len(cell.attempts)), _steps(run_dir)]
+    steps = _steps(run_dir) if cell.command == "train" else ""
+    shown = [cell.name, state(sweep_dir, cell), str(len(cell.attempts)), steps]
     return [
         word.replace("|", "\\|")
         for word in (*shown, pass1, passk, _time(cell.attempts), cell.run_dir)

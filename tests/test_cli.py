@@ -22,6 +22,7 @@ from small_runs import (
 
 from passk import __version__, cli
 from passk.cli import SUMMARIES
+from passk.shell_words import with_quotes
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +300,38 @@ def test_report_takes_directories_even_with_an_equals_sign(passk, tmp_path, trai
     assert {"table.csv", "table.md", "report.html"} <= set(snapshot(tmp_path / "page"))
     assert not (tmp_path / "outputs").exists()
     assert_refused(passk("report", "nowhere"), "nowhere is not a directory")
+
+
+def test_a_cell_is_named_as_its_directory_is(passk, tmp_path, trained):
+    """With the signs that Hydra takes for its own, and without quotes."""
+    for k in (2, 4):
+        shutil.copytree(trained, tmp_path / f"s/regime.k={k},regime.pass1_weight=0.5")
+    small = ("eval.num_problems=4", "eval.num_samples=8", "eval.ks=[1,2]")
+    cell = "s/regime.k=2,regime.pass1_weight=0.5"
+    done = passk("eval", f"run={cell}", *small, "hydra.run.dir=a, b=c")
+    assert (done.code, done.err) == (0, "") and (tmp_path / "a, b=c" / "eval").is_dir()
+    missing = passk("eval", "run=s/regime.k=3,regime.pass1_weight=0.5", *small)
+    assert_refused(missing, "run=s/regime.k=3,regime.pass1_weight=0.5 does not exist")
+
+
+@pytest.mark.parametrize(
+    ("word", "is_sweep", "expected"),
+    [
+        ("run=a/k=2,w=1", False, 'run="a/k=2,w=1"'),
+        ("run=a/k=2,w=1", True, 'run="a/k=2,w=1"'),  # it is there
+        ("run=a/k=2,a/k=4", True, 'run="a/k=2","a/k=4"'),
+        ("+run=a b", False, '+run="a b"'),
+        ("run=a,b", True, "run=a,b"),
+        ("run=a/k\\=2", False, "run=a/k\\=2"),
+        ("run='a=b'", False, "run='a=b'"),
+        ("run=null", False, "run=null"),
+        ("regime.k=[1,2]", False, "regime.k=[1,2]"),
+    ],
+)
+def test_texts_are_quoted_where_hydra_needs_it(tmp_path, monkeypatch, word, is_sweep, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "k=2,w=1").mkdir(parents=True)
+    assert with_quotes(word, ("run",), is_sweep) == expected
 
 
 def test_sweep_goes_on_past_a_bad_cell(passk, tmp_path):

@@ -175,6 +175,7 @@ def test_names_of_cells_are_short_and_their_own(passk, tmp_path):
     long = ",".join(f"{'a' * 200}{i}" for i in (1, 2))
     line = ["eval", "-m", f"run=a/b,a_b,{long}", "hydra.sweep.dir=evals", "sweep.num_parallel=2"]
     assert passk(*line).code == 2, "there are no such runs"
+    assert "0 of" not in passk("sweep", "status", "evals").out, "steps are of training"
     names = list(attempts(tmp_path / "evals"))
     assert names[:2] == ["run=a_b", "run=a_b'"]
     assert len(set(names)) == 4 and all(len(name) < 140 for name in names)
