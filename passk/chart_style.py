@@ -62,7 +62,10 @@ class Legend:
         """An encoding of this column: `kind` is `alt.Color` or the like, `mark` its entry."""
         marks = [entry[mark] for entry in self.entries]
         scale = alt.Scale(domain=self.names, range=marks)
-        legend = alt.Legend(title=self.title or None)
+        look: dict[str, Any] = {"symbolOpacity": 1}  # else it is as pale as bands are
+        if mark == "dash" and "shape" not in self.entries[0]:
+            look["symbolSize"] = 900  # long enough to show dashes
+        legend = alt.Legend(title=self.title or None, **look)
         level = "O" if "sort" in more else "N"
         return kind(f"{self.field}:{level}", scale=scale, legend=legend, **more)
 

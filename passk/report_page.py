@@ -98,10 +98,14 @@ def save_figures(drawings: Mapping[str, Drawing], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, drawing in drawings.items():
         spec = drawing.spec | {"datasets": {"table": _rows(drawing.data)}, "padding": 12}
-        how: dict[str, Any] = {"vl_version": _VEGA_LITE, "config": config()}
-        png = vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE, **how)
-        (folder / f"{name}.png").write_bytes(png)
-        (folder / f"{name}.pdf").write_bytes(vl_convert.vegalite_to_pdf(spec, **how))
+        vega: dict[str, Any] = vl_convert.vegalite_to_vega(
+            spec, vl_version=_VEGA_LITE, config=config()
+        )
+        for legend in vega.get("legends", ()):
+            if "shape" in legend:  # dashes would be the outlines of its shapes, and spoil them
+                legend.pop("strokeDash", None)
+        (folder / f"{name}.png").write_bytes(vl_convert.vega_to_png(vega, scale=_PNG_SCALE))
+        (folder / f"{name}.pdf").write_bytes(vl_convert.vega_to_pdf(vega))
 
 
 def packed(table: pd.DataFrame) -> dict[str, Any]:

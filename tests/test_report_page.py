@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from browser import Opened, chromium, on_phone, overlapping_texts, wider_than_the_window
+from PIL import Image, ImageColor
 from run_files import write_reproduction, write_rollouts, write_sweep
 
 from passk.report import SAMPLE_BYTES, write_report
@@ -98,6 +99,16 @@ def test_every_figure_is_drawn_with_its_points(desktop, report):
     )
     assert problems == 3 * 2 * 60
     assert desktop.count("#verdict_reasons svg .mark-area path") > 0
+
+
+@pytest.mark.parametrize("name", ["training_curves", "pareto_sweep"])
+def test_saved_figures_have_legends_in_full_colour(desktop, report, name):
+    """Not as pale as the bands and the lines of single seeds."""
+    entries = desktop.page.evaluate(f"figures.find((f) => f.name === '{name}').legends[0].entries")
+    picture = Image.open(report.parent / "figures" / f"{name}.png").convert("RGB")
+    above = picture.crop((0, 0, picture.width, 60))
+    colors = {color for _, color in above.getcolors(above.width * above.height)}
+    assert {ImageColor.getrgb(entry["color"]) for entry in entries} <= colors
 
 
 def test_nothing_is_asked_of_a_network_and_nothing_fails(desktop, report):
