@@ -261,7 +261,7 @@ def test_only_the_command_layer_touches_the_process():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_files_and_functions_are_small(name):
-    assert len(source(name).read_text().splitlines()) <= 300
+    assert len(source(name).read_text().splitlines()) <= 500
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno + 1 <= 70, f"{name}.{node.name}"
