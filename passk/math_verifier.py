@@ -1,7 +1,7 @@
 """`verifier=math`: mathematical equality of the final answer and the gold answer."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from passk.answers.text import MAX_ANSWER_CHARS, find_answer
 from passk.config import VerifierConfig
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers import CORRECT, TRUNCATED, UNPARSED, WRONG
-from passk.worker_pool import WorkerCrashed, WorkerHung, WorkerPool
+from passk.worker_pool import WorkerHung, WorkerPool, WorkerStarved
 
 MAX_WORKERS = 8
 GOLD_UNPARSED = Verdict(0.0, "gold_unparsed")
@@ -35,7 +35,11 @@ class MathVerifier:
     Numbers, words and the structure of lists, pairs and sets are compared in this process; what
     needs computer algebra goes to worker processes, one task at a time each, and is bounded in
     time and memory there. A completion that met the length limit is `truncated`, one without an
-    answer `unparsed`; `gold_unparsed` is said where the gold answer itself cannot be read.
+    answer `unparsed`, and the reason is `gold_unparsed` where the gold answer cannot be read.
+
+    A check that ends as `timeout` or `error` gives reward 0 where the answer caused that. The proof
+    is that the gold answer, compared with itself under the same limits, gets a verdict. Without
+    this proof the gold answer or the machine may be the cause, and the reward is None.
     """
 
     def __init__(self, cfg: VerifierConfig) -> None:
@@ -46,6 +50,7 @@ class MathVerifier:
             cfg.num_workers or min(os.cpu_count() or 1, MAX_WORKERS),
             cfg.timeout_seconds,
         )
+        self._sound_golds: set[str] = set()  # those that got a verdict against themselves
 
     def verify(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[Verdict]:
         """See `Verifier.verify`."""
@@ -55,12 +60,24 @@ class MathVerifier:
             if isinstance(verdict, str):
                 asked[problem.answer, verdict] = None
         results = dict(zip(asked, self._pool.map(list(asked)), strict=True)) if asked else {}
+        self._try_golds(gold for (gold, _), result in results.items() if not _is_judged(result))
         return [
-            _from_worker(results[problem.answer, verdict], verdict)
+            _from_worker(results[problem.answer, verdict], verdict, self._blamed(problem))
             if isinstance(verdict, str)
             else verdict
             for verdict, (problem, _) in zip(verdicts, pairs, strict=True)
         ]
+
+    def _try_golds(self, golds: Iterable[str]) -> None:
+        """Compare gold answers with themselves, and remember those that got a verdict."""
+        untried = list(dict.fromkeys(gold for gold in golds if gold not in self._sound_golds))
+        results = self._pool.map([(gold, gold) for gold in untried])
+        judged = zip(untried, map(_is_judged, results), strict=True)
+        self._sound_golds |= {gold for gold, is_judged in judged if is_judged}
+
+    def _blamed(self, problem: Problem) -> float | None:
+        """The reward of an answer whose check failed: 0 where nothing else can be the cause."""
+        return 0.0 if problem.answer in self._sound_golds else None
 
     def _verify_here(self, problem: Problem, completion: Completion) -> Verdict | str:
         """The verdict, or the answer to send to a worker."""
@@ -97,11 +114,17 @@ class MathVerifier:
         self._pool.close()
 
 
-def _from_worker(result: Any, answer: str) -> Verdict:
-    if isinstance(result, WorkerHung):
+def _is_judged(result: Any) -> bool:
+    return isinstance(result, dict) and "same" in result
+
+
+def _from_worker(result: Any, answer: str, failed_reward: float | None) -> Verdict:
+    if isinstance(result, WorkerStarved):
         return Verdict(None, "timeout", answer)
-    if isinstance(result, WorkerCrashed) or "error" in result:
-        return Verdict(None, "error", answer)
+    if isinstance(result, WorkerHung):
+        return Verdict(failed_reward, "timeout", answer)
+    if not _is_judged(result):
+        return Verdict(failed_reward, "error", answer)
     if result["same"] is None:
         return GOLD_UNPARSED
     return replace(CORRECT if result["same"] else WRONG, answer=reads_as(answer))

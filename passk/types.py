@@ -53,12 +53,13 @@ class Verdict:
     """A verifier's judgement: the reward (1 right, 0 wrong, None not judged), why, and of what.
 
     Reasons in use: `correct`, `wrong`, `unparsed` (no answer found), `truncated` (length limit),
-    `timeout` and `error`. The last two come with reward None where checking an answer failed, and
-    with reward 0 where it was the answer, a program, that ran out of time or crashed. Training may
-    see errors made on purpose (`passk.noisy_verifier`): `false_negative`, a right answer refused,
-    and `false_positive`, a wrong one accepted. A sample that was not judged leaves both the
-    numerator and the counts of every estimator. `answer` is what the verifier took as the answer of
-    the completion, normalised as far as it can; majority votes are over it.
+    `timeout` and `error`. The last two come with reward 0 where the answer, or a program, caused
+    that its check ran out of time or failed, and with reward None where the gold answer or the
+    machine may have caused it. Training may see errors made on purpose (`passk.noisy_verifier`):
+    `false_negative`, a right answer refused, and `false_positive`, a wrong one accepted. A sample
+    that was not judged leaves both the numerator and the counts of every estimator. `answer` is what
+    the verifier took as the answer of the completion, normalised as far as it can; majority votes
+    are over it.
     """
 
     reward: float | None

@@ -19,9 +19,10 @@ class Verifier(Protocol):
     def verify(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[Verdict]:
         """One verdict per pair, in order.
 
-        Must return within a bounded time whatever the completions hold: an answer whose check
-        takes too long comes back as `Verdict(None, "timeout")`, one whose check breaks as
-        `Verdict(None, "error")`. It must not raise because of what a model wrote.
+        Must return within a bounded time whatever the completions hold, and must not raise because
+        of what a model wrote. A check that takes too long gives `timeout`, one that breaks `error`:
+        with reward 0 where the answer causes it, or else a policy learns to write such answers and
+        leaves the counts; with reward None where the gold answer or the machine may be the cause.
         """
         ...
 

@@ -1,13 +1,15 @@
 """Processes that can be killed: a task that hangs or crashes costs itself and nothing else.
 
 A process that ends may have been killed for no fault of its task, by the system for want of memory
-for instance: the task is tried once more in another, so that such a kill changes no result.
+for instance: the task is tried once more in another, so that such a kill changes no result. A
+process that the machine gave too little processor time gets longer, for the same reason.
 
 `subprocess` and pipes only: a fork of a process that holds torch or vLLM threads can deadlock, and
 an alarm works in the main thread alone.
 """
 
 import json
+import os
 import queue
 import select
 import subprocess
@@ -19,11 +21,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 START_SECONDS = 120.0  # imports, on a machine that is busy
+_LEAST_SHARE = 0.5  # of a core: a process that had less has not used up its time limit
+_MOST_WAITS = 4  # time limits that a process gets to have that share
 _MAX_REQUEST_BYTES = 32_768  # half of what a pipe takes: a write to a waiting worker cannot block
 
 
 class WorkerHung(Exception):
     """A task took longer than its time limit; its process is gone."""
+
+
+class WorkerStarved(Exception):
+    """The machine gave a process too little processor time for its task; the process is gone."""
 
 
 class WorkerCrashed(Exception):
@@ -47,12 +55,16 @@ class WorkerPool:
             self._idle.put(worker)
         self._workers = workers
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix=module)
+        self._is_closed = False
 
     def map(self, tasks: Sequence[Any]) -> list[Any]:
-        """The result of each task, in order: `WorkerHung` or `WorkerCrashed` for a lost one.
+        """The result of each task, in order: `WorkerHung`, `WorkerStarved` or `WorkerCrashed`
+        for a lost one.
 
         Raises RuntimeError when a worker does not start.
         """
+        if self._is_closed:
+            return [WorkerCrashed("the pool was closed") for _ in tasks]
         return list(self._threads.map(self._run, tasks))
 
     def _run(self, task: Any) -> Any:
@@ -62,13 +74,14 @@ class WorkerPool:
                 return worker.run(task)
             except WorkerCrashed:
                 return worker.run(task)
-        except (WorkerHung, WorkerCrashed) as lost:
+        except (WorkerHung, WorkerStarved, WorkerCrashed) as lost:
             return lost
         finally:
             self._idle.put(worker)
 
     def close(self) -> None:
         """End all processes, also those at work."""
+        self._is_closed = True
         for worker in self._workers:
             worker.stop()
         self._threads.shutdown(cancel_futures=True)
@@ -96,7 +109,7 @@ class _Worker:
         process = self._process or self._start()
         try:
             return self._ask(process, request, self._timeout_seconds)
-        except (WorkerHung, WorkerCrashed):
+        except (WorkerHung, WorkerStarved, WorkerCrashed):
             self.end()
             raise
 
@@ -113,7 +126,7 @@ class _Worker:
             self._process = process
             try:
                 self._ask(process, json.dumps(self._limits).encode() + b"\n", START_SECONDS)
-            except (WorkerHung, WorkerCrashed) as lost:
+            except (WorkerHung, WorkerStarved, WorkerCrashed) as lost:
                 self.end()
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -128,7 +141,8 @@ class _Worker:
     @staticmethod
     def _ask(process: subprocess.Popen[bytes], request: bytes, timeout_seconds: float) -> Any:
         assert process.stdin is not None and process.stdout is not None
-        deadline = time.monotonic() + timeout_seconds
+        begun, used_before = time.monotonic(), _processor_seconds(process.pid)
+        num_waits = 1
         try:
             process.stdin.write(request)
         except BrokenPipeError as error:
@@ -136,9 +150,15 @@ class _Worker:
         waiting, answer = select.poll(), b""
         waiting.register(process.stdout, select.POLLIN)
         while not answer.endswith(b"\n"):
-            left = deadline - time.monotonic()
+            left = begun + num_waits * timeout_seconds - time.monotonic()
             if left <= 0 or not waiting.poll(left * 1000):
-                raise WorkerHung(f"no result within {timeout_seconds:g} s")
+                used = _processor_seconds(process.pid) - used_before
+                if used >= _LEAST_SHARE * timeout_seconds:
+                    raise WorkerHung(f"no result within {timeout_seconds:g} s")
+                if num_waits == _MOST_WAITS:
+                    raise WorkerStarved(f"{used:g} s of a processor within {_MOST_WAITS} limits")
+                num_waits += 1
+                continue
             received = process.stdout.read(1 << 16)
             if not received:
                 raise WorkerCrashed("the process ended before its result")
@@ -162,3 +182,13 @@ class _Worker:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.close()
         process.stdout.close()
+
+
+def _processor_seconds(pid: int) -> float:
+    """Processor time of a process; without /proc, its wall-clock time stands for it."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

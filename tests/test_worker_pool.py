@@ -15,7 +15,7 @@ from answers import completion, is_alive, judge, worker_pids
 from passk.config import VerifierConfig
 from passk.math_verifier import MathVerifier
 from passk.types import Problem
-from passk.worker_pool import WorkerCrashed, WorkerHung, WorkerPool
+from passk.worker_pool import WorkerCrashed, WorkerHung, WorkerPool, WorkerStarved
 
 # Each keeps sympy busy for far longer than any limit here.
 HANGS = [r"9^{9^{9^{9}}}", "10000000000!", r"\sum_{k=1}^{10000000000} \sin(k)", r"2^{2^{40}}"]
@@ -55,9 +55,72 @@ def test_a_hang_costs_its_own_time_limit_and_nothing_else(started, hang):
     begun = time.monotonic()
     verdicts = started.verify(pairs)
     assert [v.reason for v in verdicts] == ["correct", "timeout", "correct"]
-    assert verdicts[1].reward is None
+    assert verdicts[1].reward == 0
     assert 2 <= time.monotonic() - begun < 2 + 10  # and the start of another process
     assert len(worker_pids(os.getpid())) == 1
+
+
+BLAMED = [
+    (GOLD, "9^{9^{9^{9}}}", 0.0, "timeout"),
+    (GOLD, "{" * 300 + "1" + "}" * 300, 0.0, "timeout"),
+    (r"(x+y+z)^{20}", r"(x+y+z)^{400}", 0.0, "timeout"),
+    (GOLD, "2^{8000000000}", 0.0, "error"),  # more memory than a check may take
+    ("9^{9^{9^{9}}}", r"\sqrt{7}", None, "timeout"),
+]
+
+
+def test_only_what_the_gold_answer_causes_leaves_the_counts():
+    """An answer that no check can finish earns 0: a policy must not learn to write such ones."""
+    verifier = build(timeout_seconds=1, max_memory_mib=64)
+    try:
+        assert judge(verifier, GOLD, RIGHT).reason == "correct"
+        pairs = [
+            (Problem("p", "", gold), completion(rf"\boxed{{{answer}}}"))
+            for gold, answer, _, _ in BLAMED
+        ]
+        for verdict, (gold, answer, reward, reason) in zip(
+            verifier.verify(pairs), BLAMED, strict=True
+        ):
+            assert (verdict.reward, verdict.reason) == (reward, reason), (gold, answer)
+        assert verifier._sound_golds == {gold for gold, _, reward, _ in BLAMED if reward == 0}
+        assert judge(verifier, GOLD, RIGHT).reason == "correct"
+    finally:
+        verifier.close()
+
+
+def test_what_answers_leave_in_caches_does_not_starve_the_next_check():
+    """Each of these leaves 10 MB or more behind in the worker, which then makes way for another."""
+    verifier = build(timeout_seconds=60, max_memory_mib=64)
+    try:
+        assert judge(verifier, GOLD, RIGHT).reason == "correct"
+        first = worker_pids(os.getpid())
+        powers = [rf"\boxed{{2^{{{80_000_000 + n}}}}}" for n in range(5)]
+        assert [judge(verifier, GOLD, power).reason for power in powers] == ["wrong"] * 5
+        assert judge(verifier, r"\frac{x}{\sqrt{7}}", r"\boxed{x/\sqrt{7}}").reason == "correct"
+        assert worker_pids(os.getpid()) != first
+    finally:
+        verifier.close()
+
+
+STARVED = """
+import json, sys, time
+input()
+print(json.dumps({"ready": True}), flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_machine_that_gives_no_processor_time_is_not_blamed_on_the_answer(tmp_path, monkeypatch):
+    """A worker that sleeps stands for one that never gets its turn."""
+    (tmp_path / "sleeping_worker.py").write_text(STARVED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    pool = WorkerPool("sleeping_worker", {}, 1, 0.3)
+    try:
+        begun = time.monotonic()
+        (lost,) = pool.map(["task"])
+        assert isinstance(lost, WorkerStarved) and 1.2 <= time.monotonic() - begun < 10
+    finally:
+        pool.close()
 
 
 def kill_workers(count: int, number: int) -> threading.Thread:
@@ -90,7 +153,7 @@ def test_a_crash_is_an_error_of_the_answer_at_hand_alone(number):
         killing = kill_workers(2, number)
         verdicts = verifier.verify(pairs)
         killing.join()
-        assert [(v.reward, v.reason) for v in verdicts] == [(None, "error"), (1.0, "correct")]
+        assert [(v.reward, v.reason) for v in verdicts] == [(0.0, "error"), (1.0, "correct")]
         (after,) = worker_pids(os.getpid())
         assert after != pid
     finally:

@@ -1,7 +1,8 @@
 """A worker process: reads pairs of answers from stdin, one JSON line each, and judges each.
 
 Run by `passk.worker_pool` as `python -m passk.answers.worker`. Whatever becomes of its parent, it
-ends by itself: at the end of stdin, when it is orphaned, and when a check uses up its CPU time.
+ends by itself: at the end of stdin, when it is orphaned, and when a check uses up its CPU time. It
+ends, too, when answers have left so much in sympy's caches that the next check might lack memory.
 """
 
 import json
@@ -29,11 +30,15 @@ def main() -> None:
     limits = json.loads(_next_line(pending, parent))
     with suppress(GoldUnparsed):
         same_formula(r"\frac{\sqrt{2}}{2}", "x^2")  # the first one loads a second's worth of tables
-    _limit_memory(limits["max_memory_mib"] << 20)
+    max_bytes = limits["max_memory_mib"] << 20
+    most_bytes_kept = _bytes_in_use() + max_bytes // 2
+    _limit_memory(max_bytes)
     _send(results, {"ready": True})
     while line := _next_line(pending, parent):
         _limit_cpu(limits["timeout_seconds"])
         _send(results, _judge(*json.loads(line)))
+        if _bytes_in_use() > most_bytes_kept:
+            return
 
 
 def _judge(gold: str, answer: str) -> dict[str, Any]:
@@ -70,11 +75,16 @@ def _send(results: int, message: dict[str, Any]) -> None:
 def _limit_memory(max_bytes: int) -> None:
     """`max_bytes` of address space on top of what the interpreter and sympy take."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform != "linux":  # elsewhere the kernel does not hold to it
-        return
+    if in_use := _bytes_in_use():
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + max_bytes, in_use + max_bytes))
+
+
+def _bytes_in_use() -> int:
+    """Return the size of the address space, 0 where no kernel would hold a process to a limit."""
+    if sys.platform != "linux":
+        return 0
     with open("/proc/self/statm", encoding="ascii") as file:
-        in_use = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (in_use + max_bytes, in_use + max_bytes))
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _limit_cpu(seconds: float) -> None:

@@ -102,7 +102,7 @@ def train_on_formulas(run: Path, *words: str) -> int:
     return main(["train", *small, *words, f'hydra.run.dir="{run}"'])
 
 
-def test_answers_that_hang_are_counted_and_the_run_goes_on(matrix, is_whole_matrix, tmp_path):
+def test_golds_that_hang_are_counted_and_the_run_goes_on(matrix, is_whole_matrix, tmp_path):
     words = (*formulas(tmp_path, 1), "verifier.timeout_seconds=2", "rollout.num_samples=2")
     words += ("train.num_steps=2", "eval.every=0", "diagnostics.every=0")
     runs = [tmp_path / name for name in ("one", "other")[: 1 + is_whole_matrix]]
@@ -114,7 +114,12 @@ def test_answers_that_hang_are_counted_and_the_run_goes_on(matrix, is_whole_matr
         assert sum(reasons.values()) == 24 and reasons["correct"] > 0
         assert line["unjudged_fraction"] == pytest.approx(reasons["timeout"] / 24)
     found = losses(runs[-1], runs[0], 2)
-    matrix.add("a check that hangs", found, "nothing: `timeout` is counted, no reward", tried=2)
+    matrix.add(
+        "a check that its gold answer hangs",
+        found,
+        "nothing: `timeout` is counted, no reward",
+        tried=2,
+    )
     assert worker_pids(os.getpid()) == []
 
 
