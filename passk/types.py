@@ -57,9 +57,9 @@ class Verdict:
     that its check ran out of time or failed, and with reward None where the gold answer or the
     machine may have caused it. Training may see errors made on purpose (`passk.noisy_verifier`):
     `false_negative`, a right answer refused, and `false_positive`, a wrong one accepted. A sample
-    that was not judged leaves both the numerator and the counts of every estimator. `answer` is what
-    the verifier took as the answer of the completion, normalised as far as it can; majority votes
-    are over it.
+    that was not judged leaves both the numerator and the counts of every estimator. `answer` is
+    what the verifier took as the answer of the completion, normalised as far as it can; majority
+    votes are over it.
     """
 
     reward: float | None
