@@ -15,6 +15,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,6 +25,7 @@ from passk.clusters import check_launcher, check_tasks, was_requeued, with_sweep
 from passk.command_rules import claim_directory
 from passk.completion import FILES, FOLDERS, script
 from passk.composition import explain, groups_and_keys, register, to_config
+from passk.disk import missing_folders, only_writer
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.schemas import conf_dir
 from passk.shell_words import with_quotes
@@ -46,6 +48,7 @@ _ENVIRONMENT = {
     "WANDB_ERROR_REPORTING": "false",
 }
 
+_MADE: list[Path] = []  # by Hydra for the run: its directory and those around it
 _TEXTS = (*FILES, *FOLDERS, "baseline")  # keys whose values may hold what Hydra takes for signs
 
 
@@ -168,14 +171,25 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
         return int(stopped.code or 0)
 
 
+class Directories(Callback):
+    """Notes which directories Hydra is about to make for a run (see conf/run_directory.yaml)."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Called before the run's directory is made."""
+        _MADE[:] = missing_folders(Path(config.hydra.run.dir).absolute())
+
+
 def _run_job(command: str, composed: DictConfig) -> int:
     """One run in the directory that Hydra made for it; the exit code."""
     job = HydraConfig.get()
     run_dir, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
-    try:
-        return _ending(command, "", _run_command, command, composed, run_dir, overrides)
-    finally:
-        _remove_if_empty(run_dir)
+    return _ending(command, "", _run_alone, command, composed, run_dir, overrides)
+
+
+def _run_alone(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
+    """Do the work while no other process writes in the directory; refused input leaves none."""
+    with only_writer(run_dir, _MADE):
+        _run_command(command, composed, run_dir, overrides)
 
 
 def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: Any) -> int:
@@ -235,16 +249,6 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
 def _set_environment() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-
-
-def _remove_if_empty(run_dir: Path) -> None:
-    """Nothing half-written: refused input leaves no directory behind, nor those made around it."""
-    here = Path.cwd()
-    for folder in (run_dir, *run_dir.parents):
-        is_ours = folder == run_dir or here in folder.parents
-        if not is_ours or not folder.is_dir() or any(folder.iterdir()):
-            return
-        folder.rmdir()
 
 
 def _without_reader() -> None:

@@ -14,6 +14,7 @@ from passk.command_config import (
     ReproduceConfig,
 )
 from passk.config import ESTIMATOR_NAMES, REGIMES, RunConfig, TrainConfig, target_k
+from passk.disk import is_free
 from passk.errors import UserError
 from passk.exact_config import ExplainConfig, PopulationConfig, ToyConfig
 from passk.limits import check_fields
@@ -198,12 +199,10 @@ def claim_directory(path: Path, resume: bool | None, key: str = "hydra.run.dir")
 
     `resume` is None where the command cannot go on with anything, `key` what names the directory.
     """
-    # A kill before the run began leaves no more than a file under a temporary name.
-    is_empty = not path.exists() or all(file.name.endswith(".partial") for file in path.iterdir())
     if resume and not (path / "config.yaml").is_file():
         raise UserError(
             f"hydra.run.dir={path} holds no run to resume; name the run with hydra.run.dir=DIR"
         )
-    if not resume and not is_empty:
+    if not resume and not is_free(path):
         way_out = "" if resume is None else ", or add resume=true to go on with the run in it"
         raise UserError(f"{key}={path} is not empty; choose another directory{way_out}")

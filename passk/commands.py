@@ -10,6 +10,7 @@ from passk.checkpoint import TrainState, restore
 from passk.command_config import ReportConfig, ReproduceConfig
 from passk.composition import compose_train
 from passk.config import TrainConfig
+from passk.disk import only_writer
 from passk.errors import Interrupted
 from passk.export import run_export
 from passk.interrupt import interrupt_flag
@@ -97,7 +98,8 @@ def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> No
     """Tables, plots and one HTML page over the runs in `dirs`, written to `out`."""
     only = Path(cfg.dirs[0]) if len(cfg.dirs) == 1 else None
     out = Path(cfg.out) if cfg.out else only if only and keeps_report(only) else run_dir
-    page = write_report(cfg.dirs, out, cfg.baseline)
+    with only_writer(out):
+        page = write_report(cfg.dirs, out, cfg.baseline)
     print((out / "table.md").read_text())
     print(f"report: {page}")
 

@@ -20,7 +20,7 @@ from passk.diagnose_page import page
 from passk.diagnose_tables import Diagnosis, diagnosis
 from passk.diagnostics import alignment, weighted_gradients
 from passk.directional import Derivatives, derivatives_along
-from passk.disk import replacing
+from passk.disk import replacing, write_text
 from passk.errors import UserError
 from passk.filtered import Filtered, measure_filtered, selecting_rewards
 from passk.filtered_page import filtered_section
@@ -258,7 +258,6 @@ def _write(
         with replacing(run.path / f"{name}.png") as partial:
             figure.savefig(partial, format="png")
     links = "".join(f"\n![{name}]({name}.png)\n" for name in figures)
-    with replacing(run.path / "diagnose.md") as partial:
-        partial.write_text(text + links, encoding="utf-8")
+    write_text(run.path / "diagnose.md", text + links)
     print(text)
     print(f"tables and figures are in {run.path}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from passk.config import ESTIMATORS_WITHOUT_K, RegimeConfig, target_k
+from passk.disk import filled_at_once
 from passk.estimators import FloatArray
 from passk.exact_config import ExplainConfig
 from passk.implied import GroupAdvantages, implied, objective_advantages, ratio, target_weight
@@ -52,14 +53,16 @@ def run_explain(cfg: ExplainConfig, run_dir: Path) -> None:
     by_p = {name: weight_table(groups[name], groups["mixture"], p_P, target_P) for name in shown}
     by_c = {name: group_table(groups[name]) for name in shown}
     text = _page(regime, groups[regime.estimator], by_p, by_c)
-    _write_csv(run_dir / "weights.csv", by_p)
-    _write_csv(run_dir / "groups.csv", by_c)
-    (run_dir / "explain.md").write_text(text, encoding="utf-8")
-    weight_curves(
+    figure = weight_curves(
         target_weight(SHOWN_PS, k, regime.pass1_weight),
         {name: implied(groups[name], SHOWN_PS).weight_P for name in shown},
         f"{objective_in_words(regime)}, n = {n}",
-    ).savefig(run_dir / "weights.png")
+    )
+    with filled_at_once(run_dir, last="explain.md", advice="make room, and try again") as folder:
+        _write_csv(folder / "weights.csv", by_p)
+        _write_csv(folder / "groups.csv", by_c)
+        figure.savefig(folder / "weights.png")
+        (folder / "explain.md").write_text(text, encoding="utf-8")
     print(text)
     print(f"tables and figure are in {run_dir}")
 

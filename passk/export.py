@@ -2,8 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from passk.checkpoint import LEARNER, MANIFEST, STATE, chosen_checkpoint, saved_
 from passk.command_config import ExportConfig
 from passk.composition import load_run_config
 from passk.config import ModelConfig
-from passk.disk import full_disk_told
+from passk.disk import LOCK, filled_at_once
 from passk.errors import UserError
 from passk.lineage import lineage
 from passk.model_card import Exported, model_card
@@ -47,7 +46,7 @@ def run_export(cfg: ExportConfig, run_dir: Path, overrides: Sequence[str]) -> No
             publishing=cfg.export,
         )
     )
-    with _filled_at_once(run_dir) as folder:
+    with filled_at_once(run_dir, last=CARD, advice="make room, and export again") as folder:
         kept = model_files(checkpoint)
         if cfg.export.dtype not in (None, trained.model.dtype):
             kept = _write_as(cfg.export.dtype, trained.model, checkpoint, folder, kept)
@@ -91,26 +90,8 @@ def _write_as(
     return [n for n in files if n != "config.json" and ".safetensors" not in n]
 
 
-@contextmanager
-def _filled_at_once(folder: Path) -> Iterator[Path]:
-    """A folder to write into; what is in it comes into `folder` when all is there, the card last.
-
-    It lies inside, so that `folder` may be of any kind, and whatever fails leaves that empty.
-    """
-    partial = folder / ".export.partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-    try:
-        partial.mkdir(parents=True)
-        with full_disk_told(folder, advice="make room, and export again"):
-            yield partial
-            for path in sorted(partial.iterdir(), key=lambda path: path.name == CARD):
-                path.rename(folder / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def _tell(folder: Path, checkpoint: Path) -> None:
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
     size = sum(path.stat().st_size for path in files) / 2**20
     print(f"{folder}: {checkpoint.name} as a model folder, {len(files)} files, {size:.1f} MiB")
     print(f"read its card, {folder / CARD}, then: hf upload USER/NAME {folder}")

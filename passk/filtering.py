@@ -14,7 +14,7 @@ from passk.command_config import FilterConfig
 from passk.config import RunConfig, TrainConfig
 from passk.diagnose import pass_gradient, refuse_silence
 from passk.directional import derivatives_along
-from passk.disk import replacing
+from passk.disk import replacing, write_text
 from passk.errors import UserError
 from passk.filter_tables import KEPT, MATCHED, RANDOM, decisions, filter_page
 from passk.memory import memory_advice
@@ -94,8 +94,7 @@ def write_filtered(
     with replacing(run.path / "filter.csv") as partial:
         decided.to_csv(partial, index=False)
     text = filter_page(decided, tables[max(steps)], cfg.filter, len(tables))
-    with replacing(run.path / "filter.md") as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(run.path / "filter.md", text)
     print(text)
     print(f"data files and tables are in {run.path}")
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from passk.config import LearnerConfig
+from passk.disk import keep, locks_held
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.ranks import from_rank_0, joined
 
@@ -111,14 +112,20 @@ def launch(work: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
         killed: ChildFailedError | None = None
         with _signals_to_rank_0(Path(folder)):
             try:
-                elastic_launch(config, _work_as_rank)(work, arguments, folder)
+                elastic_launch(config, _work_as_rank)(work, arguments, folder, locks_held())
             except ChildFailedError as error:
                 killed = error
         _raise_first(Path(folder), killed)
 
 
-def _work_as_rank(work: Callable[..., None], arguments: tuple[Any, ...], folder: str) -> None:
-    """The life of one rank; only rank 0 has a voice, but for what ends a rank."""
+def _work_as_rank(
+    work: Callable[..., None], arguments: tuple[Any, ...], folder: str, locks: Sequence[Any]
+) -> None:
+    """The life of one rank; only rank 0 has a voice, but for what ends a rank.
+
+    It holds the locks of the process that started it, and goes on doing so where that is killed.
+    """
+    keep(locks)
     os.setpgrp()  # a terminal's Ctrl-C reaches the process that started us, which passes it on
     launcher = os.getppid()
     number = int(os.environ["RANK"])

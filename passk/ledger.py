@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 
-from passk.disk import replacing
+from passk.disk import is_free, write_text
 from passk.errors import UserError
 
 FOLDER = "ledger"
@@ -226,7 +226,7 @@ def attempting(file: Path) -> Iterator[bool]:
         cell = read_cell(file)
         if not cell.is_finished:
             attempt = Attempt(start=now(), host=socket.gethostname(), pid=os.getpid())
-            owns_dir = cell.owns_dir or _is_free(cell_dir(file, cell))
+            owns_dir = cell.owns_dir or is_free(cell_dir(file, cell))
             _write(file, replace(cell, attempts=(*cell.attempts, attempt), owns_dir=owns_dir))
         yield not cell.is_finished
     finally:
@@ -239,7 +239,7 @@ def end_attempt(file: Path, code: int, sentence: str) -> Cell:
     if cell.last is not None and cell.last.code is None:
         ended = replace(cell.last, end=now(), code=code, sentence=sentence)
         # Where nothing was made, as by what is refused, what comes to lie there is not the cell's.
-        owns_dir = cell.owns_dir and not _is_free(cell_dir(file, cell))
+        owns_dir = cell.owns_dir and not is_free(cell_dir(file, cell))
         cell = replace(cell, attempts=(*cell.attempts[:-1], ended), owns_dir=owns_dir)
         _write(file, cell)
     return cell
@@ -251,17 +251,11 @@ def now() -> str:
 
 
 def _write(file: Path, cell: Cell) -> None:
-    with replacing(file) as partial:
-        partial.write_text(json.dumps(asdict(cell), indent=1) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(asdict(cell), indent=1) + "\n")
 
 
 def _lock_file(file: Path) -> Path:
     return file.with_suffix(".lock")
-
-
-def _is_free(path: Path) -> bool:
-    """Whether a directory is not there, or empty."""
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def _check_directory(sweep_dir: Path, cell: Cell, others: Iterable[Cell]) -> None:

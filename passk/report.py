@@ -14,6 +14,7 @@ from passk.baselines import baseline_runs
 from passk.cost_words import cost_sentences, cost_sheet, price_sheet
 from passk.costs import cost_table
 from passk.diagnoses import DiagnosisRecord, find_diagnoses
+from passk.disk import filled_at_once
 from passk.exports import write_table
 from passk.headline import headline_table
 from passk.ledger import FOLDER as LEDGER
@@ -112,16 +113,9 @@ def write_report(
         found.against,
         found.diagnoses,
     )
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    found.table.to_csv(out / "table.csv", index=False)
-    if len(cells):
-        cells.to_csv(out / "sweep.csv", index=False)
-    words = "".join(f"\n{sentence}\n" for sentence in [*sentences, note])
-    (out / "table.md").write_text(markdown(people, headings) + words, encoding="utf-8")
-    save_figures(drawings, out / "figures")
-    tables = _tables(found, people, headings, out)
-    page = tables | {
+    tables = _tables(found, people, headings)
+    shown = {name: table for name, (table, _) in tables.items()}
+    page = shown | {
         "title": _page_title(found.headline),
         "kind": _TITLE,
         "sentences": sentences,
@@ -138,9 +132,19 @@ def write_report(
         "several_seeds": len({record.seed for record in found.records}) > 1,
     }
     samples = found.samples.as_json() if page["samples"] else None
-    file = out / _PAGE
-    file.write_text(render(page, data, samples), encoding="utf-8")
-    return file
+    words = "".join(f"\n{sentence}\n" for sentence in [*sentences, note])
+    out = Path(out_dir)
+    with filled_at_once(out, last=_PAGE, advice="make room, and report again") as folder:
+        found.table.to_csv(folder / "table.csv", index=False)
+        if len(cells):
+            cells.to_csv(folder / "sweep.csv", index=False)
+        (folder / "table.md").write_text(markdown(people, headings) + words, encoding="utf-8")
+        save_figures(drawings, folder / "figures")
+        for name, (table, numbers) in tables.items():
+            if table is not None:
+                write_table(folder / "tables", name, table, numbers)
+        (folder / _PAGE).write_text(render(page, data, samples), encoding="utf-8")
+    return out / _PAGE
 
 
 def keeps_report(folder: Path) -> bool:
@@ -183,9 +187,9 @@ def _read(dirs: Sequence[str | Path], baseline: str | None) -> Material:
 
 
 def _tables(
-    found: Material, people: pd.DataFrame, headings: Mapping[str, str], out: Path
-) -> dict[str, sheets.Sheet | None]:
-    """The page's tables by name, each also written to tables/."""
+    found: Material, people: pd.DataFrame, headings: Mapping[str, str]
+) -> dict[str, tuple[sheets.Sheet | None, pd.DataFrame | None]]:
+    """The page's tables by name, None without rows; with the numbers that stand in their CSV."""
     first = headline_table(found.headline, found.table)
     first["regime"] = first["regime"].map(found.titles)
     costs = found.costs
@@ -203,13 +207,10 @@ def _tables(
         "runs": sheets.runs(found.records),
         "versions": sheets.versions(found.records),
     }
-    numbers = {"headline": first, "per_seed": found.table, "sweep": cells}
-    for name, table in shown.items():
-        if table is not None and table.rows:
-            raw = costs if name == "costs" else numbers.get(name)
-            write_table(out / "tables", name, table, raw)
+    numbers = {"headline": first, "per_seed": found.table, "sweep": cells, "costs": costs}
     return {
-        name: table if table is not None and table.rows else None for name, table in shown.items()
+        name: (table if table is not None and table.rows else None, numbers.get(name))
+        for name, table in shown.items()
     }
 
 

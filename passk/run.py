@@ -14,7 +14,7 @@ import yaml
 
 from passk.checkpoint import TrainState, best_steps, checkpoint_name
 from passk.config import RunConfig, TrainConfig
-from passk.disk import full_disk_told, replacing
+from passk.disk import append_line, full_disk_told, replacing, write_text
 from passk.errors import DiskFull
 from passk.eval_tables import SAMPLE_COLUMNS, pass_markdown
 from passk.learner import Learner, LearnStats
@@ -73,9 +73,9 @@ class Run:
         if (self.path / "manifest.json").is_file():
             before = json.loads((self.path / "manifest.json").read_text())
         # First of all: from here on the directory can be resumed.
-        _write(self.path / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
+        write_text(self.path / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
         if not before:
-            _write(self.path / "overrides.txt", overrides_text(overrides))
+            write_text(self.path / "overrides.txt", overrides_text(overrides))
         self._spent = Spending(before, self._last_logged)
         self._manifest |= {**facts, "start": before.get("start", _now())}
         self._manifest |= {**self._spent.facts(), "status": "running"}
@@ -118,7 +118,7 @@ class Run:
                 raise
 
     def _write_manifest(self) -> None:
-        _write(self.path / "manifest.json", json.dumps(self._manifest, indent=2) + "\n")
+        write_text(self.path / "manifest.json", json.dumps(self._manifest, indent=2) + "\n")
 
     @_by_rank_0
     def rewind(self, step: int) -> None:
@@ -133,13 +133,13 @@ class Run:
             logged = [(line, json.loads(line)) for line in _whole_lines(metrics)]
             self._last_logged = max((row.get("seconds", 0.0) for _, row in logged), default=0.0)
             kept = [line for line, row in logged if row["step"] < step]
-            _write(metrics, "".join(f"{line}\n" for line in kept))
+            write_text(metrics, "".join(f"{line}\n" for line in kept))
         for table in (self.path / "eval").glob("*.csv"):
             # Read as text, so that numbers keep their digits.
             rows = pd.read_csv(table, dtype=str, keep_default_na=False)
             before = rows[rows["step"].astype(int) < step]
             if len(before):
-                _write(table, before.to_csv(index=False))
+                write_text(table, before.to_csv(index=False))
             else:
                 table.unlink()
         for folder in ("rollouts", "eval"):
@@ -155,9 +155,7 @@ class Run:
         """
         line = {key: None if value != value else value for key, value in metrics.items()}
         line["seconds"] = round(self._spent.seconds, 3)
-        path = self.path / "metrics.jsonl"
-        with full_disk_told(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        append_line(self.path / "metrics.jsonl", json.dumps(line, allow_nan=False))
         if self._tracking is not None:
             self._tracking.log("metrics", metrics["step"], line)
 
@@ -196,7 +194,7 @@ class Run:
             rows = [(split, p.id, p.answer, verdict.reason) for split, p, verdict in refused]
             columns = ["split", "problem_id", "answer", "reason"]
             table = pd.DataFrame(rows, columns=columns).to_csv(index=False)
-            _write(self.path / "gold_refused.csv", table)
+            write_text(self.path / "gold_refused.csv", table)
 
     @_by_rank_0
     def write_eval(
@@ -209,9 +207,9 @@ class Run:
             rows = rows.copy()
             rows.insert(0, "step", step)
             known = path.read_text(encoding="utf-8") if path.is_file() else ""
-            _write(path, known + rows.to_csv(index=False, header=not known))
+            write_text(path, known + rows.to_csv(index=False, header=not known))
         table = pd.read_csv(self.path / "eval" / "table.csv")
-        _write(self.path / "eval" / "table.md", pass_markdown(table, "step"))
+        write_text(self.path / "eval" / "table.md", pass_markdown(table, "step"))
         if self._tracking is not None:
             values = zip(tables["table"]["k"], tables["table"]["value"], strict=True)
             self._tracking.log("eval", step, {f"eval/pass@{k}": value for k, value in values})
@@ -287,12 +285,6 @@ def sample_logprobs(rows: Sequence[Any], stats: LearnStats) -> dict[tuple[int, i
 def _whole_lines(path: Path) -> list[str]:
     """The lines of a file that end in a newline; a kill can leave half of one."""
     return path.read_text(encoding="utf-8").split("\n")[:-1]
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once, so that a kill leaves the old one or the new one."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def _now() -> str:

@@ -36,6 +36,7 @@ from passk.checkpoint import (
     checkpoint_name,
     fingerprint,
 )
+from passk.disk import make_folder, remove_folder, sync, sync_folders, write_text
 from passk.learner import Learner
 from passk.policy import Tokenizer
 from passk.ranks import gather, num_ranks, rank
@@ -146,7 +147,7 @@ def _finish(write: partial[None], drop: Sequence[Path]) -> None:
     write()
     if rank() == 0:
         for old in drop:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
 
 
 def _write(
@@ -160,7 +161,7 @@ def _write(
     unfinished = folder.with_name(f".{folder.name}.partial")
     try:
         if rank() == 0:
-            unfinished.mkdir(parents=True, exist_ok=True)
+            make_folder(unfinished)
             # The model's configuration, and its weights unless they come in shards.
             model.save_pretrained(unfinished, state_dict={} if moment.in_shards else moment.weights)
             tokenizer.save_pretrained(unfinished)
@@ -173,8 +174,10 @@ def _write(
         _save(unfinished / LEARNER, moment.own, group)
         _write_manifest(unfinished, group)
         if rank() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+            sync_folders(unfinished)
+            remove_folder(folder)
             os.replace(unfinished, folder)
+            sync(folder.parent)
     except (Exception, CheckpointException) as error:
         if rank() == 0:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -217,19 +220,24 @@ def _rename_if_alone(folder: Path) -> None:
 
 
 def _write_manifest(folder: Path, group: dist.ProcessGroup | None) -> None:
-    """Sizes and hashes of all files; each rank reads again what it wrote itself."""
+    """Sizes and hashes of all files; each rank reads again what it wrote itself.
+
+    All are on the disk then, but for the names in their folders.
+    """
     shards = f"shard-{rank() + 1:05d}-*"
     mine = [path for path in folder.rglob(shards) if path.is_file()]
     if rank() == 0:
         others = (path for path in folder.rglob("*") if not path.name.startswith("shard-"))
         mine += [path for path in others if path.is_file()]
+    for path in mine:
+        sync(path)
     found = {str(path.relative_to(folder)): fingerprint(path) for path in mine}
     files: dict[str, Fingerprint] = {}
     for part in gather(found, group):
         files |= part
     if rank() == 0:
         listed = {name: asdict(files[name]) for name in sorted(files)}
-        (folder / MANIFEST).write_text(json.dumps(listed, indent=2) + "\n")
+        write_text(folder / MANIFEST, json.dumps(listed, indent=2) + "\n")
 
 
 def _cause(error: BaseException, folder: Path) -> Exception:

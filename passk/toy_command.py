@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from passk import toy_plots
+from passk.disk import filled_at_once
 from passk.errors import UserError
 from passk.exact_config import PopulationConfig, ToyConfig
 from passk.provenance import provenance
@@ -48,16 +49,16 @@ def run_toy(cfg: ToyConfig, run_dir: Path, overrides: Sequence[str]) -> None:
         "ascent": toy_plots.ascent_curves(tables["ascent"], toy.k),
     }
     page = _page(toy, path_SD, tables)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        table.to_csv(run_dir / f"{name}.csv", index=False)
-    for name, figure in figures.items():
-        figure.savefig(run_dir / f"{name}.png")
     links = "".join(f"\n![{name}]({name}.png)\n" for name in figures)
-    (run_dir / "toy.md").write_text(page + links, encoding="utf-8")
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False))
-    (run_dir / "overrides.txt").write_text(overrides_text(overrides), encoding="utf-8")
-    _write_manifest(run_dir, toy.seed, start)
+    with filled_at_once(run_dir, last="manifest.json", advice="make room, try again") as folder:
+        for name, table in tables.items():
+            table.to_csv(folder / f"{name}.csv", index=False)
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png")
+        (folder / "toy.md").write_text(page + links, encoding="utf-8")
+        (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False))
+        (folder / "overrides.txt").write_text(overrides_text(overrides), encoding="utf-8")
+        _write_manifest(folder, toy.seed, start)
     print(page)
     for kind, names in ((".csv", tables), (".png", figures)):
         print(*(run_dir / f"{name}{kind}" for name in names), sep="\n")

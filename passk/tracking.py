@@ -16,7 +16,7 @@ from threading import Thread
 from typing import Any
 
 from passk.config import TrainConfig
-from passk.disk import replacing
+from passk.disk import write_text
 from passk.ledger import FOLDER
 from passk.trackers import PATIENCE_SECONDS, TRACKERS, Session, flat
 
@@ -97,8 +97,7 @@ class Tracking:
             self._fail(f"{type(error).__name__}: {said[0][:_LONGEST_REASON]}".removesuffix(": "))
 
     def _remember(self, known: Mapping[str, Any]) -> None:
-        with replacing(self._file) as partial:
-            partial.write_text(json.dumps(known) + "\n")
+        write_text(self._file, json.dumps(known) + "\n")
 
     def _fail(self, reason: str) -> None:
         """Tell it, the first time."""
