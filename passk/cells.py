@@ -14,11 +14,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from passk.errors import UserError
 from passk.ledger import (
     INTERRUPTED,
     REFUSED,
@@ -33,6 +34,7 @@ from passk.ledger import (
     read_cell,
     write_cell,
 )
+from passk.reading import read_manifest
 from passk.voice import listening
 
 CELL = "PASSK_CELL"  # tells a process which file of the ledger it is the cell of
@@ -209,9 +211,9 @@ def _going_on(cell: Cell, run_dir: Path) -> list[str] | None:
     """
     if not cell.owns_dir or not run_dir.is_dir():
         return []
-    manifest = run_dir / "manifest.json"
-    if manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished":
-        return None  # it was killed between its last file and the ledger's
+    with suppress(UserError):  # a manifest that is broken: the command itself says so
+        if read_manifest(run_dir).get("status") == "finished":
+            return None  # it was killed between its last file and the ledger's
     if cell.command in RESUMABLE:
         return ["resume=true"] if (run_dir / "config.yaml").is_file() else []
     if not run_dir.is_symlink():  # it leads to what the user keeps elsewhere

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -20,6 +19,7 @@ from passk.adapters import adapter_parameters, base_fingerprint
 from passk.errors import UserError
 from passk.learner import Learner
 from passk.ranks import from_own, num_ranks, share
+from passk.reading import read_table, steps_of
 from passk.remedies import History
 
 LEARNER, STATE, MANIFEST = "learner", "state.json", "files.json"
@@ -90,6 +90,8 @@ def damage(folder: Path) -> str | None:
         files = {name: Fingerprint(**written) for name, written in listed.items()}
     except (OSError, ValueError, TypeError, AttributeError):  # gone, or no such list
         return f"{MANIFEST} is missing or unreadable"
+    if STATE not in files:
+        return f"{MANIFEST} does not list {STATE}"
     problems = from_own([_difference(folder, *file) for file in share(list(files.items()))])
     return next((problem for problem in problems if problem), None)
 
@@ -112,15 +114,20 @@ def fingerprint(path: Path) -> Fingerprint:
     return Fingerprint(path.stat().st_size, digest)
 
 
+def checkpoints(run_dir: Path) -> dict[int, Path]:
+    """The folders of a run's checkpoints by step, ascending."""
+    return {step: path for step, path in steps_of(run_dir / "checkpoints").items() if path.is_dir()}
+
+
 def chosen_checkpoint(run_dir: Path, which: str) -> Path:
     """The checkpoint `last`, `best` or of a step, proved whole; otherwise a sentence."""
     if which == "last":
         return last_checkpoint(run_dir)
     steps = best_steps(run_dir) if which == "best" else [int(which)]
-    folders = [run_dir / "checkpoints" / checkpoint_name(step) for step in steps]
-    found = next((folder for folder in folders if folder.is_dir()), None)
+    folders = checkpoints(run_dir)
+    found = next((folders[step] for step in steps if step in folders), None)
     if found is None:
-        there = sorted(path.name for path in (run_dir / "checkpoints").glob("step-*"))
+        there = [folder.name for folder in folders.values()]
         raise UserError(
             f"checkpoint={which} is not among those of {run_dir} "
             f"({', '.join(there) or 'none'}{'' if steps else '; none was evaluated'})"
@@ -133,7 +140,7 @@ def best_steps(run_dir: Path) -> list[int]:
     path = run_dir / "eval" / "summary.csv"
     if not path.is_file():
         return []
-    rows = pd.read_csv(path)
+    rows = read_table(path, columns=["metric"], numbers=["step", "value"])
     rows = rows[(rows["metric"] == "pass_at_1") & rows["value"].notna()]
     best_first = rows.sort_values("value", ascending=False, kind="stable")
     return [int(step) for step in best_first["step"]]
@@ -141,7 +148,7 @@ def best_steps(run_dir: Path) -> list[int]:
 
 def last_checkpoint(run_dir: Path) -> Path:
     """The newest checkpoint of a run, proved whole; otherwise a sentence that offers another."""
-    folders = sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)
+    folders = list(checkpoints(run_dir).values())[::-1]
     if not folders:
         raise UserError(f"{run_dir} holds no checkpoint (checkpoints/step-NNNNNN is missing)")
     return _proved(folders[0], folders[1:])
@@ -170,7 +177,7 @@ def resolve_model(path: str, key: str) -> str:
     if (folder / "checkpoints").is_dir():
         return str(last_checkpoint(folder))
     if (folder / MANIFEST).is_file():
-        siblings = sorted(folder.resolve().parent.glob("step-*"), reverse=True)
+        siblings = list(steps_of(folder.resolve().parent).values())[::-1]
         return str(_proved(folder, [other for other in siblings if other.name < folder.name]))
     if not folder.is_dir():
         raise UserError(f"{key}={path} does not exist; give a run directory or a checkpoint")

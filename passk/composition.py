@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from passk.command_rules import check
 from passk.config import (
@@ -25,6 +26,7 @@ from passk.config import (
     TrainConfig,
 )
 from passk.errors import UserError
+from passk.reading import broken, read_yaml
 from passk.schemas import DATA_SCHEMAS, SCHEMAS, conf_dir, groups
 
 C = TypeVar("C", bound=RunConfig)
@@ -98,15 +100,36 @@ def load_config(run_dir: Path, kind: type[C]) -> C:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run directory: it holds no config.yaml")
-    saved = OmegaConf.load(path)
-    name = OmegaConf.select(saved, "data.name")
+    saved = read_yaml(path)
+    data = saved.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
     if name not in DATA_SCHEMAS:
-        raise UserError(f"{path}: data.name={name} is unknown; allowed: {', '.join(DATA_SCHEMAS)}")
+        raise broken(path, f"has data.name={name}; allowed: {', '.join(DATA_SCHEMAS)}")
     schema = OmegaConf.structured(kind)
     schema.data = OmegaConf.structured(DATA_SCHEMAS[name])
-    cfg = OmegaConf.to_object(OmegaConf.merge(schema, saved))
+    try:
+        cfg = OmegaConf.to_object(OmegaConf.merge(schema, saved))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        if unknown := _unknown_key(schema, saved):
+            raise UserError(
+                f"{path} sets {unknown}, which this version of passk does not know; take the key "
+                "out, or use the version of passk in the run's manifest.json"
+            ) from None
+        raise broken(path, f"holds a value that cannot be: {explain(error, 'train')}") from error
     assert isinstance(cfg, kind)
     return cfg
+
+
+def _unknown_key(schema: DictConfig, saved: dict[str, Any]) -> str | None:
+    """The first key of a saved configuration, dotted, that the schema lacks."""
+    for key, value in saved.items():
+        if key not in schema:
+            return str(key)
+        inner = schema[key]
+        is_section = isinstance(value, dict) and is_dataclass(OmegaConf.get_type(inner))
+        if is_section and (unknown := _unknown_key(inner, value)):
+            return f"{key}.{unknown}"
+    return None
 
 
 def explain(error: Exception, command: str) -> str:

@@ -4,7 +4,6 @@ Tables, plots and the report know a run only through `RunRecord`, so everything 
 rebuilt from the files alone. Nothing here is computed; see `passk.tables` for that.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from passk.config import ESTIMATORS_WITHOUT_K
 from passk.errors import UserError
 from passk.eval_tables import GROUPINGS, with_kind
-from passk.reading import read_file, read_manifest, read_overrides, read_table, saved_steps
+from passk.reading import (
+    broken,
+    read_file,
+    read_lines,
+    read_manifest,
+    read_overrides,
+    read_table,
+    read_yaml,
+    saved_steps,
+    with_columns,
+)
 
 _PROBLEM_COLUMNS = ["problem_id", "split", "kind", "prompt", "answer"]
+_SETTINGS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("regime.name", "regime.estimator", "data.name", "model.path"), (str,)),
+    **dict.fromkeys(("regime.k", "train.seed", "rollout.num_samples"), (int,)),
+    "regime.pass1_weight": (int, float),
+}
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
 
 
@@ -109,14 +122,18 @@ class RunRecord:
         Levels, or else types, stand for kinds where problems have none.
         """
         file = self.path / "eval" / f"step-{step:06d}.parquet"
-        frame = with_kind(read_file(pd.read_parquet, file))
-        return frame[["problem_id", "kind", "n", "c"]]
+        frame = read_file(pd.read_parquet, file)
+        frame = with_columns(file, frame, columns=["problem_id"], numbers=["n", "c"])
+        if not ((frame["c"] >= 0) & (frame["c"] <= frame["n"])).all():
+            raise broken(file, "counts more right samples than there are")
+        return with_kind(frame)[["problem_id", "kind", "n", "c"]]
 
     def rollouts(self, step: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The samples that a step was trained on, a row each; these columns, or all."""
         file = self.path / "rollouts" / f"step-{step:06d}.parquet"
         frame: pd.DataFrame = read_file(partial(pd.read_parquet, columns=columns), file)
-        return frame
+        needed = ["step", "problem_id", "sample"] if columns is None else columns
+        return with_columns(file, frame, columns=needed)
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -144,7 +161,7 @@ def load_run(path: str | Path) -> RunRecord:
         )
     return RunRecord(
         path=path.resolve(),
-        config=read_file(lambda f: yaml.safe_load(f.read_text()), path / "config.yaml"),
+        config=_read_config(path / "config.yaml"),
         manifest=read_manifest(path),
         evals=_read_evals(path / "eval" / "table.csv", ("step", "k")),
         by_kind=_read_by_kind(path / "eval"),
@@ -207,14 +224,14 @@ def read_seed_table(record: RunRecord, name: str) -> pd.DataFrame | None:
 
 def _is_run(path: Path) -> bool:
     """A training run; `passk eval` leaves the same files, but is not one."""
-    config, manifest = path / "config.yaml", path / "manifest.json"
-    if manifest.is_file() and '"command": "eval"' in manifest.read_text():
+    config = path / "config.yaml"
+    if read_manifest(path).get("command") == "eval":
         return False
     has_rows = (path / "metrics.jsonl").is_file() or (path / "eval" / "table.csv").is_file()
     return (
         has_rows
         and config.is_file()
-        and re.search(r"^regime:", config.read_text(), re.M) is not None
+        and re.search(rb"^regime:", config.read_bytes(), re.M) is not None
     )
 
 
@@ -229,12 +246,23 @@ def natural_order(name: str | Path) -> list[tuple[float, str]]:
     return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 
+def _read_config(file: Path) -> dict[str, Any]:
+    """The settings of a run, of which those that are computed with are of the right type."""
+    config = read_yaml(file)
+    for dotted, types in _SETTINGS.items():
+        section, key = dotted.split(".")
+        values = config.get(section) or {}
+        value = values.get(key) if isinstance(values, dict) else values
+        if value is not None and not isinstance(value, types):
+            raise broken(file, f"has {dotted}={str(value)[:40]}, of the wrong kind")
+    return config
+
+
 def _read_evals(file: Path, key: Sequence[str]) -> pd.DataFrame:
     columns = list(dict.fromkeys([*key, *_EVAL_COLUMNS]))
     empty = pd.DataFrame(columns=columns)
-    frame = read_table(file, default=empty)
-    if missing := [column for column in columns if column not in frame]:
-        raise UserError(f"{file} lacks the column {missing[0]!r}: it needs {', '.join(columns)}")
+    numbers = [column for column in columns if column not in GROUPINGS]
+    frame = read_table(file, default=empty, columns=columns, numbers=numbers)
     return frame.drop_duplicates(list(key), keep="last").sort_values(list(key), ignore_index=True)
 
 
@@ -247,16 +275,7 @@ def _read_by_kind(folder: Path) -> pd.DataFrame:
 
 def _read_metrics(file: Path) -> pd.DataFrame:
     """A row per step, the last of a repeated one; a line cut short by a kill is dropped."""
-    lines = read_file(lambda f: f.read_text().splitlines(), file, default=[])
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise UserError(
-                    f"{file}, line {number} is not JSON: one object per step"
-                ) from error
+    rows = [row for _, row in read_lines(file)]
     if not rows:
         return pd.DataFrame(columns=["step"])
     return pd.DataFrame(rows).drop_duplicates("step", keep="last", ignore_index=True)

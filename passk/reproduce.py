@@ -18,6 +18,7 @@ from passk.diagnostics import alignment, block_gradients
 from passk.disk import replacing
 from passk.errors import UserError
 from passk.objective import PASS1
+from passk.reading import read_manifest
 from passk.remedies import History, choose
 from passk.statistics import Interval
 from passk.train import diagnostic_groups
@@ -127,8 +128,7 @@ def _run_once(
     words: list[str], run_dir: Path, compose_train: ComposeTrain, run_train: RunTrain
 ) -> None:
     """Train unless the run is finished; go on with one that was begun."""
-    manifest = run_dir / "manifest.json"
-    if manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished":
+    if read_manifest(run_dir).get("status") == "finished":
         return
     resume = (run_dir / "config.yaml").is_file()
     run_train(compose_train([*words, f"resume={str(resume).lower()}"]), run_dir, words)

@@ -22,7 +22,7 @@ from passk.policy import Tokenizer
 from passk.problem_files import problem_table
 from passk.provenance import provenance
 from passk.ranks import rank
-from passk.reading import overrides_text
+from passk.reading import overrides_text, read_manifest, recorded, steps_of
 from passk.rollout import Rollout, sample_fields
 from passk.saving import CheckpointWriter
 from passk.seeds import first_samples
@@ -69,9 +69,7 @@ class Run:
         A resumed run keeps the overrides and the start of its first session.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        before: dict[str, Any] = {}
-        if (self.path / "manifest.json").is_file():
-            before = json.loads((self.path / "manifest.json").read_text())
+        before = read_manifest(self.path)
         # First of all: from here on the directory can be resumed.
         write_text(self.path / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
         if not before:
@@ -129,22 +127,20 @@ class Run:
         for partial in self.path.rglob(".*.partial"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         metrics = self.path / "metrics.jsonl"
+        logged, tables = recorded(self.path)  # all, before anything is dropped
         if metrics.is_file():
-            logged = [(line, json.loads(line)) for line in _whole_lines(metrics)]
             self._last_logged = max((row.get("seconds", 0.0) for _, row in logged), default=0.0)
             kept = [line for line, row in logged if row["step"] < step]
             write_text(metrics, "".join(f"{line}\n" for line in kept))
-        for table in (self.path / "eval").glob("*.csv"):
-            # Read as text, so that numbers keep their digits.
-            rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-            before = rows[rows["step"].astype(int) < step]
+        for table, rows in tables.items():
+            before = rows[rows["step"] < step]
             if len(before):
                 write_text(table, before.to_csv(index=False))
             else:
                 table.unlink()
         for folder in ("rollouts", "eval"):
-            for file in (self.path / folder).glob("step-*.parquet"):
-                if int(file.stem.removeprefix("step-")) >= step:
+            for number, file in steps_of(self.path / folder, ".parquet").items():
+                if number >= step:
                     file.unlink()
 
     @_by_rank_0
@@ -264,10 +260,7 @@ class Run:
 
     def _superseded(self, step: int, cfg: TrainConfig) -> list[Path]:
         """The checkpoints to drop once that of `step` is there: all but the newest and the best."""
-        folders = {
-            int(folder.name.removeprefix("step-")): folder
-            for folder in (self.path / "checkpoints").glob("step-*")
-        }
+        folders = steps_of(self.path / "checkpoints")
         newest = sorted(folders.keys() | {step})[-cfg.train.keep_last :]
         best = [s for s in best_steps(self.path) if s in folders][: cfg.train.keep_best]
         return [folders[s] for s in folders.keys() - {step, *newest, *best}]
@@ -280,11 +273,6 @@ def sample_logprobs(rows: Sequence[Any], stats: LearnStats) -> dict[tuple[int, i
         for row, value in zip(rows, stats.logprobs, strict=True)
         for sample in row.samples
     }
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file that end in a newline; a kill can leave half of one."""
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def _now() -> str:

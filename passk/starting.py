@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from passk.build import sampling_engine
-from passk.checkpoint import chosen_checkpoint, last_checkpoint, resolve_model, saved_step
+from passk.checkpoint import (
+    checkpoints,
+    chosen_checkpoint,
+    last_checkpoint,
+    resolve_model,
+    saved_step,
+)
 from passk.command_config import DiagnoseConfig, EvaluateConfig, FilterConfig
 from passk.command_rules import check
 from passk.composition import load_config, load_run_config
@@ -16,6 +22,7 @@ from passk.config import RunConfig, TrackerConfig, TrainConfig
 from passk.errors import UserError
 from passk.free_settings import FREE_ON_RESUME
 from passk.policy import model_location as model_folder
+from passk.reading import read_manifest, read_object, recorded
 
 _FREE_IN_FILTER = (*FREE_ON_RESUME, "filter.fdr", "filter.weight")
 # An evaluation's tables are computed from its samples, whatever chunks those came in.
@@ -36,7 +43,7 @@ def starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, Path | None]:
     checkpoint = None
     if cfg.resume:
         refuse_changes("train", cfg, run_dir)
-        if any((run_dir / "checkpoints").glob("step-*")):
+        if checkpoints(run_dir):
             checkpoint = last_checkpoint(run_dir)
     if checkpoint is not None and not cfg.model.lora_rank:
         return str(checkpoint), checkpoint
@@ -80,8 +87,7 @@ def measured_policies(
     if cfg.run is None:
         names = ["last"]
     elif cfg.checkpoint == "all":
-        folders = sorted((Path(cfg.run) / "checkpoints").glob("step-*"))
-        steps = [folder.name.removeprefix("step-").lstrip("0") or "0" for folder in folders]
+        steps = [str(step) for step in checkpoints(Path(cfg.run))]
         names = steps[-(cfg.filter.num_checkpoints or len(steps)) :] or ["last"]
     return [measured_policy(cfg, overrides, name) for name in names]
 
@@ -123,9 +129,9 @@ def _refuse_other_architecture(trained: TrainConfig, checkpoint: Path) -> None:
     Told where that model lies here: one of the hub, or that was removed, is not asked for.
     """
     origin = Path(trained.train.init_from or model_folder(trained.model.path))
-    steps = sorted((origin / "checkpoints").glob("step-*"), reverse=True)
-    configs = [folder / "config.json" for folder in (*steps[:1], origin, checkpoint)]
-    there = [json.loads(path.read_text()) for path in configs if path.is_file()]
+    steps = list(checkpoints(origin).values())
+    configs = [folder / "config.json" for folder in (*steps[-1:], origin, checkpoint)]
+    there = [read_object(path) for path in configs if path.is_file()]
     if len(there) < 2:
         return
     before, now = there[0], there[-1]
@@ -141,9 +147,8 @@ def _refuse_other_architecture(trained: TrainConfig, checkpoint: Path) -> None:
 
 def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | None = None) -> None:
     """A resumed run must be the run that was started, or its record would be of two."""
-    manifest = run_dir / "manifest.json"
-    started = json.loads(manifest.read_text()) if manifest.is_file() else {"command": command}
-    if started["command"] != command:
+    started = read_manifest(run_dir)
+    if started.get("command", command) != command:
         raise UserError(
             f"resume=true with hydra.run.dir={run_dir}, which holds a run of passk "
             f"{started['command']}, not of passk {command}"
@@ -160,6 +165,7 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
             f"sampled with {started['engine']}, which draws others; add "
             f"rollout.engine={started['engine']}"
         )
+    recorded(run_dir)  # what it goes on from can be read
     free = {"eval": _FREE_IN_EVAL, "filter": _FREE_IN_FILTER}.get(command, FREE_ON_RESUME)
     before, now = (_flat(asdict(c)) for c in (load_config(run_dir, type(cfg)), cfg))
     for key in sorted(before.keys() | now.keys()):
@@ -173,8 +179,7 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
 
 def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
     """A resumed run must find the same problems and weights under the same names."""
-    manifest = run_dir / "manifest.json"
-    started = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    started = read_manifest(run_dir)
     for fact, what in _BEHIND_NAMES.items():
         now = facts.get(fact)
         if started.get(fact, now) != now:

@@ -536,8 +536,8 @@ def test_a_full_disk_leaves_nothing(passk, place, tmp_path, monkeypatch):
     assert len(copied) == 3 and not list(tmp_path.iterdir())
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model" / ".export.partial").mkdir(parents=True)  # as a kill leaves it
-    (tmp_path / "model" / ".export.partial" / "config.json").touch()
+    (tmp_path / "model" / ".filling.partial").mkdir(parents=True)  # as a kill leaves it
+    (tmp_path / "model" / ".filling.partial" / "config.json").touch()
     assert passk("export", f'run="{place}/run"', "out=model").code == 0
     assert {path.name for path in (tmp_path / "model").iterdir()} == MODEL_FILES | {"README.md"}
 
