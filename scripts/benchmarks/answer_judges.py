@@ -45,17 +45,28 @@ def by_passk(cases: Sequence[Case], num_workers: int) -> list[bool]:
     return accepted
 
 
-def by_math_verify(cases: Sequence[Case], num_workers: int) -> list[bool]:
+def by_math_verify(
+    cases: Sequence[Case], num_workers: int, *, gold_in_box: bool = True
+) -> list[bool]:
     """Return whether math-verify accepts each, called as trainers do; what it raises is a no."""
-    return _in_processes(math_verify_accepts, cases, num_workers, "math-verify")
+    judge = _math_verify_with_box if gold_in_box else _math_verify_as_it_is
+    return _in_processes(judge, cases, num_workers, "math-verify")
 
 
-def math_verify_accepts(case: Case) -> bool:
+def _math_verify_with_box(case: Case) -> bool:
+    return _math_verify_accepts(rf"\boxed{{{case.gold}}}", case)
+
+
+def _math_verify_as_it_is(case: Case) -> bool:
+    return _math_verify_accepts(case.gold, case)
+
+
+def _math_verify_accepts(gold_text: str, case: Case) -> bool:
     """Whether math-verify alone, with its default settings, finds the completion equal."""
     from math_verify import parse, verify
 
     try:
-        gold = parse(rf"\boxed{{{case.gold}}}", parsing_timeout=_SECONDS)
+        gold = parse(gold_text, parsing_timeout=_SECONDS)
         answer = parse(case.completion, parsing_timeout=_SECONDS)
         return bool(verify(gold, answer, timeout_seconds=_SECONDS))
     except Exception:
