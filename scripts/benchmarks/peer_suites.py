@@ -3,8 +3,8 @@
     python scripts/benchmarks/peer_suites.py CLONES [--workers 2] [--out OUT] [--all]
 
 CLONES holds a folder for each repository of `SUITES` that is there, named OWNER+NAME; the cases are
-read from their tests when this runs, and none is kept here. Both judges get the same completion: as
-it is where it has a box, `####` or prose, in a box where the whole text is the answer. math-verify
+read from their tests when this runs, and none is kept here. Both judges get the same completion, as
+`as_completion` says, and verifier=math the gold answer as passk reads it from data. math-verify
 is called with its default settings, with the gold answer as it is and in a box, and of these two
 the one counts that agrees more often on a suite. `debatable.csv` names the cases that do not count,
 by a hash or the name of their test, with the reason; `--all` counts them too.
@@ -20,6 +20,8 @@ from pathlib import Path
 
 from answer_judges import Case, by_math_verify, by_passk, write_failures
 from extract_cases import Judge, read_cases
+
+from passk.gold import find_gold
 
 _FIRST_GIVEN: Judge = ((0,), (1,))
 _FIRST_GOLD: Judge = ((1,), (0,))
@@ -124,14 +126,13 @@ SUITES = (
 
 
 def cases_of(suite: Suite, clones: Path) -> list[Case]:
-    """The cases of a peer's tests, each completion in the form that both judges get."""
+    """The cases of a peer's tests, as they stand there."""
     folder = clones / suite.repository.replace("/", "+")
     found: dict[str, Case] = {}
     for file in suite.files:
         if (folder / file).is_file():
             for case in read_cases(folder, file, suite.judges, suite.columns):
-                given = replace(case, completion=as_completion(case.completion))
-                found.setdefault(case_hash(case), given)
+                found.setdefault(case_hash(case), case)
     return list(found.values())
 
 
@@ -141,19 +142,27 @@ def case_hash(case: Case) -> str:
     return hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
 
 
-_FORMULA = re.compile(r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\text\{[^{}]*\}", re.DOTALL)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
 
 
 def as_completion(text: str) -> str:
-    """A text that is nothing but an answer in a box; one with a box, `####` or prose as it is."""
-    words = re.findall(r"[A-Za-z]{2,}", re.sub(r"\\[A-Za-z]+", "", _FORMULA.sub("", text)))
-    if (
-        re.search(r"boxed|####|fbox|<[a-z]|[A-Za-z]{3,}\s*:", text)
-        or len(words) > 2
-        or "\n" in text.strip()
-    ):
+    """What both judges get of an answer, so that they differ by how they compare alone.
+
+    What stands in <answer> tags counts as the text. As it is with a box or `####`; in a box: the
+    last formula where prose stands around it, without a number after it, and the whole text where
+    it is nothing but an answer. Other prose stays as it is.
+    """
+    text = (re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL) or [text])[-1].strip()
+    if re.search(r"\\f?box(?:ed)?|####", text) or not text:
         return text
-    return rf"\boxed{{{text.strip().strip('$')}}}" if "$" not in text.strip("$ ") else text
+    formulas = list(_FORMULA.finditer(text))
+    words = re.findall(r"[A-Za-z]{3,}", _COMMAND.sub("", _FORMULA.sub("", text)))
+    if len(words) <= 2 and not (words and (formulas or ":" in text)):
+        return rf"\boxed{{{text}}}"
+    if not formulas or re.search(r"\d", text[formulas[-1].end() :]):
+        return text
+    return rf"\boxed{{{''.join(filter(None, formulas[-1].groups())).strip()}}}"
 
 
 def debatable() -> dict[tuple[str, str], str]:
@@ -188,9 +197,11 @@ def main() -> None:
         cases = [case for case in found if not names_of(case, suite) & left_out.keys()]
         if not cases:
             continue
-        ours = by_passk(cases, options.workers)
-        boxed = by_math_verify(cases, options.workers)
-        plain = by_math_verify(cases, options.workers, gold_in_box=False)
+        given = [replace(case, completion=as_completion(case.completion)) for case in cases]
+        read = [replace(c, gold=find_gold(c.gold, "in_box") or c.gold) for c in given]
+        ours = by_passk(read, options.workers)
+        boxed = by_math_verify(given, options.workers)
+        plain = by_math_verify(given, options.workers, gold_in_box=False)
         theirs = max(boxed, plain, key=lambda accepted: agreement(cases, accepted))
         row = [
             len(cases),
