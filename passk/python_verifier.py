@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from passk.config import VerifierConfig
 from passk.errors import UserError
 from passk.sandbox.confinement import Limits
-from passk.sandbox.process import Check, run_check
+from passk.sandbox.process import Check, Sandbox
 from passk.sandbox.seccomp import supported_machine
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers import CORRECT, TRUNCATED, UNPARSED, WRONG
@@ -80,7 +80,9 @@ class PythonVerifier:
             cfg.timeout_seconds, cfg.max_memory_mib * _MIB, cfg.max_file_mib * _MIB
         )
         try:
-            trial = run_check(Check("", "def f(): return 1", "assert f() == 1"), self._limits)
+            self._sandbox = Sandbox()
+            check = Check("", "def f(): return 1", "assert f() == 1")
+            trial = self._sandbox.run(check, self._limits)
         except OSError as error:
             raise UserError(f"verifier=python cannot start a check: {error}") from None
         if trial.result != "correct":
@@ -104,7 +106,7 @@ class PythonVerifier:
         program = completion.text if code is None else code
         check = Check(problem.prompt, program, problem.answer, problem.solution)
         try:
-            result = run_check(check, self._limits).result
+            result = self._sandbox.run(check, self._limits).result
         except OSError:  # no room for another process
             result = "not_started"
         if result == "unparsed" and code is not None:
@@ -128,5 +130,6 @@ class PythonVerifier:
         ]
 
     def close(self) -> None:
-        """Wait for the checks that run, and end the threads."""
+        """Wait for the checks that run, and end the threads and the sandbox."""
         self._pool.shutdown(cancel_futures=True)
+        self._sandbox.close()

@@ -460,7 +460,7 @@ def test_no_room_for_another_process_is_not_the_programs_fault(verifier, monkeyp
     def no_room(*args: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(sandbox, "_start", no_room)
+    monkeypatch.setattr(sandbox._Server, "fork", no_room)
     assert judge(verifier, fenced(GOOD)) == NOT_JUDGED
     with pytest.raises(UserError, match=r"cannot start a check: .*temporarily unavailable"):
         PythonVerifier(CONFIG)

@@ -5,22 +5,23 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from processes import assert_ended, descendants
 
 from passk.sandbox import landlock, seccomp
 from passk.sandbox.confinement import Limits
-from passk.sandbox.process import Check, Outcome, run_check
+from passk.sandbox.process import Check, Outcome, Sandbox
+from passk.sandbox.scratch import remove_abandoned
 
 MIB = 2**20
 LIMITS = Limits(seconds=5.0, memory_bytes=512 * MIB, file_bytes=1 * MIB)
 SHORT = Limits(seconds=0.7, memory_bytes=512 * MIB, file_bytes=1 * MIB)
+SANDBOX = Sandbox()
 # f() tells what became of a statement: the exception's name, or `done`.
 TRY = """
 def f():
@@ -33,7 +34,7 @@ def f():
 
 
 def check(code: str, tests: str, limits: Limits = LIMITS) -> str:
-    return run_check(Check("", textwrap.dedent(code), tests), limits).result
+    return SANDBOX.run(Check("", textwrap.dedent(code), tests), limits).result
 
 
 def becomes(body: str, expected: str) -> str:
@@ -41,28 +42,15 @@ def becomes(body: str, expected: str) -> str:
     return check(code, f"result = f()\nassert result == {expected!r}, result")
 
 
-def processes_in(folder: Path) -> list[int]:
-    """Processes, zombies too unless they are ours, whose working folder is below `folder`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and os.readlink(entry / "cwd").startswith(str(folder)):
-                found.append(int(entry.name))
-        except OSError:  # ended meanwhile
-            continue
-    return found
-
-
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind(tmp_path_factory, monkeypatch):
-    """After every single check: no process that worked in a scratch folder, no such folder."""
-    folder = tmp_path_factory.mktemp("scratch")
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+def nothing_is_left_behind():
+    """After every single check: no process but the server, no file, no open descriptor."""
+    check("def f(): return 1", "assert f() == 1")  # the server has started
+    descriptors = sorted(os.listdir("/proc/self/fd"))
     yield
-    assert os.listdir(folder) == []
-    assert processes_in(folder) == []
-    with suppress(ChildProcessError):  # no zombie of ours either
-        assert os.waitpid(-1, os.WNOHANG) == (0, 0)
+    assert os.listdir(SANDBOX.folder) == ["owner.lock"]
+    assert_ended(descendants(SANDBOX._servers[-1].pid), within=1.0)
+    assert sorted(os.listdir("/proc/self/fd")) == descriptors
 
 
 REFUSED = {
@@ -308,7 +296,7 @@ ENDINGS = {
 def test_endings(what):
     code, expected, limits = ENDINGS[what]
     started = time.monotonic()
-    assert run_check(Check("", code, "assert f() == 1"), limits) == Outcome(expected)
+    assert SANDBOX.run(Check("", code, "assert f() == 1"), limits) == Outcome(expected)
     assert time.monotonic() - started < limits.seconds + 5
 
 
@@ -345,7 +333,11 @@ def test_tests_that_loop_by_themselves_are_ended_too():
 
 def test_what_cannot_start_is_told_apart(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    assert check("def f(): return 1", "assert f() == 1") == "not_started"
+    sandbox = Sandbox()
+    check = Check("", "def f(): return 1", "assert f() == 1")
+    assert sandbox.run(check, LIMITS) == Outcome("not_started")
+    sandbox.close()
+    assert not sandbox.folder.exists()
 
 
 def test_many_threads_may_check_at_once():
@@ -363,33 +355,126 @@ def test_many_threads_may_check_at_once():
     assert results == dict.fromkeys(range(12), "correct")
 
 
+HANGS = (
+    "import os, sys\nfrom passk.sandbox.process import *\n"
+    "from passk.sandbox.confinement import Limits\n"
+    "sandbox = Sandbox()\nprint(sandbox.folder, flush=True)\n"
+    "sandbox.run(Check('', {code!r}, 'f()'), Limits(30.0, 2**29, 2**20))"
+)
+
+
 @pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(1000)"])
-def test_a_killed_parent_leaves_no_process(code, tmp_path):
-    """SIGKILL of the process that checks, while the program hangs. Both processes must go."""
-    parent = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from passk.sandbox.process import *\nfrom passk.sandbox.confinement import Limits\n"
-            f"run_check(Check('', {code!r}, 'f()'), Limits(30.0, 2**29, 2**20))",
-        ],
+def test_a_killed_parent_leaves_no_process_and_its_folder_goes_at_the_next_start(code, tmp_path):
+    """SIGKILL of the process that checks, while the program hangs. All processes must go."""
+    code = f"open('scratch', 'w').write('left')\n{code}"
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGS.format(code=code)],
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
-        start_new_session=True,
-    )
-    try:
-        until = time.monotonic() + 10
-        while len(running := processes_in(tmp_path)) < 2:
-            assert time.monotonic() < until, f"the check did not start: {running}"
+    ) as parent:
+        assert parent.stdout is not None
+        folder = Path(parent.stdout.readline().strip())
+        assert folder.parent == tmp_path
+        until = time.monotonic() + 30
+        while not list(folder.glob("check-*/scratch")):
+            assert time.monotonic() < until, "the check did not start"
             time.sleep(0.01)
-        time.sleep(0.1)
-        assert len(processes_in(tmp_path)) == 2
-    finally:
-        os.kill(parent.pid, signal.SIGKILL)
-        parent.wait()
-    until = time.monotonic() + 5
-    while processes_in(tmp_path):
-        assert time.monotonic() < until, "processes outlive the parent"
+        running = descendants(parent.pid)
+        assert len(running) == 3  # the server, the judge, the solution
+        remove_abandoned(tmp_path)
+        assert list(folder.glob("check-*/scratch"))  # it is not abandoned: its owner lives
+        parent.kill()
+    assert_ended(running, within=5.0)
+    assert list(folder.glob("check-*/scratch"))
+    remove_abandoned(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_folders_of_this_kind_are_removed(tmp_path):
+    """Names that a user could have chosen, a link to another folder, and one that is being made."""
+    (tmp_path / "passk-sandbox-mine").mkdir()
+    (tmp_path / "passk-sandbox-mine" / "data").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "owner.lock").touch()
+    (tmp_path / "passk-sandbox-link").symlink_to(tmp_path / "other")
+    (tmp_path / "passk-sandbox-new").mkdir()
+    (tmp_path / "passk-sandbox-new" / "new.lock").touch()
+    (tmp_path / "passk-sandbox-file").touch()
+    (tmp_path / "passk-sandbox-old").mkdir()
+    (tmp_path / "passk-sandbox-old" / "owner.lock").touch()
+    before = set(tmp_path.rglob("*"))
+    remove_abandoned(tmp_path)
+    gone = {tmp_path / "passk-sandbox-old", tmp_path / "passk-sandbox-old" / "owner.lock"}
+    assert set(tmp_path.rglob("*")) == before - gone
+
+
+def test_a_server_that_was_killed_is_started_again(tmp_path):
+    """Also while checks run: these are run once more."""
+    sandbox = Sandbox()
+    code = "import time\ndef f(): time.sleep(0.5); return 1"
+    outcomes: list[Outcome] = []
+    checks = [
+        threading.Thread(
+            target=lambda: outcomes.append(sandbox.run(Check("", code, "assert f() == 1"), LIMITS))
+        )
+        for _ in range(4)
+    ]
+    for thread in checks:
+        thread.start()
+    while len(os.listdir(sandbox.folder)) < 5:
         time.sleep(0.01)
+    time.sleep(0.2)
+    first = sandbox._servers[-1].pid
+    os.kill(first, signal.SIGKILL)
+    for thread in checks:
+        thread.join()
+    assert outcomes == [Outcome("correct")] * 4
+    assert sandbox._servers[-1].pid != first
+    os.kill(sandbox._servers[-1].pid, signal.SIGKILL)  # and between checks
+    assert sandbox.run(Check("", code, "assert f() == 1"), LIMITS) == Outcome("correct")
+    sandbox.close()
+
+
+def test_checks_end_when_their_sandbox_is_closed_or_forgotten():
+    server = sandbox = None
+    for way in ("closed", "forgotten"):
+        sandbox = Sandbox()
+        assert sandbox.run(Check("", "x = 1", "assert x == 1"), LIMITS) == Outcome("correct")
+        folder, server = sandbox.folder, sandbox._servers[-1].pid
+        if way == "closed":
+            sandbox.close()
+        del sandbox
+        assert not folder.exists()
+        assert server not in descendants(os.getpid())
+
+
+STATE = """
+import gc, random, sys, time, os
+state = [gc.get_count(), gc.isenabled(), sorted(sys.modules), sys.path, sorted(globals()),
+         ''.join(set('abcdefgh')), sys.getrecursionlimit(), os.listdir(), os.environ]
+with open('new', 'w') as file:
+    print(repr(state), random.random(), sep='\\n', file=file)
+os.rename('new', 'state')
+time.sleep(30)
+"""
+
+
+def test_a_program_finds_the_same_state_whatever_ran_before():
+    """Modules, counters of the collector, hashes, its folder; but random numbers of its own."""
+    states, drawn = [], set()
+    for _ in range(3):
+        thread = threading.Thread(target=check, args=(STATE, "1", SHORT))
+        thread.start()
+        while not (files := list(SANDBOX.folder.glob("check-*/state"))):
+            time.sleep(0.005)
+        state, number = files[0].read_text().split("\n")[:2]
+        states.append(state)
+        drawn.add(number)
+        thread.join()
+        check("import sqlite3, random\nrandom.seed(0)\nx = [[] for _ in range(999)]", "1")
+    assert states[0] == states[1] == states[2]
+    assert len(drawn) == 3
 
 
 ALLOW, KILL, REFUSE, NO_SUCH_CALL = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026

@@ -1,8 +1,7 @@
 """What a process does to itself before it runs code that a model wrote.
 
-Runs inside the child that `process.py` starts. The limits hold for this process and for what it
-forks later; nothing here can be undone by it. The modules of the child start anew with every check,
-so they import only what loads fast: no dataclasses, no pathlib.
+Runs inside the processes that `server.py` forks. The limits hold for this process and for what it
+forks later; nothing here can be undone by it.
 """
 
 import ctypes
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from passk.errors import UserError
 from passk.sandbox import landlock
 
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAPABILITIES_V3 = 0x20080522
 _MAX_OPEN_FILES = 32
@@ -54,6 +53,19 @@ def die_with_parent(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def hide() -> None:
+    """Make this process unreadable: its memory and files through /proc, ptrace and the like.
+
+    What it forks is unreadable from the beginning.
+    """
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose parent ends: process 1 of a container may not reap."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
 def _drop_capabilities(machine: str) -> None:
     """A user who is root, as in many containers, keeps no more rights than another user."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -71,10 +83,11 @@ def _needed_by_python() -> list[str]:
     return [os.path.dirname(os.__file__), *libraries, *system, *other]
 
 
-def confine(limits: Limits, scratch: str, machine: str) -> None:
-    """Everything but the seccomp filter, which `seccomp.py` puts on each process by itself.
+def confine(limits: Limits, scratch: str, machine: str) -> int:
+    """Apply everything but the seccomp filter, which `seccomp.py` puts on each process by itself.
 
-    UserError says what the kernel lacks.
+    Return the Landlock rules, for `landlock.enter` in what this process forks. UserError says what
+    the kernel lacks.
     """
     for kind, value in (
         (resource.RLIMIT_CPU, limits.cpu_seconds),
@@ -91,4 +104,6 @@ def confine(limits: Limits, scratch: str, machine: str) -> None:
         _drop_capabilities(machine)
     except OSError as error:
         raise UserError(f"verifier=python cannot give up rights for its sandbox: {error}") from None
-    landlock.restrict(_needed_by_python(), "/dev/null", scratch)
+    ruleset = landlock.make_ruleset(_needed_by_python(), "/dev/null", scratch)
+    landlock.enter(ruleset)
+    return ruleset

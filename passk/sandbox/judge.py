@@ -1,32 +1,38 @@
 """The process that runs the tests. It never runs the code under test, only asks for its answers.
 
-`python -c` starts it (`process.py`), with the standard library only. It confines itself, forks
-the process that runs the model's code (`solution.py`), and lets the tests call that over a pair
-of pipes. So code under test cannot reach the result: leaving early, reading the tests or the stack,
-changing built-in functions and objects that call themselves equal to everything all happen in the
-other process, and what comes back is compared here, as plain values.
+`server.py` forks it, with the standard library only. It confines itself, forks the process that
+runs the model's code (`solution.py`), and lets the tests call that over a pair of pipes. So code
+under test cannot reach the result: leaving early, reading the tests or the stack, changing built-in
+functions and objects that call themselves equal to everything all happen in the other process, and
+what comes back is compared here, as plain values. The solution's process cannot open this one's
+files or memory either: it is in a Landlock domain below, and this process is not dumpable.
 """
 
 import ast
 import builtins
 import contextlib
 import importlib
-import json
 import os
 import re
 import signal
+import socket
+import struct
 import sys
 import time
 import types
 from collections.abc import Mapping
-from typing import Any
 
 from passk.errors import UserError
-from passk.sandbox import seccomp
+from passk.sandbox import landlock, seccomp
 from passk.sandbox.confinement import Limits, confine, die_with_parent
 from passk.sandbox.remote import Link, SolutionEnded
 from passk.sandbox.remote_values import unpack
 from passk.sandbox.solution import run_solution
+
+# What a judge sends: see `run_judge`.
+HEADER = struct.Struct("=i")
+STARTED = b"!"
+_BEYOND_ALL_FILES = 2**20
 
 _DEFINED = re.compile(r"^(?:async def|def|class) (\w+)", re.MULTILINE)
 
@@ -118,67 +124,70 @@ def _judge(prompt: str, secret: Mapping[str, str], link: Link) -> str:
     return link.ended or outcome
 
 
-def _fork(program: Mapping[str, str], start_by: float, cpu_seconds: int) -> Link | None:
-    """Start the solution's process; None in that process, when it is done."""
+def _fork_solution(ruleset: int, start_by: float, limits: Limits) -> Link:
+    """Start the solution's process. It is forked before this one has read anything of the check."""
     requests_in, requests_out = os.pipe()
     replies_in, replies_out = os.pipe()
     judge_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
-        os.dup2(1, 0)
-        os.dup2(requests_in, 3)
-        os.dup2(replies_out, 4)
-        os.closerange(5, 64)
-        die_with_parent(judge_pid)
-        seccomp.install(os.getpid())
-        run_solution(program["prompt"], program["code"], 3, 4)
-        return None
-    os.close(requests_in)
-    os.close(replies_out)
-    seccomp.install(judge_pid, may_signal=[pid])
-    return Link(pid, requests_out, replies_in, start_by, cpu_seconds)
+        try:
+            die_with_parent(judge_pid)
+            landlock.enter(ruleset)  # below the judge's domain, which it cannot reach from there
+            os.dup2(requests_in, 3)
+            os.dup2(replies_out, 4)
+            os.closerange(5, _BEYOND_ALL_FILES)
+            seccomp.install(os.getpid())
+            run_solution(3, 4)
+        finally:
+            os._exit(0)
+    for descriptor in (ruleset, requests_in, replies_out):
+        os.close(descriptor)
+    return Link(pid, requests_out, replies_in, start_by, limits.cpu_seconds)
 
 
-def _read_message() -> dict[str, Any]:
-    return unpack(lambda size: os.read(0, size))
+def _read_from(channel: socket.socket, size: int) -> bytes:
+    data = channel.recv(size, socket.MSG_WAITALL)
+    if len(data) < size:
+        raise EOFError("nobody waits for this check any more")
+    return data
 
 
-def _leave(*_: object) -> None:
-    raise SystemExit
+def run_judge(channel: socket.socket, scratch: int, limits: Limits, start_by: float) -> None:
+    """Run one check, in a process that was forked for it and ends after it.
 
-
-def main() -> None:
-    """Read two messages from stdin and write what came out to stdout, one JSON object a line.
-
-    The first message holds the limits and the program, the second the tests: they are read after
-    the fork, so that they are nowhere in the memory of the process that runs the program.
-    `{"refused": sentence}` where the sandbox cannot be set up; else, as the model's code starts,
-    `{"ready": its process, "deadline": time}`, and `{"outcome": ...}` at the end.
+    `channel`, of which the solution has no end, brings the program and the tests. Sent are
+    `HEADER`, the number of the solution's process with descriptors of this process and that one;
+    `STARTED` as the program starts; then the outcome. Where the sandbox cannot be set up, a
+    sentence stands in place of the last two, and the number may be 0 and come without descriptors.
     """
-    sent = _read_message()
-    limits = Limits(**sent["limits"])
-    results = os.dup(1)
-    with open(os.devnull, "r+b", buffering=0) as null:
-        os.dup2(null.fileno(), 1)
-        os.dup2(null.fileno(), 2)
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(1, 0)
+    os.fchdir(scratch)
+    os.close(scratch)
     try:
-        die_with_parent(sent["parent"])
-        confine(limits, os.getcwd(), seccomp.supported_machine())
-        link = _fork(sent["program"], sent["start_by"], limits.cpu_seconds)
+        ruleset = confine(limits, ".", seccomp.supported_machine())
     except UserError as error:
-        os.write(results, json.dumps({"refused": str(error)}).encode() + b"\n")
+        channel.sendall(HEADER.pack(0) + str(error).encode())
         return
-    if link is None:
-        return
-    signal.signal(signal.SIGTERM, _leave)
+    link = _fork_solution(ruleset, start_by, limits)
+    processes = [os.pidfd_open(os.getpid()), os.pidfd_open(link.pid)]
+    socket.send_fds(channel, [HEADER.pack(link.pid)], processes)
     try:
+        seccomp.install(os.getpid(), may_signal=[link.pid])
+    except UserError as error:
+        channel.sendall(str(error).encode())
+        return
+    job = unpack(lambda size: _read_from(channel, size))
+    try:
+        link.send({"prompt": job["prompt"], "code": job["code"]})
         link.receive()
         link.deadline = time.monotonic() + limits.seconds
-        begun = {"ready": link.pid, "deadline": link.deadline}
-        os.write(results, json.dumps(begun).encode() + b"\n")
-        outcome = _judge(sent["program"]["prompt"], _read_message(), link)
+        channel.sendall(STARTED)
+        outcome = _judge(job["prompt"], job, link)
     except SolutionEnded:  # before it was ready
         return
     finally:
         link.end()
-    os.write(results, json.dumps({"outcome": outcome}).encode() + b"\n")
+    channel.sendall(outcome.encode())

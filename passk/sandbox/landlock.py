@@ -65,8 +65,8 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         os.close(descriptor)
 
 
-def restrict(readable: Iterable[str], writable_device: str, scratch: str) -> None:
-    """Confine this process, for good; it must have NO_NEW_PRIVS. Absent paths are passed over.
+def make_ruleset(readable: Iterable[str], writable_device: str, scratch: str) -> int:
+    """Make the rules that `enter` applies. Absent paths are passed over.
 
     UserError where the kernel has no Landlock: without it a program could read and write whatever
     the user can, and nothing else here would keep it from that.
@@ -78,13 +78,19 @@ def restrict(readable: Iterable[str], writable_device: str, scratch: str) -> Non
             "kernel or container has none (Linux 5.13 or later, with landlock among its LSMs)"
         )
     ruleset, handled = _ruleset(abi)
-    try:
-        for path in readable:
-            if os.path.exists(path):
-                _allow(ruleset, path, _READ & handled)
-        _allow(ruleset, writable_device, (_READ_FILE | _WRITE_FILE | _TRUNCATE) & handled)
-        _allow(ruleset, scratch, _SCRATCH & handled)
-        if _call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0)) != 0:
-            raise UserError(f"verifier=python: Landlock refused: errno {ctypes.get_errno()}")
-    finally:
-        os.close(ruleset)
+    for path in readable:
+        if os.path.exists(path):
+            _allow(ruleset, path, _READ & handled)
+    _allow(ruleset, writable_device, (_READ_FILE | _WRITE_FILE | _TRUNCATE) & handled)
+    _allow(ruleset, scratch, _SCRATCH & handled)
+    return ruleset
+
+
+def enter(ruleset: int) -> None:
+    """Confine this process, for good, in a new domain below its present one.
+
+    It must have NO_NEW_PRIVS. Processes of a domain cannot read, trace or signal those of another
+    one, except of domains below their own.
+    """
+    if _call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0)) != 0:
+        raise UserError(f"verifier=python: Landlock refused: errno {ctypes.get_errno()}")

@@ -1,35 +1,39 @@
-"""One check of code that a model wrote, as processes of their own: started, limited, ended.
+"""Checks of code that a model wrote, in processes of their own: started, limited, ended.
 
-The child (`judge.py`) confines itself before that code runs: seccomp, Landlock, resource limits.
-Here: the wall clock, the scratch folder with what it may hold, and the end of both processes.
-docs/sandbox.md says what is limited and what is not.
+A fork server (`server.py`) makes the two processes of a check, which confine themselves before that
+code runs: seccomp, Landlock, resource limits. Here: the wall clock, the scratch folder with what it
+may hold, the end of both processes, and their one outcome. docs/sandbox.md says what is limited and
+what is not.
 """
 
-import contextlib
-import json
 import os
 import select
-import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Callable
+import weakref
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from passk.sandbox.confinement import Limits
+from passk.sandbox.judge import HEADER, STARTED
 from passk.sandbox.remote_values import pack
+from passk.sandbox.scratch import ScratchFolders
+from passk.sandbox.server import REQUEST
 
-# The child ends on time by itself, as long as its tests call the solution; else this is added.
+# The judge ends on time by itself, as long as its tests call the solution; else this is added.
 _GRACE_SECONDS = 0.5
 _LOOK_EVERY_SECONDS = 0.1
-_GONE_SECONDS = 5.0  # for what was killed to be reaped by process 1, if it does that
+_GONE_SECONDS = 5.0  # for what was killed to end
 _START_SECONDS = 30.0  # on a busy machine; not counted as the program's time
 _MAX_FILES = 1000
 _MAX_THREADS = 128
+_MAX_SAID_BYTES = 1000
+_OUTCOMES = ("correct", "wrong", "unparsed", "timeout", "error", "untested")
 _PACKAGE_FOLDER = Path(__file__).resolve().parent.parent.parent
 
 
@@ -49,34 +53,66 @@ class Outcome:
 
     `result` is `correct`, `wrong`, `unparsed`, `timeout`, `error` (the program was killed: a crash,
     memory, files, threads), `untested` (the tests call nothing or are no Python) or `not_started`:
-    the program never ran, and `refused` says what the machine lacks, where that is known.
+    the program never ran, or the machine ended it, and `refused` says what the machine lacks, where
+    that is known.
     """
 
     result: str
     refused: str = ""
 
 
-def _memory_file(content: bytes = b"") -> BinaryIO:
-    file = os.fdopen(os.memfd_create("passk-check"), "w+b")
-    file.write(content)
-    file.seek(0)
-    return file
+class _Server:
+    """The fork server's process. It ends with this object or with this process."""
 
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(_START_SECONDS)
+        own = os.pidfd_open(os.getpid())
+        # Not -I: it would ignore PYTHONHASHSEED, and the order of sets would differ between runs.
+        # The package comes last on the path and leaves it again, so that it hides no module.
+        start = f"import sys; sys.path.append({str(_PACKAGE_FOLDER)!r}); "
+        start += f"import passk.sandbox.server; sys.path.pop(); passk.sandbox.server.serve({own})"
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-s", "-P", "-X", "utf8", "-c", start],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"PYTHONHASHSEED": "0"},
+                pass_fds=[own],
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+            os.close(own)
+        self.pid = self._process.pid
 
-def _start(stdin: BinaryIO, stdout: BinaryIO, scratch: Path) -> subprocess.Popen[bytes]:
-    # Not -I: it would ignore PYTHONHASHSEED, and the order of sets would differ between runs.
-    # The package comes last on the path and leaves it again, so that it hides no module.
-    start = f"import sys; sys.path.append({str(_PACKAGE_FOLDER)!r}); import passk.sandbox.judge; "
-    start += "sys.path.pop(); passk.sandbox.judge.main()"
-    return subprocess.Popen(
-        [sys.executable, "-S", "-s", "-P", "-X", "utf8", "-c", start],
-        stdin=stdin,
-        stdout=stdout,
-        stderr=subprocess.DEVNULL,
-        cwd=scratch,
-        env={"PYTHONHASHSEED": "0"},
-        start_new_session=True,
-    )
+    def fork(self, start_by: float, limits: Limits, scratch: Path) -> socket.socket:
+        """Start a check and return its channel. OSError where the server is gone."""
+        ours, theirs = socket.socketpair()
+        with ExitStack() as on_error, theirs:
+            on_error.callback(ours.close)
+            folder = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                request = REQUEST.pack(start_by, *limits)
+                socket.send_fds(self._control, [request], [theirs.fileno(), folder])
+            finally:
+                os.close(folder)
+            ours.settimeout(_START_SECONDS)
+            on_error.pop_all()
+        return ours
+
+    def is_gone(self) -> bool:
+        """Whether it has ended; asked after a check ended in silence, perhaps because of that."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LOOK_EVERY_SECONDS)
+        return self._process.returncode is not None
+
+    def end(self) -> None:
+        """Kill it, and with it the checks that run."""
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
 
 
 def _is_too_full(scratch: Path, file_bytes: int) -> bool:
@@ -93,12 +129,6 @@ def _is_too_full(scratch: Path, file_bytes: int) -> bool:
     return False
 
 
-def _beginning(stdout: BinaryIO) -> dict[str, Any]:
-    """The child's first line, {} as long as there is none; stdout's position stays."""
-    line, complete, _ = os.pread(stdout.fileno(), 1000, 0).partition(b"\n")
-    return json.loads(line) if complete else {}
-
-
 def _num_threads(pid: int) -> int:
     try:
         return len(os.listdir(f"/proc/{pid}/task"))
@@ -106,80 +136,120 @@ def _num_threads(pid: int) -> int:
         return 0
 
 
-def _why_end(stdout: BinaryIO, scratch: Path, limits: Limits, start_by: float) -> str:
-    """Why a check that runs has to be ended now; "" if it may go on."""
-    began = _beginning(stdout)
-    until = began["deadline"] + _GRACE_SECONDS if "deadline" in began else start_by
-    if time.monotonic() > until:
-        return "timeout"
-    too_many_threads = "ready" in began and _num_threads(began["ready"]) > _MAX_THREADS
-    return "error" if too_many_threads or _is_too_full(scratch, limits.file_bytes) else ""
+def _wait(descriptor: int, seconds: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll(1000 * seconds)
 
 
-def _wait(pid: int, why_end: Callable[[], str]) -> str:
-    """Wait for the child, without reaping it: "" if it ended by itself, else why it was ended.
-
-    It is asked first, as it then reaps the program's process: a container's process 1 may not.
-    """
-    descriptor = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        while not poll.poll(1000 * _LOOK_EVERY_SECONDS):
-            if reason := why_end():
-                os.kill(pid, signal.SIGTERM)
-                poll.poll(1000 * _GRACE_SECONDS)
-                return reason
-        return ""
-    finally:
+def _kill(processes: list[int]) -> None:
+    """Kill both processes, wait until they are gone, and close their descriptors."""
+    for descriptor in processes:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    until = time.monotonic() + _GONE_SECONDS
+    for descriptor in processes:
+        _wait(descriptor, max(0.0, until - time.monotonic()))
         os.close(descriptor)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the child's group, and wait until nothing is."""
-    os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the number is still the child's
-    process.wait()
-    until = time.monotonic() + _GONE_SECONDS
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < until:
-            os.killpg(process.pid, 0)
-            time.sleep(0.005)
-
-
-def _outcome(lines: list[bytes], ended_for: str) -> Outcome:
-    said: dict[str, Any] = {}
-    for line in lines:
-        said |= json.loads(line)
-    if "ready" not in said:
-        return Outcome("not_started", said.get("refused", ""))
+def _outcome(said: bytes, ended_for: str) -> Outcome:
+    """Read what a judge said, which is one word of a fixed set."""
+    word = said.removeprefix(STARTED).decode(errors="replace")
+    if not said.startswith(STARTED):
+        return Outcome("not_started", word)
     # Once the program runs, whatever ends the check is the program's doing.
-    return Outcome(ended_for or said.get("outcome", "error"))
+    return Outcome(ended_for or (word if word in _OUTCOMES else "error"))
 
 
-def run_check(check: Check, limits: Limits) -> Outcome:
-    """Run one check, which takes `limits.seconds` and the start of a process at the most.
+def _listen(
+    channel: socket.socket, pid: int, scratch: Path, limits: Limits, start_by: float
+) -> tuple[bytes, str]:
+    """Wait for the end: what the judge said, and why the check has to be ended where it has to."""
+    said, until = b"", start_by
+    channel.settimeout(_LOOK_EVERY_SECONDS)
+    while len(said) <= _MAX_SAID_BYTES:
+        try:
+            received = channel.recv(_MAX_SAID_BYTES)
+        except TimeoutError:
+            received = None
+        except ConnectionResetError:  # it ended without reading everything
+            break
+        if received == b"":
+            break
+        if received is not None:
+            until = until if said else time.monotonic() + limits.seconds + _GRACE_SECONDS
+            said += received
+            continue
+        if time.monotonic() > until:
+            return said, "timeout"
+        if said and (_is_too_full(scratch, limits.file_bytes) or _num_threads(pid) > _MAX_THREADS):
+            return said, "error"
+    return said, ""
 
-    Leaves nothing behind. Any number of threads may call it. OSError where the machine has no room
-    for a process.
-    """
-    start_by = time.monotonic() + _START_SECONDS
-    program = {"prompt": check.prompt, "code": check.code}
-    first = {
-        "limits": limits._asdict(),
-        "parent": os.getpid(),
-        "start_by": start_by,
-        "program": program,
-    }
-    second = {"tests": check.tests, "solution": check.solution}
-    scratch = Path(tempfile.mkdtemp(prefix="passk-check-"))
-    try:
-        with _memory_file(pack(first) + pack(second)) as stdin, _memory_file() as stdout:
-            process = _start(stdin, stdout, scratch)
+
+class Sandbox:
+    """Runs checks. Any number of threads may use it at once."""
+
+    def __init__(self) -> None:
+        self._scratch = ScratchFolders()
+        self._lock = threading.Lock()
+        self._servers: list[_Server] = []
+        self.close = weakref.finalize(self, _close, self._servers, self._scratch)
+
+    @property
+    def folder(self) -> Path:
+        """Where the scratch folders are."""
+        return self._scratch.folder
+
+    def _server(self, lost: _Server | None) -> _Server:
+        """The server that runs; another one than `lost`."""
+        with self._lock:
+            if self._servers and self._servers[-1] is lost:
+                self._servers.pop().end()
+            if not self._servers:
+                self._servers.append(_Server())
+            return self._servers[-1]
+
+    def run(self, check: Check, limits: Limits) -> Outcome:
+        """Run one check, which takes `limits.seconds` and the start of a process at the most.
+
+        Leaves nothing behind. OSError where the machine has no room for a process. A check that
+        ends because its server was killed is run once more.
+        """
+        server = self._server(None)
+        outcome = self._run_once(server, check, limits)
+        if outcome is None:
+            server = self._server(server)
+            outcome = self._run_once(server, check, limits)
+        return outcome or Outcome("not_started")
+
+    def _run_once(self, server: _Server, check: Check, limits: Limits) -> Outcome | None:
+        """None where the check was lost together with its server."""
+        job = pack({name: getattr(check, name) for name in Check.__slots__})
+        start_by = time.monotonic() + _START_SECONDS
+        said, ended_for = b"", ""
+        processes: list[int] = []
+        with self._scratch.one() as scratch:
             try:
-                ended_for = _wait(process.pid, lambda: _why_end(stdout, scratch, limits, start_by))
+                with server.fork(start_by, limits, scratch) as channel:
+                    with suppress(BrokenPipeError, ConnectionResetError):  # then it says why
+                        channel.sendall(job)
+                    header, processes, *_ = socket.recv_fds(
+                        channel, HEADER.size, 2, socket.MSG_CMSG_CLOEXEC
+                    )
+                    if len(header) == HEADER.size:
+                        (pid,) = HEADER.unpack(header)
+                        said, ended_for = _listen(channel, pid, scratch, limits, start_by)
+            except (BrokenPipeError, ConnectionResetError):  # the server or the judge has ended
+                pass
             finally:
-                _end(process)
-            stdout.seek(0)
-            return _outcome(stdout.readlines(), ended_for)
-    finally:
-        shutil.rmtree(scratch)
+                _kill(processes)
+        is_silent = said in (b"", STARTED) and not ended_for
+        return None if is_silent and server.is_gone() else _outcome(said, ended_for)
+
+
+def _close(servers: list[_Server], scratch: ScratchFolders) -> None:
+    while servers:
+        servers.pop().end()
+    scratch.close()

@@ -58,6 +58,18 @@ class Link:
             raise SolutionEnded
         return unpack(self._read)
 
+    def send(self, message: Mapping[str, object]) -> None:
+        """Send a message to the solution."""
+        if self.ended:
+            raise SolutionEnded
+        data = memoryview(pack(message))
+        try:
+            while data:
+                data = data[os.write(self._requests, data) :]
+        except BrokenPipeError:
+            self.end()
+            raise SolutionEnded from None
+
     def value(self, encoded: object) -> object:
         """A value of the solution, with objects that stay there as `Remote`."""
         return decode(encoded, lambda reference: Remote(self, reference))
@@ -70,15 +82,7 @@ class Link:
             "args": encode(args, _reference),
             "kwargs": encode(kwargs or {}, _reference),
         }
-        if self.ended:
-            raise SolutionEnded
-        data = memoryview(pack(request))
-        try:
-            while data:
-                data = data[os.write(self._requests, data) :]
-        except BrokenPipeError:
-            self.end()
-            raise SolutionEnded from None
+        self.send(request)
         reply = self.receive()
         if "raised" in reply:
             raise _exception(reply)

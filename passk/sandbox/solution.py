@@ -10,6 +10,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from passk.sandbox.remote_values import decode, encode, pack, unpack
 
@@ -76,6 +77,10 @@ class _Server:
         while data:
             data = data[os.write(self._replies, data) :]
 
+    def receive(self) -> dict[str, Any]:
+        """Return the next message. EOFError where the other side has closed."""
+        return unpack(self._read)
+
     def _read(self, size: int) -> bytes:
         chunks = []
         while size:
@@ -106,7 +111,7 @@ class _Server:
     def serve(self) -> None:
         while True:
             try:
-                request = unpack(self._read)
+                request = self.receive()
             except EOFError:
                 return
             self.reply(lambda request=request: self._answer(request))  # type: ignore[misc]
@@ -129,15 +134,17 @@ def _definitions(module: types.ModuleType) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
-def run_solution(prompt: str, code: str, requests: int, replies: int) -> None:
-    """Run the program, say what it defines, and serve calls to it.
+def run_solution(requests: int, replies: int) -> None:
+    """Read the program, run it, say what it defines, and serve calls to it.
 
-    Messages: {} once at the start, then {"unparsed": true}, or {"names": [[name, value], ...],
-    "functions": [name, ...]}, or {"raised": ...}.
+    The first request is {"prompt": ..., "code": ...}. Messages: {} before the program starts, then
+    {"unparsed": true}, or {"names": [[name, value], ...], "functions": [name, ...]}, or
+    {"raised": ...}.
     """
     server = _Server(requests, replies)
+    program = server.receive()
     server.send({})
-    units = programs(prompt, code)
+    units = programs(program["prompt"], program["code"])
     if units is None:
         server.send({"unparsed": True})
         return
