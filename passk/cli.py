@@ -25,6 +25,7 @@ from passk.clusters import check_launcher, check_tasks, was_requeued, with_sweep
 from passk.command_rules import claim_directory
 from passk.completion import FILES, FOLDERS, script
 from passk.composition import explain, groups_and_keys, register, to_config
+from passk.config import RunConfig
 from passk.disk import missing_folders, only_writer
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.schemas import conf_dir
@@ -236,6 +237,10 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
         from passk.explain import run_explain
 
         return run_explain(cfg, run_dir)
+    if isinstance(cfg, RunConfig) and getattr(cfg, "run", None) is None:
+        from passk.problems import check_files
+
+        check_files(cfg.data, cfg.eval, needs_training=command != "eval")
     _set_environment()
     if command == "toy":
         from passk.toy_command import run_toy  # needs no torch, and no time to import it

@@ -7,17 +7,20 @@ from dataclasses import replace
 
 from passk.answers.text import find_answer
 from passk.config import VerifierConfig
+from passk.numerals import plain_text
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers import CORRECT, TRUNCATED, UNPARSED, WRONG
 
 _QUOTES = " \"'`\u2018\u2019\u201c\u201d"
+_DASHES = re.compile("[\u2010-\u2015]")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+")
 
 
 class ExactVerifier:
     """Compares the last answer of a completion with the gold answer as text.
 
-    Case, width, spaces, quotation marks and final punctuation do not count; everything else does:
+    Case, width, script of digits, spaces, quotation marks and final punctuation do not count;
+    everything else does:
     `1/2` is not `0.5`. Linear in the length of the text, so no time limit is needed.
     """
 
@@ -57,8 +60,9 @@ class ExactVerifier:
 def normalise_short(text: str) -> str:
     """Compatible characters, one case, single spaces, no quotation marks or final punctuation.
 
-    Separators of thousands in a whole number go too.
+    Digits of every script are one, as are dashes; separators of thousands in a whole number go.
     """
-    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    text = " ".join(unicodedata.normalize("NFKC", plain_text(text)).casefold().split())
+    text = _DASHES.sub("-", text)
     text = text.strip(_QUOTES).rstrip(".,;:!? ").strip(_QUOTES)
     return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text

@@ -2,17 +2,22 @@
 
 import hashlib
 import json
-import math
 import random
+import re
+import reprlib
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
+from decimal import Decimal
+from typing import TypeGuard
 
 from passk.config import ConventionsConfig, DataConfig, EvalConfig, TableConfig
 from passk.conventions import make_problems
 from passk.errors import UserError
 from passk.gold import find_gold, without_calculations
-from passk.rows import Row, is_file_name, read_rows, refuse_missing
+from passk.numerals import MOST_DIGITS, plain_number
+from passk.rows import Row, is_file_name, is_local, read_rows, refuse_missing
 from passk.types import Problem
 
 
@@ -73,6 +78,16 @@ def load_data(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool = T
     if isinstance(cfg, TableConfig):
         heldout = _shuffled(heldout, f"heldout/{eval_cfg.seed}")
     return replace(data, heldout=heldout[: eval_cfg.num_problems])
+
+
+def check_files(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool) -> None:
+    """Read the files and folders that `data` names, so that bad ones are refused at once.
+
+    Does nothing where nothing is named, or a data set of the hub, which takes longer than torch.
+    """
+    named = [source for source in (cfg.path, cfg.eval_path) if source]
+    if named and all(map(is_local, named)):
+        load_data(cfg, eval_cfg, needs_training=needs_training)
 
 
 def _generate(cfg: ConventionsConfig, num_heldout: int, needs_training: bool) -> Data:
@@ -193,14 +208,27 @@ def normalised(prompt: str) -> str:
 
 _FIELDS = ("prompt", "answer", "id", "kind", "solution", "level", "type", "weight")
 _NEEDED = ("prompt", "answer")
-_ALLOWED = {  # besides text, which all of them may be
+_NAMES = ("id", "kind", "level", "type")  # whole numbers are names too
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
+_ALLOWED = {
     "prompt": "a non-empty string",
-    "answer": "text or a number",
+    "answer": f"text or a finite number (of at most {MOST_DIGITS} digits)",
     "id": "a non-empty string or a whole number",
     "solution": "text",
     **dict.fromkeys(("kind", "level", "type"), "text or a whole number"),
+    "weight": "a finite number of 0 or more",
 }
-_NAMES = ("id", "kind", "level", "type")  # whole numbers are names too
+
+
+class _Shortened(reprlib.Repr):
+    """Shows a value in a message, however long it is or whatever it holds."""
+
+    def repr_Decimal(self, value: Decimal, level: int) -> str:  # named by its type
+        return f"{value:.12g}" if value.is_finite() else str(value)
+
+
+_shortened = _Shortened()
+_shortened.maxstring = _shortened.maxother = 60
 
 
 def read_problems(
@@ -216,6 +244,7 @@ def read_problems(
     rows = read_rows(source, key, split=split, subset=cfg.subset, columns=columns.values())
     problems, seen = [], dict[str, str]()
     without_answer: list[str] = []
+    rewritten: list[str] = []
     for row in rows:
         problem = _problem(row, columns, cfg)
         if not problem.answer:
@@ -228,6 +257,9 @@ def read_problems(
             )
         seen[problem.id] = row.place
         problems.append(problem)
+        written = row.fields[cfg.answer_column]
+        if isinstance(written, Decimal) and str(written) != problem.answer:
+            rewritten.append(f"{problem.id}: {str(written)[:40]} is {problem.answer[:40]}")
     if not problems:
         raise UserError(
             f"{key}={source}: no row has an answer in the field {cfg.answer_column!r} "
@@ -235,6 +267,7 @@ def read_problems(
         )
     notes = [
         ("rows left out because they hold no answer", without_answer),
+        ("answers that are numbers, written as people do", rewritten),
         ("problems that stand here again with another answer", _contradictions(problems)),
         ("problems with a weight other than 1", [p.id for p in problems if p.weight != 1]),
     ]
@@ -263,29 +296,60 @@ def _problem(row: Row, columns: dict[str, str | None], cfg: TableConfig) -> Prob
         value = None if column is None else row.fields.get(column)
         if value is None:
             if name in _NEEDED:
+                there = f"; it has: {_shortened.repr(sorted(row.fields))}" if row.fields else ""
                 raise UserError(
-                    f"{row.place}: the field {column!r} is missing (data.{name}_column)"
+                    f"{row.place}: the field {column!r} is missing (data.{name}_column){there}"
                 )
             continue
-        if name == "weight":
-            if not _is_number(value) or value < 0:
-                raise UserError(f"{row.place}: {column!r} must be 0 or more, found {value!r}")
-            weight = float(value)
+        read = _weight(value) if name == "weight" else _text(value, name)
+        if read is None:
+            raise UserError(
+                f"{row.place}: {column!r} must be {_ALLOWED[name]}, found {_shortened.repr(value)}"
+            )
+        if isinstance(read, float):
+            weight = read
             continue
-        if name == "answer" and _is_number(value):
-            value = str(value)
-        elif name in _NAMES and _is_number(value) and value == int(value):
-            value = str(int(value))  # a column of a table with gaps has 3.0 for 3
-        if not isinstance(value, str) or (name in ("prompt", "id") and not value.strip()):
-            raise UserError(f"{row.place}: {column!r} must be {_ALLOWED[name]}, found {value!r}")
-        texts[name] = value
+        if fault := _unwritable(read, name):
+            raise UserError(f"{row.place}: {column!r} holds {fault}: {_shortened.repr(read)}")
+        texts[name] = read
     texts["answer"] = find_gold(texts["answer"], cfg.gold_in) or ""
     if cfg.strip_calculations and "solution" in texts:
         texts["solution"] = without_calculations(texts["solution"])
     return Problem(**texts, weight=weight)
 
 
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
+def _text(value: object, name: str) -> str | None:
+    """The text of a field; None where it may not be what it is."""
+    if _is_number(value) and (name == "answer" or (name in _NAMES and _is_whole(value))):
+        return plain_number(value)
+    if not isinstance(value, str) or (name in ("prompt", "id") and not value.strip()):
+        return None
+    return value
+
+
+def _weight(value: object) -> float | None:
+    """A weight, which is text in CSV; a cell without one counts as 1."""
+    if isinstance(value, str):
+        if not value.strip():
+            return 1.0
+        value = Decimal(value.strip()) if _NUMBER.fullmatch(value.strip()) else None
+    if not _is_number(value) or not 0 <= value <= sys.float_info.max:
+        return None
+    return float(value)
+
+
+def _unwritable(text: str, name: str) -> str:
+    """What no file or tokenizer takes: half a character; in names, which figures show, NUL."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        return "half of a surrogate pair, which is no character"
+    return "a NUL character" if name in _NAMES and "\0" in text else ""
+
+
+def _is_whole(number: int | Decimal) -> bool:
+    return isinstance(number, int) or number == number.to_integral_value()
+
+
+def _is_number(value: object) -> TypeGuard[int | Decimal]:
+    if isinstance(value, Decimal):
+        return value.is_finite()
+    return isinstance(value, int) and not isinstance(value, bool)

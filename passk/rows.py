@@ -1,26 +1,28 @@
 """Rows of a data set, each with the place to name when it is at fault.
 
-A source is a file, a folder with files of each split, or a data set on the hub. JSON lines are read
-here, line by line, so that a malformed one is named by its line; everything else is read through
-`datasets`, which is imported when it is needed (it takes a second).
+A source is a file, a folder with files of each split, or a data set on the hub. Files are read by
+`passk.row_files`; of the hub through `datasets`, which is imported when it is needed (it takes a
+second).
 """
 
-import csv
-import json
 import logging
 import re
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from passk.errors import UserError
-
-_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-
-Fields = Mapping[str, Any]
-Part = tuple[str, Iterator[tuple[int, Fields]]]  # what a row is called, numbered rows
+from passk.row_files import (
+    COMPRESSIONS,
+    FORMS,
+    Fields,
+    Part,
+    first_line,
+    form_of,
+    read_file,
+    table_rows,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,16 @@ def is_file_name(source: str) -> bool:
     if path.is_dir():
         return False
     looks_local = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1
-    return path.exists() or looks_local or path.suffix in _SUFFIXES
+    return path.exists() or looks_local or form_of(path) in FORMS
+
+
+def is_local(source: str) -> bool:
+    """Whether `source` means a file or a folder, and no data set of the hub."""
+    return is_file_name(source) or Path(source).expanduser().is_dir()
+
+
+def _stem(path: Path) -> str:
+    return Path(path.stem).stem if path.suffix in COMPRESSIONS else path.stem
 
 
 def refuse_missing(source: str, key: str) -> None:
@@ -58,18 +69,18 @@ def read_rows(
     refuse_missing(source, key)
     path = Path(source).expanduser()
     if is_file_name(source):
-        name, parts = path.stem, [_read_file(path, f"{key}={source}", columns)]
+        name, parts = _stem(path), [read_file(path, f"{key}={source}", columns)]
     elif path.is_dir():
         files = _files_of_split(path, f"{key}={source}", split, subset)
-        name, parts = split, [_read_file(file, f"{key}={file}", columns) for file in files]
+        name, parts = split, [read_file(file, f"{key}={file}", columns) for file in files]
     else:
         name, parts = split, _read_hub(source, key, split, subset, columns)
     rows: list[Row] = []
     before = 0
-    for place, numbered in parts:
+    for part in parts:
         number = 0
-        for number, fields in numbered:
-            rows.append(Row(fields, f"{place} {number}", f"{name}-{before + number}"))
+        for number, fields in part.rows:
+            rows.append(Row(fields, f"{part.place} {number}", f"{name}-{before + number}"))
         before += number
     if not rows:
         where = "" if is_file_name(source) else f" in its split {split!r}"
@@ -81,74 +92,23 @@ def _files_of_split(folder: Path, shown: str, split: str, subset: str | None) ->
     """`<split>.jsonl`, or the shards `<split>-00000-of-00002.parquet`: in the folder, in the one
     of the subset, or else one level below, as in a copy of a hub repository."""
     root = folder / subset if subset is not None and (folder / subset).is_dir() else folder
-    name = re.compile(rf"{re.escape(split)}(-\d+-of-\d+)?({'|'.join(map(re.escape, _SUFFIXES))})")
+    forms, packed = ("|".join(map(re.escape, names)) for names in (FORMS, COMPRESSIONS))
+    name = re.compile(rf"{re.escape(split)}(-\d+-of-\d+(-[0-9a-f]{{16}})?)?({forms})({packed})?")
     for pattern in ("*", "*/*"):
         files = sorted(file for file in root.glob(pattern) if name.fullmatch(file.name))
         if files:
             break
     else:
         raise UserError(
-            f"{shown} holds no file of the split {split!r}; give {split}.jsonl, .json, .parquet or "
-            f".csv (or shards such as {split}-00000-of-00001.parquet)"
+            f"{shown} holds no file of the split {split!r}; give {split}.jsonl, .json, .parquet, "
+            f".csv or .arrow (or shards such as {split}-00000-of-00001.parquet)"
         )
-    suffixes = sorted({file.suffix for file in files})
+    suffixes = sorted({file.name.removeprefix(_stem(file)) for file in files})
     if len(suffixes) > 1:
         raise UserError(
             f"{shown} holds the split {split!r} as {' and as '.join(suffixes)}; keep one of them"
         )
     return files
-
-
-def _read_file(file: Path, shown: str, columns: Collection[str]) -> Part:
-    if file.suffix in (".json", ".parquet", ".csv"):
-        return f"{file}, row", _read_table(file, shown, columns)
-    return f"{file}, line", _read_lines(file, shown)
-
-
-def _read_lines(file: Path, shown: str) -> Iterator[tuple[int, Fields]]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")  # U+2028 may stand in a string
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{shown} cannot be read as a UTF-8 text file: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{file}, line {number}"
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            reason = f"{error.msg}, column {error.colno}"
-            raise UserError(f"{place}: not a JSON object ({reason})") from error
-        if not isinstance(fields, dict):
-            raise UserError(f"{place}: a JSON object is needed, found {type(fields).__name__}")
-        yield number, fields
-
-
-def _read_table(file: Path, shown: str, columns: Collection[str]) -> Iterator[tuple[int, Fields]]:
-    """A file through `datasets`, past its cache: the file may change between two runs."""
-    datasets = _datasets()
-    try:
-        if file.stat().st_size == 0:
-            return
-        with tempfile.TemporaryDirectory() as cache:
-            options: dict[str, Any] = {"cache_dir": cache, "keep_in_memory": True}
-            if file.suffix == ".json":
-                dataset = datasets.Dataset.from_json(str(file), **options)
-            elif file.suffix == ".parquet":
-                dataset = datasets.Dataset.from_parquet(str(file), **options)
-            else:
-                with file.open(newline="", encoding="utf-8-sig") as opened:
-                    header = next(csv.reader(opened))
-                text = datasets.Features({name: datasets.Value("string") for name in header})
-                options |= {"features": text, "keep_default_na": False}  # 007 and NA stay text
-                dataset = datasets.Dataset.from_csv(str(file), **options)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        if "corresponds to no data" in str(error):  # how `datasets` says that there are no rows
-            return
-        raise UserError(
-            f"{shown} cannot be read as {file.suffix.removeprefix('.')} ({_reason(error)})"
-        ) from error
-    yield from _numbered(dataset, columns)
 
 
 def _read_hub(
@@ -165,17 +125,12 @@ def _read_hub(
             f"{key}={source}{which} cannot be loaded: there is no such file or folder here, and "
             f"the hub gives: {_reason(error)}; {key} takes a file, a folder or a hub id"
         ) from error
-    return [
-        (f"{source}{f' ({name})' if len(subsets) > 1 else ''} {split}, row", _numbered(d, columns))
-        for name, d in zip(subsets, loaded, strict=True)
-    ]
-
-
-def _numbered(dataset: Any, columns: Collection[str]) -> Iterator[tuple[int, Fields]]:
-    wanted = [name for name in dataset.column_names if name in columns]
-    # Without columns a data set has no rows either, but here it has those that lack all fields.
-    rows = dataset.select_columns(wanted) if wanted else ({} for _ in range(dataset.num_rows))
-    yield from enumerate(rows, 1)
+    parts = []
+    for name, dataset in zip(subsets, loaded, strict=True):
+        shown = f"{source}{f' ({name})' if len(subsets) > 1 else ''} {split}"
+        table = dataset.with_format("arrow")[:]
+        parts.append(Part(f"{shown}, row", table_rows(table, shown, columns)))
+    return parts
 
 
 def _datasets() -> Any:
@@ -193,4 +148,4 @@ def _reason(error: BaseException) -> str:
     """The first line of an error; `datasets` hides what is wrong in a file behind a general one."""
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)

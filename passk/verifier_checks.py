@@ -1,9 +1,10 @@
 """Before step 0: is the verifier right about known answers, and does it accept the gold ones?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from passk.errors import UserError
+from passk.numerals import plain_answer
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers import Verifier
 
@@ -77,15 +78,21 @@ def check_gold(
 
 
 def refused_gold(verifier: Verifier, problems: Sequence[Problem]) -> list[tuple[Problem, Verdict]]:
-    """The problems whose own gold answer is not judged right, each with the verdict."""
-    shown = [(problem, verifier.demonstrate(problem)) for problem in problems]
-    pairs = [(problem, _completion(text)) for problem, text in shown if text is not None]
-    verdicts = verifier.verify(pairs)
-    return [
-        (problem, verdict)
-        for (problem, _), verdict in zip(pairs, verdicts, strict=True)
-        if verdict.reward != 1
-    ]
+    """The problems whose own gold answer is not judged right, each with the verdict.
+
+    Written as in the data, and as a person writes it: a gold of 1e-05 that only the same characters
+    are equal to would make every right answer wrong.
+    """
+    pairs = []
+    for problem in problems:
+        plain = replace(problem, answer=plain_answer(problem.answer))
+        shown = [verifier.demonstrate(each) for each in dict.fromkeys((problem, plain))]
+        pairs += [(problem, _completion(text)) for text in shown if text is not None]
+    refused: dict[str, tuple[Problem, Verdict]] = {}
+    for (problem, _), verdict in zip(pairs, verifier.verify(pairs), strict=True):
+        if verdict.reward != 1:
+            refused.setdefault(problem.id, (problem, verdict))
+    return list(refused.values())
 
 
 def _completion(text: str) -> Completion:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from passk.numerals import plain_text
 from passk.types import Completion, FinishReason, Problem, Verdict
 
 CORRECT = Verdict(1.0, "correct")
@@ -46,7 +47,8 @@ class Verifier(Protocol):
 class ConventionsVerifier:
     """Compares the number after the last `=` of the completion with the gold answer.
 
-    A completion that met the length limit is `truncated`, one without such a number `unparsed`.
+    Digits of every script count. A completion that met the length limit is `truncated`, one without
+    such a number `unparsed`.
     Linear in the length of the text, so no time limit is needed.
     """
 
@@ -62,8 +64,9 @@ class ConventionsVerifier:
         found = self._FINAL_NUMBER.search(completion.text)
         if found is None:
             return UNPARSED
-        verdict = CORRECT if found[1] == problem.answer else WRONG
-        return replace(verdict, answer=found[1])
+        answer = plain_text(found[1])
+        verdict = CORRECT if answer == plain_text(problem.answer) else WRONG
+        return replace(verdict, answer=answer)
 
     def demonstrate(self, problem: Problem) -> str:
         """See `Verifier.demonstrate`."""

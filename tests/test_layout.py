@@ -19,6 +19,7 @@ LEVELS = (
             "theory",
             "voice",
             "free_settings",
+            "numerals",
             "shell_words",
             "answers.text",
             "answers.forms",
@@ -27,7 +28,7 @@ LEVELS = (
     ),
     (
         *(
-            "rows",
+            "row_files",
             "eval_tables",
             "conventions",
             "advantages",
@@ -55,6 +56,7 @@ LEVELS = (
     ),
     (
         *(
+            "rows",
             "row_cache",
             "rules",
             "records",
@@ -174,7 +176,7 @@ WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"trackers", "tracking", "noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
-WITHOUT_TORCH |= {"lineage", "rebuild", "shell_words"}
+WITHOUT_TORCH |= {"lineage", "rebuild", "shell_words", "numerals", "row_files"}
 WITHOUT_TORCH |= {
     "diagnoses",
     "baselines",

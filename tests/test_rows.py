@@ -75,7 +75,7 @@ def test_json_may_be_lines_too_and_numbers_stay_numbers(tmp_path):
     (tmp_path / "rows.json").write_text('{"question": "a", "answer": 3}\n{"question": "b"}\n')
     assert [fields for _, _, fields in read(tmp_path / "rows.json")] == [
         {"question": "a", "answer": 3},
-        {"question": "b", "answer": None},
+        {"question": "b"},
     ]
 
 
@@ -188,18 +188,18 @@ def repository(tmp_path, monkeypatch):
 def test_a_hub_data_set_by_split_and_subset(repository):
     """`datasets` reads a folder in a repository's form as it reads the repository."""
     (part,) = rows._read_hub(repository, "data.path", "test", "geometry", COLUMNS)
-    assert part[0] == f"{repository} test, row"
+    assert part.place == f"{repository} test, row"
     first = {"question": "geometry test", "answer": "geometry test!"}  # no other column
-    assert list(part[1]) == [(1, first), (2, {"question": "more", "answer": "more!"})]
+    assert list(part.rows) == [(1, first), (2, {"question": "more", "answer": "more!"})]
 
 
 def test_a_hub_data_set_without_a_subset_is_all_of_them(repository):
     parts = rows._read_hub(repository, "data.path", "train", None, COLUMNS)
-    assert [place for place, _ in parts] == [
+    assert [part.place for part in parts] == [
         f"{repository} (algebra) train, row",
         f"{repository} (geometry) train, row",
     ]
-    assert [[f["question"] for _, f in numbered] for _, numbered in parts] == [
+    assert [[f["question"] for _, f in part.rows] for part in parts] == [
         ["algebra train", "more"],
         ["geometry train", "more"],
     ]

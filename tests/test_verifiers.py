@@ -178,6 +178,44 @@ def _self_test_of_math() -> None:
         verifier.close()
 
 
+@pytest.mark.parametrize("name", ["exact", "math"])
+def test_a_gold_that_no_plain_answer_reaches_is_refused(name):
+    """Equal to itself, but to nothing that a person or a model would write."""
+    verifier = build_verifier(VerifierConfig(name=name, num_workers=1))
+    plain = ("14", "0.5", "1e5", "\u0662\u0663", "7\u200b", "\u22125")
+    try:
+        assert refused_gold(verifier, [Problem(g, "", g) for g in plain]) == []
+        far = [Problem(g, "", g) for g in ("1e-05", "-2.5e+16", "\u0967\u0968")]
+        refused = refused_gold(Unfolded(verifier), [Problem("23", "", "23"), *far])
+        assert [problem for problem, _ in refused] == far
+    finally:
+        verifier.close()
+
+
+class Unfolded(ConventionsVerifier):
+    """Knows an answer by its characters alone."""
+
+    def __init__(self, verifier):
+        self.demonstrate = verifier.demonstrate
+
+    def verify(self, pairs):
+        same = [self.demonstrate(problem) == answer.text for problem, answer in pairs]
+        return [Verdict(1.0, "correct") if one else Verdict(0.0, "wrong") for one in same]
+
+
+@pytest.mark.parametrize("digits", ["23", "\u0662\u0663", "\u0968\u0969", "\uff12\uff13"])
+@pytest.mark.parametrize("name", ["conventions", "exact", "math"])
+def test_digits_of_every_script_are_one(name, digits):
+    verifier = build_verifier(VerifierConfig(name=name, num_workers=1))
+    try:
+        for gold, said in (("23", digits), (digits, "23"), (digits, digits)):
+            text = verifier.demonstrate(Problem("", "", said))
+            assert answers.judge(verifier, gold, text).reason == "correct"
+            assert answers.judge(verifier, "24", text).reason == "wrong"
+    finally:
+        verifier.close()
+
+
 def test_refused_gold_answers_are_named_and_only_the_hopeless_leave_training():
     train_problems = [Problem(f"t-{i}", "", "1" if i else "one") for i in range(8)]
     heldout = [Problem("h-0", "", "two"), Problem("h-1", "", "2")]
