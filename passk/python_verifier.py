@@ -7,11 +7,14 @@ The answer of a problem is test code, as in these forms, mixed as one likes:
   it themselves; `def test_...():` is called as well;
 - statements about `candidate`, which is the entry point.
 
-The entry point is the last function at the left margin of the prompt that the program defines, or
-where the prompt has none the last function of the program. The program is the last fenced block of
-the completion that is marked as Python or not at all, else the whole completion, after the prompt
-if that is Python too (see `solution.programs`). Tests see what the program defines, not what it
-imports, and modules of the standard library that they use, imported or not.
+The entry point is the function that the prompt asks for, the last of several; where the prompt has
+none, the last one that the worked solution has, else the last that the program defines. Any object
+that can be called counts as a function.
+
+`passk.sandbox.program` says which text of a completion is the program: exactly one is run, the last
+that defines the function. Tests see what the program defines, not what it imports; they see
+functions and constants that the prompt gives as they stand in the prompt, and modules of the
+standard library that they use, imported or not.
 
 Verdicts: `correct`; `wrong`, a failed assertion, an exception, leaving early; `unparsed`, no
 program; `truncated`, the length limit; `timeout` and `error` (a crash, or more memory or files than
@@ -21,7 +24,6 @@ tests test nothing.
 """
 
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,6 +31,7 @@ from passk.config import VerifierConfig
 from passk.errors import UserError
 from passk.sandbox.confinement import Limits
 from passk.sandbox.process import Check, Sandbox
+from passk.sandbox.program import fenced_blocks
 from passk.sandbox.seccomp import supported_machine
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers import CORRECT, TRUNCATED, UNPARSED, WRONG
@@ -42,30 +45,7 @@ _VERDICTS = {
     "untested": Verdict(None, "error"),
     "not_started": Verdict(None, "error"),
 }
-_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*(\w*)")
-_PYTHON = ("", "python", "python3", "py")
 _MIB = 2**20
-
-
-def find_code(text: str) -> str | None:
-    """The last fenced block that is marked as Python or not at all; None where there is none.
-
-    A block that is not closed ends with the text.
-    """
-    found = fence = None
-    block: list[str] = []
-    language = ""
-    for line in text.splitlines(keepends=True):
-        match = _FENCE.match(line)
-        if fence is None and match is not None:
-            fence, language, block = match[1], match[2].lower(), []
-            if language in _PYTHON:
-                found = block
-        elif fence is not None and line.strip() == fence:
-            fence = None
-        elif fence is not None:
-            block.append(line)
-    return None if found is None else "".join(found)
 
 
 class PythonVerifier:
@@ -102,14 +82,12 @@ class PythonVerifier:
         problem, completion = pair
         if completion.finish_reason is FinishReason.LENGTH:
             return TRUNCATED
-        code = find_code(completion.text)
-        program = completion.text if code is None else code
-        check = Check(problem.prompt, program, problem.answer, problem.solution)
+        check = Check(problem.prompt, completion.text, problem.answer, problem.solution)
         try:
             result = self._sandbox.run(check, self._limits).result
         except OSError:  # no room for another process
             result = "not_started"
-        if result == "unparsed" and code is not None:
+        if result == "unparsed" and fenced_blocks(completion.text):
             return WRONG
         return _VERDICTS[result]
 

@@ -53,6 +53,7 @@ LEVELS = (
             "reading",
         ),
         *("answers.reader", "sandbox.remote_values", "sandbox.landlock", "sandbox.seccomp", "toy"),
+        "sandbox.program",
     ),
     (
         *(

@@ -12,7 +12,7 @@ import pytest
 
 from passk.config import VerifierConfig
 from passk.errors import UserError
-from passk.python_verifier import PythonVerifier, find_code
+from passk.python_verifier import PythonVerifier
 from passk.sandbox import process as sandbox
 from passk.types import Completion, FinishReason, Problem, Verdict
 
@@ -89,6 +89,36 @@ FORMS = {
     "unicode": (fenced("größe = 'ä🙂'\ndef add(a, b):\n    return a + b  # Größe"), RIGHT),
     "windows line ends": (fenced(GOOD).replace("\n", "\r\n"), RIGHT),
     "a lambda": ("add = lambda a, b: a + b", RIGHT),
+    "a function of the library": ("import operator\nadd = operator.add", RIGHT),
+    "an import": ("from operator import add", RIGHT),
+    "an import of everything": ("from operator import *", RIGHT),
+    "a cached function": (fenced("from functools import lru_cache\n@lru_cache\n" + GOOD), RIGHT),
+    "a decorated function": (
+        "def twice(f):\n    return lambda *a: f(*a)\n@twice\n" + GOOD,
+        RIGHT,
+    ),
+    "a partial function": (
+        "from functools import partial\ndef g(c, a, b): return a + b\nadd = partial(g, 0)",
+        RIGHT,
+    ),
+    "a generic function": (
+        "from functools import singledispatch\n@singledispatch\n"
+        + GOOD
+        + "@add.register\ndef _(a: str, b): return a.__add__(b)",
+        RIGHT,
+    ),
+    "a bound method": (
+        "class Solution:\n    def add(self, a, b): return a + b\nadd = Solution().add",
+        RIGHT,
+    ),
+    "a callable object": (
+        "class Add:\n    def __call__(self, a, b): return a + b\nadd = Add()",
+        RIGHT,
+    ),
+    "a library's function that is wrong": ("import operator\nadd = operator.sub", WRONG),
+    "a program that wants input at its end": (GOOD + "print(add(int(input()), 1))", RIGHT),
+    "a program that wants input at its start": ("n = int(input())\n" + GOOD, WRONG),
+    "a usage that fails": (GOOD + "print(add(1))", WRONG),
     "wrong": (fenced("def add(a, b): return 3"), WRONG),
     "an exception": (fenced("def add(a, b): raise KeyError(a)"), WRONG),
     "an exception of its own": (
@@ -136,6 +166,75 @@ def test_prompts_that_are_python(verifier, text, expected):
 
 def test_a_prompt_of_one_word_is_no_program(verifier):
     assert judge(verifier, fenced(GOOD), prompt="Add") == RIGHT
+
+
+HELPER_PROMPT = '''EPSILON = 1e-6
+
+
+def value(coefficients: list, x: float) -> float:
+    """ The polynomial at x. """
+    return sum(c * x ** i for i, c in enumerate(coefficients))
+
+
+def zero(coefficients: list) -> float:
+    """ A zero of the polynomial, which value(...) makes 0. """
+'''
+HELPER_TESTS = """
+def check(candidate):
+    for coefficients in ([1, 2], [-6, 11, -6, 1]):
+        assert abs(value(coefficients, candidate(coefficients))) < EPSILON
+"""
+ZERO = """
+def zero(coefficients):
+    x = 0.5
+    for _ in range(100):
+        slope = (value(coefficients, x + 1e-6) - value(coefficients, x)) / 1e-6
+        x -= value(coefficients, x) / slope
+    return x
+"""
+VALUE = HELPER_PROMPT.partition("\n\n\n")[2].partition("\n\n\ndef zero")[0]
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        (ZERO, RIGHT),
+        (VALUE + "\n\n" + ZERO, RIGHT),
+        (HELPER_PROMPT + ZERO.partition("\n")[2].partition("\n")[2], RIGHT),
+        ("def value(a, b):\n    return sum(c * b**i for i, c in enumerate(a))\n" + ZERO, RIGHT),
+        ("def value(coefficients, x): return 0\ndef zero(coefficients): return 5", WRONG),
+        ("EPSILON = 1e9\ndef zero(coefficients): return 5", WRONG),
+        ("value = lambda *a: 0\ndef zero(coefficients): return 5", WRONG),
+        ("class value:\n    def __new__(cls, *a): return 0\ndef zero(c): return 5", WRONG),
+        ("import builtins\nbuiltins.abs = lambda x: 0\ndef zero(c): return 5", WRONG),
+        ("value.__code__ = (lambda *a: 0).__code__\ndef zero(c): return 5", WRONG),
+        ("del zero\ndef value(c, x=0): return 0", WRONG),
+    ],
+)
+def test_what_the_prompt_defines_is_what_the_tests_use(verifier, program, expected):
+    """HumanEval/32, 38 and 50: tests that use a function which the prompt gives."""
+    assert judge(verifier, fenced(program), HELPER_TESTS, HELPER_PROMPT) == expected
+
+
+def test_what_the_prompt_gives_may_use_what_the_program_defines(verifier):
+    prompt = (
+        "class Node:\n    def __init__(self, x): self.x = x\n\n"
+        "def both(a, b):\n    return [first(Node(a)), first(Node(b))]\n\n"
+        "def first(node):\n    ''' Its x. '''\n"
+    )
+    tests = "assert both(1, 2) == [1, 2]\nassert first(Node(3)) == 3\n"
+    tests += "assert isinstance(Node(3), Node) and not isinstance(3, Node)"
+    assert judge(verifier, "    return node.x", tests, prompt) == RIGHT
+    assert judge(verifier, fenced("def first(node): return node.x"), tests, prompt) == RIGHT
+    assert judge(verifier, fenced("def first(node): return 1"), tests, prompt) == WRONG
+
+
+def test_a_prompt_with_a_fault_to_mend_gives_nothing(verifier):
+    prompt = "def double(x):\n    return x + 2\n\ndef half(x):\n    return x - 2\n"
+    tests = "assert double(3) == 6\nassert half(6) == 3"
+    mended = "def double(x):\n    return x * 2\n\ndef half(x):\n    return x // 2\n"
+    assert judge(verifier, fenced(mended), tests, prompt) == RIGHT
+    assert judge(verifier, fenced(mended.partition("def half")[0]), tests, prompt) == WRONG
 
 
 FORMS_OF_TESTS = {
@@ -229,6 +328,80 @@ def test_forms_of_tests(verifier, what):
     assert judge(verifier, fenced(code), tests, solution=code) == expected
 
 
+# What f returns, and what is true of it beside the program.
+EQUALS = {
+    "Fraction(1, 2)": "f() == 0.5 and f() + 1 == 1.5 and abs(f() - 0.5) < 1e-9 and f() < 1",
+    "Decimal('0.50')": "f() == 0.5 and str(f()) == '0.50' and round(f(), 1) * 2 == 1",
+    "Counter('aab')": "f() == {'a': 2, 'b': 1} and f()['c'] == 0 and f().most_common(1)[0][1] == 2",
+    "Counter(a=1, b=0)": "f() == Counter(a=1) and f() != {'a': 1} and isinstance(f(), Counter)",
+    "OrderedDict(b=1, a=2)": "f() == {'a': 2, 'b': 1} and f() != OrderedDict(a=2, b=1)",
+    "defaultdict(list, {1: [2]})": "f() == {1: [2]} and f()[5] == []",
+    "defaultdict(lambda: 7, {})": "f() == {} and f()[5] == 7",
+    "deque([1, 2], maxlen=2)": "f() == deque([1, 2]) and list(f()) == [1, 2] and f().maxlen == 2",
+    "P(1, x=2)": "f() == (1, 2) and f().x == 2 and f()._asdict() == {'y': 1, 'x': 2}",
+    "{P(1, 2): P(3, 4)}": "f() == {(1, 2): (3, 4)}",
+    "True": "f() == 1 and f() is True",
+    "1.0": "f() == 1",
+    "Text.A": "f() == 'a' and f() in ('a', 'b')",
+    "Number.A": "f() == 1 and sorted([3, f(), 2]) == [1, 2, 3]",
+    "{Plain.A: 1}": "f() == {Plain.A: 1} and f() != {Plain.B: 1}",
+    "{'b': 1, 'a': 2}.keys()": "f() == {'a', 'b'} and sorted(f()) == ['a', 'b']",
+    "{'a': [2]}.values()": "list(f()) == [[2]] and f() != [[2]]",
+    "{'a': 2}.items()": "f() == {('a', 2)} and dict(f()) == {'a': 2}",
+    "range(0, 5, 2)": "f() == range(0, 6, 2) and f() != [0, 2, 4]",
+    "array('i', [1, 2])": "f() == array('i', [1, 2]) and f() != [1, 2] and f().tolist() == [1, 2]",
+    "UserList([1])": "f() == [1] and f() + [2] == [1, 2]",
+    "date(2020, 2, 29)": "f() == date(2020, 2, 29) and (date(2020, 3, 1) - f()).days == 1",
+    "datetime(2020, 1, 1, 1, tzinfo=timezone.utc)": (
+        "f() == datetime(2020, 1, 1, 1, tzinfo=f().tzinfo) and f().utcoffset() == timedelta(0)"
+        " and f() > datetime(2019, 1, 1, tzinfo=timezone.utc)"
+    ),
+    "time(1, 2, fold=1)": "f() == time(1, 2) and f().fold == 1",
+    "timedelta(hours=36)": "f() == timedelta(days=1.5) and f().total_seconds() == 129600",
+    "UUID(int=5)": "f() == UUID(int=5) and f().int == 5",
+    "PurePosixPath('a/b')": "f() == PurePosixPath('a') / 'b' and f().name == 'b'",
+    "[Fraction(1, 3), (Decimal(2),)]": "f() == [Fraction(2, 6), (2,)]",
+}
+LIBRARY = """
+from array import array
+from collections import *
+from datetime import *
+from decimal import Decimal
+from enum import Enum, IntEnum
+from fractions import Fraction
+from pathlib import PurePosixPath
+from uuid import UUID
+"""
+OWN_TYPES = """
+P = namedtuple('P', 'y x')
+class Text(str, Enum):
+    A = 'a'
+class Number(IntEnum):
+    A = 1
+class Plain(Enum):
+    A, B = 1, 2
+"""
+
+
+@pytest.mark.parametrize("value", EQUALS)
+def test_values_of_the_library_are_what_they_are_beside_the_program(verifier, value):
+    code, tests = f"{LIBRARY}{OWN_TYPES}def f(): return {value}", f"assert {EQUALS[value]}"
+    space: dict[str, object] = {}
+    exec(f"{code}\n{tests}", space)  # so it is there
+    assert judge(verifier, fenced(code), LIBRARY + tests) == RIGHT
+
+
+def test_values_of_the_library_can_be_handed_over(verifier):
+    code = LIBRARY + OWN_TYPES + "def f(x): x.append(x[0] + 1); return P(type(x).__name__, x)"
+    tests = LIBRARY + (
+        "for x in deque([Fraction(1, 2)]), array('i', [1]), UserList([Decimal(1)]):\n"
+        "    before, kind = x[0], type(x)\n    y, same = f(x)\n"
+        "    assert same == x and list(x) == [before, before + 1]\n"
+        "    assert y == kind.__name__ and type(same) is kind"
+    )
+    assert judge(verifier, fenced(code), tests) == RIGHT
+
+
 VALUES = """
 [None, True, 0, -1, 2**200, -(10**6000), 1.5, float('inf'), -0.0, 1e-320, 'a\\0ä\\ud800', '',
  b'\\xff', bytearray(b'a'), 1+2j, (), (1,), [], [[1], (2, [3])], {1, 'a'}, frozenset({(1, 2)}),
@@ -257,6 +430,7 @@ class Always(BASE):
     def __len__(self): return 3
     def __instancecheck__(self, other): return True
 """
+LIBRARIES = "import fractions, collections, datetime, enum, unittest.mock\n"
 FORGED_NAMES = """
 import json, os
 def send(message):
@@ -278,6 +452,31 @@ CHEATS = {
     "a text equal to everything": ALWAYS.replace("BASE", "str") + "def add(a, b): return Always()",
     "a number equal to everything": ALWAYS.replace("BASE", "int")
     + "def add(a, b): return Always()",
+    "a fraction equal to everything": LIBRARIES
+    + ALWAYS.replace("BASE", "fractions.Fraction")
+    + "def add(a, b): return Always(5, 7)",
+    "a counter equal to everything": LIBRARIES
+    + ALWAYS.replace("BASE", "collections.Counter")
+    + "def add(a, b): return Always('ab')",
+    "a date equal to everything": LIBRARIES
+    + ALWAYS.replace("BASE", "datetime.date")
+    + "def add(a, b): return Always(2020, 1, 1)",
+    "a list of the library equal to everything": LIBRARIES
+    + ALWAYS.replace("BASE", "collections.UserList")
+    + "def add(a, b): return Always()",
+    "a named tuple equal to everything": LIBRARIES
+    + ALWAYS.replace("BASE", "collections.namedtuple('T', 'x')")
+    + "def add(a, b): return Always(1)",
+    "an enumeration equal to everything": LIBRARIES
+    + ALWAYS.replace("BASE", "enum.Enum")
+    + "    A = 1\ndef add(a, b): return Always.A",
+    "the library's object equal to everything": LIBRARIES
+    + "def add(a, b): return unittest.mock.ANY",
+    "the library's type taken over": LIBRARIES
+    + "fractions.Fraction.__eq__ = lambda *a: True\n"
+    + "def add(a, b): return fractions.Fraction(5, 7)",
+    "a hash and a text of its own": ALWAYS.replace("BASE", "object")
+    + "    __repr__ = __str__ = lambda self: '3'\ndef add(a, b): return Always()",
     "comparison taken over": (
         "import builtins, operator\nbuiltins.AssertionError = ZeroDivisionError\n"
         "operator.eq = lambda a, b: True\nbuiltins.bool = lambda x: True\ndef add(a, b): return 0"
@@ -415,17 +614,6 @@ def test_worked_solutions_as_completions(verifier, body):
     assert verifier.demonstrate(Problem("p", "", ASSERTS)) is None
 
 
-def test_find_code():
-    assert find_code("no code") is None
-    assert find_code("```json\n{}\n```") is None
-    assert find_code("```\na\n```\ntext\n~~~py\nb\n  c\n~~~\n") == "b\n  c\n"
-    assert find_code("````python\n```\ninner\n```\n````") == "```\ninner\n```\n"
-    long = "```" * 200_000
-    started = time.monotonic()
-    find_code(long + "\n" + "`" * 400_000 + "\n" + " " * 400_000)
-    assert time.monotonic() - started < 1
-
-
 def test_a_machine_that_cannot_confine_is_refused_at_once(monkeypatch):
     cfg = VerifierConfig(timeout_seconds=0.0001)
     with pytest.raises(UserError, match=r"cannot run a program in its sandbox .*timeout_seconds"):
@@ -470,6 +658,12 @@ def test_json_is_what_travels():
     """The reader of the program's messages makes plain values, and nothing that runs."""
     from passk.sandbox.remote_values import decode
 
-    for hostile in ('["type", "eval"]', '["code", ""]', "[]", '["list"]', "5", '{"a": 1}'):
+    hostile = [
+        *('["type", "eval"]', '["code", ""]', "[]", '["list"]', "5", '{"a": 1}', '["keys", [[]]]'),
+        *('["os.system", ["true"]]', '["array.array", ["Z", []]]', '["uuid.UUID", ["x"]]'),
+        *('["fractions.Fraction", ["x"]]', '["collections.defaultdict", [5, {}]]'),
+        *('["namedtuple", ["P", ["x", "x"], [1, 2]]]', '["namedtuple", ["P(", ["x"], [1]]]'),
+    ]
+    for text in hostile:
         with pytest.raises((TypeError, KeyError, ValueError, AttributeError)):
-            decode(json.loads(hostile), lambda number: number)
+            decode(json.loads(text), lambda number: number)

@@ -20,13 +20,14 @@ import struct
 import sys
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from passk.errors import UserError
 from passk.sandbox import landlock, seccomp
 from passk.sandbox.confinement import Limits, confine, die_with_parent
+from passk.sandbox.program import Prompt, read_block, read_prompt
 from passk.sandbox.remote import Link, SolutionEnded
-from passk.sandbox.remote_values import unpack
+from passk.sandbox.remote_values import is_value, unpack
 from passk.sandbox.solution import run_solution
 
 # What a judge sends: see `run_judge`.
@@ -65,40 +66,66 @@ def _modules(tests: ast.Module) -> dict[str, object]:
     return modules
 
 
+def _wanted(prompt: Prompt, secret: Mapping[str, str], modules: Mapping[str, object]) -> set[str]:
+    """Names that the program has to define, as far as prompt, tests and worked solution say so."""
+    tests, solution = read_block(secret["tests"]), read_block(secret["solution"])
+    used = tests.needed if tests is not None else frozenset[str]()
+    wanted = used.union(prompt.asked) - prompt.given - modules.keys() - {"candidate"}
+    if wanted or solution is None:
+        return set(wanted)
+    return {node.name for node in solution.tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def _is_given(name: str, value: object, prompt: Prompt) -> bool:
+    known = callable(value) or isinstance(value, types.ModuleType) or is_value(value)
+    return name in prompt.given and known
+
+
 def _namespace(
-    problem_text: str, tests: ast.Module, started: Mapping[str, object], link: Link
+    prompt: Prompt, modules: Mapping[str, object], solution: str, defined: Mapping[str, object]
 ) -> dict[str, object]:
-    """What the tests see of the solution, besides the modules they use.
+    """What the tests see: modules they use, what the prompt gives, and the rest of the program's.
 
     The program cannot put its own `abs` or `math` into the tests, unless the problem itself defines
-    a function or class of that name.
+    a function or class of that name. What the prompt defines besides what it asks for runs here: a
+    program may repeat such a function, or write its own for itself, but the tests use the prompt's.
     """
-    names = started["names"]
-    assert isinstance(names, list)
-    modules = _modules(tests)
+    space: dict[str, object] = {"__name__": "tests"}
+    if prompt.code is not None and prompt.given:
+        exec(prompt.code.code, space)
+    given = {name: value for name, value in space.items() if _is_given(name, value, prompt)}
     # `__builtins__` is no built-in name, and would replace them all: the program could have written
     # this message itself.
-    reserved = {"__builtins__", *vars(builtins), *modules} - set(_DEFINED.findall(problem_text))
-    defined = {name: link.value(value) for name, value in names if name not in reserved}
-    return modules | defined | {"__name__": "tests"}
+    reserved = {"__builtins__", *vars(builtins), *modules}
+    reserved -= set(_DEFINED.findall(f"{prompt.text}\n{solution}"))
+    theirs = {name: value for name, value in defined.items() if name not in {*reserved, *given}}
+    space.clear()  # but the same: functions of the prompt may call what the program defines
+    space |= {**modules, **given, **theirs, "__name__": "tests"}
+    return space
 
 
-def _entry_point(prompt: str, functions: object, space: Mapping[str, object]) -> object:
-    """The last function in the prompt that the solution has, else the last it defines at all."""
+def _entry_point(asked: Iterable[str], functions: object, space: Mapping[str, object]) -> object:
+    """The last function that is asked for and there, else the last that the program defines."""
     assert isinstance(functions, list)
-    there = [name for name in functions if name in space]
-    asked = [name for name in _DEFINED.findall(prompt) if name in there]
-    return space[(asked or there)[-1]] if there else None
+    there = [name for name in [*functions, *asked] if name in space]
+    return space[there[-1]] if there else None
 
 
 def _run_tests(prompt: str, secret: Mapping[str, str], tests: ast.Module, link: Link) -> str:
+    problem, modules = read_prompt(prompt), _modules(tests)
+    asked = problem.asked or _DEFINED.findall(secret["solution"])
+    wanted = _wanted(problem, secret, modules)
+    link.send({"wanted": sorted(wanted), "asked": sorted(asked)})
     started = link.receive()
     if started.get("unparsed") is True:
         return "unparsed"
     if "raised" in started:
         return "wrong"
-    space = _namespace(f"{prompt}\n{secret['solution']}", tests, started, link)
-    candidate = space["candidate"] = _entry_point(prompt, started["functions"], space)
+    names = started["names"]
+    assert isinstance(names, list)
+    defined = {name: link.value(value) for name, value in names}
+    space = _namespace(problem, modules, secret["solution"], defined)
+    candidate = space["candidate"] = _entry_point(asked, started["functions"], space)
     exec(compile(tests, "<tests>", "exec"), space)
     for name in _functions_left_to_call(tests):
         function = space[name]

@@ -4,7 +4,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 
 from passk.sandbox.remote_values import builtin_type, decode, encode, pack, unpack
 
@@ -118,7 +118,14 @@ class Remote:
         return isinstance(other, Remote) and self._link.call("eq", (self, other)) is True
 
     def __hash__(self) -> int:
-        return hash(self._number)
+        number = self._link.call("hash", (self,))
+        if not isinstance(number, int):
+            raise TypeError("a hash is a number")
+        return hash(number)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        kept = isinstance(instance, Remote)
+        return kept and self._link.call("isinstance", (instance, self)) is True
 
 
 def _operation(name: str) -> Callable[..., object]:
@@ -147,8 +154,10 @@ def _exception(reply: Mapping[str, object]) -> BaseException:
 def _change_in_place(before: tuple[object, ...], after: object) -> None:
     assert isinstance(after, tuple)
     for old, new in zip(before, after, strict=True):
-        if isinstance(old, list | bytearray) and isinstance(new, list | bytearray):
-            old[:] = new  # type: ignore[assignment]
-        elif isinstance(old, dict | set) and isinstance(new, dict | set):
+        if isinstance(old, dict | set) and isinstance(new, dict | set):
             old.clear()
             old.update(new)  # type: ignore[arg-type]
+        elif isinstance(old, MutableSequence) and isinstance(new, MutableSequence):
+            while old:
+                old.pop()
+            old.extend(new)

@@ -4,14 +4,15 @@ Nothing in here is safe from that code, and nothing needs to be: all it can do i
 tests look at the answers in a process of their own (`judge.py`).
 """
 
-import ast
+import contextlib
 import operator
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+from passk.sandbox.program import Block, find_program, read_prompt
 from passk.sandbox.remote_values import decode, encode, pack, unpack
 
 # What a test may do with an object that stays here.
@@ -26,33 +27,11 @@ OPERATIONS: dict[str, Callable[..., object]] = {
     "len": len,
     "bool": bool,
     "eq": operator.eq,
+    "hash": hash,
+    "isinstance": isinstance,
     "str": str,
     "repr": repr,
 }
-
-
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
-
-
-def programs(prompt: str, code: str) -> list[types.CodeType] | None:
-    """What to run, in order; None where there is no program.
-
-    Code that parses by itself runs after the prompt, if that is Python too: it may hold imports and
-    functions that the answer leaves out. Else the code may be what follows a prompt that ends in
-    the head of a function. Expressions alone are prose, not a program.
-    """
-    for sources in ((prompt, code), (code,), (prompt + code,), (prompt + "\n" + code,)):
-        try:
-            parsed = [ast.parse(source) for source in sources]
-            *before, program = (tree.body for tree in parsed)
-            if all(isinstance(statement, ast.Expr) for statement in program):
-                continue
-            if not all(any(isinstance(s, _DEFINITIONS) for s in body) for body in before):
-                continue
-            return [compile(tree, "<solution>", "exec") for tree in parsed]
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-    return None
 
 
 class _Server:
@@ -125,39 +104,67 @@ def _plain(argument: object) -> object:
     return argument if isinstance(argument, str | int | float | None) else str(argument)
 
 
-def _definitions(module: types.ModuleType) -> Iterator[tuple[str, object]]:
-    """What the code itself defines: no imports, as tests must not take theirs from it."""
-    importable = types.FunctionType | types.BuiltinFunctionType | type
-    for name, value in vars(module).items():
-        imported = isinstance(value, importable) and value.__module__ != module.__name__
-        if not name.startswith("__") and not imported and not isinstance(value, types.ModuleType):
-            yield name, value
+def _is_function(value: object) -> bool:
+    """What can be called as a function: not classes, nor what only stands for one in a type."""
+    return (
+        callable(value)
+        and not isinstance(value, type | types.GenericAlias)
+        and type(value).__module__ != "typing"
+    )
+
+
+def _seen(
+    space: dict[str, object], blocks: list[Block], wanted: set[str], asked: set[str]
+) -> dict[str, object]:
+    """What the tests see of a program that has run.
+
+    Functions, classes and the values that the tests use, but no imports: tests must not take theirs
+    from the program. An import counts where the problem asks for that name, and where the program
+    defines nothing that is wanted, so that the import is all its answer.
+    """
+    defined = {name for block in blocks for name in block.defined}
+    imported = {name for block in blocks for name in block.imported}
+    if "*" in imported:
+        imported = set(space)
+    counts = asked if defined & wanted else wanted
+    hidden = imported - defined - counts
+    return {
+        name: value
+        for name, value in space.items()
+        if not (name.startswith("__") or name in hidden or isinstance(value, types.ModuleType))
+        and (name in wanted or callable(value))
+    }
 
 
 def run_solution(requests: int, replies: int) -> None:
     """Read the program, run it, say what it defines, and serve calls to it.
 
-    The first request is {"prompt": ..., "code": ...}. Messages: {} before the program starts, then
-    {"unparsed": true}, or {"names": [[name, value], ...], "functions": [name, ...]}, or
+    The first request is {"prompt": ..., "code": ...}. Messages: {} at once; then {"wanted": [name,
+    ...], "asked": [name, ...]} comes, the names that the tests use and those that the problem asks
+    for; then {"unparsed": true}, or {"names": [[name, value], ...], "functions": [name, ...]}, or
     {"raised": ...}.
     """
     server = _Server(requests, replies)
     program = server.receive()
     server.send({})
-    units = programs(program["prompt"], program["code"])
-    if units is None:
+    names = {key: set(value) for key, value in server.receive().items()}
+    prompt, wanted = read_prompt(program["prompt"]), frozenset(names["wanted"])
+    blocks = find_program(prompt, program["code"], wanted)
+    if blocks is None:
         server.send({"unparsed": True})
         return
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
 
     def start() -> dict[str, object]:
-        for unit in units:
-            exec(unit, vars(module))
-        defined = dict(_definitions(module))
+        for block in blocks:
+            # A program that asks for input at its end has defined what it has by then.
+            with contextlib.suppress(EOFError):
+                exec(block.code, vars(module))
+        seen = _seen(vars(module), blocks, **names)
         return {
-            "names": [[name, server.encode(value)] for name, value in defined.items()],
-            "functions": [n for n, v in defined.items() if isinstance(v, types.FunctionType)],
+            "names": [[name, server.encode(value)] for name, value in seen.items()],
+            "functions": [name for name, value in seen.items() if _is_function(value)],
         }
 
     server.reply(start)

@@ -1,0 +1,316 @@
+"""Find the program in what a model wrote. Reads text; nothing of it runs here.
+
+A completion can be read in several ways, tried in this order:
+
+1. the whole text is Python;
+2. its fenced blocks, marked as Python or not at all;
+3. the same, with the text beginning inside a block that the prompt opened or nobody did;
+4. pieces of Python at the left margin, between prose.
+
+The first reading counts in which the blocks define a name that is wanted: what the prompt asks for
+and what the tests use. The program is, for each such name, the last block that defines it, and the
+blocks with the names that these need, in the order of the text. After readings 2 and 3 a block may
+also go on where the prompt's text ends, inside a function. Exactly one program comes out, so a
+completion has one chance.
+"""
+
+import ast
+import builtins
+import re
+import symtable
+import textwrap
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+_PYTHON = ("", "python", "python3", "py", "py3", "ipython", "ipython3")
+_LEAD = r"(?P<lead>[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)(?:<\w+>)?"
+_FENCE = re.compile(_LEAD + r"(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
+_NO_INFO = re.compile(r"[ \t]*(?:</\w+>)?[ \t]*")
+_LANGUAGE = re.compile(r"[ \t{.]*(\w*)")
+_THINKING = re.compile(r"\A.*</think(?:ing)?>(?![\"'])", re.DOTALL)
+_HEAD = re.compile(r"^(?:async def|def|class) (\w+)", re.MULTILINE)
+_BEGINS_CODE = re.compile(
+    r"@|def |async def |class |import |from [\w.]+ import |try:|\w+[ \t]*(?::[^=]*)?=[^=]"
+)
+_NO_WIDTH = {ord(mark): None for mark in "\ufeff\u200b\u200c\u200d\u2060"} | {0xA0: " "}
+_NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
+_TAB = 4
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_PROGRAM = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+
+
+class Block(NamedTuple):
+    """A piece of Python that compiles. Names of its top level; stubs count as not defined."""
+
+    code: types.CodeType
+    tree: ast.Module
+    defined: frozenset[str]
+    imported: frozenset[str]
+    needed: frozenset[str]
+
+    @property
+    def has_definitions(self) -> bool:
+        return any(isinstance(node, _Definition) for node in self.tree.body)
+
+    @property
+    def is_prose(self) -> bool:
+        """Expressions alone, such as a word that happens to be a name."""
+        return all(isinstance(node, ast.Expr) for node in self.tree.body)
+
+
+class Prompt(NamedTuple):
+    """What a prompt says in Python.
+
+    `code` is None for prose. `asked` are the functions and classes to write, the entry point last;
+    `given` is everything else that a prompt with a function to complete defines itself.
+    """
+
+    text: str
+    code: Block | None
+    asked: tuple[str, ...]
+    given: frozenset[str]
+
+
+def _lines(text: str) -> list[str]:
+    """Lines as Python counts them; `str.splitlines` knows more ends."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _is_stub(node: ast.stmt) -> bool:
+    """A function without a body: a docstring, `pass`, `...` or NotImplementedError at the most."""
+    if not isinstance(node, _Function):
+        return False
+    body = [child for child in node.body if not isinstance(child, ast.Pass)]
+    body = [child for child in body if not _is_constant(child)]
+    return not body or (
+        len(body) == 1
+        and isinstance(body[0], ast.Raise)
+        and "'NotImplementedError'" in ast.dump(body[0])
+    )
+
+
+def _is_constant(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _is_to_complete(node: ast.stmt) -> bool:
+    """A stub, or a class with one that does not say that subclasses have to define it."""
+    if isinstance(node, ast.ClassDef):
+        stubs = [child for child in node.body if isinstance(child, _Function) and _is_stub(child)]
+        return any(not isinstance(stub.body[-1], ast.Raise) for stub in stubs)
+    return _is_stub(node)
+
+
+def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    yield table
+    for child in table.get_children():
+        yield from _tables(child)
+
+
+def _read_exactly(source: str) -> Block | None:
+    try:
+        tree = ast.parse(source)
+        code = compile(tree, "<solution>", "exec", dont_inherit=True)
+        tables = list(_tables(symtable.symtable(source, "<solution>", "exec")))
+    except _NOT_PYTHON:
+        return None
+    top = tables[0].get_symbols()
+    bound = {symbol.get_name() for symbol in top if symbol.is_assigned()}
+    imported = {symbol.get_name() for symbol in top if symbol.is_imported()}
+    if any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in tree.body):
+        imported.add("*")
+    symbols = (symbol for table in tables for symbol in table.get_symbols())
+    used = {s.get_name() for s in symbols if s.is_global() and s.is_referenced()}
+    stubs = {node.name for node in tree.body if isinstance(node, _Function) and _is_stub(node)}
+    needed = used - bound - imported - set(vars(builtins))
+    return Block(code, tree, *map(frozenset, (bound - stubs, imported, needed)))
+
+
+def read_block(source: str) -> Block | None:
+    """The source as Python, if need be without a common indentation and marks of no width."""
+    cleaned = source.translate(_NO_WIDTH)
+    variants = (source, textwrap.dedent(source), cleaned, textwrap.dedent(cleaned))
+    blocks = map(_read_exactly, dict.fromkeys(variants))
+    return next((block for block in blocks if block is not None), None)
+
+
+def _completed(source: str) -> str:
+    """The source with a body for the function whose head it ends in."""
+    last = next((line for line in reversed(_lines(source)) if line.strip()), "")
+    indentation = last[: len(last) - len(last.lstrip())] + " " * _TAB
+    return f"{source}\n{indentation}pass\n"
+
+
+def read_prompt(text: str) -> Prompt:
+    """The Python of a prompt: all of it, also where it ends in the head of a function, or the
+    fenced blocks of a prompt in prose, where these hold a function to complete."""
+    fenced = "\n".join(fenced_blocks(text))
+    for source in (text, _completed(text), fenced, _completed(fenced)):
+        code = _read_exactly(source)
+        if code is None or not any(isinstance(node, _PROGRAM) for node in code.tree.body):
+            continue
+        definitions = [node for node in code.tree.body if isinstance(node, _Definition)]
+        asked = tuple(node.name for node in definitions if _is_to_complete(node))
+        classes = {node.name for node in definitions if isinstance(node, ast.ClassDef)}
+        if asked:
+            given = (code.defined | code.imported) - classes - set(asked)
+            return Prompt(text, code, asked, given)
+        if source is text:
+            return Prompt(text, code, tuple(node.name for node in definitions), frozenset())
+    return Prompt(text, None, tuple(_HEAD.findall(text)), frozenset())
+
+
+def _outdented(line: str, lead: str) -> str:
+    """The line without what stands before its block's fence: quotation marks, then columns."""
+    quotes = lead.count(">")
+    for _ in range(quotes):
+        line = re.sub(r"^[ \t]{0,3}>[ ]?", "", line)
+    width = max(0, len(lead.rpartition(">")[2].expandtabs(_TAB)) - min(quotes, 1))
+    column = index = 0
+    while index < len(line) and column < width and line[index] in " \t":
+        column += _TAB - column % _TAB if line[index] == "\t" else 1
+        index += 1
+    return " " * (column - width) + line[index:]
+
+
+def fenced_blocks(text: str) -> list[str]:
+    """The blocks of a text in Markdown that are marked as Python or not at all.
+
+    As CommonMark has it, in lists and quotations too: a fence is closed by one as long or longer
+    that is indented by at most three columns more, and a block that is not closed ends with the
+    text. A line that opens another block ends it as well, as no Python begins like that.
+    """
+    blocks: list[list[str]] = []
+    block: list[str] = []
+    lead = fence = ""
+    for line in _lines(text):
+        match = _FENCE.match(line)
+        if fence and (match is None or not _ends(match, lead, fence)):
+            block.append(_outdented(line, lead) + "\n")
+        elif fence and match is not None and _NO_INFO.fullmatch(match["info"]):
+            fence = ""
+        elif match is not None:
+            block, lead, fence = [], match["lead"], match["fence"]
+            language = _LANGUAGE.match(match["info"])
+            if language is not None and language[1].lower() in _PYTHON:
+                blocks.append(block)
+    return ["".join(block) for block in blocks]
+
+
+def _ends(match: re.Match[str], lead: str, fence: str) -> bool:
+    """Whether a fence ends the block with this one, closing it or opening another."""
+    further = len(match["lead"].expandtabs(_TAB)) - len(lead.expandtabs(_TAB))
+    return match["fence"].startswith(fence) and further <= 3
+
+
+def _longest_program(lines: Sequence[str]) -> int:
+    """How many of the lines are Python, if cut at the left margin, that is between statements."""
+    end = len(lines)
+    while end > 0:
+        try:
+            compile("\n".join(lines[:end]) + "\n", "<solution>", "exec", dont_inherit=True)
+            return end
+        except SyntaxError as error:
+            end = min(error.lineno or 1, end) - 1
+            while end > 0 and not lines[end][:1].strip():
+                end -= 1
+        except _NOT_PYTHON:
+            return 0
+    return 0
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Python at the left margin, without words alone that happen to be names."""
+    lines, at = _lines(text), 0
+    while at < len(lines):
+        length = _longest_program(lines[at:]) if _BEGINS_CODE.match(lines[at]) else 0
+        if length:
+            tree = ast.parse("\n".join(lines[at : at + length]))
+            tree.body = [node for node in tree.body if not _is_word(node)]
+            yield ast.unparse(tree)
+        at += length or 1
+
+
+def _is_word(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and not any(
+        isinstance(child, ast.Call | ast.Await) for child in ast.walk(node)
+    )
+
+
+def _readable(sources: Iterable[str]) -> list[Block]:
+    return [block for source in sources if (block := read_block(source)) is not None]
+
+
+def _last_definers(blocks: Sequence[Block], wanted: frozenset[str]) -> list[int]:
+    """Of each wanted name the last block that defines it, or if none is, that imports it."""
+    if not wanted:
+        definers = [i for i, block in enumerate(blocks) if block.has_definitions]
+        return (definers or [i for i, block in enumerate(blocks) if block.defined])[-1:]
+    for names in ([block.defined for block in blocks], [block.imported for block in blocks]):
+        places = [[i for i, has in enumerate(names) if name in has] for name in wanted]
+        if any(places):
+            return [place[-1] for place in places if place]
+    return []
+
+
+def _select(blocks: Sequence[Block], wanted: frozenset[str], known: frozenset[str]) -> list[Block]:
+    """The blocks that define what is wanted, and what these need in turn; [] if none does."""
+    left, chosen = _last_definers(blocks, wanted), set[int]()
+    while left:
+        index = left.pop()
+        if index in chosen:
+            continue
+        chosen.add(index)
+        for name in blocks[index].needed - known:
+            places = [i for i, b in enumerate(blocks) if name in b.defined | b.imported]
+            left += [i for i in places if i < index][-1:] or places[:1]
+    return [blocks[index] for index in sorted(chosen)]
+
+
+def _continued(prompt: Prompt, source: str) -> list[Block]:
+    """The prompt's text and what goes on inside its function, up to where that is no Python."""
+    source = source.translate(_NO_WIDTH)
+    if not prompt.text.strip() or not source.strip():
+        return []
+    blanks = source[: len(source) - len(source.lstrip())]
+    for before in (prompt.text, f"{prompt.text}\n"):
+        lines = _lines(before + source)
+        end = _longest_program(lines)
+        if end < len(_lines(before + blanks)):  # nothing of the source
+            continue
+        block = read_block("\n".join(lines[:end]) + "\n")
+        if block is not None and block.has_definitions and block.defined >= {*prompt.asked[-1:]}:
+            return [block]
+    return []
+
+
+def find_program(prompt: Prompt, completion: str, wanted: frozenset[str]) -> list[Block] | None:
+    """What to run, in order; None where there is no program. See the module.
+
+    A program that is not the rest of the prompt's function runs after the prompt's own code: it may
+    leave out imports and functions that stand there.
+    """
+    before = [] if prompt.code is None else [prompt.code]
+    known = frozenset(name for block in before for name in block.defined | block.imported)
+    text = _THINKING.sub("", completion)
+    sources, opened = fenced_blocks(text), fenced_blocks(f"```\n{text}")
+    whole, fenced = _readable([completion]) or _readable([text]), _readable(sources)
+
+    def readings() -> Iterator[list[Block]]:
+        def select(blocks: list[Block]) -> list[Block]:
+            chosen = _select(blocks, wanted, known)
+            return chosen and before + chosen
+
+        yield select(whole)
+        yield select(fenced)
+        yield from (_continued(prompt, source) for source in reversed(sources))
+        yield select(_readable(opened))
+        yield from (_continued(prompt, source) for source in opened[:1])
+        yield select(_readable(_pieces(text.translate(_NO_WIDTH))))
+        last = [block for block in whole + fenced if not block.is_prose][-1:]
+        yield last and before + last
+
+    return next((blocks for blocks in readings() if blocks), None)
