@@ -157,7 +157,7 @@ def as_completion(text: str) -> str:
     if re.search(r"\\f?box(?:ed)?|####", text) or not text:
         return text
     formulas = list(_FORMULA.finditer(text))
-    words = re.findall(r"[A-Za-z]{3,}", _COMMAND.sub("", _FORMULA.sub("", text)))
+    words = re.findall(r"[A-Za-z]{2,}", _COMMAND.sub("", _FORMULA.sub("", text)))
     if len(words) <= 2 and not (words and (formulas or ":" in text)):
         return rf"\boxed{{{text}}}"
     if not formulas or re.search(r"\d", text[formulas[-1].end() :]):

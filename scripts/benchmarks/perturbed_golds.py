@@ -6,8 +6,8 @@
 FOLDER holds gsm8k/ and math/ with train.jsonl and test.jsonl. Gold answers of these, and of forms
 of our own, are changed so that they say something else (proved by `numeric_latex.differ`, or by
 construction) or the same (by construction). OUT gets the cases judged otherwise, one JSON object a
-line. The reader of answers is tuned on `--split train` and other seeds; what is published is of
-`--split test --seed 20261130`, on which nothing was tuned.
+line. The reader of answers is tuned on `--split train`; what is published is of `--split test`,
+whose gold answers and `held_out_forms` nothing was tuned on.
 """
 
 import argparse
@@ -19,11 +19,13 @@ from pathlib import Path
 
 from answer_judges import Case, by_math_verify, by_passk, write_failures
 from gold_changes import PERTURBATIONS, PROSE, REWRITINGS
+from held_out_forms import HELD_OUT
 from numeric_latex import differ
-from own_forms import FORMS
+from own_forms import FORMS, Form
 
 from passk.answers.text import last_box
 
+MakeForm = Callable[[random.Random], Form]
 _MAX_OF_FAMILY = 0.06  # of all cases: no family decides the figure
 _BOX = "The answer is $\\boxed{{{}}}$."
 
@@ -39,11 +41,13 @@ def golds(folder: Path, split: str) -> Iterator[tuple[str, str]]:
                     yield name, gold.strip()
 
 
-def perturbed(real: Sequence[tuple[str, str]], draw: random.Random) -> Iterator[Case]:
+def perturbed(
+    real: Sequence[tuple[str, str]], forms: Sequence[MakeForm], draw: random.Random
+) -> Iterator[Case]:
     """Answers that differ from their gold answer, for ever."""
     while True:
         if draw.random() < 0.3:
-            make = draw.choice(FORMS)
+            make = draw.choice(forms)
             form = make(draw)
             yield _case(form.gold, draw.choice(form.other), False, f"form: {make.__name__}")
             continue
@@ -54,11 +58,13 @@ def perturbed(real: Sequence[tuple[str, str]], draw: random.Random) -> Iterator[
             yield _case(gold, answer, False, f"{name}: {change}")
 
 
-def rewritten(real: Sequence[tuple[str, str]], draw: random.Random) -> Iterator[Case]:
+def rewritten(
+    real: Sequence[tuple[str, str]], forms: Sequence[MakeForm], draw: random.Random
+) -> Iterator[Case]:
     """Answers that say what their gold answer says, for ever."""
     while True:
         if draw.random() < 0.3:
-            make = draw.choice(FORMS)
+            make = draw.choice(forms)
             form = make(draw)
             yield _case(form.gold, draw.choice(form.same), True, f"form: {make.__name__}")
             continue
@@ -128,10 +134,11 @@ def main() -> None:
     parser.add_argument("--families", action="store_true", help="show the errors of each family")
     options = parser.parse_args()
     real = list(golds(options.folder, options.split))
+    forms = FORMS if options.split == "train" else (*FORMS, *HELD_OUT)
     draw = random.Random(f"{options.split}/{options.seed}")
     kinds = {
-        "false accepts": distinct(perturbed(real, draw), options.perturbed),
-        "false refusals": distinct(rewritten(real, draw), options.rewritten),
+        "false accepts": distinct(perturbed(real, forms, draw), options.perturbed),
+        "false refusals": distinct(rewritten(real, forms, draw), options.rewritten),
     }
     judges: dict[str, Callable[[Sequence[Case], int], list[bool]]] = {"verifier=math": by_passk}
     if not options.passk_only:

@@ -110,7 +110,7 @@ def answers() -> st.SearchStrategy[str]:
     )
     costly = st.one_of(st.sampled_from(_HARD), _nested(), _nested(), repeated, repeated)
     usual = st.one_of(_mutated(), _formulas(), soup, characters)
-    return st.one_of(*[usual] * 30, costly)
+    return st.one_of(*[usual] * 150, costly)
 
 
 def _formulas() -> st.SearchStrategy[str]:

@@ -1,0 +1,319 @@
+r"""Forms that are drawn for `--split test` alone: the reader of answers was not tuned on them.
+
+As in `own_forms`, every form draws its numbers so that what is listed as different differs.
+"""
+
+import random
+from collections.abc import Callable
+
+from own_forms import Form
+
+
+def _two(draw: random.Random, low: int = 2, high: int = 60) -> tuple[int, int]:
+    a, b = sorted(draw.sample(range(low, high), 2))
+    return a, b
+
+
+def plane(draw: random.Random) -> Form:
+    a, b, c, d = draw.sample(range(2, 40), 4)
+    return Form(
+        f"{a}x+{b}y-{c}z+{d}=0",
+        (
+            f"{a}x + {b}y - {c}z + {d} = 0",
+            f"-{a}x-{b}y+{c}z-{d}=0",
+            f"{a}x+{b}y+{d}={c}z",
+            f"{2 * a}x+{2 * b}y-{2 * c}z+{2 * d}=0",
+        ),
+        (
+            f"{a}x+{b}y-{c}z-{d}=0",
+            f"{a}x+{b}y-{c}z+{d}",
+            f"{b}x+{a}y-{c}z+{d}=0",
+            f"{a}x+{b}y-{c}z={d}",
+            f"{a}x+{b}y-{c}z+{d}=1",
+        ),
+    )
+
+
+def line_in_space(draw: random.Random) -> Form:
+    a, b, c = draw.sample(range(2, 30), 3)
+    return Form(
+        f"({a},{b},{c})",
+        (
+            rf"\left({a},\,{b},\,{c}\right)",
+            f"(x,y,z)=({a},{b},{c})",
+            f"({a}.0, {b}, {c})",
+            rf"\bigl({a},{b},{c}\bigr)",
+        ),
+        (
+            f"({a},{c},{b})",
+            f"({a},{b})",
+            f"(x,z,y)=({a},{b},{c})",
+            f"({a},{b},{c},0)",
+            f"({a},{b},-{c})",
+        ),
+    )
+
+
+def closed_half_line(draw: random.Random) -> Form:
+    a = draw.randint(2, 80)
+    return Form(
+        rf"(-\infty,-{a}]",
+        (
+            rf"x \le -{a}",
+            rf"\left(-\infty,\,-{a}\right]",
+            rf"x \in (-\infty, -{a}]",
+            rf"-{a} \geq x",
+            rf"]-\infty, -{a}]",
+        ),
+        (
+            rf"(-\infty,{a}]",
+            rf"(-\infty,-{a})",
+            rf"x \ge -{a}",
+            rf"[-{a},\infty)",
+            rf"x < -{a}",
+        ),
+    )
+
+
+def two_inequalities(draw: random.Random) -> Form:
+    a, b = _two(draw)
+    return Form(
+        rf"-{a} \le x \le {b}",
+        (rf"[-{a},{b}]", rf"x \in [-{a},{b}]", rf"-{a} \leq x \leq {b}", rf"{b} \ge x \ge -{a}"),
+        (rf"-{a} < x < {b}", rf"[-{a},{b})", rf"-{b} \le x \le {a}", rf"{a} \le x \le {b}"),
+    )
+
+
+def polar(draw: random.Random) -> Form:
+    a, b = draw.randint(2, 30), draw.choice((3, 4, 5, 6, 7))
+    return Form(
+        rf"\left({a},\frac{{\pi}}{{{b}}}\right)",
+        (rf"({a}, \pi/{b})", rf"\left({a}, \dfrac{{\pi}}{{{b}}}\right)", rf"({a},\frac\pi {b})"),
+        (
+            rf"({a}, {b}\pi)",
+            rf"(\frac{{\pi}}{{{b}}},{a})",
+            rf"({a},\frac{{\pi}}{{{b + 1}}})",
+            rf"(-{a},\frac{{\pi}}{{{b}}})",
+        ),
+    )
+
+
+def exponential(draw: random.Random) -> Form:
+    a, b = draw.sample(range(2, 20), 2)
+    return Form(
+        rf"{a}e^{{-{b}t}}",
+        (
+            rf"{a} e^{{-{b} t}}",
+            rf"\frac{{{a}}}{{e^{{{b}t}}}}",
+            rf"{a}\exp(-{b}t)",
+            rf"{a}\cdot e^{{-{b}t}}",
+        ),
+        (
+            rf"{a}e^{{{b}t}}",
+            rf"{b}e^{{-{a}t}}",
+            rf"{a}e^{{-{b}}}",
+            rf"{a}e-{b}t",
+            rf"-{a}e^{{-{b}t}}",
+        ),
+    )
+
+
+def decimal_power(draw: random.Random) -> Form:
+    a, b, k = draw.randint(1, 9), draw.randint(1, 9), draw.randint(2, 8)
+    return Form(
+        rf"{a}.{b} \times 10^{{{k}}}",
+        (
+            rf"{a}.{b}e{k}",
+            rf"{a}{b} \times 10^{{{k - 1}}}",
+            rf"{a}.{b} \cdot 10^{k}",
+            f"{a}{b}{'0' * (k - 1)}",
+            rf"{a}.{b}\times10^{{{k}}}\text{{ m}}",
+        ),
+        (
+            rf"{a}.{b} \times 10^{{-{k}}}",
+            rf"{a}.{b} \times {k}^{{10}}",
+            rf"{a}{b} \times 10^{{{k}}}",
+            rf"{a}.{b}",
+            rf"{a}.{b} + 10^{{{k}}}",
+        ),
+    )
+
+
+def quadratic_surd(draw: random.Random) -> Form:
+    a, b, c = draw.randint(1, 20), draw.choice((2, 3, 5, 7, 11, 13)), draw.choice((3, 5, 7, 9))
+    return Form(
+        rf"\frac{{{a}+\sqrt{{{b}}}}}{{{c}}}",
+        (
+            rf"\frac{{\sqrt{{{b}}}+{a}}}{{{c}}}",
+            rf"\frac{{{a}}}{{{c}}}+\frac{{\sqrt{{{b}}}}}{{{c}}}",
+            rf"({a}+\sqrt{{{b}}})/{c}",
+            rf"\frac{{1}}{{{c}}}({a}+\sqrt{{{b}}})",
+        ),
+        (
+            rf"\frac{{{a}-\sqrt{{{b}}}}}{{{c}}}",
+            rf"{a}+\frac{{\sqrt{{{b}}}}}{{{c}}}",
+            rf"\frac{{{a}+{b}}}{{{c}}}",
+            rf"\frac{{{a}+\sqrt{{{b}}}}}{{{c + 1}}}",
+            rf"\frac{{{a} \pm \sqrt{{{b}}}}}{{{c}}}",
+        ),
+    )
+
+
+def both_signs(draw: random.Random) -> Form:
+    a = draw.randint(2, 60)
+    return Form(
+        rf"\pm {a}",
+        (
+            rf"{a}, -{a}",
+            rf"-{a}, {a}",
+            rf"\{{-{a},{a}\}}",
+            rf"{a} \text{{ and }} -{a}",
+            rf"x=\pm {a}",
+        ),
+        (f"{a}", f"-{a}", rf"\pm {a + 1}", rf"{a}, {a + 1}", rf"\pm {a}, 0"),
+    )
+
+
+def set_of_fractions(draw: random.Random) -> Form:
+    a, b = _two(draw, 2, 30)
+    b = b if b % a else b + 1
+    return Form(
+        rf"\left\{{ -\frac{{1}}{{{a}}}, {b} \right\}}",
+        (
+            rf"\{{{b}, -1/{a}\}}",
+            rf"{b}, -\frac{{1}}{{{a}}}",
+            rf"\{{-\dfrac{{1}}{{{a}}},\ {b}\}}",
+            rf"\{{ -\frac1{{{a}}},{b} \}}",
+        ),
+        (
+            rf"\{{\frac{{1}}{{{a}}}, {b}\}}",
+            rf"\{{-\frac{{1}}{{{a}}}\}}",
+            rf"\{{-\frac{{1}}{{{b}}}, {a}\}}",
+            rf"\{{-{a}, {b}\}}",
+            rf"(-\frac{{1}}{{{a}}}, {b})",
+        ),
+    )
+
+
+def function(draw: random.Random) -> Form:
+    a, b = _two(draw)
+    return Form(
+        f"f(x)={a}x-{b}",
+        (f"{a}x-{b}", f"f(x) = -{b} + {a}x", f"f(x)={a}x - {b}", rf"f(x)={a}\cdot x-{b}"),
+        (f"f(x)={b}x-{a}", f"f(x)={a}x+{b}", f"f(x)={a}x", f"{a}-{b}x", f"f({a})=x-{b}"),
+    )
+
+
+def money(draw: random.Random) -> Form:
+    a, b = draw.randint(2, 900), draw.randint(11, 99)
+    b = b if b % 10 else b + 1
+    return Form(
+        f"{a}.{b}",
+        (
+            rf"\${a}.{b}",
+            rf"{a}.{b} \text{{ dollars}}",
+            f"${a}.{b}",
+            rf"\text{{\${a}.{b}}}",
+            f"€{a}.{b}",
+        ),
+        (f"{a},{b}0", rf"\${a + 1}.{b}", f"{a}{b}", f"{a}", rf"\${b}.{a}1"),
+    )
+
+
+def degrees_and_minutes(draw: random.Random) -> Form:
+    a = draw.randint(2, 178)
+    return Form(
+        rf"{a}^\circ",
+        (
+            f"{a}",
+            rf"{a}^{{\circ}}",
+            f"{a}°",
+            f"{a} degrees",
+            rf"{a}\text{{ degrees}}",
+            rf"{a}\degree",
+        ),
+        (rf"{a + 1}^\circ", rf"{a}\pi", rf"-{a}^\circ", rf"{a}^2"),
+    )
+
+
+def algebraic_fraction(draw: random.Random) -> Form:
+    a, b = _two(draw)
+    return Form(
+        rf"\frac{{x+{a}}}{{x-{b}}}",
+        (
+            rf"\dfrac{{{a}+x}}{{x-{b}}}",
+            f"(x+{a})/(x-{b})",
+            rf"1+\frac{{{a + b}}}{{x-{b}}}",
+            rf"-\frac{{x+{a}}}{{{b}-x}}",
+        ),
+        (
+            rf"\frac{{x-{b}}}{{x+{a}}}",
+            rf"\frac{{x+{a}}}{{x+{b}}}",
+            f"x+{a}/x-{b}",
+            rf"-\frac{{x+{a}}}{{x-{b}}}",
+            rf"\frac{{y+{a}}}{{y-{b}}}",
+        ),
+    )
+
+
+def answers_by_name(draw: random.Random) -> Form:
+    a, b = draw.sample(range(2, 60), 2)
+    return Form(
+        f"a={a}, b={b}",
+        (
+            f"b={b}, a={a}",
+            f"a={a},\\ b={b}",
+            rf"a = {a} \text{{ and }} b = {b}",
+            f"a={a} and b={b}",
+        ),
+        (f"a={b}, b={a}", f"a={a}", f"a={a}, b={b + 1}", f"a={a}, c={b}"),
+    )
+
+
+def vector(draw: random.Random) -> Form:
+    a, b, c = draw.sample(range(-20, 30), 3)
+    return Form(
+        rf"\langle {a}, {b}, {c} \rangle",
+        (rf"\langle {a},{b},{c}\rangle", rf"\left\langle {a}, {b}, {c} \right\rangle"),
+        (rf"\langle {b}, {a}, {c} \rangle", rf"\langle {a}, {b} \rangle", rf"\{{{a}, {b}, {c}\}}"),
+    )
+
+
+def absolute(draw: random.Random) -> Form:
+    a, b = _two(draw)
+    return Form(
+        f"|x-{a}|+{b}",
+        (rf"\left|x-{a}\right|+{b}", f"{b}+|x-{a}|", rf"\lvert x-{a} \rvert + {b}", f"|{a}-x|+{b}"),
+        (f"|x+{a}|+{b}", f"x-{a}+{b}", f"|x-{a}|-{b}", f"|x-{b}|+{a}"),
+    )
+
+
+def factorials(draw: random.Random) -> Form:
+    n = draw.randint(6, 30)
+    return Form(
+        f"{n}!",
+        (rf"{n} \cdot {n - 1}!", f"({n})!", rf"{n}\times({n - 1})!"),
+        (f"{n - 1}!", f"{n}", f"{n}!!", f"{n}!+1", rf"2 \cdot {n}!"),
+    )
+
+
+def percent_decimal(draw: random.Random) -> Form:
+    a, b = draw.randint(2, 98), draw.randint(1, 9)
+    return Form(
+        rf"{a}.{b}\%",
+        (
+            f"{a}.{b}%",
+            f"{a}.{b}0%",
+            rf"{a}.{b} \%",
+            f"{a}.{b} percent",
+            rf"{a}.{b}\text{{ percent}}",
+        ),
+        (f"{a}.{b}1%", f"{a}{b}%", rf"-{a}.{b}\%", f"{b}.{a}1%"),
+    )
+
+
+HELD_OUT: tuple[Callable[[random.Random], Form], ...] = (
+    *(plane, line_in_space, closed_half_line, two_inequalities, polar, exponential, decimal_power),
+    *(quadratic_surd, both_signs, set_of_fractions, function, money, degrees_and_minutes),
+    *(algebraic_fraction, answers_by_name, vector, absolute, factorials, percent_decimal),
+)
