@@ -21,15 +21,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from passk import __version__
 from passk.cells import CELL, be_cell
-from passk.clusters import check_launcher, check_tasks, was_requeued, with_sweep_as_flag
+from passk.clusters import (
+    check_launcher,
+    check_tasks,
+    is_one_of_ranks,
+    was_requeued,
+    with_sweep_as_flag,
+)
 from passk.command_rules import claim_directory
 from passk.completion import FILES, FOLDERS, script
 from passk.composition import explain, groups_and_keys, register, to_config
 from passk.config import RunConfig
-from passk.disk import missing_folders, only_writer
+from passk.disk import is_full, missing_folders, only_writer
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.schemas import conf_dir
 from passk.shell_words import with_quotes
+from passk.streams import check_words, lose_output, open_streams, restart_in_utf8
 from passk.sweep import asks_for_sweep, run_sweep
 from passk.sweep_table import status
 from passk.usage import COMMAND_HELP, HELP, SUMMARIES, SWEEP_HELP
@@ -55,6 +62,9 @@ _TEXTS = (*FILES, *FOLDERS, "baseline")  # keys whose values may hold what Hydra
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
+    if arguments is None:
+        open_streams()
+        restart_in_utf8(os.environ)
     words = list(sys.argv[1:] if arguments is None else arguments)
     cell = os.environ.pop(CELL, None)  # not for the processes that we start
     try:
@@ -62,8 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # what is printed outside a run may be cut short, as by `head`
-        _without_reader()
+        lose_output()
         return 0
+    except OSError as error:
+        if not is_full(error):
+            raise
+        lose_output()
+        tell(_no_room(error))
+        return 1
 
 
 def _main(words: list[str]) -> int:
@@ -82,11 +98,13 @@ def _main(words: list[str]) -> int:
     rest = with_sweep_as_flag(rest)
     rest = [with_quotes(word, _TEXTS, is_sweep="-m" in rest) for word in rest]
     try:
+        check_words(words)
         check_tasks(os.environ)
         check_launcher(rest)
+        is_rank = is_one_of_ranks(os.environ)
     except UserError as error:
         return _refuse(str(error)) if os.environ.get("SLURM_PROCID", "0") == "0" else 2
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+    if is_rank:
         is_rank_0 = os.environ["RANK"] == "0"
         if command not in ("train", "eval") or "-m" in rest:
             names = "passk train and passk eval, without --multirun, run under torchrun"
@@ -207,9 +225,13 @@ def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: An
     except Interrupted as stopped:
         code, sentence = 130, str(stopped)
     except BrokenPipeError:
-        _without_reader()
+        lose_output()
         code, sentence = 1, "stopped: the program that read its output has ended, as head does"
     except Exception as error:
+        if isinstance(error, OSError) and is_full(error) and error.filename is None:
+            lose_output()
+            tell(prefix + _no_room(error))
+            return 1
         traceback.print_exc()
         code = 1
         sentence = f"failed; see the traceback above ({type(error).__name__}: {error})"
@@ -256,9 +278,9 @@ def _set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def _without_reader() -> None:
-    """Nobody reads our output any more; let not Python's own end complain of that."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _no_room(error: OSError) -> str:
+    """The sentence for output that cannot be printed: files of a run raise DiskFull."""
+    return f"its output could not be written: {error.strerror}; send it elsewhere, or make room"
 
 
 def _refuse(sentence: str) -> int:

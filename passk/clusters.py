@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from passk.errors import UserError
 
 _EXTRAS = {"submitit_": "submitit", "joblib": "joblib", "ray": "ray"}  # launcher -> its package
+_NO_RANKS = "start it with torchrun, or without these: env -u WORLD_SIZE -u RANK passk ..."
 _PIP = {"submitit": "slurm"}
 
 
@@ -76,8 +77,8 @@ def check_launcher(words: Sequence[str]) -> None:
 def check_tasks(environment: Mapping[str, str]) -> None:
     """Refuse to be one of several tasks of `srun` that would all do the same run."""
     # A batch script with --ntasks=4 runs once: only in a step are there several of us.
-    count = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if count > 1 and "RANK" not in environment:
+    count = environment.get("SLURM_STEP_NUM_TASKS", "")
+    if count.isdecimal() and int(count) > 1 and "RANK" not in environment:
         raise UserError(
             f"srun started {count} tasks that would all do the same run; use one task (passk "
             "starts a rank on each GPU by itself), or one task a machine with srun torchrun, see "
@@ -85,6 +86,28 @@ def check_tasks(environment: Mapping[str, str]) -> None:
         )
 
 
+def is_one_of_ranks(environment: Mapping[str, str]) -> bool:
+    """Whether `torchrun` started this process, as one of several ranks.
+
+    Raises UserError for an environment that says so and cannot be true: one that was left over.
+    """
+    size = environment.get("WORLD_SIZE", "").strip() or "1"
+    if not environment.get("RANK", "").strip() or size == "1":
+        return False
+    rank = environment["RANK"].strip()
+    if not (size.isdecimal() and rank.isdecimal() and int(rank) < int(size)):
+        raise UserError(f"WORLD_SIZE={size} and RANK={rank} are no number of ranks; {_NO_RANKS}")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not environment.get(name, "").strip():
+            given = f"WORLD_SIZE={size} and RANK={rank}"
+            raise UserError(f"{given} are set, but not {name}; {_NO_RANKS}")
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        if not environment.get(name, "0").strip().isdecimal():
+            raise UserError(f"{name}={environment[name]} is no number; {_NO_RANKS}")
+    return True
+
+
 def was_requeued(environment: Mapping[str, str]) -> bool:
     """Whether Slurm runs this job again, after a preemption, a time limit or a lost machine."""
-    return int(environment.get("SLURM_RESTART_COUNT", "0")) > 0
+    count = environment.get("SLURM_RESTART_COUNT", "")
+    return count.isdecimal() and int(count) > 0

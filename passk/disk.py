@@ -130,6 +130,11 @@ def sync_folders(folder: Path) -> None:
             sync(path)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether there was no room, on a disk or in a quota."""
+    return error.errno in _FULL
+
+
 @contextmanager
 def full_disk_told(
     path: Path, partial: Path | None = None, advice: str = _RESUME
@@ -140,11 +145,11 @@ def full_disk_told(
     except OSError as error:
         if partial is not None:
             partial.unlink(missing_ok=True)
-        if error.errno not in _FULL:
+        if not is_full(error):
             raise
         inside = getattr(error, "filename", None) if path.is_dir() else None
         raise DiskFull(
-            f"{inside or path} could not be written: {os.strerror(error.errno)}; {advice}"
+            f"{inside or path} could not be written: {error.strerror}; {advice}"
         ) from error
 
 

@@ -24,6 +24,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from passk.clusters import is_one_of_ranks
 from passk.config import LearnerConfig
 from passk.disk import keep, locks_held
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
@@ -38,7 +39,7 @@ _KINDS: dict[str, type[Exception]] = {
 
 def on_all_ranks(cfg: LearnerConfig, work: Callable[..., None], *arguments: Any) -> None:
     """Run `work(*arguments)` on the ranks that `torchrun` started, or on as many as `cfg` says."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+    if is_one_of_ranks(os.environ):
         _join(work, *arguments)
     elif (count := ranks_to_start(cfg)) == 1:
         work(*arguments)

@@ -56,7 +56,8 @@ class Display:
 @contextmanager
 def display(name: str, num_steps: int, done: int = 0) -> Iterator[Display]:
     """A `Display` for the length of a run that has `done` steps behind it."""
-    if not sys.stdout.isatty():
+    console = Console()
+    if not sys.stdout.isatty() or console.is_dumb_terminal:  # where a line cannot be drawn again
         yield Display(name, num_steps, None)
         return
     with Progress(
@@ -64,7 +65,7 @@ def display(name: str, num_steps: int, done: int = 0) -> Iterator[Display]:
         BarColumn(bar_width=8),  # the line fits a terminal of 80 columns
         TextColumn("{task.fields[shown]}"),
         TimeRemainingColumn(compact=True),
-        console=Console(),
+        console=console,
     ) as bar:
         shown = Display(name, num_steps, bar)
         shown.step(done, {})

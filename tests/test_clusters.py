@@ -6,8 +6,12 @@ import pytest
 from small_runs import SMALL, assert_refused, metrics, train, without_times
 from test_resume import as_if_killed
 
+from passk.clusters import is_one_of_ranks
+from passk.errors import UserError
+
 SHORT = ("train.num_steps=2", "eval.every=0", "diagnostics.every=0")
 CELLS = "hydra.sweep.subdir=cell-${hydra.job.num}"
+RANKS = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 LOCAL = "hydra/launcher=submitit_local"
 
 
@@ -48,6 +52,39 @@ def test_what_no_job_can_do_is_refused(passk, tmp_path, monkeypatch, words, says
     monkeypatch.setenv("PATH", "")
     assert_refused(passk("train", *words, *SMALL, "hydra.sweep.dir=sweep"), *says)
     assert not (tmp_path / "sweep" / ".submitit").exists()
+
+
+LEFT_OVER = [
+    ({"WORLD_SIZE": "abc", "RANK": "0"}, "WORLD_SIZE=abc and RANK=0 are no number of ranks"),
+    ({"WORLD_SIZE": "2", "RANK": "2"}, "WORLD_SIZE=2 and RANK=2 are no number of ranks"),
+    ({"WORLD_SIZE": "2", "RANK": "-1"}, "are no number of ranks"),
+    ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 and RANK=0 are set, but not MASTER_ADDR"),
+    ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": ""}, "not MASTER_PORT"),
+    (RANKS | {"LOCAL_RANK": "x"}, "LOCAL_RANK=x is no number"),
+]
+
+
+@pytest.mark.parametrize(("environment", "says"), LEFT_OVER)
+def test_what_is_left_over_of_ranks_is_refused(environment, says):
+    with pytest.raises(UserError, match=says):
+        is_one_of_ranks(environment)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"WORLD_SIZE": "", "RANK": ""},
+        {"WORLD_SIZE": "abc"},
+        {"WORLD_SIZE": "2"},
+        {"RANK": "0"},
+        {"RANK": "abc"},
+        {"WORLD_SIZE": "1", "RANK": "0"},
+    ],
+)
+def test_what_names_no_ranks_is_one_process(environment):
+    assert not is_one_of_ranks(environment)
+    assert is_one_of_ranks(RANKS)
 
 
 def test_a_missing_extra_is_named(passk, tmp_path, monkeypatch):

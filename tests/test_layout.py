@@ -45,6 +45,7 @@ LEVELS = (
             "layers",
             "memory",
             "disk",
+            "streams",
             "limits",
             "clusters",
             "interference",
