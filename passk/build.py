@@ -18,9 +18,22 @@ from passk.layers import freeze_outside
 from passk.learner import Learner
 from passk.math_verifier import MathVerifier
 from passk.noisy_verifier import with_noise
-from passk.policy import Tokenizer, context_length, end_ids, load_policy, load_tokenizer
+from passk.policy import (
+    Tokenizer,
+    context_length,
+    end_ids,
+    load_policy,
+    load_tokenizer,
+    vocabulary_size,
+)
 from passk.problems import Data, load_data
-from passk.prompts import PromptEncoder, check_characters, check_room, check_solutions
+from passk.prompts import (
+    PromptEncoder,
+    check_characters,
+    check_room,
+    check_solutions,
+    check_vocabulary,
+)
 from passk.python_verifier import PythonVerifier
 from passk.ranks import num_ranks
 from passk.sampler import Sampler
@@ -168,6 +181,12 @@ def _needed_length(
         eval_room, key = (cfg.eval.max_new_tokens, *room[1:]), "eval.max_new_tokens"
     check_characters(encoder, data.heldout, cfg.model.path)
     check_characters(encoder, data.train, cfg.model.path)
+    size = vocabulary_size(model)
+    check_vocabulary(encoder, data.heldout, size)
+    if training:
+        is_sft = cfg.regime.name == "sft"
+        trained = data.corpus if is_sft else data.train
+        check_vocabulary(encoder, trained, size, with_solutions=is_sft)
     needed = check_room(encoder, data.heldout, *eval_room, key)
     if training and cfg.regime.name == "sft":
         check_solutions(encoder, data.corpus, context)

@@ -52,7 +52,8 @@ def _style(prompt: PromptConfig, encoder: PromptEncoder) -> str:
 
 def _answer_end(prompt: PromptConfig, folder: Path, tokenizer: Tokenizer) -> str:
     ends = _end_ids(folder)
-    tokens = [f"`{token}`" for token in tokenizer.convert_ids_to_tokens(ends)]
+    known = [end for end in ends if type(end) is int and 0 <= end < len(tokenizer)]
+    tokens = [f"`{token}`" for token in tokenizer.convert_ids_to_tokens(known)]
     text = f"An answer ends with {' or '.join(tokens)}"
     if prompt.stop:
         texts = " or ".join(f"`{json.dumps(word, ensure_ascii=False)}`" for word in prompt.stop)

@@ -21,6 +21,7 @@ from passk.learner import Learner
 from passk.ranks import from_own, num_ranks, share
 from passk.reading import read_table, steps_of
 from passk.remedies import History
+from passk.weight_files import refuse_adapter
 
 LEARNER, STATE, MANIFEST = "learner", "state.json", "files.json"
 
@@ -181,6 +182,7 @@ def resolve_model(path: str, key: str) -> str:
         return str(_proved(folder, [other for other in siblings if other.name < folder.name]))
     if not folder.is_dir():
         raise UserError(f"{key}={path} does not exist; give a run directory or a checkpoint")
+    refuse_adapter(folder, f"{key}={path}")
     if not (folder / "config.json").is_file():
         raise UserError(f"{key}={path} is neither a run directory nor a checkpoint")
     return path

@@ -16,6 +16,7 @@ from passk.export import run_export
 from passk.interrupt import interrupt_flag
 from passk.launch import on_all_ranks
 from passk.measure_commands import run_diagnose, run_eval, run_filter
+from passk.policy import generation_settings, model_name
 from passk.preparing import alone, checked, print_notes
 from passk.problems import load_data
 from passk.progress import display
@@ -23,9 +24,11 @@ from passk.ranks import rank
 from passk.report import keeps_report, write_report
 from passk.reproduce import planned_overrides, reproduce
 from passk.run import Run
+from passk.saving import check_saving
 from passk.starting import (
     how_to_resume,
     model_location,
+    origin_state,
     refuse_changes,
     refuse_other_contents,
     starting_point,
@@ -51,16 +54,19 @@ def train_as_rank(
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, checkpoint = starting_point(cfg, run_dir)
     with open_parts(cfg, start) as parts:
-        facts = parts.facts  # of all problems: which gold answers are refused may depend on time
+        # Of all problems: which gold answers are refused may depend on time.
+        facts = parts.facts | origin_state(start, checkpoint, run_dir)
         if cfg.resume:
             refuse_other_contents(facts, run_dir)
         if show_notes:
             print_notes(parts.data)
         trained_on = parts.data.train if cfg.regime.name != "sft" else ()
+        check_saving(parts.learner.model, parts.tokenizer, model_name(start))
         parts, gold = checked(cfg, parts, trained_on)
         state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
         run = Run(run_dir, "train", cfg.train.seed)
-        run.begin_saving(in_background=cfg.train.async_save)
+        generation = generation_settings(start)
+        run.begin_saving(in_background=cfg.train.async_save, generation=generation)
         run.rewind(parts.learner.step)
         run.start(cfg, overrides, **facts)
         run.write_problems(train=trained_on, heldout=parts.data.heldout)

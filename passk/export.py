@@ -17,9 +17,9 @@ from passk.disk import LOCK, filled_at_once
 from passk.errors import UserError
 from passk.lineage import lineage
 from passk.model_card import Exported, model_card
-from passk.policy import load_policy, load_tokenizer
+from passk.policy import generation_settings, load_policy, load_tokenizer
 from passk.records import load_run
-from passk.saving import system_error
+from passk.saving import save_model, system_error
 
 CARD = "README.md"
 
@@ -82,7 +82,7 @@ def _write_as(
     cfg = ModelConfig(dtype=dtype, trust_remote_code=code, attn_implementation="eager")
     model = load_policy(cfg, str(checkpoint), torch.device("cpu"))
     try:
-        model.save_pretrained(folder)
+        save_model(folder, model, None, generation_settings(str(checkpoint)))
     except SafetensorError as error:
         raise system_error(error, folder) from error
     for weights in folder.glob("*.safetensors"):  # which nobody else could read

@@ -39,9 +39,10 @@ from passk.starting import (
     how_to_resume,
     measured_policies,
     measured_policy,
+    model_state,
+    model_states,
     refuse_changes,
     refuse_other_contents,
-    weights_state,
 )
 from passk.types import Problem
 from passk.verifier_checks import GoldCheck
@@ -64,9 +65,8 @@ def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
     if cfg.resume:
         refuse_changes("eval", base, run_dir, policy)
-    weights = weights_state(policy)
     with open_parts(base, start, needs_training=False) as parts:
-        facts = parts.facts | weights
+        facts = parts.facts | model_state(policy)
         if cfg.resume:
             refuse_other_contents(facts, run_dir)
         print_notes(parts.data)
@@ -140,7 +140,7 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
         print_notes(parts.data)
         parts, gold = checked(base, parts, parts.data.train)
         run = Run(run_dir, "diagnose", cfg.diagnose.seed, policy)
-        facts = parts.facts | weights_state(policy)
+        facts = parts.facts | model_state(policy)
         diagnose(cfg, base, parts, start, step, run, overrides, facts)
         run.write_gold_refused(gold.refused)
 
@@ -163,8 +163,6 @@ def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -
     ]
     base = policies[0][0]
     as_started = as_saved(cfg, base)
-    states = [state for _, start, _ in policies for state in weights_state(start).values()]
-    weights = {"weights": "; ".join(states)} if states else {}
     if cfg.resume:
         refuse_changes("filter", as_started, run_dir)
     run, status = Run(run_dir, "filter", cfg.diagnose.seed), ""
@@ -176,7 +174,7 @@ def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -
         status = "failed"
 
     try:
-        problems = _measure_missing(cfg, policies, weights, run_dir, begin)
+        problems = _measure_missing(cfg, policies, run_dir, begin)
         if rank() == 0:
             write_filtered(cfg, base, problems, [step for _, _, step in policies], run)
         status = "finished"
@@ -193,7 +191,6 @@ def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -
 def _measure_missing(
     cfg: FilterConfig,
     policies: Sequence[tuple[TrainConfig, str, int]],
-    weights: dict[str, str],
     run_dir: Path,
     begin: Callable[[dict[str, str], GoldCheck], None],
 ) -> tuple[Problem, ...]:
@@ -207,8 +204,9 @@ def _measure_missing(
         if problems and file.is_file():
             continue
         with open_parts(base, start, parameters=cfg.diagnose.parameters) as parts:
-            is_first, facts = not problems, parts.facts | weights
+            is_first = not problems
             if is_first:
+                facts = parts.facts | model_states([start for _, start, _ in policies])
                 if cfg.resume:
                     refuse_other_contents(facts, run_dir)
                 print_notes(parts.data)

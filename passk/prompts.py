@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
 
 from jinja2 import TemplateError
 
@@ -198,6 +199,31 @@ def check_characters(encoder: PromptEncoder, problems: Sequence[Problem], model:
             raise UserError(
                 f"the tokenizer of model.path={model} does not know some characters in the prompt "
                 f"of {problem.id}, so the model cannot read it; use another model or other problems"
+            )
+
+
+def check_vocabulary(
+    encoder: PromptEncoder, problems: Sequence[Problem], size: int, *, with_solutions: bool = False
+) -> None:
+    """Raise UserError where a prompt holds a token that a model of `size` tokens does not have.
+
+    `with_solutions`: or its worked solution. A tokenizer may know more tokens than the model, such
+    as those that were added to it alone; no harm is done until one comes up.
+    """
+    if max(encoder.tokenizer.get_vocab().values(), default=0) < size:
+        return
+    token_ids = encoder.prompts(problems)
+    if with_solutions:
+        token_ids = [*map(add, token_ids, encoder.completions(problems))]
+    for problem, ids in zip(problems, token_ids, strict=True):
+        beyond = next((token for token in ids if token >= size), None)
+        if beyond is not None:
+            shown = encoder.tokenizer.convert_ids_to_tokens(beyond)
+            raise UserError(
+                f"the prompt or solution of {problem.id} holds the token {shown} ({beyond}), but "
+                f"the model has tokens from 0 to {size - 1} only: tokenizer and model do not "
+                "belong together; change data.prompt, or take the model's own tokenizer and "
+                "chat template"
             )
 
 

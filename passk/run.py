@@ -230,14 +230,18 @@ class Run:
         with replacing(self.path / folder / f"{name}.parquet") as partial:
             rows.to_parquet(partial, index=False)
 
-    def begin_saving(self, *, in_background: bool) -> None:
+    def begin_saving(self, *, in_background: bool, generation: bytes | None) -> None:
         """Be ready for checkpoints; on several ranks while what started them is surely there.
+
+        `generation` is the starting model's generation_config.json, which they all hold.
 
         Ranks find one another through it. Later, with the launcher killed, they would wait for ever
         where they should save and end.
         """
         folder = self.path / "checkpoints"
-        self._checkpoints = CheckpointWriter(folder, in_background=in_background)
+        self._checkpoints = CheckpointWriter(
+            folder, in_background=in_background, generation=generation
+        )
 
     def save(
         self, learner: Learner, tokenizer: Tokenizer, state: TrainState, cfg: TrainConfig
@@ -257,6 +261,12 @@ class Run:
         if self._checkpoints is not None:
             with full_disk_told(self.path / "checkpoints"):
                 self._checkpoints.settle()
+
+    def check_saved(self) -> None:
+        """Raise what has kept a checkpoint from being written until now; waits for none."""
+        if self._checkpoints is not None:
+            with full_disk_told(self.path / "checkpoints"):
+                self._checkpoints.check()
 
     def _superseded(self, step: int, cfg: TrainConfig) -> list[Path]:
         """The checkpoints to drop once that of `step` is there: all but the newest and the best."""

@@ -9,11 +9,12 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
@@ -37,8 +38,9 @@ from passk.checkpoint import (
     fingerprint,
 )
 from passk.disk import make_folder, remove_folder, sync, sync_folders, write_text
+from passk.errors import UserError
 from passk.learner import Learner
-from passk.policy import Tokenizer
+from passk.policy import GENERATION_CONFIG, Tokenizer
 from passk.ranks import gather, num_ranks, rank
 from passk.sharding import on_rank_0
 
@@ -63,9 +65,15 @@ class Moment:
 class CheckpointWriter:
     """The writer of a run's checkpoints. State: the one that is being written, if any."""
 
-    def __init__(self, folder: Path, *, in_background: bool) -> None:
-        """`folder` will hold the checkpoints; all ranks make their writer at the same moment."""
+    def __init__(
+        self, folder: Path, *, in_background: bool, generation: bytes | None = None
+    ) -> None:
+        """`folder` will hold the checkpoints; all ranks make their writer at the same moment.
+
+        `generation` is the starting model's generation_config.json, see `save_model`.
+        """
         self._folder = folder
+        self._generation = generation
         self._thread = ThreadPoolExecutor(1, "checkpoint") if in_background else None
         self._pending: Future[None] | None = None
         # What ranks tell each other here must not get between what they tell each other elsewhere.
@@ -82,7 +90,8 @@ class CheckpointWriter:
         self.settle()
         moment = _moment(learner, state, copy=self._thread is not None)
         folder = self._folder / checkpoint_name(state.step)
-        write = partial(_write, folder, learner.model, tokenizer, moment, self._group)
+        plain = partial(_save_plain, learner.model, tokenizer, self._generation)
+        write = partial(_write, folder, plain, moment, self._group)
         if self._thread is None:
             _finish(write, drop)
         else:
@@ -93,6 +102,11 @@ class CheckpointWriter:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+
+    def check(self) -> None:
+        """Raise what has kept the checkpoint before this moment from being written, if anything."""
+        if self._pending is not None and self._pending.done():
+            self.settle()
 
     def close(self) -> None:
         """Wait, but leave the word to the error that is on its way."""
@@ -152,19 +166,20 @@ def _finish(write: partial[None], drop: Sequence[Path]) -> None:
 
 def _write(
     folder: Path,
-    model: PreTrainedModel,
-    tokenizer: Tokenizer,
+    plain: Callable[[Path, dict[str, Tensor]], None],
     moment: Moment,
     group: dist.ProcessGroup | None,
 ) -> None:
-    """Write `folder`, replacing one of the same name; every rank does its part of it."""
+    """Write `folder`, replacing one of the same name; every rank does its part of it.
+
+    `plain` writes what a model folder holds, with the weights that it is given.
+    """
     unfinished = folder.with_name(f".{folder.name}.partial")
     try:
         if rank() == 0:
             make_folder(unfinished)
             # The model's configuration, and its weights unless they come in shards.
-            model.save_pretrained(unfinished, state_dict={} if moment.in_shards else moment.weights)
-            tokenizer.save_pretrained(unfinished)
+            plain(unfinished, {} if moment.in_shards else moment.weights)
             (unfinished / STATE).write_text(json.dumps(asdict(moment.state)) + "\n")
         if moment.in_shards:
             _save(unfinished, moment.weights, group, put_together=True)
@@ -182,6 +197,55 @@ def _write(
         if rank() == 0:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise _cause(error, folder) from error
+
+
+def _save_plain(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    generation: bytes | None,
+    folder: Path,
+    weights: dict[str, Tensor],
+) -> None:
+    save_model(folder, model, weights, generation)
+    tokenizer.save_pretrained(folder)
+
+
+def save_model(
+    folder: Path,
+    model: PreTrainedModel,
+    weights: dict[str, Tensor] | None,
+    generation: bytes | None,
+) -> None:
+    """Write a model's configuration and weights (None: its own).
+
+    Its generation_config.json becomes `generation` as it is, and is left out for None: how to
+    sample from the model is its author's word, and the library writes only part of what it reads.
+    """
+    model.save_pretrained(folder, state_dict=weights)
+    file = folder / GENERATION_CONFIG
+    if generation is None:
+        file.unlink(missing_ok=True)
+    else:
+        file.write_bytes(generation)
+
+
+def check_saving(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> None:
+    """Raise UserError unless what a checkpoint holds beside its weights can be written.
+
+    A configuration or a tokenizer may load and not be saved. `name` is what the sentence calls the
+    model.
+    """
+    with TemporaryDirectory() as folder:
+        try:
+            _save_plain(model, tokenizer, None, Path(folder), {})
+        except OSError:  # the disk's
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{name} can be loaded and not be saved, so no checkpoint could be written "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); correct its "
+                "configuration or tokenizer files"
+            ) from error
 
 
 def _save(

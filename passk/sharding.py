@@ -6,6 +6,7 @@ into the shards, so no rank ever holds the model.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,16 @@ from passk.adapters import adapter_parameters, add_adapters, base_parameters
 from passk.config import LearnerConfig, ModelConfig
 from passk.errors import UserError
 from passk.layers import freeze_outside, layers_of
-from passk.policy import check_head, load_policy, local_folder
-from passk.ranks import num_ranks, rank
+from passk.policy import (
+    check_head,
+    load_policy,
+    local_folder,
+    model_name,
+    reading_model,
+    take_end_tokens,
+)
+from passk.ranks import gather, num_ranks, rank
+from passk.weight_files import fits_by_name, not_finite, refuse_not_finite
 
 
 def load_sharded(
@@ -44,12 +53,14 @@ def load_sharded(
     (`layers.freeze_outside`): both must be decided before it is cut.
 
     A model whose file names its tensors otherwise than the model itself does (experts that
-    transformers joins while it loads) is loaded whole on each rank, and cut then.
+    transformers joins while it loads) is loaded whole on each rank, and cut then. So is one whose
+    files do not fit it, which is refused.
     """
-    folder = str(local_folder(path))
-    model = _without_weights(cfg, folder)
-    on_disk = HuggingFaceStorageReader(folder).read_metadata().state_dict_metadata
-    if not dict(model.named_parameters()).keys() <= on_disk.keys():
+    folder = local_folder(path)
+    with reading_model(path, cfg.attn_implementation):
+        model = _without_weights(cfg, str(folder))
+        reads_shards = fits_by_name(model, folder, model_name(path))
+    if not reads_shards:
         model = load_policy(cfg, path, torch.device("cpu"))
         add_adapters(model, cfg, seed)
         shard(model, device, learner, freeze_outside(model, parameters))
@@ -61,8 +72,12 @@ def load_sharded(
     model.tie_weights()
     for name, tensor in _with_values(model):
         local(tensor).copy_(kept[name])
-    load(dict(base_parameters(model)), storage_reader=HuggingFaceStorageReader(folder))
-    check_head(model.eval(), path)
+    load(dict(base_parameters(model)), storage_reader=HuggingFaceStorageReader(str(folder)))
+    broken = gather(not_finite((name, local(tensor)) for name, tensor in base_parameters(model)))
+    refuse_not_finite(list(dict.fromkeys(chain(*broken))), model_name(path))
+    take_end_tokens(model, path)
+    with reading_model(path, cfg.attn_implementation):
+        check_head(model.eval(), path)
     reshard(model)
     return model
 

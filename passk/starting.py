@@ -1,16 +1,20 @@
 """Where a run starts: at a model, a checkpoint, or where it stopped, and then unchanged."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from passk.build import sampling_engine
 from passk.checkpoint import (
     checkpoints,
     chosen_checkpoint,
+    fingerprint,
     last_checkpoint,
     resolve_model,
     saved_step,
@@ -31,8 +35,15 @@ _FREE_IN_EVAL = (*FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamp
 _BEHIND_NAMES = {
     "heldout_sha256": "the held-out problems of data.path or data.eval_path, or the shots,",
     "training_sha256": "the training problems of data.path",
-    "weights": "the weights of model.path or run",
 }
+# The same of a model, a list of files each.
+_WEIGHTS, _MODEL_FILES = "weights", "model_files"
+# The files of a model folder that decide what is sampled, beside its weights.
+_DECISIVE = (
+    *("config.json", "generation_config.json", "*.py", "tokenizer*", "*.model", "*.tiktoken"),
+    *("vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json"),
+    *("chat_template*", "additional_chat_templates/*"),
+)
 
 
 def starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, Path | None]:
@@ -178,7 +189,7 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
 
 
 def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
-    """A resumed run must find the same problems and weights under the same names."""
+    """A resumed run must find the same problems and the same model under the same names."""
     started = read_manifest(run_dir)
     for fact, what in _BEHIND_NAMES.items():
         now = facts.get(fact)
@@ -187,13 +198,68 @@ def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
                 f"resume=true, but {what} changed since the run in {run_dir} was started ({fact} "
                 f"was {started[fact]}, is {now}); put them back, or start in another directory"
             )
+    for fact in (_WEIGHTS, _MODEL_FILES):
+        now = facts.get(fact, "")
+        if started.get(fact, now) != now:
+            raise UserError(
+                f"resume=true, but {_changed(str(started[fact]), now)} of the model changed since the "
+                f"run in {run_dir} was started, and what is sampled with it; put back what was "
+                "there, or start in another directory"
+            )
 
 
-def weights_state(policy: str) -> dict[str, str]:
-    """The fact `weights` of a local model: size and time of change of each of its files."""
-    files = sorted(Path(policy).glob("*.safetensors")) if Path(policy).is_dir() else []
-    states = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
-    return {"weights": ", ".join(states)} if states else {}
+def _changed(before: str, now: str) -> str:
+    """The names of the files whose states differ between two facts, or that only one lists."""
+    differing = set(re.split("[,;] ", before)) ^ set(re.split("[,;] ", now))
+    return ", ".join(sorted({entry.partition(" ")[0] for entry in differing if entry}))
+
+
+def model_state(policy: str) -> dict[str, str]:
+    """What the manifest says of the model at `policy`, once it is loaded.
+
+    Of a folder `weights`, size and time of change of each file of weights, and `model_files`, the
+    hashes of all others that decide what is sampled; of a hub id the commit that was loaded.
+    """
+    folder = Path(policy)
+    if not folder.is_dir():
+        cached = try_to_load_from_cache(policy, "config.json") if "/" in policy else None
+        commit = Path(cached).parent.name if isinstance(cached, str) else None
+        return {_MODEL_FILES: f"commit {commit}"} if commit else {}
+    weights = [
+        f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}"
+        for file in sorted(folder.glob("*.safetensors"))
+    ]
+    decisive = {file for pattern in _DECISIVE for file in folder.glob(pattern) if file.is_file()}
+    hashes = [
+        f"{file.relative_to(folder)} {fingerprint(file).sha256[:16]}" for file in sorted(decisive)
+    ]
+    facts = {_WEIGHTS: ", ".join(weights), _MODEL_FILES: ", ".join(hashes)}
+    return {fact: files for fact, files in facts.items() if files}
+
+
+def model_states(policies: Sequence[str]) -> dict[str, str]:
+    """The same of several, of which a filter measures each."""
+    states = [model_state(policy) for policy in policies]
+    joined = {
+        fact: "; ".join(state[fact] for state in states if fact in state)
+        for fact in (_WEIGHTS, _MODEL_FILES)
+    }
+    return {fact: files for fact, files in joined.items() if files}
+
+
+def origin_state(start: str, checkpoint: Path | None, run_dir: Path) -> dict[str, str]:
+    """What the manifest of a training run says of the model that it started from.
+
+    With a checkpoint that stays as it was: its own weights count from there on, and where adapters
+    need those they started from, `restore` compares them.
+    """
+    if checkpoint is None:
+        return model_state(start)
+    started = read_manifest(run_dir)
+    kept = {fact: started[fact] for fact in (_WEIGHTS, _MODEL_FILES) if fact in started}
+    if start != str(checkpoint):
+        kept |= {fact: now for fact, now in model_state(start).items() if fact == _MODEL_FILES}
+    return kept
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -90,6 +90,7 @@ def train(
             logprobs = sample_logprobs(experience.rows, learned)
             run.write_rollouts(step, experience.sampled, logprobs)
         run.log(metrics)
+        run.check_saved()
         shown.step(step + 1, metrics)
         history = remember(cfg.regime, history, objective, metrics["pass1"], products)
         state = TrainState(step + 1, stream.position, history)

@@ -11,9 +11,11 @@ from safetensors.torch import save_file
 from passk import saving
 from passk.adapters import adapter_parameters, add_adapters, base_fingerprint
 from passk.batch import TokenRow
+from passk.build import prepare_torch
 from passk.checkpoint import TrainState, restore
 from passk.config import LearnerConfig, ModelConfig, PromptConfig
 from passk.conventions import make_problems
+from passk.errors import UserError
 from passk.interference import interference
 from passk.layers import freeze_outside
 from passk.learner import Learner
@@ -205,3 +207,18 @@ def sketched_products(out: str, groups: list[Group], size: int, settings: list[d
         matrices.append(interference(found.numpy()))
     if rank() == 0:
         np.save(out, np.stack(matrices))
+
+
+def refusals(out: str, folders: dict[str, str]) -> None:
+    """Load each folder in shards; write what each rank says of it, empty where nothing."""
+    torch.set_num_threads(1)
+    prepare_torch(None)
+    found = {}
+    for name, folder in folders.items():
+        try:
+            load_sharded(ModelConfig(), folder, torch.device("cpu"), LearnerConfig(), seed=0)
+            found[name] = gather("")
+        except UserError as error:
+            found[name] = gather(str(error))
+    if rank() == 0:
+        Path(out).write_text(json.dumps(found))

@@ -168,7 +168,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, capsys):
         words = ["train", *SMALL, f"model.path={folder}", f"hydra.run.dir={tmp_path}/run"]
         assert main(words) == 2
         err = capsys.readouterr().err
-        assert err.startswith(f"passk: model.path={folder} holds no tokenizer")
+        assert err.startswith(f"passk: the model in {folder} holds no tokenizer")
         assert err.count("\n") == 1 and not (tmp_path / "run").exists()
 
 

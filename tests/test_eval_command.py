@@ -19,8 +19,11 @@ from small_runs import cut_short, snapshot, train
 from passk.breakdown import kind_table
 from passk.cli import main
 from passk.composition import load_run_config
+from passk.errors import UserError
 from passk.eval_tables import SAMPLE_COLUMNS, count_correct, eval_tables, pass_curve
+from passk.policy import TINY
 from passk.records import RunRecord, load_run
+from passk.starting import model_state, refuse_other_contents
 
 NUM_PROBLEMS, NUM_SAMPLES, CHUNK = 30, 8, 7
 WORDS = ("num_threads=1", "eval.ks=[1,2]", f"eval.num_samples={NUM_SAMPLES}")
@@ -210,6 +213,63 @@ def test_resuming_with_other_samples_is_refused(stopped, capsys, changed):
     assert err.startswith(f"passk: resume=true with {changed.replace('false', 'False')}, but ")
     assert err.count("\n") == 1
     assert snapshot(stopped) == before
+
+
+DECISIVE = {
+    "chat_template.jinja": "{{ messages[0]['content'] }}",
+    "generation_config.json": '{"eos_token_id": [1, 3]}',
+    "config.json": "{}",
+    "tokenizer.json": "{}",
+    "tokenizer_config.json": "{}",
+    "special_tokens_map.json": "{}",
+    "added_tokens.json": "{}",
+    "additional_chat_templates/rag.jinja": "{{ messages }}",
+    "modeling_own.py": "",
+    "merges.txt": "a b",
+    "tokenizer.model": "",
+}
+
+
+@pytest.mark.parametrize("name", DECISIVE)
+def test_a_model_folder_is_known_by_all_that_decides_samples(tmp_path, name):
+    folder, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(TINY, folder)
+    run.mkdir()
+    (run / "manifest.json").write_text(json.dumps(model_state(str(folder))))
+    for other in ("README.md", "training.json", "trainer_state.json", "logs.txt"):
+        (folder / other).write_text("other")
+    refuse_other_contents(model_state(str(folder)), run)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(DECISIVE[name])
+    with pytest.raises(
+        UserError, match=f"^resume=true, but {re.escape(name)} of the model changed"
+    ):
+        refuse_other_contents(model_state(str(folder)), run)
+
+
+def test_a_run_that_knows_less_of_its_model_goes_on(tmp_path):
+    """One of an earlier version, or of a model that is no folder."""
+    (tmp_path / "manifest.json").write_text('{"command": "eval"}')
+    refuse_other_contents(model_state(str(TINY)), tmp_path)
+    assert model_state("tiny") == {} == model_state("no/such-model")
+
+
+def test_an_evaluation_does_not_go_on_with_another_chat_template(tmp_path, capsys):
+    folder, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(TINY, folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
+    words = (f"model.path={folder}", "eval.num_problems=4", "eval.chunk_size=2")
+    assert evaluate(run, *words) == 0
+    chunks(run)[1].unlink()
+    before = snapshot(run)
+    (folder / "chat_template.jinja").write_text("{{ messages[-1]['content'] }} ")
+    capsys.readouterr()
+    assert evaluate(run, *words, "--resume") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("passk: resume=true, but chat_template.jinja of the model changed since")
+    assert err.count("\n") == 1 and snapshot(run) == before
+    (folder / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
+    assert evaluate(run, *words, "--resume") == 0
 
 
 def test_resuming_with_another_policy_or_in_a_training_run_is_refused(stopped, tmp_path, capsys):

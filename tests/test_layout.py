@@ -15,6 +15,7 @@ LEVELS = (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
         *("seeds", "estimators", "statistics", "head", "attention", "worker_pool", "ranks"),
         *(
+            "weight_files",
             "provenance",
             "theory",
             "voice",

@@ -13,7 +13,13 @@ from passk.batch import micro_batches
 from passk.config import PromptConfig
 from passk.errors import UserError
 from passk.experience import imitate
-from passk.prompts import PromptEncoder, check_characters, check_room, check_solutions
+from passk.prompts import (
+    PromptEncoder,
+    check_characters,
+    check_room,
+    check_solutions,
+    check_vocabulary,
+)
 from passk.types import Problem
 
 SPECIAL = ("<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot|>")
@@ -315,3 +321,22 @@ def test_worked_solutions_fit_the_context():
     check_solutions(encoder, PROBLEMS, 16)  # BOS, 9, 5, end
     with pytest.raises(UserError, match=r"^p9 with .* has 16 tokens, .* of 15 \(1 of 3 are too"):
         check_solutions(encoder, PROBLEMS, 15)
+
+
+def test_a_token_that_the_model_does_not_have_is_named():
+    known = tokenizer("{{ messages[0].content }}{% if add_generation_prompt %}A:{% endif %}")
+    size = len(known)
+    known.add_tokens(["<new>", "<other>"])
+    encoder = PromptEncoder(
+        known, PromptConfig(template="{problem}", completion_template="{solution}")
+    )
+    plain = [replace(ASK, id=str(i)) for i in range(3)]
+    in_prompt, in_solution = replace(ASK, prompt="a <new> b"), replace(ASK, solution="<other>")
+    check_vocabulary(encoder, [*plain, in_solution], size)
+    with pytest.raises(
+        UserError, match=rf"of p holds the token <new> \({size}\), but the model has"
+    ):
+        check_vocabulary(encoder, [*plain, in_prompt], size)
+    check_vocabulary(encoder, [*plain, in_prompt], size + 2)
+    with pytest.raises(UserError, match=rf"<other> \({size + 1}\).* from 0 to {size} only"):
+        check_vocabulary(encoder, [in_prompt, in_solution], size + 1, with_solutions=True)

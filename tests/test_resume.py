@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from small_runs import LEARNER_FILE, SMALL, metrics, snapshot, train, without_times
 
 from passk.cli import main
+from passk.policy import TINY
 
 STEPS = 6
 LAST_ONLY = ("train.keep_last=1", "train.keep_best=0", "train.async_save=false")
@@ -255,3 +256,29 @@ def test_sigterm_as_a_scheduler_sends_it(tmp_path, capfd):
         signal.signal(signal.SIGTERM, before)
     assert handler_is_back
     assert_interrupted(run, *capfd.readouterr())
+
+
+@pytest.mark.parametrize("adapters", [(), ("model.lora_rank=2",)], ids=["whole", "adapters"])
+def test_training_goes_on_with_the_model_it_started_from(tmp_path, capsys, adapters):
+    """Before the first checkpoint, and with adapters also after it, model.path is read again."""
+    folder, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(TINY, folder)
+    words = (f"model.path={folder}", "train.num_steps=2", "train.save_every=1", "eval.every=0")
+    words += ("diagnostics.every=0", *adapters)
+    assert train(run, *words) == 0
+    as_if_killed(run, last_step=1 if adapters else 0)
+    settings = (folder / "generation_config.json").read_text()
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1, 4]}')
+    capsys.readouterr()
+    assert train(run, *words, "resume=true") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("passk: resume=true, but generation_config.json of the model changed")
+    (folder / "generation_config.json").write_text(settings)
+    assert train(run, *words, "resume=true") == 0
+    if not adapters:  # from a checkpoint on the run needs its start no more
+        as_if_killed(run, last_step=1)
+        started = json.loads((run / "manifest.json").read_text())
+        shutil.rmtree(folder)
+        assert train(run, *words, "resume=true") == 0
+        ended = json.loads((run / "manifest.json").read_text())
+        assert ended["model_files"] == started["model_files"]

@@ -4,13 +4,14 @@ import errno
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from rank_work import save_after_steps, some_rows, state_after_restore
 from safetensors.torch import load_file
-from small_runs import train
+from small_runs import metrics, train
 from test_torch_sampler import random_model
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
@@ -21,8 +22,8 @@ from passk.config import LearnerConfig, ModelConfig
 from passk.errors import UserError
 from passk.launch import launch
 from passk.learner import Learner
-from passk.policy import load_policy, load_tokenizer
-from passk.saving import CheckpointWriter
+from passk.policy import TINY, generation_settings, load_policy, load_tokenizer
+from passk.saving import CheckpointWriter, check_saving, save_model
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")
 CPU = torch.device("cpu")
@@ -218,6 +219,76 @@ def test_what_cannot_be_written_is_said_and_nothing_is_lost(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"], "and no half of another"
     assert damage(tmp_path / "step-000001") is None
     writer.close()
+
+
+def test_a_background_error_is_raised_when_it_happens(tmp_path, held_back, monkeypatch):
+    writer = CheckpointWriter(tmp_path, in_background=True)
+    monkeypatch.setattr(saving, "_write_manifest", lambda *_: 1 / 0)
+    writer.save(new_learner(), load_tokenizer("tiny"), TrainState(1, 5), [])
+    writer.check()  # says nothing of what is still being written, and does not wait for it
+    held_back.set()
+    deadline = time.monotonic() + 60
+    with pytest.raises(ZeroDivisionError):
+        while time.monotonic() < deadline:
+            writer.check()
+    writer.check()  # once
+    writer.close()
+
+
+def test_a_run_ends_when_its_checkpoint_could_not_be_written(tmp_path, monkeypatch):
+    """Not 29 steps later, with the next checkpoint."""
+    monkeypatch.setattr(saving, "_write_manifest", lambda *_: 1 / 0)
+    words = ("regime=sft", "train.num_steps=59", "train.save_every=30", "eval.every=0")
+    assert train(tmp_path / "run", *words, "diagnostics.every=0") == 1
+    assert 30 <= len(metrics(tmp_path / "run")) < 55
+
+
+# Each loads, and transformers refuses to write it again.
+UNSAVABLE = {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.1, "length_penalty": 2.0}
+UNSAVABLE |= {"early_stopping": True, "pad_token_id": -1, "num_beams": 0, "not_yet_known": [1]}
+
+
+def test_the_generation_config_stays_as_it_is(tmp_path):
+    """In checkpoints and exports, byte by byte; `tests/test_export.py` has that of a plain one."""
+    model, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(TINY, model)
+    written = json.dumps(UNSAVABLE | {"eos_token_id": [1, 99]}, indent=1) + "  "
+    (model / "generation_config.json").write_text(written)
+    words = ("regime=sft", "train.num_steps=1", "eval.every=0", "diagnostics.every=0")
+    assert train(run, *words, f"model.path={model}") == 0
+    assert train(tmp_path / "next", *words, f"train.init_from={run}") == 0
+    out = tmp_path / "out"
+    assert main(["export", f"run={run}", "export.dtype=bfloat16", f"out={out}"]) == 0
+    (tmp_path / "next" / "checkpoints" / "step-000001").rename(tmp_path / "last")
+    for folder in (run / "checkpoints" / "step-000001", tmp_path / "last", out):
+        assert (folder / "generation_config.json").read_text() == written
+    assert "An answer ends with `<eos>`." in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("setting", [*UNSAVABLE.items(), ("temperature", 0), ("top_k", 0)])
+def test_no_setting_of_the_generation_config_stands_in_the_way(tmp_path, setting):
+    shutil.copytree(TINY, tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    file.write_text(json.dumps(dict([setting])))
+    model = load_policy(ModelConfig(), str(tmp_path / "model"), CPU)
+    check_saving(model, load_tokenizer("tiny"), "it")
+    settings = generation_settings(str(tmp_path / "model"))
+    save_model(tmp_path / "saved", model, None, settings)
+    assert (tmp_path / "saved" / "generation_config.json").read_bytes() == file.read_bytes()
+    file.unlink()
+    save_model(tmp_path / "saved", model, None, generation_settings(str(tmp_path / "model")))
+    assert not (tmp_path / "saved" / "generation_config.json").exists()
+
+
+def test_what_cannot_be_saved_is_refused_before_it_is_trained():
+    model, tokenizer = load_policy(ModelConfig(), "tiny", CPU), load_tokenizer("tiny")
+    check_saving(model, tokenizer, "it")
+    tokenizer.init_kwargs["a"] = {1, 2}
+    with pytest.raises(UserError, match=r"^it can be loaded and not be saved.*TypeError"):
+        check_saving(model, tokenizer, "it")
+    model.config.extra = object()
+    with pytest.raises(UserError, match=r"^it can be loaded and not be saved.*TypeError"):
+        check_saving(model, load_tokenizer("tiny"), "it")
 
 
 def test_the_best_checkpoint_stays(tmp_path):

@@ -1,0 +1,249 @@
+"""Whether a model's weights are those of its files: their names, shapes, numbers and values.
+
+transformers fills what a file lacks with random numbers and leaves out what has no place in the
+model, so a model that loads may still be another one. What is found here is refused.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from passk.errors import UserError
+
+_NUM_NAMED = 3  # tensors that a sentence names, before it counts the others
+# Constants of an architecture that old files hold beside its weights, and models make themselves.
+_CONSTANTS = re.compile(
+    r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids|masked_bias"
+    r"|attn\.bias|attention\.bias)$"
+)
+_INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")  # as files write them
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor as a safetensors file describes it: where it lies, its dtype there, its shape."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Tensors of a model that its files lack, of its files without a place, and of other shapes."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    reshaped: tuple[tuple[str, Sequence[int], Sequence[int]], ...] = ()  # in the file, in the model
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.reshaped)
+
+    def sentence(self, model: PreTrainedModel) -> str:
+        """What does not fit, and what can be done."""
+        found = []
+        if self.missing:
+            found.append(f"{_counted(self.missing)} of the model in no file")
+        if self.unexpected:
+            found.append(f"{_counted(self.unexpected)} of the files without a place in the model")
+        if self.reshaped:
+            name, stored, expected = self.reshaped[0]
+            others = f" and {len(self.reshaped) - 1} more" if len(self.reshaped) > 1 else ""
+            found.append(
+                f"{name} is {list(stored)} in the files and {list(expected)} by config.json{others}"
+            )
+        return (
+            f"weights and config.json do not belong together ({type(model).__name__}): "
+            f"{'; '.join(found)}; {self._advice(model)}"
+        )
+
+    def _advice(self, model: PreTrainedModel) -> str:
+        prefix = common_prefix(self.missing, self.unexpected)
+        if prefix:
+            return f"the names in the files begin with {prefix}, which must go"
+        if self.missing == _head_names(model) and not self.unexpected:
+            return (
+                "where the head shares the embedding's weights, config.json must say "
+                "tie_word_embeddings=true"
+            )
+        return "give the folder as the model was saved, with all its files"
+
+
+def common_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    """What stands before every missing name where a file has it; empty where that differs."""
+    for name in unexpected:
+        if missing and name.endswith(missing[0]) and name != missing[0]:
+            prefix = name.removesuffix(missing[0])
+            return prefix if {prefix + each for each in missing} <= set(unexpected) else ""
+    return ""
+
+
+def refuse_adapter(folder: Path, name: str) -> None:
+    """Raise UserError for a folder that holds an adapter, with a model beside it or without.
+
+    `name` is what the sentence calls the folder, here and below.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return
+    if any(folder.glob("model*.safetensors")):
+        raise UserError(
+            f"{name} holds an adapter (adapter_config.json) beside the model; move the adapter's "
+            "files away to start from the model alone, or merge both (merge_and_unload of peft)"
+        )
+    try:
+        base = json.loads(file.read_text()).get("base_model_name_or_path")
+    except (ValueError, AttributeError):  # broken, or no mapping
+        base = None
+    raise UserError(
+        f"{name} is an adapter of {base or 'another model'}, and no model by itself; merge it into "
+        "that (merge_and_unload of peft), and give the folder of the merged model"
+    )
+
+
+def check_loaded(
+    model: PreTrainedModel, loaded: Mapping[str, Any], stored: Mapping[str, Stored], name: str
+) -> None:
+    """Raise UserError unless every weight of a model came from its files, and all of theirs.
+
+    `loaded` is what `from_pretrained` says of it (`output_loading_info`), `stored` what the files
+    hold.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):  # of the hub, which has no folder before
+        raise UserError(f"{name} is an adapter; give the model that it was merged into")
+    integers = [n for n, p in model.named_parameters() if not p.is_floating_point()]
+    if integers:
+        raise UserError(
+            f"{name} holds quantised weights ({_counted(integers)}), which have no gradients; give "
+            "the model that they were made from"
+        )
+    parameters = {parameter for parameter, _ in model.named_parameters()}
+    tied = model.all_tied_weights_keys.keys() - parameters  # named once, as what they share
+    lost = loaded["missing_keys"] - tied
+    misfit = Misfit(
+        tuple(sorted(n for n in lost if n in parameters or not is_constant(n))),
+        tuple(sorted(n for n in loaded["unexpected_keys"] if not is_constant(n))),
+        tuple(sorted((n, tuple(a), tuple(b)) for n, a, b in loaded["mismatched_keys"])),
+    )
+    if misfit:
+        raise UserError(f"{name}: {misfit.sentence(model)}")
+    refuse_integers(stored, name)
+    declared = model.get_expanded_tied_weights_keys(all_submodels=True)
+    for head in declared.keys() - model.all_tied_weights_keys.keys():
+        refuse_second_head(head, declared[head], name)
+
+
+def fits_by_name(model: PreTrainedModel, folder: Path, name: str) -> bool:
+    """Whether files hold each weight of a model under its own name, once, and nothing else.
+
+    A head that is tied may be there too, with the values of the embedding; others are refused.
+    """
+    stored, tied = stored_tensors(folder), model.all_tied_weights_keys
+    expected = {key: tuple(parameter.shape) for key, parameter in model.named_parameters()}
+    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    unknown = (stored.keys() | model.state_dict().keys()) - expected.keys() - tied.keys()
+    unknown = {
+        key
+        for key in unknown
+        if not is_constant(key) and not any(pattern.search(key) for pattern in ignored)
+    }
+    beside = set(folder.glob("*.safetensors")) - {tensor.file for tensor in stored.values()}
+    again = expected.keys() & {key for file in beside for key in _headers(file)}
+    found = {key: stored[key].shape for key in expected.keys() & stored.keys()}
+    is_quantised = getattr(model.config, "quantization_config", None)
+    if found != expected or unknown or again or is_quantised:
+        return False
+    refuse_integers(stored, name)
+    for head in tied.keys() & stored.keys():
+        source = tied[head]
+        if source in stored and not torch.equal(
+            _read(stored[head], head), _read(stored[source], source)
+        ):
+            refuse_second_head(head, source, name)
+    return True
+
+
+def _read(tensor: Stored, key: str) -> Tensor:
+    with safe_open(tensor.file, framework="pt") as opened:
+        values: Tensor = opened.get_tensor(key)
+        return values
+
+
+def refuse_integers(stored: Mapping[str, Stored], name: str) -> None:
+    """Raise UserError where a weight is stored as integers that nothing says how to read."""
+    integers = [n for n, t in stored.items() if n.endswith(".weight") and t.dtype in _INTEGERS]
+    if integers:
+        raise UserError(
+            f"{name} holds weights as integers ({_counted(integers)}), and its config.json names "
+            "no quantisation that tells what they mean; give the model that they were made from"
+        )
+
+
+def refuse_second_head(head: str, embedding: str, name: str) -> None:
+    """Raise UserError for a head that the files hold and the configuration says there is none."""
+    raise UserError(
+        f"{name} holds {head} with other values than {embedding}, although config.json says "
+        "tie_word_embeddings=true; set it to false to keep this head, or remove the tensor"
+    )
+
+
+def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The names of the tensors that hold NaN or infinity."""
+    return [name for name, tensor in tensors if not tensor.detach().isfinite().all()]
+
+
+def refuse_not_finite(names: Sequence[str], name: str) -> None:
+    """Raise UserError where there are names of tensors that hold NaN or infinity."""
+    if names:
+        raise UserError(
+            f"{name}: its weights hold NaN or infinity ({_counted(names)}); they are broken, or "
+            "too large for model.dtype"
+        )
+
+
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """What the safetensors files of a model folder hold, by the files' own headers.
+
+    Only files that transformers reads too: not an adapter's, nor another form of the same weights.
+    """
+    index = folder / "model.safetensors.index.json"
+    files = {folder / "model.safetensors"}
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        files = {folder / file for file in json.loads(index.read_text())["weight_map"].values()}
+    stored: dict[str, Stored] = {}
+    for file in sorted(filter(Path.is_file, files)):
+        stored |= _headers(file)
+    return stored
+
+
+def _headers(file: Path) -> dict[str, Stored]:
+    with safe_open(file, framework="pt") as opened:
+        parts = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118  # no mapping
+        return {
+            key: Stored(file, part.get_dtype(), tuple(part.get_shape()))
+            for key, part in parts.items()
+        }
+
+
+def is_constant(name: str) -> bool:
+    """Whether a tensor of this name, which is no parameter, is a constant that a model makes."""
+    return _CONSTANTS.search(name) is not None
+
+
+def _head_names(model: PreTrainedModel) -> tuple[str, ...]:
+    head = model.get_output_embeddings()
+    return tuple(n for n, p in model.named_parameters() if p is getattr(head, "weight", None))
+
+
+def _counted(names: Sequence[str]) -> str:
+    """`3 tensors (a, b, c)`, or `20 tensors (a, b, c, ...)`."""
+    shown = ", ".join([*names[:_NUM_NAMED], *(["..."] if len(names) > _NUM_NAMED else [])])
+    return f"{len(names)} tensor{'s' if len(names) != 1 else ''} ({shown})"
