@@ -71,7 +71,6 @@ def train(
         sync_started = time.perf_counter()
         hand_over(learner, sampler, cfg.rollout.num_synced_checks)
         ended = time.perf_counter()
-
         metrics = {
             "step": step,
             **learning_metrics(learned),

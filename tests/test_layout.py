@@ -15,7 +15,6 @@ LEVELS = (
         *("__init__", "answers.__init__", "sandbox.__init__", "errors", "types", "config"),
         *("seeds", "estimators", "statistics", "head", "attention", "worker_pool", "ranks"),
         *(
-            "weight_files",
             "provenance",
             "theory",
             "voice",
@@ -27,6 +26,7 @@ LEVELS = (
             "answers.algebra",
         ),
     ),
+    ("weight_files",),
     (
         *(
             "row_files",

@@ -262,7 +262,7 @@ def test_the_generation_config_stays_as_it_is(tmp_path):
     (tmp_path / "next" / "checkpoints" / "step-000001").rename(tmp_path / "last")
     for folder in (run / "checkpoints" / "step-000001", tmp_path / "last", out):
         assert (folder / "generation_config.json").read_text() == written
-    assert "An answer ends with `<eos>`." in (out / "README.md").read_text()
+    assert "An answer ends with `</s>`." in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("setting", [*UNSAVABLE.items(), ("temperature", 0), ("top_k", 0)])
