@@ -200,11 +200,12 @@ def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
             )
     for fact in (_WEIGHTS, _MODEL_FILES):
         now = facts.get(fact, "")
-        if started.get(fact, now) != now:
+        before = str(started.get(fact, now))
+        if before != now:
             raise UserError(
-                f"resume=true, but {_changed(str(started[fact]), now)} of the model changed since the "
-                f"run in {run_dir} was started, and what is sampled with it; put back what was "
-                "there, or start in another directory"
+                f"resume=true, but {_changed(before, now)} of the model changed since the run in "
+                f"{run_dir} was started, and what is sampled with it; put back what was there, or "
+                "start in another directory"
             )
 
 
