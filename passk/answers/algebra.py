@@ -1,96 +1,234 @@
-r"""Whether two LaTeX formulas are equal, by math-verify, with guards where it is known to err.
+r"""Judges answers with computer algebra: our own reading first, then math-verify's.
 
-Nothing here is bounded in time or memory: it runs in `passk.answers.worker` only.
+Nothing here is bounded in time or memory: it runs in `passk.answers.worker` only. As in
+`passk.answers.equality` a verdict is True, False or, where it is unsure, None.
 """
 
 import random
+import re
 from functools import lru_cache
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
+from latex2sympy2_extended.latex2sympy2 import latex2sympy, normalize_latex
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Expr, Pow
+from sympy import Basic, Derivative, Eq, Expr, Float, I, MatrixBase, Poly, PolynomialError, Rational
+
+from passk.answers.equality import same_answer
+from passk.answers.forms import Assignment, Choice, Form, Formula, Several
+from passk.answers.reader import as_fractions, read_answer
+from passk.answers.spelling import normalise_latex
 
 # Without its removal of units, which takes the last letter of `2c` or `a + b + c` for one.
 _SPELLINGS = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
 )
-_LATEX = (LatexExtractionConfig(boxed_match_priority=0, normalization_config=_SPELLINGS),)
-_NUM_POINTS = 8
-_RELATIVE_ERROR = 1e-12
+_AS_TRAINERS_DO = (LatexExtractionConfig(),)
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])|\\(?:det|arg|Re|Im)(?![A-Za-z])|\\imath")
+# What sympy would begin to compute while it reads, and two numbers with nothing between them.
+_UNREADABLE = re.compile(r"\^\s*\{?\s*-?\d{6,}|\d{6,}\s*!|(?<![_^\d])\d+\s+\d")
+_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
+_MAX_NESTING = 20
+_NUM_POINTS = 6
+_ENOUGH = 3  # points at which two expressions agree
+_DIGITS = 30
+_RELATIVE_ERROR = 1e-15
 
 
 class GoldUnparsed(Exception):
-    """A formula of the gold answer cannot be read."""
+    """The gold answer cannot be read."""
 
 
-def same_formula(gold: str, answer: str) -> bool:
-    """Whether two formulas are equal; one of an answer that cannot be read equals nothing.
+def same_by_algebra(gold: str, answer: str) -> bool:
+    """Whether an answer says what the gold answer says; what no one can tell is not equal.
 
-    Raises GoldUnparsed when the gold one cannot be read.
+    Raises GoldUnparsed when the gold answer cannot be read.
     """
-    gold_read = read_formula(gold)
-    if gold_read is None:
-        raise GoldUnparsed(gold)
-    answer_read = read_formula(answer)
-    if answer_read is None:
-        return False
-    if _differ_in_value(gold_read, answer_read):
-        return False
-    # No timeout: math-verify's is an alarm, and the process that runs this is killed instead.
-    same = verify(gold_read, answer_read, allow_set_relation_comp=True, timeout_seconds=None)
-    return bool(same) or _same_over_the_reals(gold_read, answer_read)
+    same = same_answer(gold, answer, same_formula)
+    if same is None:
+        same = _same_as_trainers_ask(gold, answer)
+        if not same and not _is_readable(read_answer(gold)):
+            raise GoldUnparsed(gold)
+    return same
+
+
+def same_formula(gold: str, answer: str) -> bool | None:
+    """Whether two formulas are equal; unsure where one cannot be read, or none can decide."""
+    is_real = not (_IMAGINARY.search(gold) or _IMAGINARY.search(answer))
+    gold_read = read_formula(gold, is_real)
+    answer_read = read_formula(answer, is_real)
+    if gold_read is None or answer_read is None:
+        return None
+    return _same_expression(gold_read, answer_read)
 
 
 @lru_cache(maxsize=4096)
-def read_formula(latex: str) -> Any:
-    """What math-verify makes of a formula, None where it makes nothing of it."""
-    text = rf"\boxed{{{latex}}}"
-    found = parse(text, _LATEX, fallback_mode="no_fallback", parsing_timeout=None)
-    return found[0] if found else None
+def read_formula(latex: str, is_real: bool = True) -> Any:
+    """What math-verify's parser makes of a formula, None where it makes nothing of it."""
+    if _UNREADABLE.search(latex) or _is_nested_too_deep(latex):
+        return None
+    spelled = normalize_latex(_IMAGINARY.sub(r" \g<0> ", latex), _SPELLINGS)
+    try:
+        read = latex2sympy(
+            spelled, is_real=is_real, convert_degrees=False, normalization_config=None
+        )
+        if not is_real and isinstance(read, Basic | MatrixBase):
+            read = read.subs({symbol: I for symbol in read.free_symbols if symbol.name == "i"})
+    except MemoryError:
+        raise
+    except Exception:  # the parser raises anything over what a model can write
+        return None
+    return read
 
 
-def _differ_in_value(gold: Any, answer: Any) -> bool:
-    """Two numbers that differ, which spares the search for a proof that they do not.
+def _is_nested_too_deep(latex: str) -> bool:
+    """Whether brackets stand in brackets so deep that the parser would take for ever."""
+    depth = 0
+    for char in latex:
+        depth += (char in "([{") - (char in ")]}")
+        if depth > _MAX_NESTING:
+            return True
+    return False
 
-    math-verify calls numbers equal whose difference is small; 2^{-100} is not 2^{-99}.
+
+def _same_expression(gold: Any, answer: Any) -> bool | None:
+    if isinstance(gold, MatrixBase) != isinstance(answer, MatrixBase):
+        return False  # a determinant is no matrix
+    same = None
+    if isinstance(gold, Eq) and isinstance(answer, Eq):
+        same = _same_equation(gold, answer)
+    elif isinstance(gold, Eq) or isinstance(answer, Eq):
+        return False
+    elif isinstance(gold, Expr) and isinstance(answer, Expr):
+        same = _same_in_value(gold, answer)
+    # No timeout: math-verify's is an alarm, and the process that runs this is killed instead.
+    if same is None and verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None):
+        return True
+    return same
+
+
+def _same_in_value(gold: Expr, answer: Expr) -> bool | None:
+    r"""Whether two expressions agree at random points; None where that cannot tell.
+
+    math-verify calls numbers equal whose difference is small: 2^{-100} is not 2^{-99}. A point
+    where one is not real says nothing: \sqrt{1/n} and 1/\sqrt{n} are equal where both are.
     """
-    if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
-        return False
-    if gold.free_symbols or answer.free_symbols:
-        return False
-    values = [expression.doit().evalf(30) for expression in (gold, answer)]
-    if not all(value.is_number and value.is_finite for value in values):
-        return False
-    size = max(abs(value) for value in values)
-    return bool(size > 0 and abs(values[0] - values[1]) > _RELATIVE_ERROR * size)
-
-
-def _same_over_the_reals(gold: Any, answer: Any) -> bool:
-    r"""Equal where real: \sqrt{1/n} and 1/\sqrt{n}, which differ by a sign where neither is.
-
-    Equal at random points; where both are not real a point says nothing, and two must say
-    something. Only tried for roots, where math-verify gives up.
-    """
-    if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
-        return False
+    gold, answer = gold.doit(), answer.doit()
+    if gold == answer or (gold.is_Rational and answer.is_Rational):
+        return bool(gold == answer)
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
-    if not symbols or gold.free_symbols != answer.free_symbols:
-        return False
-    if not any(power.exp.is_Rational and not power.exp.is_Integer for power in gold.atoms(Pow)):
-        return False
-    draw = random.Random(0)
+    is_real = bool(symbols) and all(symbol.is_real for symbol in symbols)
     num_equal = 0
-    for _ in range(_NUM_POINTS):
-        point = {symbol: draw.choice((-1, 1, 1)) * draw.uniform(0.1, 3) for symbol in symbols}
-        values = [expression.subs(point).doit().evalf(20) for expression in (gold, answer)]
-        if not all(value.is_number and value.is_finite for value in values):
+    for point in _points(symbols):
+        one, other = _value_at(gold, point), _value_at(answer, point)
+        if one is None or other is None:
+            return None
+        if is_real and not (_is_real(one) and _is_real(other)):
+            continue
+        if abs(one - other) > _RELATIVE_ERROR * max(abs(one), abs(other)):
             return False
-        is_real = [abs(value.as_real_imag()[1]) < _RELATIVE_ERROR for value in values]
-        if is_real[0] != is_real[1]:
+        num_equal += 1
+        if num_equal == _ENOUGH or not symbols:
+            return True
+    return None
+
+
+def _same_equation(gold: Eq, answer: Eq) -> bool | None:
+    """Whether two equations have the same solutions; None where that is no question of values."""
+    if gold.free_symbols != answer.free_symbols:
+        return False
+    sides = (gold.lhs, gold.rhs, answer.lhs, answer.rhs)
+    if not gold.free_symbols or not all(isinstance(side, Expr) for side in sides):
+        return None
+    if gold.atoms(Derivative) != answer.atoms(Derivative):
+        return False
+    one, other = gold.lhs - gold.rhs, answer.lhs - answer.rhs
+    symbols = sorted(gold.free_symbols, key=str)
+    ratios = []
+    for point in _points(symbols):
+        values = _value_at(one, point), _value_at(other, point)
+        if not values[0] or not values[1]:
+            return None
+        ratios.append(values[0] / values[1])
+    if all(abs(ratio - ratios[0]) <= _RELATIVE_ERROR * abs(ratio) for ratio in ratios):
+        return True
+    unknown, *others = symbols
+    known = {symbol: value for symbol, value in _points(symbols)[0].items() if symbol in others}
+    try:
+        roots = [Poly(side.subs(known), unknown).nroots(n=_DIGITS) for side in (one, other)]
+    except (PolynomialError, ValueError):
+        return None
+    return _have_same_elements(*roots)
+
+
+def _have_same_elements(gold: list[Expr], answer: list[Expr]) -> bool:
+    return all(
+        any(abs(root - other) < _RELATIVE_ERROR * (1 + abs(root)) for other in others)
+        for roots, others in ((gold, answer), (answer, gold))
+        for root in roots
+    )
+
+
+def _points(symbols: list[Any]) -> list[dict[Any, Expr]]:
+    """Random places, the same for the same symbols; not real ones for symbols that need not be."""
+    draw = random.Random(0)
+
+    def coordinate(symbol: Any) -> Expr:
+        value = Rational(draw.choice((-1, 1, 1)) * draw.randint(100, 3000), 1009)
+        return value if symbol.is_real else value + I * Rational(draw.randint(100, 3000), 1013)
+
+    return [{symbol: coordinate(symbol) for symbol in symbols} for _ in range(_NUM_POINTS)]
+
+
+def _value_at(expression: Expr, point: dict[Any, Expr]) -> Any:
+    """A finite number, or None; so where nothing but rounding is left of it, as of a hidden 0."""
+    value = expression.evalf(_DIGITS, subs=point) if point else expression.evalf(_DIGITS)
+    is_rounding = any(part._prec == 1 for part in value.atoms(Float))
+    return value if value.is_number and value.is_finite and not is_rounding else None
+
+
+def _is_real(value: Any) -> bool:
+    return bool(abs(value.as_real_imag()[1]) <= _RELATIVE_ERROR * abs(value))
+
+
+def _same_as_trainers_ask(gold: str, answer: str) -> bool:
+    """Whether math-verify, called as trainers call it, says equal and nothing is known against it.
+
+    It takes the last letter for a unit and one side of an equation for the whole: so no letter
+    may be lost, and either both answers are equations, or one gives a name to what it says.
+    """
+    forms = read_answer(gold), read_answer(answer)
+    equations = [isinstance(form, Formula) and form.is_equation for form in forms]
+    if equations[0] != equations[1]:
+        return False
+    read = []
+    for text in (gold, answer):
+        found = [one for one in _parse(text) if isinstance(one, Basic | MatrixBase)]
+        if not found or _loses_a_letter(text, found[0]):
             return False
-        if is_real[0]:
-            if abs(values[0] - values[1]) > 1e-9 * max(abs(value) for value in values):
-                return False
-            num_equal += 1
-    return num_equal >= 2
+        read.append(found[0])
+    return _same_expression(*read) is True
+
+
+def _parse(text: str) -> list[Any]:
+    if _UNREADABLE.search(text) or _is_nested_too_deep(text):
+        return []
+    boxed = rf"\boxed{{{as_fractions(text)}}}"
+    return list(parse(boxed, _AS_TRAINERS_DO, fallback_mode="no_fallback", parsing_timeout=None))
+
+
+def _loses_a_letter(text: str, read: Any) -> bool:
+    kept = "".join(map(str, read.free_symbols)) + str(read)
+    written = normalise_latex(text).replace(r"\text", "")
+    return any(letter not in kept for letters in _LETTER.findall(written) for letter in letters)
+
+
+def _is_readable(form: Form) -> bool:
+    match form:
+        case Several(elements=elements):
+            return all(map(_is_readable, elements))
+        case Assignment(value=value) | Choice(value=value):
+            return _is_readable(value)
+        case Formula(latex):
+            return read_formula(latex) is not None
+    return True

@@ -1,13 +1,21 @@
-"""When two answers are equal: the rules for each form, with a judge of formulas left open."""
+"""When two answers are equal: the rules for each form, with a judge of formulas left open.
+
+Every rule gives one of three verdicts: True and False are certain, None is unsure. Only what is
+unsure may be asked elsewhere.
+"""
 
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 
 from passk.answers.forms import (
     Assignment,
+    Choice,
     Form,
     Formula,
     Number,
     Numeral,
+    Ratio,
+    Residue,
     Several,
     Words,
     describe,
@@ -15,10 +23,11 @@ from passk.answers.forms import (
     is_words,
 )
 from passk.answers.reader import read_answer
+from passk.answers.spelling import normalise_latex
 
 MAX_ELEMENTS = 50
 SameFormula = Callable[[str, str], bool | None]  # of gold and answer; None: cannot tell
-_INEQUALITIES = ("<", ">", r"\le", r"\ge", r"\ne")
+_RELATIONS = ("<", ">", r"\le", r"\ge", r"\ne")
 
 
 def same_answer(gold: str, answer: str, same_formula: SameFormula) -> bool | None:
@@ -32,31 +41,87 @@ def same_answer(gold: str, answer: str, same_formula: SameFormula) -> bool | Non
         answer_form = read_answer(answer.replace(",", ", "))
     elif isinstance(gold_form, Number) and isinstance(answer_form, Several):
         gold_form = read_answer(gold.replace(",", ", "))
-    return _same(gold_form, answer_form, same_formula)
+    same = _same(gold_form, answer_form, same_formula)
+    if same is not True and same_text(normalise_latex(gold), normalise_latex(answer)):
+        return True
+    return same
+
+
+def same_text(gold: str, answer: str) -> bool:
+    """Whether two texts differ in nothing but blanks between signs."""
+    return gold == answer or gold.split() == answer.split() or _closed(gold) == _closed(answer)
+
+
+def _closed(text: str) -> str:
+    """Without blanks, but those that part two numbers or two words."""
+    written = ""
+    for part in text.split():
+        needs_blank = written and written[-1].isalnum() and part[0].isalnum()
+        written += f" {part}" if needs_blank else part
+    return written
 
 
 def _same(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
-    if isinstance(gold, Assignment) or isinstance(answer, Assignment):
-        return _same_assigned(gold, answer, same_formula)
-    if isinstance(gold, Several) and isinstance(answer, Several):
-        return _same_several(gold, answer, same_formula)
-    for several, other in ((gold, answer), (answer, gold)):
-        if isinstance(several, Several):
-            # The numbers from 2 to below 5 may be an interval here and 2 <= x < 5 there.
-            is_set = several.opening in ("(", "[", "union") and isinstance(other, Formula)
-            if is_set and any(sign in other.latex for sign in _INEQUALITIES):
-                return same_formula(gold.latex, answer.latex)
-            return False
     match gold, answer:
+        case (Choice(), _) | (_, Choice()):
+            return _same_choice(gold, answer, same_formula)
+        case (Assignment(), _) | (_, Assignment()):
+            return _same_assigned(gold, answer, same_formula)
+        case (Several(), _) | (_, Several()):
+            return _same_several(gold, answer, same_formula)
         case Number(), Number():
             return _same_number(gold, answer)
+        case (Residue() | Ratio(), _) | (_, Residue() | Ratio()):
+            return _same_residue_or_ratio(gold, answer)
         case (Words(), _) | (_, Words()):
             return _same_words(gold, answer)
         case (Numeral(), Numeral()):
             return gold == answer
         case (Numeral(digits), other) | (other, Numeral(digits)):
             return digits == describe(other)  # the base is left out where the question names it
+    if _is_equation(gold) != _is_equation(answer):
+        return False  # a side of an equation is no equation
     return same_formula(gold.latex, answer.latex)
+
+
+def _is_equation(form: Form) -> bool:
+    return isinstance(form, Formula) and form.is_equation
+
+
+def _same_choice(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
+    """`(B) 5` answers for B and for 5; against another choice both must agree."""
+    letter, value = _letter_and_value(gold)
+    other_letter, other_value = _letter_and_value(answer)
+    if letter and other_letter and letter != other_letter:
+        return False
+    if letter and other_letter and not (isinstance(gold, Choice) and isinstance(answer, Choice)):
+        return True
+    return _same(value, other_value, same_formula)
+
+
+def _letter_and_value(form: Form) -> tuple[str, Form]:
+    if isinstance(form, Choice):
+        return form.letter, form.value
+    letter = fold(form.latex)
+    return (letter if letter in tuple("abcdefghij") else ""), form
+
+
+def _same_residue_or_ratio(gold: Form, answer: Form) -> bool:
+    """7 answers for 7 (mod 9), since the question names the modulus, and 3/10 for 3:10."""
+    match gold, answer:
+        case Residue(value, modulus), Residue(other, other_modulus):
+            return modulus == other_modulus and (value - other) % modulus == 0
+        case (Residue(value), Number(other_value)) | (Number(other_value), Residue(value)):
+            return other_value == value
+        case Ratio(parts, is_time), Ratio(other_parts, is_other_time):
+            if is_time or is_other_time or len(parts) != len(other_parts):
+                return parts == other_parts
+            return all(
+                p * other_parts[0] == q * parts[0] for p, q in zip(parts, other_parts, strict=True)
+            )
+        case (Ratio((over, under)), Number(value)) | (Number(value), Ratio((over, under))):
+            return under not in (0, 1) and value == Fraction(over, under)
+    return fold(gold.latex) == fold(answer.latex)
 
 
 def _same_words(gold: Form, answer: Form) -> bool:
@@ -66,16 +131,22 @@ def _same_words(gold: Form, answer: Form) -> bool:
 
 
 def _same_assigned(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
-    """`x = 5` answers for `5` and the other way round, but not for `y = 5`."""
+    """`x = 5` answers for `5` and the other way round, but not for `y = 5`.
+
+    `a + b = 5` answers for 5; where the equation is asked for, 5 alone is no answer.
+    """
     if isinstance(gold, Assignment) and isinstance(answer, Assignment):
         if gold.name == answer.name:
-            return _same(gold.value, answer.value, same_formula)
+            same = _same(gold.value, answer.value, same_formula)
+            if same is not False or gold.is_name:
+                return same
         return same_formula(gold.latex, answer.latex)
-    value = gold.value if isinstance(gold, Assignment) else gold
-    other = answer.value if isinstance(answer, Assignment) else answer
-    if any(isinstance(form, Formula) and "=" in form.latex for form in (gold, answer)):
+    if _is_equation(gold) or _is_equation(answer):
         return same_formula(gold.latex, answer.latex)  # an equation, in another form
-    return _same(value, other, same_formula)
+    if isinstance(gold, Assignment):
+        return _same(gold.value, answer, same_formula) if gold.is_name else False
+    assert isinstance(answer, Assignment)
+    return _same(gold, answer.value, same_formula)
 
 
 def _same_number(gold: Number, answer: Number) -> bool:
@@ -86,12 +157,15 @@ def _same_number(gold: Number, answer: Number) -> bool:
     return plain.value in (percent.value, percent.value / 100)
 
 
-def _same_several(gold: Several, answer: Several, same_formula: SameFormula) -> bool | None:
+def _same_several(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
+    if not (isinstance(gold, Several) and isinstance(answer, Several)):
+        return same_formula(gold.latex, answer.latex) if _may_be_sets(gold, answer) else False
+    gold, answer = _as_pair(gold, answer), _as_pair(answer, gold)
     if (gold.opening, gold.closing) != (answer.opening, answer.closing):
         return False
     if len(gold.elements) != len(answer.elements) or len(gold.elements) > MAX_ELEMENTS:
         return False
-    if gold.is_ordered:
+    if gold.is_ordered and not (_has_names(gold) and _has_names(answer)):
         pairs = zip(gold.elements, answer.elements, strict=True)
         return _all(_same(g, a, same_formula) for g, a in pairs)
     left, unsure = list(answer.elements), False
@@ -105,6 +179,36 @@ def _same_several(gold: Several, answer: Several, same_formula: SameFormula) -> 
         else:
             return None if unsure else False
     return True
+
+
+def _may_be_sets(gold: Form, answer: Form) -> bool:
+    """The numbers from 2 to below 5 may be an interval here and 2 <= x < 5 there."""
+    several, other = (gold, answer) if isinstance(gold, Several) else (answer, gold)
+    is_set = isinstance(several, Several) and several.opening in ("(", "[", "union", "")
+    is_condition = any(sign in other.latex for sign in (*_RELATIONS, r"\setminus"))
+    return is_set and isinstance(other, Formula) and is_condition
+
+
+def _as_pair(form: Several, other: Several) -> Several:
+    """A vector, and equations such as `y = 2, x = 3`, as the pair that the other side is."""
+    if other.opening != "(" or form.opening == "(":
+        return form
+    elements: tuple[Form, ...] | None = None
+    if form.opening == "matrix":
+        rows = [row.elements for row in form.elements if isinstance(row, Several)]
+        if len(rows) == 1:
+            elements = rows[0]
+        elif all(len(row) == 1 for row in rows):
+            elements = tuple(row[0] for row in rows)
+    elif form.opening == "" and _has_names(form):
+        named = {e.name: e for e in form.elements if isinstance(e, Assignment)}
+        elements = tuple(named[name] for name in sorted(named))
+    return form if elements is None else Several("(", ")", elements, form.latex)
+
+
+def _has_names(form: Several) -> bool:
+    names = [e.name for e in form.elements if isinstance(e, Assignment) and e.is_name]
+    return len(set(names)) == len(form.elements)
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:

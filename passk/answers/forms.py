@@ -12,6 +12,10 @@ from fractions import Fraction
 _MATHEMATICAL_SIGN = re.compile(r"[-+*/<>=^_\\|&!]")
 _INSIDE_WORDS = re.compile(r"(?<=[^\W\d_]{2})[-/](?=[^\W\d_]{2})")
 _TIME = re.compile(r"[\d:\s]+[ap]\.?\s?m\.?|\d{1,2}(?:\s?:\s?\d{2})+", re.IGNORECASE)
+WORDS_FOR_NUMBERS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("ten", "eleven", "twelve"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,33 @@ class Numeral:
 
 
 @dataclass(frozen=True, slots=True)
+class Residue:
+    """A number modulo another: `7 \\pmod{9}`."""
+
+    value: int
+    modulus: int
+    latex: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Numbers with colons: `3:2`. What reads as a time of day is one value, never reduced."""
+
+    parts: tuple[Fraction, ...]
+    is_time: bool
+    latex: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A letter of multiple choice with what it stands for: `(B) 5`."""
+
+    letter: str
+    value: "Form"
+    latex: str
+
+
+@dataclass(frozen=True, slots=True)
 class Several:
     """More than one answer. `opening` is empty for lists and sets, a bracket, `union` or `matrix`.
 
@@ -70,11 +101,15 @@ class Several:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A name and what it equals: `x = 5`, `f(x) = 2x`."""
+    """A name and what it equals: `x = 5`, `f(x) = 2x`.
+
+    `a + b = 5` is one, too: it says what a quantity is worth, which is no name (`is_name`).
+    """
 
     name: str
     value: "Form"
     latex: str
+    is_name: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +118,13 @@ class Formula:
 
     latex: str
 
+    @property
+    def is_equation(self) -> bool:
+        """Whether it holds an equals sign."""
+        return "=" in self.latex
 
-Form = Number | Words | Numeral | Several | Assignment | Formula
+
+Form = Number | Words | Numeral | Residue | Ratio | Choice | Several | Assignment | Formula
 
 
 def describe(form: Form) -> str:
@@ -97,6 +137,12 @@ def describe(form: Form) -> str:
             return f"{opening}{','.join(inner if form.is_ordered else sorted(inner))}{closing}"
         case Assignment(_, value):
             return describe(value)
+        case Choice(letter):
+            return letter
+        case Residue(value, modulus):
+            return f"{value % modulus}mod{modulus}"
+        case Ratio(parts, False):
+            return ":".join(str(part / parts[0]) if parts[0] else str(part) for part in parts)
     return form.latex.replace(" ", "")
 
 

@@ -1,21 +1,24 @@
-"""Reads the form of an answer off its LaTeX.
+r"""Reads the form of an answer off its LaTeX.
 
-An answer is at most `answer_text.MAX_ANSWER_CHARS` long here, and nesting is followed four deep:
-reading takes well under a millisecond.
+An answer is at most `answers.text.MAX_ANSWER_CHARS` long here, and nesting is followed four deep:
+reading takes well under a millisecond. `_READERS` are tried in order; each gives a form, or None
+for what it does not know. What none of them knows is a `Formula`, for computer algebra.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from fractions import Fraction
 from functools import lru_cache
 
 from passk.answers.forms import (
     Assignment,
+    Choice,
     Form,
     Formula,
     Number,
     Numeral,
+    Ratio,
+    Residue,
     Several,
     Words,
     describe,
@@ -23,51 +26,34 @@ from passk.answers.forms import (
     is_time,
     is_words,
 )
-from passk.answers.text import normalise_latex
+from passk.answers.names import is_name, is_quantity
+from passk.answers.numbers import read_number, read_number_word
+from passk.answers.spelling import normalise_latex
+from passk.answers.units import split_unit
 
-_RATIO = r"\\frac\s?\{\s?(?P<over>-?\d+)\s?\}\s?\{\s?(?P<under>-?\d+)\s?\}"
-_NUMBER = re.compile(
-    r"(?P<sign>[-+]?)\s?(?:"
-    r"(?P<plain>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)"
-    rf"|(?P<whole>\d*)\s?{_RATIO}"
-    r"|(?:(?P<before>\d+)\s)?(?P<left>\d+)\s?/\s?(?P<right>\d+)"
-    r")\s?(?P<percent>%?)"
-)
-_WORDS_FOR_NUMBERS = [
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    *("ten", "eleven", "twelve"),
-]
-_UNITS = (
-    "mm|cm|km|nm|ms|Hz|kHz|kW|kWh|mol|mL|USD|EUR|in|ft|yd|mi|mph|kg|mg|gm|lbs?|oz|hrs?|mins?|secs?|ml|units?|sq|square|cubic|degrees?"
-    "|dollars?|cents?|percent|inch(?:es)?|feet|foot|yards?|miles?|met(?:er|re)s?|hours?|minutes?"
-    "|seconds?|days?|weeks?|months?|years?|pounds?|ounces?|grams?|gallons?|lit(?:er|re)s?"
-)
-# `18 dollars`, `5cm^2`, `12 white eggs`: known units, or words that begin with four letters.
-_BARE_UNIT = re.compile(
-    rf"(?P<head>.*[\d}})%])"
-    rf"(?P<unit>(?:\s?(?:{_UNITS})(?![A-Za-z{{])|\s(?!sqrt|frac)[A-Za-z]{{4,}})"
-    r"(?:\^\s?\{?[23]\}?|[\s./]|[A-Za-z])*)"
-)
-_MULTIPLIERS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6}
-_MULTIPLIERS |= {"billion": 10**9, "trillion": 10**12}
-# After a number these change what is said, where a unit or a noun does not.
-_NO_UNITS = {
-    *("or", "and", "nor", "not", "no", "but", "by", "if", "than", "least", "most", "either"),
-    *("maybe", "perhaps", "except", "negative", "wrong", "false", "pi", "infinity", "mod"),
-    *("plus", "minus", "times", "over", "divided", "multiplied", "added", "subtracted", "modulo"),
-    *("squared", "cubed", "factorial", "power", "root", "half", "halves", "thirds", "fourths"),
-    *("fifths", "tenths", "hundredths", "thousandths", *_WORDS_FOR_NUMBERS, *_MULTIPLIERS),
-}
-_ONE_LETTER_UNITS = frozenset("mgshlLNJWVKCF")
-_TEXT_UNIT = re.compile(
-    r"(?P<head>.*[^\s=,+*/<>(-])\s*\\text\{(?P<unit>[^{}]*)\}\s?(?:\^\s?\{?\d\}?)?"
-)
 _ALL_TEXT = re.compile(r"[({\s]*\\text\{\s*(?P<words>[^{}]*)\}[)}\s.]*")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
 _BARE_WORDS = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z'.-]+(?: [A-Za-z'.-]+)*")
+_SETS_IN_WORDS = {
+    **dict.fromkeys(("allrealnumbers", "allreals", "realnumbers", "allreal"), r"\mathbb{R}"),
+    **dict.fromkeys(("emptyset", "theemptyset", "nullset"), r"\emptyset"),
+}
+_REALS = Several("(", ")", (Formula(r"-\infty"), Formula(r"\infty")), r"(-\infty,\infty)")
 _NUMERAL = re.compile(r"\(?([0-9A-Z]+)\)?_\s?\{?(\d+)\}?")
-_NAME = re.compile(r"(?:\\?[A-Za-z]{1,3}|\\[a-z]+|\\text\{[^{}]*\})(?:_\{?\w+\}?|\([a-z]\))?'*")
-_MATRIX = re.compile(r"\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}", re.DOTALL)
+_CHOICE = re.compile(
+    r"(?:\\text\{\s*\(?(?P<in_text>[A-J])[).:]*\s*\}\s*|\((?P<in_brackets>[A-J])\)\s"
+    r"|(?P<plain>[A-J])[.)]\s)\s*(?P<value>[^\s+*/=<>^_!-].*)"
+)
+_RESIDUE = re.compile(
+    r"(?:(?P<name>[^=]+?)\s*\\equiv\s*)?(?P<value>-?\d{1,20})\s*\(?\s*"
+    r"(?:\\?[pb]?mod(?![a-z])|\\text\{\s*mod\s*\})\s*\{?\s*(?P<modulus>\d{1,20})\s*\}?\s*\)?"
+)
+_MATRIX = re.compile(r"[\[(]?\s*\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}\s*[\])]?", re.DOTALL)
+_CASES = re.compile(r"\\\{?\s*\\begin\{(?:cases|aligned)\}(.*?)\\end\{(?:cases|aligned)\}")
+_BUILT_SET = re.compile(
+    r"\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\\vert|\||:)\s*(.*)\\\}"
+)
+_PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)(?![a-z])")
 _MAX_DEPTH = 4
 
@@ -95,28 +81,15 @@ def split_outside(text: str, separators: str) -> list[str]:
 
 
 def _read(text: str, depth: int) -> Form:
-    simple = _number(text) or _numeral(text) or _words(text, depth)
+    simple = read_number(text) or _numeral(text)
     if simple is not None:
         return simple
     if depth < _MAX_DEPTH:
-        for reader in (_without_unit, _matrix, _in_brackets, _union, _list, _equation):
+        for reader in _READERS:
             form = reader(text, depth + 1)
             if form is not None:
                 return form
     return Formula(_for_algebra(text))
-
-
-def _number(text: str) -> Number | None:
-    found = _NUMBER.fullmatch(text)
-    if found is None or int(found["under"] or found["right"] or 1) == 0:
-        return None
-    if found["plain"]:
-        value = Fraction(found["plain"].replace(",", "").removesuffix("."))
-    elif found["under"]:
-        value = Fraction(found["whole"] or 0) + Fraction(int(found["over"]), int(found["under"]))
-    else:
-        value = int(found["before"] or 0) + Fraction(int(found["left"]), int(found["right"]))
-    return Number(-value if found["sign"] == "-" else value, found["percent"] == "%")
 
 
 def _numeral(text: str) -> Numeral | None:
@@ -124,16 +97,50 @@ def _numeral(text: str) -> Numeral | None:
     return Numeral(found[1], found[2]) if found else None
 
 
+def _ratio(text: str, depth: int) -> Form | None:
+    parts = text.split(":")
+    if not 2 <= len(parts) <= 5 or r"\{" in text:
+        return None
+    numbers = [read_number(part.strip()) for part in parts]
+    if all(number is not None and not number.is_percent for number in numbers):
+        values = tuple(number.value for number in numbers if number is not None)
+        return Ratio(values, is_time(text) and not re.search(r":\s?\d(?!\d)", text), text)
+    if any(is_name(part.strip()) for part in parts) or not all(part.strip() for part in parts):
+        return None
+    if "=" in text or "," in text:
+        return None
+    return Several(":", "", tuple(_read(part.strip(), depth) for part in parts), text)
+
+
+def _choice(text: str, depth: int) -> Form | None:
+    found = _CHOICE.fullmatch(text)
+    if found is None:
+        return None
+    letter = found["in_text"] or found["in_brackets"] or found["plain"]
+    return Choice(letter.lower(), _read(found["value"], depth), text)
+
+
+def _residue(text: str, depth: int) -> Form | None:
+    found = _RESIDUE.fullmatch(text)
+    if (
+        found is None
+        or int(found["modulus"]) == 0
+        or (found["name"] and not is_name(found["name"]))
+    ):
+        return None
+    return Residue(int(found["value"]), int(found["modulus"]), text)
+
+
 def _words(text: str, depth: int) -> Form | None:
     in_text = _ALL_TEXT.fullmatch(text)
     unwrapped = _TEXT.sub(r" \1", text).strip()
-    if in_text and depth < _MAX_DEPTH:
+    if in_text:
         inside = in_text["words"].strip()
         if not is_words(inside):  # `\text{x-1}` is mathematics, however it is set
-            return _read(inside, depth + 1)
+            return _read(inside, depth)
         parts = [part.strip() for part in inside.split(",") if part.strip()]
         if len(parts) > 1:
-            elements = tuple(_number(part) or _words_or_number(part) for part in parts)
+            elements = tuple(read_number(part) or _words_or_number(part) for part in parts)
             return Several("", "", elements, text)
         return _words_or_number(inside)
     if is_time(unwrapped) or (_BARE_WORDS.fullmatch(text) and is_words(text)):
@@ -143,47 +150,28 @@ def _words(text: str, depth: int) -> Form | None:
 
 def _words_or_number(text: str) -> Form:
     words = fold(text)
-    if words in _WORDS_FOR_NUMBERS:
-        return Number(Fraction(_WORDS_FOR_NUMBERS.index(words)))
-    return Words(words)
+    known = _SETS_IN_WORDS.get(words)
+    if known is not None:
+        return _named_set(known, 0) or Words(words)
+    return read_number_word(text) or Words(words)
+
+
+def _named_set(text: str, depth: int) -> Form | None:
+    if text == r"\emptyset":
+        return Words("emptyset")
+    return _REALS if text == r"\mathbb{R}" else None
 
 
 def _without_unit(text: str, depth: int) -> Form | None:
     if text.endswith(r"^\circ") and not _TRIGONOMETRY.search(text):
         return _read(text.removesuffix(r"^\circ").strip(), depth)
-    unit = _TEXT_UNIT.fullmatch(text) or _BARE_UNIT.fullmatch(text)
-    if unit is None:
+    measured = split_unit(text)
+    if measured is None:
         return None
-    after = text[len(unit["head"]) :].removeprefix(r"\text{")
-    first = re.match(r"[A-Za-z]{2,3}(?![A-Za-z])", after)
-    if first and not re.fullmatch(_UNITS, first[0]):  # `5\text{ab}` is a product
-        return None
-    return _with_unit(unit["head"].strip(), unit["unit"], depth)
-
-
-def _with_unit(head: str, unit: str, depth: int) -> Form | None:
-    """What `head` is worth before `unit`, None where that is more than a unit."""
-    if not re.fullmatch(r"(?:[A-Za-z\s./]|\^\s?\{?[23]\}?)*", unit):
-        return None
-    words, factor = re.findall(r"[A-Za-z]+", unit), 1
-    while words and words[0].lower() in _MULTIPLIERS:
-        factor *= _MULTIPLIERS[words.pop(0).lower()]
-    if words and words[0].lower() == "percent":
-        head, words = f"{head}%", words[1:]
-    if not all(_is_unit(word, head, len(words)) for word in words):
-        return None
-    form = _read(head, depth)
-    if factor == 1:
+    form = _read(f"{measured.head}%" if measured.is_percent else measured.head, depth)
+    if measured.factor == 1:
         return form
-    return replace(form, value=form.value * factor) if isinstance(form, Number) else None
-
-
-def _is_unit(word: str, head: str, num_words: int) -> bool:
-    if len(word) > 1:
-        return word.lower() not in _NO_UNITS
-    if word == "a":  # 18 eggs a day
-        return num_words > 1
-    return word in _ONE_LETTER_UNITS and re.search(r"(?:[\d})%]|\\circ)$", head) is not None
+    return replace(form, value=form.value * measured.factor) if isinstance(form, Number) else None
 
 
 def _matrix(text: str, depth: int) -> Form | None:
@@ -195,6 +183,11 @@ def _matrix(text: str, depth: int) -> Form | None:
     return Several("matrix", "", tuple(Several("row", "", tuple(row), "") for row in cells), text)
 
 
+def _built_set(text: str, depth: int) -> Form | None:
+    found = _BUILT_SET.fullmatch(text)
+    return _read(found[1].strip(), depth) if found else None
+
+
 def _in_brackets(text: str, depth: int) -> Form | None:
     opening = r"\{" if text.startswith(r"\{") else text[:1]
     closing = r"\}" if text.endswith(r"\}") else text[-1:]
@@ -203,9 +196,9 @@ def _in_brackets(text: str, depth: int) -> Form | None:
         return None
     if not inner or not _closes_at_end(text):
         return None
-    parts = split_outside(inner, ",;")
     if opening in ("{", r"\{"):
         return _read(inner, depth) if closing == opening.replace("{", "}") else None
+    parts = split_outside(inner, ",;")
     if len(parts) == 1:
         return _read(inner, depth) if (opening, closing) == ("(", ")") else None
     return Several(opening, closing, tuple(_read(part, depth) for part in parts), text)
@@ -223,7 +216,7 @@ def _closes_at_end(text: str) -> bool:
 
 def _union(text: str, depth: int) -> Form | None:
     parts = text.split(r"\cup")
-    if len(parts) == 1 or "\\begin" in text:
+    if len(parts) == 1 or "\\begin" in text or r"\setminus" in text:
         return None
     elements = tuple(_read(_after_in(part.strip()), depth) for part in parts)
     return Several("union", "", elements, _after_in(text))
@@ -237,47 +230,131 @@ def _list(text: str, depth: int) -> Form | None:
 
 
 def _both_signs(text: str) -> Iterable[str]:
-    """`1 \\pm x` is two answers."""
-    if text.count(r"\pm") != 1 or r"\mp" in text:
+    r"""`1 \pm x` is two answers."""
+    if len(_PLUS_MINUS.findall(text)) != 1 or r"\mp" in text:
         return [text]
-    minus = text.replace(r"\pm", "-")
-    plus = text.replace(r"\pm", "+").strip().removeprefix("+").strip()
-    return [plus, minus]
+    minus, plus = (_PLUS_MINUS.sub(sign, text).strip() for sign in "-+")
+    return [plus.removeprefix("+").strip(), minus]
+
+
+def _membership(text: str, depth: int) -> Form | None:
+    inside = _after_in(text)
+    return _read(inside, depth) if inside != text else None
+
+
+def _approximation(text: str, depth: int) -> Form | None:
+    r"""`\sqrt{2} \approx 1.41` says \sqrt{2} exactly, `x \approx 1.41` only that."""
+    parts = [part.strip() for part in text.split(r"\approx")]
+    if len(parts) == 1 or not parts[-1]:
+        return None
+    first = next(part for part in parts if part)
+    if is_name(first):
+        return Assignment(fold(first), _read(parts[1], depth), text)
+    return _read(first, depth)
 
 
 def _equation(text: str, depth: int) -> Form | None:
-    inside = _after_in(text)
-    if inside != text:
-        return _read(inside, depth)
-    exact = [part.strip() for part in text.split(r"\approx") if part.strip()]
-    if exact and exact[0] != text:
-        return _read(exact[0], depth)
     parts = split_outside(text, "=")
     if len(parts) == 1 or not all(parts):
         return None
-    if _NAME.fullmatch(parts[0]):
-        return Assignment(fold(parts[0]), _read(parts[-1], depth), _for_algebra(text))
-    if len(parts) == 2 and _NAME.fullmatch(parts[1]):
-        return Assignment(fold(parts[1]), _read(parts[0], depth), _for_algebra(text))
-    if not re.search(r"(?<!\\)(?<![A-Za-z])[A-Za-z]", parts[0]):  # 0.56 = 56%
-        return _read(parts[-1], depth)
+    left, right = parts[0], parts[-1]
+    if len(parts) == 2 and is_name(right) and not is_name(left):
+        left, right = right, left
+    if left.startswith("(") and _is_pair_of_names(left):
+        return _named_pair(left, right, depth)
+    if is_name(left):
+        name = fold(left).removeprefix("frac")  # \\frac{dy}{dx} is dy/dx
+        return Assignment(name, _read(right, depth), _for_algebra(text))
+    if not re.search(r"(?<!\\)(?<![A-Za-z])[A-Za-z]", re.sub(r"\\text\{[^{}]*\}", "", text)):
+        values = [_read(part, depth) for part in parts]  # 0.56 = 56%, 2 + 3 = 5
+        return values[-1] if _may_be_one(values) else None
+    if is_quantity(left):
+        return Assignment(
+            left.replace(" ", ""), _read(right, depth), _for_algebra(text), is_name=False
+        )
     return None
+
+
+def _may_be_one(values: list[Form]) -> bool:
+    """Whether no two numbers of a chain of equations differ, 56% being 0.56 and 56."""
+    sizes = [
+        {value.value, value.value / 100} if value.is_percent else {value.value}
+        for value in values
+        if isinstance(value, Number)
+    ]
+    return not sizes or bool(set.intersection(*sizes))
+
+
+def _is_pair_of_names(text: str) -> bool:
+    parts = split_outside(text[1:-1], ",")
+    return len(parts) > 1 and text.endswith(")") and all(map(is_name, parts))
+
+
+def _named_pair(left: str, right: str, depth: int) -> Form | None:
+    """`(x, y) = (3, 2)`: a pair whose elements have names."""
+    names, values = split_outside(left[1:-1], ","), _read(right, depth)
+    if not isinstance(values, Several) or len(values.elements) != len(names):
+        return values if isinstance(values, Several) and values.opening in ("", "union") else None
+    elements = (
+        Assignment(fold(name), value, f"{name}={value.latex}")
+        for name, value in zip(names, values.elements, strict=True)
+    )
+    return replace(values, elements=tuple(elements))
+
+
+def _point(text: str, depth: int) -> Form | None:
+    """`P(3, 2)` is the point with a letter before it."""
+    if not re.fullmatch(r"[A-Z]\s?\([^()]*,[^()]*\)", text):
+        return None
+    form = _in_brackets(text[1:].strip(), depth)
+    numbers = isinstance(form, Several) and all(isinstance(e, Number) for e in form.elements)
+    return form if numbers else None
+
+
+_READERS: tuple[Callable[[str, int], Form | None], ...] = (
+    _ratio,
+    _residue,
+    _choice,
+    _words,
+    _named_set,
+    _without_unit,
+    _matrix,
+    _built_set,
+    _in_brackets,
+    _union,
+    _list,
+    _membership,
+    _approximation,
+    _equation,
+    _point,
+)
 
 
 def _after_in(text: str) -> str:
     return re.sub(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*", "", text)
 
 
-def _for_algebra(text: str) -> str:
-    """LaTeX without words, separators and signs that computer algebra reads wrongly.
+# Numbers side by side are a product, unless a fraction of integers follows an integer.
+_PRODUCTS = (
+    (re.compile(r"((?<![\d^_.])\d+|\))\s*(?=\()"), r"\1\\cdot "),
+    (re.compile(r"(?<=\d)\s*(?=\\frac\s?\{(?!\s?\d+\s?\}\s?\{\s?\d+\s?\}))"), r"\\cdot "),
+)
 
-    Decimals become fractions: math-verify rounds them, and calls 0.0000001 and 0 equal.
-    """
+
+def _for_algebra(text: str) -> str:
+    """LaTeX without words, separators and signs that computer algebra reads wrongly."""
     degrees = r"\\cdot\\frac{\\pi}{180}" if _TRIGONOMETRY.search(text) else ""
     text = re.sub(r"\^\\circ", degrees, text)
     text = _TEXT.sub(r"\1", text).rstrip("% ")
     text = re.sub(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda m: m[0].replace(",", ""), text)
-    return re.sub(r"(?<![\w.])(\d*)\.(\d+)", _as_fraction, text).strip()
+    for pattern, replacement in _PRODUCTS:
+        text = pattern.sub(replacement, text)
+    return as_fractions(text).strip()
+
+
+def as_fractions(text: str) -> str:
+    """Decimals as fractions: math-verify rounds them, and calls 0.0000001 and 0 equal."""
+    return re.sub(r"(?<![\w.])(\d*)\.(\d+)", _as_fraction, text)
 
 
 def _as_fraction(decimal: re.Match[str]) -> str:

@@ -1,10 +1,6 @@
-r"""Finds the final answer in a completion, and writes it in one spelling of LaTeX.
-
-Everything here takes time linear in the text, whatever a model wrote.
-"""
+r"""Finds the final answer in a completion, in time linear in the text, whatever a model wrote."""
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 
 PLACES = ("boxed", "hash", "last_line", "last_number")
@@ -17,12 +13,18 @@ _BARE_BOX = re.compile(
     r"\\(?:boxed|fbox)(?:\s+(?=[-.0-9A-Za-z])|\s*(?=\\[A-Za-z]))"
     r"(-?[0-9A-Za-z]*(?:\.\d+)?(?:\\[A-Za-z][^$\n]*)?)"
 )
+# Blanks, punctuation, the ends of mathematics mode, "and", "or", and the next box's `x =`.
 _BETWEEN_BOXES = re.compile(
-    r"[\s$,;.]*(?:(?:and|or|\\text\s*\{\s*(?:and|or)\s*\})[\s$,]*(?:[A-Za-z]\s*=\s*)?)?"
+    r"(?:[\s$,;.&*]|\\[()\[\],;: ]|\\q?quad(?![A-Za-z])|\\text\s*\{\s*,?\s*(?:and|or)\s*\}"
+    r"|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|(?<![A-Za-z])[A-Za-z](?:_\{?\w\}?)?\s*=)*+"
 )
 
 # At most eight groups of three: without a bound a long run of them would take quadratic time.
-_UNSIGNED = r"(?:\d{1,3}(?:,\d{3}){1,8}(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+_POINT, _COMMA = "[.\N{ARABIC DECIMAL SEPARATOR}]", "[,\N{ARABIC THOUSANDS SEPARATOR}]"
+_UNSIGNED = (
+    rf"(?:\d{{1,3}}(?:{_COMMA}\d{{3}}){{1,8}}(?![\d,])(?:{_POINT}\d+)?"
+    rf"|\d+(?:{_POINT}\d+)?|{_POINT}\d+)(?:[eE][-+]?\d+(?!\w))?"
+)
 _NUMBER_IN_TEXT = re.compile(
     # A minus is a sign unless something to subtract from stands before it.
     rf"(?:(?<![\w.)}}\]])[-\u2212]\s?)?(?:\\?[$£€]\s?-?)?"
@@ -38,7 +40,8 @@ def find_answer(
 
     `boxed`: the last `\boxed{}` or `\fbox{}` with balanced braces; boxes joined by nothing but
     "and", "or" and commas are one answer, `reads_as` telling which say the same. `hash`: what
-    follows the last `####` in its line, without emphasis, an end token and a last bracket of words.
+    follows the last `####` in its line, without emphasis, an end token and a last bracket of words;
+    a heading of Markdown (`#### Final Answer`) is no such mark.
     `last_line`: the last line that is not empty. `last_number`: the last number, with its sign,
     fraction, currency and percent sign. None where there is no answer, or only a very long one.
     """
@@ -96,13 +99,33 @@ def _outer_boxes(text: str) -> list[tuple[int, str, int]]:
     return boxes
 
 
+_MARK = re.compile(r"#{4,}(?P<line>[^\n#]*(?:#{1,3}[^\n#]+)*)")
+_LABEL = re.compile(r"\A(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:)\s*", re.IGNORECASE)
+_HEADING = re.compile(
+    r"(?:the\s+)?(?:final\s+)?(?:answer|solution|conclusion|result|summary|explanation|reasoning"
+    r"|verification|calculations?|check|notes?|approach|method|problem|question|given"
+    r"|(?:step|part|case)\s+(?:\d+|[a-z]))\s*(?:[:.].*)?\Z",
+    re.IGNORECASE,
+)
+_NOT_BLANK = re.compile(r"\s*+(?=\S)")
 _END_TOKEN = re.compile(r"<\|[a-z_]{1,40}\|>|</s>")  # left in where special tokens are kept
 
 
 def _after_hash(text: str) -> str | None:
-    _, mark, rest = text.rpartition("####")
-    line = _END_TOKEN.split(rest.split("\n", 1)[0], maxsplit=1)[0].replace("**", "").strip()
-    return re.sub(r"(?<=\d)\s+\([A-Za-z -]+\)$", "", line) if mark else None
+    for mark in reversed(list(_MARK.finditer(text))):
+        line = _END_TOKEN.split(mark["line"], maxsplit=1)[0].replace("**", "").strip()
+        line = _LABEL.sub("", line)
+        if line and not _is_heading(line, text, mark.end()):
+            return re.sub(r"(?<=\d)\s+\([A-Za-z -]+\)$", "", line)
+    return None
+
+
+def _is_heading(line: str, text: str, end: int) -> bool:
+    """Whether a line after `####` is Markdown's heading: it names a part, or words go on below."""
+    if _HEADING.match(line) or line.endswith(":"):
+        return True
+    are_words = " " in line and line.replace(" ", "").isalpha()
+    return are_words and _NOT_BLANK.match(text, end) is not None
 
 
 def _last_line(text: str) -> str | None:
@@ -112,126 +135,3 @@ def _last_line(text: str) -> str | None:
 def _last_number(text: str) -> str | None:
     found = _NUMBER_IN_TEXT.findall(text)
     return found[-1] if found else None
-
-
-_CHARACTERS = str.maketrans(
-    {
-        "\N{MINUS SIGN}": "-",
-        "\N{EN DASH}": "-",
-        "\N{MULTIPLICATION SIGN}": r"\times ",
-        "·": r"\cdot ",
-        "÷": "/",
-        "π": r"\pi ",
-        "∞": r"\infty ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "≠": r"\ne ",
-        "≈": r"\approx ",
-        "±": r"\pm ",
-        "\N{UNION}": r"\cup ",
-        "∈": r"\in ",
-        "°": r"^\circ ",
-        "√": r"\sqrt ",
-        "\u00a0": " ",
-        "~": " ",
-    }
-)
-_SCRIPT = re.compile("(?P<above>[⁻⁰¹²³⁴-⁹]+)|(?P<below>[₀-₉]+)|(?P<fraction>[¼-¾⅐-⅞])")
-# Fonts, which say nothing; their braces go, too.
-_STYLE_TOKEN = re.compile(
-    r"(?P<style>\\(?:mathbf|mathrm|boldsymbol|bm|rm|bf)(?![A-Za-z])\s*)(?P<brace>\{?)|\\.|[{}]"
-)
-_ROMAN_UNIT = re.compile(r"(?<=[\d})%])((?:\s|\\[,;: !]|~)*)\\(?:mathrm|rm)\s*\{([A-Za-z\s./^]*)\}")
-_TAKES_ARGUMENT = re.compile(r"(?:[\^_}]|\\[A-Za-z]+)\s*\Z")
-# What TeX takes as one argument without braces, and a short exponent.
-_TOKEN = r"\\(?!sqrt|frac|left|[dtc]frac|text)[A-Za-z]+|[0-9A-Za-z]"
-_EXPONENT = r"(?:\d|\{-?\d+\})"
-# In order. Spacing and sizes say nothing; one name for each command that has several.
-_SPELLINGS = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\begin\{[bvBV]matrix\}|\\begin\{array\}\s*\{[^{}]*\}", r"\\begin{pmatrix}"),
-        (r"\\end\{(?:[bvBV]matrix|array)\}", r"\\end{pmatrix}"),
-        (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])\.?", ""),
-        (r"\\!|\\phantom\s*(?:\{[^{}]*\}|-)|\{\}", ""),
-        (r"(?<=\d)\\,(?=\d{3}(?!\d))", ""),  # 1\,000
-        (r"(?<=\d)\{,\}(?=\d)", ","),
-        (r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (rf"\\frac\s*({_TOKEN})", r"\\frac{\1}"),
-        (rf"(\\frac\s*\{{[^{{}}]*\}})\s*({_TOKEN})", r"\1{\2}"),
-        (rf"(\\(?:sin|cos|tan|sec|csc|cot|log|ln)\s?\^\s?{_EXPONENT})\s?({_TOKEN})", r"\1{\2}"),
-        (r"\\(?:text(?:bf|it|rm|normal)?|mbox|hbox)\s*\{", r"\\text{"),
-        (r"(?<![A-Za-z\\])sqrt\s*(?=[({])", r"\\sqrt"),
-        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"\\sqrt\s+(\d+)", r"\\sqrt{\1}"),  # √12, where TeX would take the 1 alone
-        (r"\\leq(?![A-Za-z])|\\leqslant(?![A-Za-z])|<=", r"\\le "),
-        (r"\\geq(?![A-Za-z])|\\geqslant(?![A-Za-z])|>=", r"\\ge "),
-        (r"\\neq(?![A-Za-z])", r"\\ne "),
-        (r"\\(?:simeq|sim)(?![A-Za-z])|\\approx(?![A-Za-z])", r"\\approx "),
-        (r"\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?|\\degree(?![A-Za-z])", r"^\\circ "),
-        (r"\^\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),  # 12^{\text{th}}
-        (r"\^\s*\{\s*(?:st|nd|rd|th)\s*\}", ""),
-        (r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", ""),
-        (r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<=[\s\d)}$]),?\s(?:and|or)\s(?=[\s\d(\\$-])", " , "),
-        (r"\\\$|[$£€]", ""),
-        (r"\\%", "%"),
-        (r"(?<!\\)\\[\[\]()]", ""),  # mathematics mode
-        (r",(?:\s*,)+", ","),  # 2, 3, and 4
-        (r"\s+", " "),
-    )
-)
-
-
-def _in_plain_characters(text: str) -> str:
-    """Without compatibility forms, whose scripts and fractions say something, and zero widths."""
-    if text.isascii():
-        return text.replace("~", " ")
-    text = _SCRIPT.sub(_as_latex, text)
-    text = "".join(
-        c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf"
-    )
-    return text.translate(_CHARACTERS)
-
-
-def _as_latex(found: re.Match[str]) -> str:
-    plain = unicodedata.normalize("NFKC", found[0])
-    if found["fraction"]:
-        over, _, under = plain.partition("\N{FRACTION SLASH}")
-        return rf"\frac{{{over}}}{{{under}}}"
-    return f"{'^' if found['above'] else '_'}{{{plain}}}"
-
-
-def _without_styles(text: str) -> str:
-    r"""`x + 1` for `\mathbf{x + 1}`; only a roman unit after a number becomes `\text{}`."""
-    text = _ROMAN_UNIT.sub(r"\1\\text{\2}", text)
-    written, closing, place = "", [], 0
-    for token in _STYLE_TOKEN.finditer(text):
-        written += text[place : token.start()]
-        place = token.end()
-        if token["style"]:
-            keeps_braces = token["brace"] and _TAKES_ARGUMENT.search(written[-40:])
-            written += "{" if keeps_braces else "" if token["brace"] else " "
-            if token["brace"]:
-                closing.append("}" if keeps_braces else "")
-        elif token[0] == "}":
-            written += closing.pop() if closing else "}"
-        else:
-            written += token[0]
-            if token[0] == "{":
-                closing.append("}")
-    return written + text[place:]
-
-
-def normalise_latex(text: str) -> str:
-    r"""The same answer in one spelling: `\dfrac12`, `\frac 12` and `½` become `\frac{1}{2}`.
-
-    Mathematics mode, spacing, sizes, currency and the endings of ordinals go; percent signs,
-    degrees and `\text{}` stay, because they can decide.
-    """
-    text = _in_plain_characters(text)
-    box = last_box(text)
-    text = _without_styles(text if box is None else box)
-    for pattern, replacement in _SPELLINGS:
-        text = pattern.sub(replacement, text)
-    return text.strip().removesuffix(",").removesuffix(".").strip()

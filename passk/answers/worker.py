@@ -15,8 +15,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from passk.answers.algebra import GoldUnparsed, same_formula
-from passk.answers.equality import same_answer
+from passk.answers.algebra import GoldUnparsed, same_by_algebra
 
 _ORPHAN_CHECK_SECONDS = 5.0
 
@@ -29,7 +28,7 @@ def main() -> None:
     parent, pending = os.getppid(), bytearray()
     limits = json.loads(_next_line(pending, parent))
     with suppress(GoldUnparsed):
-        same_formula(r"\frac{\sqrt{2}}{2}", "x^2")  # the first one loads a second's worth of tables
+        same_by_algebra(r"\frac{\sqrt{2}}{2}", "x^2")  # the first loads a second's worth of tables
     max_bytes = limits["max_memory_mib"] << 20
     most_bytes_kept = _bytes_in_use() + max_bytes // 2
     _limit_memory(max_bytes)
@@ -43,7 +42,7 @@ def main() -> None:
 
 def _judge(gold: str, answer: str) -> dict[str, Any]:
     try:
-        return {"same": same_answer(gold, answer, same_formula)}
+        return {"same": same_by_algebra(gold, answer)}
     except GoldUnparsed:
         return {"same": None}
     except Exception as error:  # sympy raises anything over what a model can write

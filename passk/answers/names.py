@@ -1,0 +1,44 @@
+r"""The left side of an equation: a name (`x`, `f(3)`, `\frac{dy}{dx}`), a quantity, or neither.
+
+`x = 5` says 5, and so does `a + b = 5`, which no single unknown solves. `x + 1 = 5` says 4.
+"""
+
+import re
+
+_CONSTANTS = r"(?!(?:pi|infty|emptyset|pm|mp|cdot|times|sqrt|frac|int|sum|lim|log|ln|exp)(?![a-z]))"
+_LETTER = rf"(?:\\{_CONSTANTS}[A-Za-z]+|[A-Za-z])"
+_INDEX = r"(?:\s?_\s?(?:\{[^{}]*\}|\w))?"
+_LINES = r"\\(?:overline|vec|hat|widehat|bar|dot|ddot|tilde|mathbf|mathcal|operatorname)"
+_NAME = re.compile(
+    r"(?:"
+    rf"(?:\\?{_CONSTANTS}[A-Za-z]{{1,3}}|\\{_CONSTANTS}[a-z]+|\\text\s?\{{[^{{}}]*\}}|{_LINES}\s?\{{[^{{}}]*\}})"
+    rf"{_INDEX}'*(?:(?<=[fgh])\^\s?\{{\s?-1\s?\}}(?=\s?\())?"
+    r"(?:\s?\((?:[^()+*/^=-]|(?<=\()-)*\)|(?<=[A-Zfgh'])\s?[(\[][^()\[\]=]*[)\]])?"
+    r"|m?\s?\\(?:angle|triangle|odot|arc)\s?[A-Za-z]+"
+    r"|\\(?:sin|cos|tan|cot|sec|csc)\s?(?:\(?(?:\\angle\s?)?[A-Z]{1,3}\)?|\\[a-z]+)"
+    r"|\|\s?[A-Z]{2}\s?\||\|\s?[A-Z]\s?\|"
+    rf"|d\s?{_LETTER}\s?/\s?d\s?{_LETTER}"
+    rf"|\\frac\s?\{{\s?(?:d|\\partial)\s?(?:\^\s?\{{?\d\}}?)?\s?{_LETTER}?\s?\}}"
+    rf"\s?\{{\s?(?:d|\\partial)\s?{_LETTER}\s?(?:\^\s?\{{?\d\}}?)?\s?\}}(?:\s?{_LETTER})?"
+    r"|[A-Za-z]{1,3}(?:\s?:\s?[A-Za-z]{1,3})+"
+    r"|[A-Za-z]{4,}(?:\s[A-Za-z]+)*"
+    r")"
+)
+_UNKNOWN = re.compile(
+    r"(?:(?<![A-Za-z\\])[A-Za-z]|(?<=(?<![\\A-Za-z])[A-Za-z])[A-Za-z]"
+    r"|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho)(?![a-z]))"
+    r"(?:\s?_\s?(?:\{\w+\}|\w))?"
+)
+_FIXED_CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s?\(\s?-?\d+\s?\)")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text names something, and says nothing about it."""
+    return len(text) <= 60 and _NAME.fullmatch(text) is not None
+
+
+def is_quantity(text: str) -> bool:
+    """Whether a text is a quantity of several unknowns, or of known places of a function."""
+    without_calls = _FIXED_CALL.sub("", text)
+    unknowns = {found.replace(" ", "") for found in _UNKNOWN.findall(without_calls)}
+    return len(unknowns) > 1 or (not unknowns and without_calls != text)
