@@ -156,11 +156,17 @@ def test_a_verifier_that_errs_is_found_out(verifier, says):
 
 
 def test_a_math_verify_whose_parser_is_broken_is_found_out(tmp_path, monkeypatch):
-    """A package of that name that parses nothing, as math-verify does with another antlr."""
-    broken = tmp_path / "math_verify.py"
+    """Packages of those names that parse nothing, as math-verify's does with another antlr."""
+    broken, parser = tmp_path / "math_verify.py", tmp_path / "latex2sympy2_extended"
     broken.write_text(
         "class LatexExtractionConfig:\n    def __init__(self, **_): pass\n"
         "def parse(*_, **__): return []\ndef verify(*_, **__): return False\n"
+    )
+    parser.mkdir()
+    (parser / "__init__.py").write_text("def NormalizationConfig(**_): pass\n")
+    (parser / "latex2sympy2.py").write_text(
+        "def normalize_latex(text, _): return text\n"
+        "def latex2sympy(*_, **__): raise ImportError('antlr4')\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     with pytest.raises(UserError, match=r"does not work here: .*gold_unparsed, not correct"):

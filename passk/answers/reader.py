@@ -98,8 +98,10 @@ def _numeral(text: str) -> Numeral | None:
 
 
 def _ratio(text: str, depth: int) -> Form | None:
-    parts = text.split(":")
-    if not 2 <= len(parts) <= 5 or r"\{" in text:
+    if ":" not in text:
+        return None
+    parts = split_outside(text, ":")
+    if not 2 <= len(parts) <= 5:
         return None
     numbers = [read_number(part.strip()) for part in parts]
     if all(number is not None and not number.is_percent for number in numbers):

@@ -105,6 +105,7 @@ _SPELLINGS = tuple(
         (r"\{([^{}\\]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"_\s?\{?(\w+)\}?\s?C\s?_\s?(?:\{(\w+)\}|(\w))", r"\\binom{\1}{\2\3}"),
         (r"\A\s*(\w+)\s*\\choose\s*(\w+)\s*\Z", r"\\binom{\1}{\2}"),
+        (r"\\log_(\d\d+)", r"\\log_{\1}"),
         (rf"(\\(?:sin|cos|tan|sec|csc|cot|log|ln)\s?\^\s?{_EXPONENT})\s?({_TOKEN})", r"\1{\2}"),
         (r"\\(?:text(?:bf|it|rm|normal)?|mbox|hbox)\s*\{", r"\\text{"),
         (r"\*\*\s*(?:\(([^()]*)\)|(-?\w+))", r"^{\1\2}"),
@@ -130,7 +131,8 @@ _SPELLINGS = tuple(
         (r"\\in\s*(?:R|\\R|\\Re)(?![A-Za-z])", r"\\in \\mathbb{R}"),
         (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
         (r"(?<![\w)}])\+\s*(?=\\infty)", ""),
-        (r"\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?|\\degree(?![A-Za-z])", r"^\\circ "),
+        (r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])", r"^\\circ "),
+        (r"(?<!\^)\\degree(?![A-Za-z])", r"^\\circ "),
         (r"\^\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),  # 12^{\text{th}}
         (r"\^\s*\{\s*(?:st|nd|rd|th)\s*\}", ""),
         (r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", ""),
