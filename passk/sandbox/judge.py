@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from passk.errors import UserError
 from passk.sandbox import landlock, seccomp
@@ -49,6 +49,14 @@ def _functions_left_to_call(tests: ast.Module) -> list[str]:
     other = [node for node in tests.body if not isinstance(node, ast.FunctionDef)]
     names = [f.name for f in functions if f.name == "check" or f.name.startswith("test_")]
     return [name for name in names if not any(_calls(node, name) for node in other)]
+
+
+def _assert_something(tests: ast.Module, called: Collection[str]) -> bool:
+    """Whether there is an assertion at the margin or in a function that is called."""
+    functions = [n for n in tests.body if isinstance(n, ast.FunctionDef) and n.name in called]
+    return any(isinstance(node, ast.Assert) for node in tests.body) or any(
+        isinstance(node, ast.Assert) for function in functions for node in ast.walk(function)
+    )
 
 
 def _modules(tests: ast.Module) -> dict[str, object]:
@@ -126,13 +134,18 @@ def _run_tests(prompt: str, secret: Mapping[str, str], tests: ast.Module, link: 
     defined = {name: link.value(value) for name, value in names}
     space = _namespace(problem, modules, secret["solution"], defined)
     candidate = space["candidate"] = _entry_point(asked, started["functions"], space)
+    # Calls of a built-in type, as in `f = int`, stay here and are not counted.
+    may_be_called_unseen = any(isinstance(value, type) for value in space.values())
     exec(compile(tests, "<tests>", "exec"), space)
-    for name in _functions_left_to_call(tests):
+    left_to_call = _functions_left_to_call(tests)
+    for name in left_to_call:
         function = space[name]
         assert isinstance(function, types.FunctionType)
         function(*([candidate] if function.__code__.co_argcount else []))
-    asserts_itself = any(isinstance(node, ast.Assert) for node in tests.body)
-    return "correct" if link.num_calls or asserts_itself else "untested"
+    # Asked of the tests first: a program must not be able to make itself untested.
+    if link.num_calls or _assert_something(tests, left_to_call):
+        return "correct"
+    return "wrong" if may_be_called_unseen else "untested"
 
 
 def _judge(prompt: str, secret: Mapping[str, str], link: Link) -> str:

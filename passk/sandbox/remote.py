@@ -4,7 +4,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
+from contextlib import contextmanager
 
 from passk.sandbox.remote_values import builtin_type, decode, encode, pack, unpack
 
@@ -52,11 +53,24 @@ class Link:
             size -= len(chunks[-1])
         return b"".join(chunks)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """End the solution where what it said is not of the form that it has to be.
+
+        The tests must not see how reading it failed: an exception can be what they wait for.
+        """
+        try:
+            yield
+        except Exception:
+            self.end("wrong")
+            raise SolutionEnded from None
+
     def receive(self) -> dict[str, object]:
         """The next message of the solution."""
         if self.ended:
             raise SolutionEnded
-        return unpack(self._read)
+        with self.reading():
+            return unpack(self._read)
 
     def send(self, message: Mapping[str, object]) -> None:
         """Send a message to the solution."""
@@ -84,11 +98,14 @@ class Link:
         }
         self.send(request)
         reply = self.receive()
-        if "raised" in reply:
-            raise _exception(reply)
-        if "args" in reply:
-            _change_in_place(args, self.value(reply["args"]))
-        return self.value(reply["value"])
+        with self.reading():
+            if "args" in reply:
+                _change_in_place(args, self.value(reply["args"]))
+            error = _exception(reply, may_stop=operation == "next") if "raised" in reply else None
+            value = self.value(reply["value"]) if error is None else None
+        if error is not None:
+            raise error
+        return value
 
 
 class Remote:
@@ -142,12 +159,18 @@ def _reference(value: object) -> int:
     return int(value._number)
 
 
-def _exception(reply: Mapping[str, object]) -> BaseException:
-    """The solution's exception, as the nearest built-in one."""
+def _exception(reply: Mapping[str, object], may_stop: bool) -> BaseException:
+    """The solution's exception, as the nearest built-in one.
+
+    StopIteration comes out of an iterator only: raised by a function, it would end a `map` of the
+    tests, and what they did not get to would count as passed.
+    """
     names, arguments = reply["raised"], reply["arguments"]
     assert isinstance(names, list) and isinstance(arguments, list)
     kinds = [kind for kind in map(builtin_type, names) if issubclass(kind, BaseException)]
     kind = next(kind for kind in kinds if not issubclass(kind, BaseExceptionGroup))
+    if issubclass(kind, StopIteration) and not may_stop:
+        return RuntimeError("the solution raised StopIteration")
     return kind.__new__(kind, *arguments)
 
 
