@@ -146,19 +146,21 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", 
 _COMMAND = re.compile(r"\\(?:text|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
 
 
-def as_completion(text: str) -> str:
+def as_completion(case: Case) -> str:
     """What both judges get of an answer, so that they differ by how they compare alone.
 
     What stands in <answer> tags counts as the text. As it is with a box or `####`; in a box: the
     last formula where prose stands around it, without a number after it, and the whole text where
-    it is nothing but an answer. Other prose stays as it is.
+    it is nothing but an answer, or the gold answer. Other prose stays as it is.
     """
+    text = case.completion
     text = (re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL) or [text])[-1].strip()
     if re.search(r"\\f?box(?:ed)?|####", text) or not text:
         return text
     formulas = list(_FORMULA.finditer(text))
     words = re.findall(r"[A-Za-z]{2,}", _COMMAND.sub("", _FORMULA.sub("", text)))
-    if len(words) <= 2 and not (words and (formulas or ":" in text)):
+    is_answer = len(words) <= 2 and not (words and (formulas or ":" in text or "\n" in text))
+    if is_answer or text == case.gold.strip():
         return rf"\boxed{{{text}}}"
     if not formulas or re.search(r"\d", text[formulas[-1].end() :]):
         return text
@@ -197,7 +199,7 @@ def main() -> None:
         cases = [case for case in found if not names_of(case, suite) & left_out.keys()]
         if not cases:
             continue
-        given = [replace(case, completion=as_completion(case.completion)) for case in cases]
+        given = [replace(case, completion=as_completion(case)) for case in cases]
         read = [replace(c, gold=find_gold(c.gold, "in_box") or c.gold) for c in given]
         ours = by_passk(read, options.workers)
         boxed = by_math_verify(given, options.workers)
