@@ -23,8 +23,6 @@ from held_out_forms import HELD_OUT
 from numeric_latex import differ
 from own_forms import FORMS, Form
 
-from passk.answers.text import last_box
-
 MakeForm = Callable[[random.Random], Form]
 _MAX_OF_FAMILY = 0.06  # of all cases: no family decides the figure
 _BOX = "The answer is $\\boxed{{{}}}$."
@@ -32,13 +30,12 @@ _BOX = "The answer is $\\boxed{{{}}}$."
 
 def golds(folder: Path, split: str) -> Iterator[tuple[str, str]]:
     """The gold answers of GSM8K and MATH, each with the name of its data set."""
-    for name, field in (("gsm8k", "answer"), ("math", "solution")):
+    for name in ("gsm8k", "math"):
         with (folder / name / f"{split}.jsonl").open(encoding="utf-8") as lines:
             for line in lines:
-                text = json.loads(line)[field]
-                gold = text.rpartition("#### ")[2] if name == "gsm8k" else last_box(text)
-                if gold and gold.strip() and "\n" not in gold.strip():
-                    yield name, gold.strip()
+                gold = json.loads(line)["answer"].rpartition("#### ")[2].strip()
+                if gold and "\n" not in gold:
+                    yield name, gold
 
 
 def perturbed(
