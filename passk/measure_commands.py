@@ -41,6 +41,7 @@ from passk.starting import (
     measured_policy,
     model_state,
     model_states,
+    refuse_changed_problems,
     refuse_changes,
     refuse_other_contents,
 )
@@ -62,6 +63,7 @@ def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -
     """What each rank of an evaluation does."""
     prepare_torch(cfg.num_threads, cfg.eval.seed)
     base, start, step = measured_policy(cfg, overrides)
+    refuse_changed_problems(cfg, overrides, needs_training=False)
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
     if cfg.resume:
         refuse_changes("eval", base, run_dir, policy)
@@ -135,6 +137,7 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
     prepare_torch(cfg.num_threads, cfg.diagnose.seed)
     base, start, step = measured_policy(cfg, overrides)
     base = as_training(cfg, base)
+    refuse_changed_problems(cfg, overrides, needs_training=True)
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
     with open_parts(base, start, parameters=cfg.diagnose.parameters) as parts:
         print_notes(parts.data)
@@ -162,6 +165,7 @@ def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -
         for base, start, step in measured_policies(cfg, overrides)
     ]
     base = policies[0][0]
+    refuse_changed_problems(cfg, overrides, needs_training=True)
     as_started = as_saved(cfg, base)
     if cfg.resume:
         refuse_changes("filter", as_started, run_dir)

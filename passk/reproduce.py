@@ -20,6 +20,7 @@ from passk.errors import UserError
 from passk.objective import PASS1
 from passk.reading import read_manifest
 from passk.remedies import History, choose
+from passk.starting import refuse_other_problems
 from passk.statistics import Interval
 from passk.train import diagnostic_groups
 from passk.types import Group
@@ -63,7 +64,7 @@ def reproduce(
         if cfg.diagnostics.every and not _is_measured(seed_dir, cfg.regimes):
             measure_start(cfg, {name: compose_train(runs[name]) for name in runs}, sft_dir)
         for name, words in runs.items():
-            _run_once(words, seed_dir / name, compose_train, run_train)
+            _run_once(words, seed_dir / name, compose_train, run_train, sft_dir)
 
 
 def planned_overrides(cfg: ReproduceConfig, overrides: Sequence[str]) -> list[list[str]]:
@@ -125,13 +126,23 @@ def _concerns_sft(word: str) -> bool:
 
 
 def _run_once(
-    words: list[str], run_dir: Path, compose_train: ComposeTrain, run_train: RunTrain
+    words: list[str],
+    run_dir: Path,
+    compose_train: ComposeTrain,
+    run_train: RunTrain,
+    sft_dir: Path | None = None,
 ) -> None:
-    """Train unless the run is finished; go on with one that was begun."""
+    """Train unless the run is finished; go on with one that was begun.
+
+    It must be measured on the problems that its SFT was measured on.
+    """
     if read_manifest(run_dir).get("status") == "finished":
         return
     resume = (run_dir / "config.yaml").is_file()
-    run_train(compose_train([*words, f"resume={str(resume).lower()}"]), run_dir, words)
+    cfg = compose_train([*words, f"resume={str(resume).lower()}"])
+    if sft_dir is not None:
+        refuse_other_problems(cfg, sft_dir, needs_training=False)
+    run_train(cfg, run_dir, words)
 
 
 def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir: Path) -> None:

@@ -18,6 +18,7 @@ from passk.disk import append_line, full_disk_told, replacing, write_text
 from passk.errors import DiskFull
 from passk.eval_tables import SAMPLE_COLUMNS, pass_markdown
 from passk.learner import Learner, LearnStats
+from passk.places import with_absolute_paths
 from passk.policy import Tokenizer
 from passk.problem_files import problem_table
 from passk.provenance import provenance
@@ -71,7 +72,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         before = read_manifest(self.path)
         # First of all: from here on the directory can be resumed.
-        write_text(self.path / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
+        write_text(self.path / "config.yaml", _config_text(cfg))
         if not before:
             write_text(self.path / "overrides.txt", overrides_text(overrides))
         self._spent = Spending(before, self._last_logged)
@@ -283,6 +284,10 @@ def sample_logprobs(rows: Sequence[Any], stats: LearnStats) -> dict[tuple[int, i
         for row, value in zip(rows, stats.logprobs, strict=True)
         for sample in row.samples
     }
+
+
+def _config_text(cfg: RunConfig) -> str:
+    return yaml.safe_dump(asdict(with_absolute_paths(cfg)), sort_keys=False)
 
 
 def _now() -> str:

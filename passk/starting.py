@@ -25,7 +25,9 @@ from passk.composition import load_config, load_run_config
 from passk.config import RunConfig, TrackerConfig, TrainConfig
 from passk.errors import UserError
 from passk.free_settings import FREE_ON_RESUME
+from passk.places import with_absolute_paths
 from passk.policy import model_location as model_folder
+from passk.problems import load_data
 from passk.reading import read_manifest, read_object, recorded
 
 _FREE_IN_FILTER = (*FREE_ON_RESUME, "filter.fdr", "filter.weight")
@@ -88,6 +90,41 @@ def measured_policy(
     checkpoint = chosen_checkpoint(Path(cfg.run), which or cfg.checkpoint)
     _refuse_other_architecture(trained, checkpoint)
     return base, str(checkpoint), saved_step(checkpoint)
+
+
+def refuse_changed_problems(
+    cfg: EvaluateConfig | DiagnoseConfig, overrides: Sequence[str], *, needs_training: bool
+) -> None:
+    """Raise UserError if the problems of `run` are not those of its training any more.
+
+    They need not be where the user says which problems to take instead.
+    """
+    chosen = ("data.path=", "data.eval_path=")
+    if cfg.run is not None and not any(word.lstrip("+").startswith(chosen) for word in overrides):
+        trained = load_run_config(Path(cfg.run))
+        refuse_other_problems(trained, Path(cfg.run), needs_training=needs_training)
+
+
+def refuse_other_problems(cfg: RunConfig, run_dir: Path, *, needs_training: bool) -> None:
+    """Raise UserError unless the files of `cfg` hold the problems that a run has recorded."""
+    if cfg.data.path is None and cfg.data.eval_path is None:
+        return  # generated, and so always the same
+    started = read_manifest(run_dir)
+    try:
+        now = load_data(cfg.data, cfg.eval, needs_training=needs_training).digests
+    except UserError as error:
+        raise UserError(
+            f"the problems of the run in {run_dir} cannot be read: {error}; give data.path and "
+            "data.eval_path if they have been moved"
+        ) from error
+    for fact, digest in now.items():
+        if started.get(fact, digest) != digest:
+            raise UserError(
+                f"{_BEHIND_NAMES[fact]} are not those of the run in {run_dir} any more ({fact} "
+                f"was {started[fact]}, is {digest}): the file was changed, or another version of "
+                "passk reads it otherwise; put it back, or give data.path or data.eval_path to "
+                "take what is there now"
+            )
 
 
 def measured_policies(
@@ -178,7 +215,9 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
         )
     recorded(run_dir)  # what it goes on from can be read
     free = {"eval": _FREE_IN_EVAL, "filter": _FREE_IN_FILTER}.get(command, FREE_ON_RESUME)
-    before, now = (_flat(asdict(c)) for c in (load_config(run_dir, type(cfg)), cfg))
+    # As they are recorded: a relative path, typed in another folder, names another file.
+    both = map(with_absolute_paths, (load_config(run_dir, type(cfg)), cfg))
+    before, now = (_flat(asdict(either)) for either in both)
     for key in sorted(before.keys() | now.keys()):
         is_free = key in free or key.startswith("tracker.")  # where else metrics go is no matter
         if before.get(key) != now.get(key) and not is_free:

@@ -92,7 +92,7 @@ LEVELS = (
         ),
         *("cells", "sweep_table"),
         *("tracking", "promised", "problem_files", "suspects", "injected", "remedies"),
-        *("lineage", "card_prompts"),
+        *("lineage", "card_prompts", "places"),
         "diagnoses",
     ),
     ("learner", "answers.worker", "sandbox.server"),
@@ -179,7 +179,7 @@ WITHOUT_TORCH |= {"interference", "interference_report", "interference_plot"}
 WITHOUT_TORCH |= {"trackers", "tracking", "noisy_verifier", "suspects", "injected", "golds_page"}
 WITHOUT_TORCH |= {"persistence", "problem_files", "filter_tables", "objective", "remedies"}
 WITHOUT_TORCH |= {"diagnose_tables", "diagnose_page", "diagnose_plots", "promised", "filtered_sets"}
-WITHOUT_TORCH |= {"lineage", "rebuild", "shell_words", "numerals", "row_files"}
+WITHOUT_TORCH |= {"lineage", "rebuild", "shell_words", "numerals", "row_files", "places"}
 WITHOUT_TORCH |= {
     "diagnoses",
     "baselines",

@@ -11,6 +11,10 @@ import yaml
 from small_runs import SMALL, assert_refused, metrics, snapshot
 
 import passk as passk_package
+from passk.config import TableConfig, TrainConfig
+from passk.errors import UserError
+from passk.problems import load_data
+from passk.starting import refuse_other_problems
 
 WORDS = [word for word in SMALL if not word.startswith("data.")]
 OWN = [
@@ -207,3 +211,84 @@ def test_data_that_cannot_be_used_is_one_line_and_leaves_nothing(
     outcome = passk("train", *(w for w in given if w.split("=")[0] not in keys), *words)
     assert_refused(outcome, *says)
     assert snapshot(tmp_path) == before
+
+
+def with_wrong_answers(lines):
+    return [line.replace("#### 1", "#### 2") for line in lines]
+
+
+MEASURE = {
+    "eval": ("eval",),
+    "diagnose": ("diagnose", "diagnose.num_prompts=4", "diagnose.num_samples=4"),
+    "filter": ("filter", "diagnose.num_prompts=4", "diagnose.num_samples=4"),
+}
+
+
+def test_a_run_is_measured_on_its_own_problems_from_every_folder(
+    passk, sums, tmp_path, monkeypatch
+):
+    """Other folders may hold other problems of the same name, or none."""
+    assert passk("train", *OWN, "hydra.run.dir=run").code == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["data"]["path"] == str(sums)
+    other = tmp_path / "other"
+    shutil.copytree(sums, other / "sums")
+    other_sums(other / "sums" / "test.jsonl", with_wrong_answers)
+    monkeypatch.chdir(other)
+    outcome = passk("eval", "run=../run", "hydra.run.dir=ev")
+    assert outcome.code == 0, outcome.err
+    ids = [pd.read_parquet(f / "problems.parquet") for f in (tmp_path / "run", other / "ev")]
+    heldout = ids[0][ids[0]["split"] == "heldout"].reset_index(drop=True)
+    assert heldout["answer"].to_list() == ids[1]["answer"].to_list()
+    assert passk("eval", "run=../run", "data.path=sums", "hydra.run.dir=typed").code == 0
+    typed = pd.read_parquet(other / "typed" / "problems.parquet")
+    assert typed["answer"].to_list() != heldout["answer"].to_list()
+    words = ["train", *OWN, "hydra.run.dir=../run", "resume=true"]
+    says = f"resume=true with data.path={other / 'sums'}, but the run in"
+    assert_refused(passk(*words), says, f"was started with data.path={sums}")
+
+
+@pytest.mark.parametrize("command", MEASURE)
+def test_a_run_whose_problems_were_changed_is_not_measured_without_a_word(
+    passk, sums, tmp_path, command
+):
+    assert passk("train", *OWN, "hydra.run.dir=run").code == 0
+    words = [*MEASURE[command], "run=run", "hydra.run.dir=measured"]
+    other_sums(sums / "test.jsonl", with_wrong_answers)
+    before = snapshot(tmp_path)
+    says = ("held-out problems of data.path", "the run in run any more (heldout_sha256 was ")
+    assert_refused(passk(*words), *says, "or give data.path or data.eval_path to take what")
+    (tmp_path / "sums").rename(tmp_path / "moved")
+    says = ("the problems of the run in run cannot be read: data.path=", "sums cannot be read")
+    assert_refused(
+        passk(*words), *says, "give data.path and data.eval_path if they have been moved"
+    )
+    (tmp_path / "moved").rename(tmp_path / "sums")
+    assert snapshot(tmp_path) == before
+    if command == "eval":
+        outcome = passk(*words, "data.path=sums")
+        assert outcome.code == 0, outcome.err
+    else:
+        original = (sums / "test.jsonl").read_text().replace("#### 2", "#### 1")
+        (sums / "test.jsonl").write_text(original)
+        other_sums(sums / "train.jsonl", lambda lines: lines[1:])
+        says = ("the training problems of data.path are not those of the run", "training_sha256")
+        assert_refused(passk(*words), *says)
+
+
+def test_a_reproduction_whose_problems_change_on_the_way_stops(sums, tmp_path):
+    cfg = TrainConfig(data=jsonl_config(sums))
+    digests = load_data(cfg.data, cfg.eval).digests
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "manifest.json").write_text(json.dumps(digests))
+    refuse_other_problems(cfg, tmp_path / "sft", needs_training=True)
+    other_sums(sums / "train.jsonl", lambda lines: lines[1:])
+    refuse_other_problems(cfg, tmp_path / "sft", needs_training=False)
+    other_sums(sums / "test.jsonl", lambda lines: lines[1:])
+    with pytest.raises(UserError, match=r"heldout_sha256 was .* put it back, or give data"):
+        refuse_other_problems(cfg, tmp_path / "sft", needs_training=False)
+
+
+def jsonl_config(folder):
+    columns = {"prompt_column": "q", "answer_column": "a", "gold_in": "after_hash"}
+    return TableConfig(name="jsonl", path=str(folder), solution_column="steps", **columns)
