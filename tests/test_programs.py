@@ -105,6 +105,10 @@ FOUND = {
         4,
     ),
     "a word after it": (f"Here it is:\n\n{GOOD}\nExplanation\n\nIt's simple.", 4),
+    "a fence behind the last line": (f"```python\n{GOOD.rstrip()}```\nIt's simple.", 4),
+    "a fence behind the last line, not opened": (f"{GOOD.rstrip()}```\nIt's simple.", 4),
+    "code that is all indented": (f"So:\n\n{indent(GOOD, '    ')}\nIt's simple.", 4),
+    "a command of a notebook": (fence("!pip install x\n" + GOOD), 4),
     "tags": (f"[PYTHON]\n{GOOD}[/PYTHON]", 4),
     "a body that breaks off is no function": ("def f(x):\n    y = 2\n    retrun 4 x\n", None),
     "nothing is cut inside a function": ("def f(x):\n    return 4\n    if x then\n", None),
@@ -135,6 +139,8 @@ def test_a_program_runs_after_the_prompts_own_code():
     assert result(fence("def f(x):\n    return 2 * helper(x)"), PROMPT) == 4
     prose = f"Complete this function:\n\n{fence(PROMPT)}\nAnswer with a block."
     assert result(fence("def f(x):\n    return 2 * helper(x)"), prose) == 4
+    assert result(BODY, prose) == result(fence(BODY), prose) == 4
+    assert result(BODY, f"It's this function:\n\n{PROMPT}") == 4
     head = PROMPT.partition('    """ Twice')[0]
     assert result(fence("def f(x):\n    return 2 * helper(x)"), head) == 4
 
@@ -151,6 +157,7 @@ def test_a_program_runs_after_the_prompts_own_code():
         ("def f(x):\n    return 1 # a fault to mend\n", ("f",), set()),
         ("def g(x): return 2\ndef f(x):\n    return 1 # a fault\n", ("g", "f"), set()),
         (f"Mend this:\n{fence('def f(x): return 1')}", ("f",), set()),
+        ("Write it, as it's said.\n\nimport re\ndef f(x):\n", ("f",), {"re"}),
         ("Write f.\n\ndef f(x: int) -> int:\n    '''It.'''\n", ("f",), set()),
         ("Add", (), set()),
         ("Write f(x) that doubles x.", (), set()),

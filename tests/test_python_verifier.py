@@ -229,6 +229,15 @@ def test_what_the_prompt_gives_may_use_what_the_program_defines(verifier):
     assert judge(verifier, fenced("def first(node): return 1"), tests, prompt) == WRONG
 
 
+def test_what_the_prompt_imports_is_what_the_tests_use(verifier):
+    prompt = "from math import *\nfrom fractions import Fraction\n\ndef area(r):\n    ...\n"
+    tests = "assert isclose(area(1), pi) and isclose(area(Fraction(1, 2)), pi / 4)"
+    assert judge(verifier, "    return pi * r ** 2", tests, prompt) == RIGHT
+    assert judge(verifier, fenced("def area(r): return pi * r ** 2"), tests, prompt) == RIGHT
+    cheat = "def isclose(*a): return True\npi = 0\ndef area(r): return 0"
+    assert judge(verifier, fenced(cheat), tests, prompt) == WRONG
+
+
 def test_a_prompt_with_a_fault_to_mend_gives_nothing(verifier):
     prompt = "def double(x):\n    return x + 2\n\ndef half(x):\n    return x - 2\n"
     tests = "assert double(3) == 6\nassert half(6) == 3"

@@ -85,8 +85,11 @@ def _wanted(prompt: Prompt, secret: Mapping[str, str], modules: Mapping[str, obj
 
 
 def _is_given(name: str, value: object, prompt: Prompt) -> bool:
-    known = callable(value) or isinstance(value, types.ModuleType) or is_value(value)
-    return name in prompt.given and known
+    if "*" in prompt.given and prompt.code is not None and not name.startswith("__"):
+        named = name not in prompt.code.defined.difference(prompt.given).union(prompt.asked)
+    else:
+        named = name in prompt.given
+    return named and (callable(value) or isinstance(value, types.ModuleType) or is_value(value))
 
 
 def _namespace(

@@ -5,7 +5,7 @@ A completion can be read in several ways, tried in this order:
 1. the whole text is Python;
 2. its fenced blocks, marked as Python or not at all;
 3. the same, with the text beginning inside a block that the prompt opened or nobody did;
-4. pieces of Python at the left margin, between prose.
+4. pieces of Python between prose, at the left margin or, as Markdown has it, all indented.
 
 The first reading counts in which the blocks define a name that is wanted: what the prompt asks for
 and what the tests use. The program is, for each such name, the last block that defines it, and the
@@ -26,6 +26,8 @@ from typing import NamedTuple
 _PYTHON = ("", "python", "python3", "py", "py3", "ipython", "ipython3")
 _LEAD = r"(?P<lead>[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)(?:<\w+>)?"
 _FENCE = re.compile(_LEAD + r"(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
+_FENCE_AT_END = re.compile(r"(?<=[^\s`])[ \t]*(`{3,})[ \t]*$", re.MULTILINE)
+_INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n(?:[ \t]*\n)*)+", re.MULTILINE)
 _NO_INFO = re.compile(r"[ \t]*(?:</\w+>)?[ \t]*")
 _LANGUAGE = re.compile(r"[ \t{.]*(\w*)")
 _THINKING = re.compile(r"\A.*</think(?:ing)?>(?![\"'])", re.DOTALL)
@@ -64,11 +66,13 @@ class Block(NamedTuple):
 class Prompt(NamedTuple):
     """What a prompt says in Python.
 
-    `code` is None for prose. `asked` are the functions and classes to write, the entry point last;
-    `given` is everything else that a prompt with a function to complete defines itself.
+    `begun` is what a completion may go on with, and `code` that as a whole, None for prose. `asked`
+    are the functions and classes to write, the entry point last; `given` is everything else that a
+    prompt with a function to complete defines itself.
     """
 
     text: str
+    begun: str
     code: Block | None
     asked: tuple[str, ...]
     given: frozenset[str]
@@ -144,23 +148,35 @@ def _completed(source: str) -> str:
     return f"{source}\n{indentation}pass\n"
 
 
+def _prompt_sources(text: str) -> Iterator[str]:
+    """Where a prompt's Python may stand: all of it, its end, its fenced blocks."""
+    lines = _lines(text)
+    for at, line in enumerate(lines):
+        if at == 0 or _BEGINS_CODE.match(line):
+            yield "\n".join(lines[at:])
+    yield "\n".join(fenced_blocks(text))
+
+
 def read_prompt(text: str) -> Prompt:
-    """The Python of a prompt: all of it, also where it ends in the head of a function, or the
-    fenced blocks of a prompt in prose, where these hold a function to complete."""
-    fenced = "\n".join(fenced_blocks(text))
-    for source in (text, _completed(text), fenced, _completed(fenced)):
-        code = _read_exactly(source)
-        if code is None or not any(isinstance(node, _PROGRAM) for node in code.tree.body):
-            continue
-        definitions = [node for node in code.tree.body if isinstance(node, _Definition)]
-        asked = tuple(node.name for node in definitions if _is_to_complete(node))
-        classes = {node.name for node in definitions if isinstance(node, ast.ClassDef)}
-        if asked:
-            given = (code.defined | code.imported) - classes - set(asked)
-            return Prompt(text, code, asked, given)
-        if source is text:
-            return Prompt(text, code, tuple(node.name for node in definitions), frozenset())
-    return Prompt(text, None, tuple(_HEAD.findall(text)), frozenset())
+    """The Python of a prompt: all of it, or of prose what holds a function to complete.
+
+    It may end in the head of that function.
+    """
+    for source in _prompt_sources(text):
+        for complete in (source, _completed(source)):
+            code = _read_exactly(complete)
+            if code is None or not any(isinstance(node, _PROGRAM) for node in code.tree.body):
+                continue
+            definitions = [node for node in code.tree.body if isinstance(node, _Definition)]
+            asked = tuple(node.name for node in definitions if _is_to_complete(node))
+            classes = {node.name for node in definitions if isinstance(node, ast.ClassDef)}
+            if asked:
+                given = (code.defined | code.imported) - classes - set(asked)
+                return Prompt(text, source, code, asked, given)
+            if source == "\n".join(_lines(text)):
+                names = tuple(node.name for node in definitions)
+                return Prompt(text, text, code, names, frozenset())
+    return Prompt(text, text, None, tuple(_HEAD.findall(text)), frozenset())
 
 
 def _outdented(line: str, lead: str) -> str:
@@ -273,10 +289,10 @@ def _select(blocks: Sequence[Block], wanted: frozenset[str], known: frozenset[st
 def _continued(prompt: Prompt, source: str) -> list[Block]:
     """The prompt's text and what goes on inside its function, up to where that is no Python."""
     source = source.translate(_NO_WIDTH)
-    if not prompt.text.strip() or not source.strip():
+    if not prompt.begun.strip() or not source.strip():
         return []
     blanks = source[: len(source) - len(source.lstrip())]
-    for before in (prompt.text, f"{prompt.text}\n"):
+    for before in (prompt.begun, f"{prompt.begun}\n"):
         lines = _lines(before + source)
         end = _longest_program(lines)
         if end < len(_lines(before + blanks)):  # nothing of the source
@@ -296,7 +312,8 @@ def find_program(prompt: Prompt, completion: str, wanted: frozenset[str]) -> lis
     before = [] if prompt.code is None else [prompt.code]
     known = frozenset(name for block in before for name in block.defined | block.imported)
     text = _THINKING.sub("", completion)
-    sources, opened = fenced_blocks(text), fenced_blocks(f"```\n{text}")
+    sources = fenced_blocks(text)
+    opened = fenced_blocks("```\n" + _FENCE_AT_END.sub(r"\n\1", text))
     whole, fenced = _readable([completion]) or _readable([text]), _readable(sources)
 
     def readings() -> Iterator[list[Block]]:
@@ -310,6 +327,7 @@ def find_program(prompt: Prompt, completion: str, wanted: frozenset[str]) -> lis
         yield select(_readable(opened))
         yield from (_continued(prompt, source) for source in opened[:1])
         yield select(_readable(_pieces(text.translate(_NO_WIDTH))))
+        yield select(_readable(_INDENTED.findall(text + "\n")))
         last = [block for block in whole + fenced if not block.is_prose][-1:]
         yield last and before + last
 
