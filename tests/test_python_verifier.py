@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from benchmarks.programs import Task, mutants, reference
 
 from passk.config import VerifierConfig
 from passk.errors import UserError
@@ -162,6 +164,19 @@ def test_prompts_that_are_python(verifier, text, expected):
     """HumanEval: a head of a function to go on with, and `check(candidate)`."""
     assert judge(verifier, text, HUMAN_TESTS, HUMAN_PROMPT) == expected
     assert judge(verifier, text, HUMAN_TESTS + "\ncheck(total)\n", HUMAN_PROMPT) == expected
+
+
+def test_mutants_are_judged_as_beside_their_tests(verifier):
+    """A sample of scripts/benchmarks/programs.py, whose reference is one namespace for both."""
+    program = HUMAN_PROMPT + "    result = 0\n    for n in numbers:\n        a, b = halves(n)\n"
+    program += (
+        "        if n >= 0 or a < b:\n            result = result + a + b\n    return result\n"
+    )
+    task = Task(Problem("p", HUMAN_PROMPT, HUMAN_TESTS), program, body="yes")
+    texts = [program, *mutants(program, 8, random.Random(1))]
+    expected = [(1.0, "correct") if reference(task, text) else (0.0, "wrong") for text in texts]
+    assert [judge(verifier, fenced(t), HUMAN_TESTS, HUMAN_PROMPT) for t in texts] == expected
+    assert expected[0] == RIGHT and {RIGHT, WRONG} == set(expected[1:])
 
 
 def test_a_prompt_of_one_word_is_no_program(verifier):

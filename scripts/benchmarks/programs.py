@@ -27,8 +27,6 @@ from passk.config import VerifierConfig
 from passk.python_verifier import PythonVerifier
 from passk.types import Completion, FinishReason, Problem
 
-SECONDS = 5.0
-
 
 class Task(NamedTuple):
     """A problem, a whole program that solves it, and, of HumanEval, the rest of its prompt."""
@@ -174,7 +172,7 @@ def mutants(program: str, count: int, draw: random.Random) -> Iterator[str]:
         yield ast.unparse(ast.fix_missing_locations(changed))
 
 
-def reference(task: Task, program: str) -> bool:
+def reference(task: Task, program: str, seconds: float = 5.0) -> bool:
     """Whether it passes when program and tests share a namespace, as in human_eval."""
     tests = task.problem.answer
     names = [node.name for node in ast.parse(program).body if isinstance(node, ast.FunctionDef)]
@@ -183,7 +181,7 @@ def reference(task: Task, program: str) -> bool:
     source = f"{program}\n{tests}\n"
     start = [sys.executable, "-I", "-c", "import sys; exec(sys.stdin.read(), {'__name__': 'x'})"]
     try:
-        done = subprocess.run(start, input=source.encode(), capture_output=True, timeout=SECONDS)
+        done = subprocess.run(start, input=source.encode(), capture_output=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0
@@ -220,13 +218,13 @@ def measure_dresses(
 
 
 def measure_mutants(
-    verifier: PythonVerifier, tasks: list[Task], count: int
+    verifier: PythonVerifier, tasks: list[Task], count: int, seconds: float
 ) -> Iterator[tuple[Task, str, bool, str]]:
     """Every mutant with the verdicts of the reference and of the verifier."""
     draw = random.Random(0)
     changed = [(task, text) for task in tasks for text in mutants(task.program, count, draw)]
     with ThreadPoolExecutor(2) as pool:
-        plain = list(pool.map(lambda pair: reference(*pair), changed))
+        plain = list(pool.map(lambda pair: reference(*pair, seconds), changed))
     reasons = judged(verifier, [(task, fence(text)) for task, text in changed])
     for (task, text), expected, reason in zip(changed, plain, reasons, strict=True):
         yield task, text, expected, reason
@@ -239,20 +237,25 @@ def main() -> None:
     parser.add_argument("--dresses", default="all", help="all, none or names with commas")
     parser.add_argument("--mutants", type=int, default=4, help="of each program")
     parser.add_argument("--every", type=int, default=1, help="take every n-th problem")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each check")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--show", action="store_true", help="print mutants that are judged apart")
     options = parser.parse_args()
-    cfg = VerifierConfig(name="python", num_workers=options.workers, timeout_seconds=SECONDS)
+    cfg = VerifierConfig(
+        name="python", num_workers=options.workers, timeout_seconds=options.seconds
+    )
     verifier = PythonVerifier(cfg)
     names = None if options.dresses == "all" else set(options.dresses.split(","))
     for data, found in read_tasks(options.folder).items():
         tasks = found[:: options.every]
         print(f"\n## {data}, {len(tasks)} problems\n\n| dress | right | refused |\n|---|---:|---|")
         for name, counts, refused in measure_dresses(verifier, tasks, names):
-            print(f"| {name} | {counts['correct']} | {', '.join(refused)} |", flush=True)
+            shown = ", ".join([*refused[:4], *(["..."] if refused[4:] else [])])
+            print(f"| {name} | {counts['correct']} | {shown} |", flush=True)
         table: Counter[tuple[bool, bool]] = Counter()
         apart = []
-        for task, text, expected, reason in measure_mutants(verifier, tasks, options.mutants):
+        mutated = measure_mutants(verifier, tasks, options.mutants, options.seconds)
+        for task, text, expected, reason in mutated:
             table[expected, reason == "correct"] += 1
             if expected != (reason == "correct"):
                 apart.append((task, text, expected, reason))
