@@ -21,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 START_SECONDS = 120.0  # imports, on a machine that is busy
-_LEAST_SHARE = 0.5  # of a core: a process that had less has not used up its time limit
-_MOST_WAITS = 4  # time limits that a process gets to have that share
+_LEAST_USED = 0.5  # of its time limit, in processor time: a process that had less did not hang
+_MOST_WAITS = 12  # time limits that a process gets to have that much
 _MAX_REQUEST_BYTES = 32_768  # half of what a pipe takes: a write to a waiting worker cannot block
 
 
@@ -153,7 +153,7 @@ class _Worker:
             left = begun + num_waits * timeout_seconds - time.monotonic()
             if left <= 0 or not waiting.poll(left * 1000):
                 used = _processor_seconds(process.pid) - used_before
-                if used >= _LEAST_SHARE * timeout_seconds:
+                if used >= _LEAST_USED * timeout_seconds:
                     raise WorkerHung(f"no result within {timeout_seconds:g} s")
                 if num_waits == _MOST_WAITS:
                     raise WorkerStarved(f"{used:g} s of a processor within {_MOST_WAITS} limits")

@@ -56,7 +56,7 @@ def test_a_hang_costs_its_own_time_limit_and_nothing_else(started, hang):
     verdicts = started.verify(pairs)
     assert [v.reason for v in verdicts] == ["correct", "timeout", "correct"]
     assert verdicts[1].reward == 0
-    assert 2 <= time.monotonic() - begun < 2 + 10  # and the start of another process
+    assert 2 <= time.monotonic() - begun < 60  # and the start of another process
     assert len(worker_pids(os.getpid())) == 1
 
 
@@ -118,7 +118,7 @@ def test_a_machine_that_gives_no_processor_time_is_not_blamed_on_the_answer(tmp_
     try:
         begun = time.monotonic()
         (lost,) = pool.map(["task"])
-        assert isinstance(lost, WorkerStarved) and 1.2 <= time.monotonic() - begun < 10
+        assert isinstance(lost, WorkerStarved) and 3.6 <= time.monotonic() - begun < 60
     finally:
         pool.close()
 
