@@ -12,7 +12,19 @@ from typing import Any
 from latex2sympy2_extended import NormalizationConfig
 from latex2sympy2_extended.latex2sympy2 import latex2sympy, normalize_latex
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Derivative, Eq, Expr, Float, I, MatrixBase, Poly, PolynomialError, Rational
+from sympy import (
+    Basic,
+    Derivative,
+    Eq,
+    Expr,
+    Float,
+    I,
+    MatrixBase,
+    MatrixExpr,
+    Poly,
+    PolynomialError,
+    Rational,
+)
 
 from passk.answers.equality import same_answer
 from passk.answers.forms import Assignment, Choice, Form, Formula, Several
@@ -28,6 +40,7 @@ _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])|\\(?:det|arg|Re|Im)(?![A-
 # Numbers with nothing between them, which the parser adds up.
 _SIDE_BY_SIDE = re.compile(r"(?<![_^\d])\d+\s+\d")
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
+_MATRICES = (MatrixBase, MatrixExpr)
 _NUM_POINTS = 6
 _ENOUGH = 3  # points at which two expressions agree
 _DIGITS = 30
@@ -81,14 +94,14 @@ def read_formula(latex: str, is_real: bool = True) -> Any:
 
 
 def _same_expression(gold: Any, answer: Any) -> bool | None:
-    if isinstance(gold, MatrixBase) != isinstance(answer, MatrixBase):
+    if isinstance(gold, _MATRICES) != isinstance(answer, _MATRICES):
         return False  # a determinant is no matrix
     same = None
     if isinstance(gold, Eq) and isinstance(answer, Eq):
         same = _same_equation(gold, answer)
     elif isinstance(gold, Eq) or isinstance(answer, Eq):
         return False
-    elif isinstance(gold, Expr) and isinstance(answer, Expr):
+    elif isinstance(gold, Expr) and isinstance(answer, Expr) and not isinstance(gold, _MATRICES):
         same = _same_in_value(gold, answer)
     # No timeout: math-verify's is an alarm, and the process that runs this is killed instead.
     if same is None and verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None):

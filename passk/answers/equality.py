@@ -22,7 +22,7 @@ from passk.answers.forms import (
     fold,
     is_words,
 )
-from passk.answers.reader import read_answer
+from passk.answers.reader import as_named_pair, read_answer
 from passk.answers.spelling import normalise_latex
 
 MAX_ELEMENTS = 50
@@ -159,7 +159,7 @@ def _same_number(gold: Number, answer: Number) -> bool:
 
 def _same_several(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
     if not (isinstance(gold, Several) and isinstance(answer, Several)):
-        return same_formula(gold.latex, answer.latex) if _may_be_sets(gold, answer) else False
+        return same_formula(gold.latex, answer.latex) if _may_be_one(gold, answer) else False
     gold, answer = _as_pair(gold, answer), _as_pair(answer, gold)
     if (gold.opening, gold.closing) != (answer.opening, answer.closing):
         return False
@@ -181,9 +181,11 @@ def _same_several(gold: Form, answer: Form, same_formula: SameFormula) -> bool |
     return True
 
 
-def _may_be_sets(gold: Form, answer: Form) -> bool:
-    """The numbers from 2 to below 5 may be an interval here and 2 <= x < 5 there."""
+def _may_be_one(gold: Form, answer: Form) -> bool:
+    """An interval may be 2 <= x < 5 on the other side, and a matrix a sum of matrices."""
     several, other = (gold, answer) if isinstance(gold, Several) else (answer, gold)
+    if isinstance(several, Several) and several.opening == "matrix":
+        return r"\begin{pmatrix}" in other.latex
     is_set = isinstance(several, Several) and several.opening in ("(", "[", "union", "")
     is_condition = any(sign in other.latex for sign in (*_RELATIONS, r"\setminus"))
     return is_set and isinstance(other, Formula) and is_condition
@@ -193,17 +195,13 @@ def _as_pair(form: Several, other: Several) -> Several:
     """A vector, and equations such as `y = 2, x = 3`, as the pair that the other side is."""
     if other.opening != "(" or form.opening == "(":
         return form
-    elements: tuple[Form, ...] | None = None
-    if form.opening == "matrix":
-        rows = [row.elements for row in form.elements if isinstance(row, Several)]
-        if len(rows) == 1:
-            elements = rows[0]
-        elif all(len(row) == 1 for row in rows):
-            elements = tuple(row[0] for row in rows)
-    elif form.opening == "" and _has_names(form):
-        named = {e.name: e for e in form.elements if isinstance(e, Assignment)}
-        elements = tuple(named[name] for name in sorted(named))
-    return form if elements is None else Several("(", ")", elements, form.latex)
+    if form.opening != "matrix":
+        return as_named_pair(form) or form
+    rows = [row.elements for row in form.elements if isinstance(row, Several)]
+    if len(rows) > 1 and any(len(row) > 1 for row in rows):
+        return form
+    elements = rows[0] if len(rows) == 1 else tuple(row[0] for row in rows)
+    return Several("(", ")", elements, form.latex)
 
 
 def _has_names(form: Several) -> bool:

@@ -11,6 +11,7 @@ from fractions import Fraction
 # Hyphens and slashes inside words, as in `two-thirds`, are none.
 _MATHEMATICAL_SIGN = re.compile(r"[-+*/<>=^_\\|&!]")
 _INSIDE_WORDS = re.compile(r"(?<=[^\W\d_]{2})[-/](?=[^\W\d_]{2})")
+_INDEX = re.compile(r"_\s?\{[^{}]*\}")
 _TIME = re.compile(r"[\d:\s]+[ap]\.?\s?m\.?|\d{1,2}(?:\s?:\s?\d{2})+", re.IGNORECASE)
 WORDS_FOR_NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
@@ -120,8 +121,8 @@ class Formula:
 
     @property
     def is_equation(self) -> bool:
-        """Whether it holds an equals sign."""
-        return "=" in self.latex
+        """Whether it holds an equals sign, other than the one below a sum."""
+        return "=" in _INDEX.sub("", self.latex)
 
 
 Form = Number | Words | Numeral | Residue | Ratio | Choice | Several | Assignment | Formula

@@ -9,6 +9,8 @@ _CONSTANTS = r"(?!(?:pi|infty|emptyset|pm|mp|cdot|times|sqrt|frac|int|sum|lim|lo
 _LETTER = rf"(?:\\{_CONSTANTS}[A-Za-z]+|[A-Za-z])"
 _INDEX = r"(?:\s?_\s?(?:\{[^{}]*\}|\w))?"
 _LINES = r"\\(?:overline|vec|hat|widehat|bar|dot|ddot|tilde|mathbf|mathcal|operatorname)"
+_SIZE = rf"[A-Za-z]{{1,3}}{_INDEX}'?"
+_MEASURE = rf"(?:[A-Z]{{2,3}}|[A-Z]{_INDEX})"  # of a figure: AB, S_1
 _NAME = re.compile(
     r"(?:"
     rf"(?:\\?{_CONSTANTS}[A-Za-z]{{1,3}}|\\{_CONSTANTS}[a-z]+|\\text\s?\{{[^{{}}]*\}}|{_LINES}\s?\{{[^{{}}]*\}})"
@@ -20,7 +22,8 @@ _NAME = re.compile(
     rf"|d\s?{_LETTER}\s?/\s?d\s?{_LETTER}"
     rf"|\\frac\s?\{{\s?(?:d|\\partial)\s?(?:\^\s?\{{?\d\}}?)?\s?{_LETTER}?\s?\}}"
     rf"\s?\{{\s?(?:d|\\partial)\s?{_LETTER}\s?(?:\^\s?\{{?\d\}}?)?\s?\}}(?:\s?{_LETTER})?"
-    r"|[A-Za-z]{1,3}(?:\s?:\s?[A-Za-z]{1,3})+"
+    rf"|{_SIZE}(?:\s?:\s?{_SIZE})+|{_MEASURE}\s?/\s?{_MEASURE}"
+    rf"|\\frac\s?\{{\s?{_MEASURE}\s?\}}\s?\{{\s?{_MEASURE}\s?\}}"
     r"|[A-Za-z]{4,}(?:\s[A-Za-z]+)*"
     r")"
 )
@@ -29,6 +32,7 @@ _UNKNOWN = re.compile(
     r"|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho)(?![a-z]))"
     r"(?:\s?_\s?(?:\{\w+\}|\w))?"
 )
+_BOUND = re.compile(r"\\(?:lim|sum|prod|int|max|min|gcd|lcm|det)(?![a-z])")
 _FIXED_CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s?\(\s?-?\d+\s?\)")
 
 
@@ -38,7 +42,9 @@ def is_name(text: str) -> bool:
 
 
 def is_quantity(text: str) -> bool:
-    """Whether a text is a quantity of several unknowns, or of known places of a function."""
+    """Whether a text is a quantity: of several unknowns, f(2) + f(3), or a limit or a sum."""
+    if _BOUND.match(text):
+        return True
     without_calls = _FIXED_CALL.sub("", text)
     unknowns = {found.replace(" ", "") for found in _UNKNOWN.findall(without_calls)}
     return len(unknowns) > 1 or (not unknowns and without_calls != text)

@@ -48,8 +48,9 @@ _RESIDUE = re.compile(
     r"(?:(?P<name>[^=]+?)\s*\\equiv\s*)?(?P<value>-?\d{1,20})\s*\(?\s*"
     r"(?:\\?[pb]?mod(?![a-z])|\\text\{\s*mod\s*\})\s*\{?\s*(?P<modulus>\d{1,20})\s*\}?\s*\)?"
 )
-_MATRIX = re.compile(r"[\[(]?\s*\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}\s*[\])]?", re.DOTALL)
-_CASES = re.compile(r"\\\{?\s*\\begin\{(?:cases|aligned)\}(.*?)\\end\{(?:cases|aligned)\}")
+_MATRIX = re.compile(
+    r"[\[(]?\s*\\begin\{pmatrix\}((?:(?!\\begin).)*?)\\end\{pmatrix\}\s*[\])]?", re.DOTALL
+)
 _BUILT_SET = re.compile(
     r"\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\\vert|\||:)\s*(.*)\\\}"
 )
@@ -61,7 +62,7 @@ _MAX_DEPTH = 4
 @lru_cache(maxsize=8192)
 def read_answer(text: str) -> Form:
     """The form of an answer, whatever its spelling."""
-    return _read(normalise_latex(text), 0)
+    return read_number(text) or _read(normalise_latex(text), 0)
 
 
 def reads_as(text: str) -> str:
@@ -225,6 +226,11 @@ def _union(text: str, depth: int) -> Form | None:
 
 
 def _list(text: str, depth: int) -> Form | None:
+    if ";" in text and "=" in text:  # p = 5, q = 2; p = 7, q = 2
+        groups = [_read(part, depth) for part in split_outside(text, ";")]
+        pairs = [named for group in groups if (named := as_named_pair(group)) is not None]
+        if len(pairs) == len(groups) > 1:
+            return Several("", "", tuple(pairs), text)
     parts = [part for whole in split_outside(text, ",;") for part in _both_signs(whole)]
     if len(parts) == 1:
         return None
@@ -302,6 +308,16 @@ def _named_pair(left: str, right: str, depth: int) -> Form | None:
         for name, value in zip(names, values.elements, strict=True)
     )
     return replace(values, elements=tuple(elements))
+
+
+def as_named_pair(form: Form) -> Several | None:
+    """The pair that equations such as `y = 2, x = 3` are, in the order of their names."""
+    if not (isinstance(form, Several) and form.opening == "" and len(form.elements) > 1):
+        return None
+    named = {e.name: e for e in form.elements if isinstance(e, Assignment) and e.is_name}
+    if len(named) < len(form.elements):
+        return None
+    return Several("(", ")", tuple(named[name] for name in sorted(named)), form.latex)
 
 
 def _point(text: str, depth: int) -> Form | None:

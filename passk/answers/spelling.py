@@ -77,73 +77,114 @@ _TAKES_ARGUMENT = re.compile(r"(?:[\^_}]|\\[A-Za-z]+)\s*\Z")
 # What TeX takes as one argument without braces, and a short exponent.
 _TOKEN = r"\\(?!sqrt|frac|left|[dtc]frac|text)[A-Za-z]+|[0-9A-Za-z]"
 _EXPONENT = r"(?:\d|\{-?\d+\})"
-_SIZES = (
-    "[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|tiny|scriptsize"
-    "|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge"
-)
-# In order. Spacing, sizes and colours say nothing; one name for each command that has several.
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+# One name for each command that has several; sizes say nothing.
+_COMMANDS = {
+    **dict.fromkeys(
+        (
+            *("big", "bigg", "Big", "Bigg", "bigl", "bigr", "biggl", "biggr", "Bigl", "Bigr"),
+            *("Biggl", "Biggr", "bigm", "displaystyle", "textstyle", "scriptstyle", "limits"),
+            *("nolimits", "tiny", "scriptsize", "footnotesize", "small", "normalsize", "large"),
+            *("Large", "LARGE", "huge", "Huge", "pounds", "yen", "euro", "textdollar"),
+            *("texteuro", "textsterling"),
+        ),
+        "",
+    ),
+    **dict.fromkeys(("quad", "qquad"), " "),
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"),
+    **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
+    **dict.fromkeys(("textbf", "textit", "textrm", "textnormal", "mbox", "hbox"), r"\text"),
+    **dict.fromkeys(("leq", "leqslant"), r"\le "),
+    **dict.fromkeys(("geq", "geqslant"), r"\ge "),
+    **dict.fromkeys(("simeq", "sim", "approx"), r"\approx "),
+    **dict.fromkeys(("varnothing", "emptyset"), r"\emptyset "),
+    **dict.fromkeys(("backslash", "smallsetminus"), r"\setminus "),
+    "neq": r"\ne ",
+    "lt": "<",
+    "gt": ">",
+    "coloneqq": "=",
+    "colon": ":",
+    "langle": "(",
+    "rangle": ")",
+}
+# Needle, pattern, replacement, in order: a rule is tried on what holds its needle.
 _SPELLINGS = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\text\s*\{\s*\}", ""),
-        (r"\\(?:text)?color\s*(?:\[[^\][]*\]\s*)?\{[^{}]*\}", ""),
+    (needle, re.compile(pattern), replacement)
+    for needle, pattern, replacement in (
+        ("text", r"\\text\s*\{\s*\}", ""),
+        ("text", r"\\text\s+\{", r"\\text{"),
+        ("color", r"\\(?:text)?color\s*(?:\[[^\][]*\]\s*)?\{[^{}]*\}", ""),
         # A determinant, `vmatrix`, is no matrix.
-        (r"\\left\s*\|\s*\\begin\{(?:array\}\s*\{[^{}]*\}|matrix\})", r"\\begin{vmatrix}"),
-        (r"\\end\{(?:array|matrix)\}\s*\\right\s*\|", r"\\end{vmatrix}"),
-        (r"\\begin\{(?:[bB]|small)?matrix\}|\\begin\{array\}\s*\{[^{}]*\}", r"\\begin{pmatrix}"),
-        (r"\\end\{(?:(?:[bB]|small)?matrix|array)\}", r"\\end{pmatrix}"),
-        (rf"\\(?:(?:left|right|middle)(?![A-Za-z])\.?|(?:{_SIZES})(?![A-Za-z]))", ""),
-        (r"\\!\s*|\\phantom\s*(?:\{[^{}]*\}|-)|(?<!\\)\{\}", ""),
-        (r"(?<=\d)(?:\{?\\[,;: ]\s*\}?)(?=\d{3}(?!\d))", ""),  # 1\,000
-        (r"(?<=\d)\{,\}(?=\d)", ","),
-        (r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (rf"\\frac\s*({_TOKEN})", r"\\frac{\1}"),
-        (rf"(\\frac\s*\{{[^{{}}]*\}})\s*({_TOKEN})", r"\1{\2}"),
-        (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
-        (rf"\\binom\s*({_TOKEN})\s*({_TOKEN})", r"\\binom{\1}{\2}"),
-        (r"\{([^{}\\]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
-        (r"_\s?\{?(\w+)\}?\s?C\s?_\s?(?:\{(\w+)\}|(\w))", r"\\binom{\1}{\2\3}"),
-        (r"\A\s*(\w+)\s*\\choose\s*(\w+)\s*\Z", r"\\binom{\1}{\2}"),
-        (r"\\log_(\d\d+)", r"\\log_{\1}"),
-        (rf"(\\(?:sin|cos|tan|sec|csc|cot|log|ln)\s?\^\s?{_EXPONENT})\s?({_TOKEN})", r"\1{\2}"),
-        (r"\\(?:text(?:bf|it|rm|normal)?|mbox|hbox)\s*\{", r"\\text{"),
-        (r"\*\*\s*(?:\(([^()]*)\)|(-?\w+))", r"^{\1\2}"),
-        (r"\*\*", "^"),
-        (r"(?<![A-Za-z\\])sqrt\s*(?=[({])", r"\\sqrt"),
-        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"\\sqrt\s+(\d+)", r"\\sqrt{\1}"),  # √12, where TeX would take the 1 alone
-        (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
-        (r"\\(?:overline|bar|dot)\s*(\d)", r"\\overline{\1}"),
-        (r"\\(?:bar|dot)\s*(?=\{\d)", r"\\overline"),
-        (r"\\(?:leq|leqslant)(?![A-Za-z])|<=", r"\\le "),
-        (r"\\(?:geq|geqslant)(?![A-Za-z])|>=", r"\\ge "),
-        (r"\\lt(?![A-Za-z])", "<"),
-        (r"\\gt(?![A-Za-z])", ">"),
-        (r"\\neq(?![A-Za-z])|!=", r"\\ne "),
-        (r":=|\\coloneqq(?![A-Za-z])", "="),
-        (r"\\(?:simeq|sim|approx)(?![A-Za-z])", r"\\approx "),
-        (r"\\colon(?![A-Za-z])|(?<=\d)\s*\\text\{\s*to\s*\}\s*(?=\d)", ":"),
-        (r"\\langle(?![A-Za-z])", "("),
-        (r"\\rangle(?![A-Za-z])", ")"),
-        (r"\\(?:varnothing|emptyset)(?![A-Za-z])|\A\s*\\\{\s*\\\}\s*\Z", r"\\emptyset "),
-        (r"\\(?:backslash|smallsetminus)(?![A-Za-z])|-\s*(?=\\\{)", r"\\setminus "),
-        (r"\\in\s*(?:R|\\R|\\Re)(?![A-Za-z])", r"\\in \\mathbb{R}"),
-        (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
-        (r"(?<![\w)}])\+\s*(?=\\infty)", ""),
-        (r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])", r"^\\circ "),
-        (r"(?<!\^)\\degree(?![A-Za-z])", r"^\\circ "),
-        (r"\^\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),  # 12^{\text{th}}
-        (r"\^\s*\{\s*(?:st|nd|rd|th)\s*\}", ""),
-        (r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", ""),
-        (r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<=[\s\d)}$]),?\s(?:and|or)\s(?=[\s\d(\\$-])", " , "),
-        (r"\\text\{\s*\\?[$]\s*\}|(?:US)?\\\$|[$]", ""),
-        (r"\\(?:pounds|yen|euro|textdollar|texteuro|textsterling)(?![A-Za-z])\s*(?:\{\})?", ""),
-        (r"\A([-+]?)\s*(?:Rs\.?|USD|EUR|GBP|INR)\s*(?=\d)", r"\1"),
-        (r"\\%", "%"),
-        (r"(?<!\\)\\[\[\]()]", ""),  # mathematics mode
-        (r",(?:\s*,)+", ","),  # 2, 3, and 4
-        (r"\s+", " "),
+        (
+            "begin",
+            r"\\left\s*\|\s*\\begin\{(?:array\}\s*\{[^{}]*\}|matrix\})",
+            r"\\begin{vmatrix}",
+        ),
+        ("end", r"\\end\{(?:array|matrix)\}\s*\\right\s*\|", r"\\end{vmatrix}"),
+        (
+            "begin",
+            r"\\begin\{(?:[bB]|small)?matrix\}|\\begin\{array\}\s*\{[^{}]*\}",
+            r"\\begin{pmatrix}",
+        ),
+        ("end", r"\\end\{(?:(?:[bB]|small)?matrix|array)\}", r"\\end{pmatrix}"),
+        ("\\", r"\\(?:left|right|middle)(?![A-Za-z])\.?", ""),
+        ("\\", r"\\!\s*|\\phantom\s*(?:\{[^{}]*\}|-)", ""),
+        ("{}", r"(?<!\\)\{\}", ""),
+        ("\\", r"(?<=\d)(?:\{?\\[,;: ]\s*\}?)(?=\d{3}(?!\d))", ""),  # 1\,000
+        ("{,}", r"(?<=\d)\{,\}(?=\d)", ","),
+        ("\\", r"(?<!\\)\\[,;:> ]", " "),
+        (r"\frac", rf"\\frac\s*({_TOKEN})", r"\\frac{\1}"),
+        (r"\frac", rf"(\\frac\s*\{{[^{{}}]*\}})\s*({_TOKEN})", r"\1{\2}"),
+        (r"\binom", rf"\\binom\s*({_TOKEN})\s*({_TOKEN})", r"\\binom{\1}{\2}"),
+        ("choose", r"\{([^{}\\]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+        ("choose", r"\A\s*(\w+)\s*\\choose\s*(\w+)\s*\Z", r"\\binom{\1}{\2}"),
+        ("C", r"_\s?\{?(\w+)\}?\s?C\s?_\s?(?:\{(\w+)\}|(\w))", r"\\binom{\1}{\2\3}"),
+        (r"\log_", r"\\log_(\d\d+)", r"\\log_{\1}"),
+        (
+            "^",
+            rf"(\\(?:sin|cos|tan|sec|csc|cot|log|ln)\s?\^\s?{_EXPONENT})\s?({_TOKEN})",
+            r"\1{\2}",
+        ),
+        ("**", r"\*\*\s*(?:\(([^()]*)\)|(-?\w+))", r"^{\1\2}"),
+        ("**", r"\*\*", "^"),
+        ("sqrt", r"(?<![A-Za-z\\])sqrt\s*(?=[({])", r"\\sqrt"),
+        ("sqrt", r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        ("sqrt", r"\\sqrt\s+(\d+)", r"\\sqrt{\1}"),  # √12, where TeX would take the 1 alone
+        ("sqrt", r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
+        ("\\", r"\\(?:overline|bar|dot)\s*(\d)", r"\\overline{\1}"),
+        ("\\", r"\\(?:bar|dot)\s*(?=\{\d)", r"\\overline"),
+        ("=", "<=", r"\\le "),
+        ("=", ">=", r"\\ge "),
+        ("=", "!=", r"\\ne "),
+        ("=", ":=", "="),
+        ("to", r"(?<=\d)\s*\\text\{\s*to\s*\}\s*(?=\d)", ":"),
+        (r"\}", r"\A\s*\\\{\s*\\\}\s*\Z", r"\\emptyset "),
+        (r"\{", r"-\s*(?=\\\{)", r"\\setminus "),
+        (r"\in", r"\\in\s*(?:R|\\R|\\Re)(?![A-Za-z])", r"\\in \\mathbb{R}"),
+        (r"\mathbb", r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
+        (r"\infty", r"(?<![\w)}])\+\s*(?=\\infty)", ""),
+        ("^", r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])", r"^\\circ "),
+        ("degree", r"(?<!\^)\\degree(?![A-Za-z])", r"^\\circ "),
+        ("^", r"\^\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),  # 12^{\text{th}}
+        ("^", r"\^\s*\{\s*(?:st|nd|rd|th)\s*\}", ""),
+        *((end, rf"(?<=\d){end}(?![A-Za-z])", "") for end in ("st", "nd", "rd", "th")),
+        *(
+            (
+                word,
+                rf"\\text\{{\s*,?\s*{word}\s*\}}|(?<=[\s\d)}}$]),?\s{word}\s(?=[\s\d(\\$-])"
+                rf"|(?<=\)){word}(?=[(\\])",
+                " , ",
+            )
+            for word in ("and", "or")
+        ),
+        ("$", r"\\text\{\s*\\?[$]\s*\}|(?:US)?\\\$|[$]", ""),
+        *(
+            (code, rf"\A([-+]?)\s*{code}\.?\s*(?=\d)", r"\1")
+            for code in ("Rs", "USD", "EUR", "GBP", "INR")
+        ),
+        (r"\%", r"\\%", "%"),
+        ("\\", r"(?<!\\)\\[\[\]()]", ""),  # mathematics mode
+        (",", r",(?:\s*,)+", ","),  # 2, 3, and 4
     )
 )
 
@@ -156,10 +197,13 @@ def normalise_latex(text: str) -> str:
     """
     text = _in_plain_characters(text)
     box = last_box(text)
-    text = _without_styles(text if box is None else box)
-    for pattern, replacement in _SPELLINGS:
-        text = pattern.sub(replacement, text)
-    return text.strip().removesuffix(",").removesuffix(".").strip()
+    text = text if box is None else box
+    if "\\" in text:
+        text = _COMMAND.sub(_as_known, _without_styles(text))
+    for needle, pattern, replacement in _SPELLINGS:
+        if needle in text:
+            text = pattern.sub(replacement, text)
+    return " ".join(text.split()).removesuffix(",").removesuffix(".").strip()
 
 
 def _in_plain_characters(text: str) -> str:
@@ -196,10 +240,12 @@ def _as_period(found: re.Match[str]) -> str:
     return rf"\overline{{{digits}}}"
 
 
+def _as_known(found: re.Match[str]) -> str:
+    return _COMMANDS.get(found[1], found[0])
+
+
 def _without_styles(text: str) -> str:
     r"""`x + 1` for `\mathbf{x + 1}`; only a roman unit after a number becomes `\text{}`."""
-    if "\\" not in text:
-        return text
     text = re.sub(r"(\A\s*|\\in\s*)\\mathbf\s*\{R\}", r"\1\\mathbb{R}", text)
     text = _ROMAN_UNIT.sub(_as_text, text)
     written, closing, place = "", [], 0

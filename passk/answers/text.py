@@ -15,7 +15,9 @@ _BARE_BOX = re.compile(
 )
 # Blanks, punctuation, the ends of mathematics mode, "and", "or", and the next box's `x =`.
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s$,;.&*]|\\[()\[\],;: ]|\\q?quad(?![A-Za-z])|\\text\s*\{\s*,?\s*(?:and|or)\s*\}"
+    r"(?:[\s$,;.&*]|\\[()\[\],;: ]|\\q?quad(?![A-Za-z])"
+    r"|\\text\s*\{[^{}]{0,40}?(?<![a-z])(?:and|or)\s*\}"
+    r"|(?<![A-Za-z])[a-z]{3,20} (?:and|or)(?![A-Za-z])"
     r"|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|(?<![A-Za-z])[A-Za-z](?:_\{?\w\}?)?\s*=)*+"
 )
 

@@ -7,7 +7,7 @@ from passk.answers.forms import WORDS_FOR_NUMBERS
 
 _BARE = (
     "mm|cm|km|nm|ms|Hz|kHz|kW|kWh|mol|mL|USD|EUR|in|ft|yd|mi|mph|kg|mg|gm|lbs?|oz|hrs?|mins?|secs?|ml|units?|sq|square|cubic|degrees?"
-    "|dollars?|cents?|percent|inch(?:es)?|feet|foot|yards?|miles?|met(?:er|re)s?|hours?|minutes?"
+    "|dollars?|cents?|percent|pct|inch(?:es)?|feet|foot|yards?|miles?|met(?:er|re)s?|hours?|minutes?"
     "|seconds?|days?|weeks?|months?|years?|pounds?|ounces?|grams?|gallons?|lit(?:er|re)s?"
 )
 _PREFIXED = ("m", "g", "s", "A", "K", "mol", "Hz", "N", "Pa", "J", "W", "C", "V", "F", "T", "L")
@@ -79,7 +79,7 @@ def split_unit(text: str) -> Measured | None:
     words, factor = re.findall(r"[A-Za-z]+", tail), 1
     while words and words[0].lower() in _MULTIPLIERS:
         factor *= _MULTIPLIERS[words.pop(0).lower()]
-    is_percent = bool(words) and words[0].lower() == "percent"
+    is_percent = bool(words) and words[0].lower() in ("percent", "pct", "percentage")
     if not all(_is_unit(word, head, len(words)) for word in words):
         return None
     return Measured(head, factor, is_percent)
