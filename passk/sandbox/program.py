@@ -312,18 +312,19 @@ def find_program(prompt: Prompt, completion: str, wanted: frozenset[str]) -> lis
     before = [] if prompt.code is None else [prompt.code]
     known = frozenset(name for block in before for name in block.defined | block.imported)
     text = _THINKING.sub("", completion)
-    sources = fenced_blocks(text)
-    opened = fenced_blocks("```\n" + _FENCE_AT_END.sub(r"\n\1", text))
-    whole, fenced = _readable([completion]) or _readable([text]), _readable(sources)
+
+    def select(blocks: list[Block]) -> list[Block]:
+        chosen = _select(blocks, wanted, known)
+        return chosen and before + chosen
 
     def readings() -> Iterator[list[Block]]:
-        def select(blocks: list[Block]) -> list[Block]:
-            chosen = _select(blocks, wanted, known)
-            return chosen and before + chosen
-
+        whole = _readable(dict.fromkeys([completion, text]))[:1]
         yield select(whole)
+        sources = fenced_blocks(text)
+        fenced = _readable(sources)
         yield select(fenced)
         yield from (_continued(prompt, source) for source in reversed(sources))
+        opened = fenced_blocks("```\n" + _FENCE_AT_END.sub(r"\n\1", text))
         yield select(_readable(opened))
         yield from (_continued(prompt, source) for source in opened[:1])
         yield select(_readable(_pieces(text.translate(_NO_WIDTH))))
