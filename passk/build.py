@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from importlib.util import find_spec
 
 import torch
@@ -31,11 +32,12 @@ from passk.prompts import (
     PromptEncoder,
     check_characters,
     check_room,
+    check_shown,
     check_solutions,
     check_vocabulary,
 )
 from passk.python_verifier import PythonVerifier
-from passk.ranks import num_ranks
+from passk.ranks import from_rank_0, num_ranks
 from passk.sampler import Sampler
 from passk.sharding import load_sharded
 from passk.torch_sampler import TorchSampler
@@ -71,17 +73,24 @@ class Parts:
     def facts(self) -> dict[str, str]:
         """What the manifest says of them."""
         device = str(self.learner.model.device)
-        return {"device": device, "engine": self.engine} | self.data.digests
+        facts = {"device": device, "engine": self.engine} | self.data.digests
+        return facts | self.encoder.facts(self.data.heldout)
 
 
 @contextmanager
 def open_parts(
-    cfg: TrainConfig, start: str, *, needs_training: bool = True, parameters: str = "all"
+    cfg: TrainConfig,
+    start: str,
+    *,
+    day: date,
+    needs_training: bool = True,
+    parameters: str = "all",
 ) -> Iterator[Parts]:
     """Load data, and the policy at `start` (a folder, a hub id, or `tiny`) twice: to learn with
     and to sample from. Engine and worker processes end with the block.
 
-    The learner has gradients of `parameters` only, see `layers.freeze_outside`.
+    `day` is the date that chat templates write. The learner has gradients of `parameters` only, see
+    `layers.freeze_outside`.
     """
     if not needs_training:  # what is measured has its adapters merged, and is not compiled
         model_cfg = replace(cfg.model, lora_rank=0)
@@ -105,24 +114,13 @@ def open_parts(
     )
     if cfg.num_threads is None and model.num_parameters() < SINGLE_THREADED_PARAMETERS:
         torch.set_num_threads(1)
-    encoder = PromptEncoder(tokenizer, cfg.data.prompt, data.shots, end_ids(model))
+    encoder = PromptEncoder(
+        tokenizer, cfg.data.prompt, data.shots, end_ids(model), from_rank_0(day)
+    )
+    data = replace(data, notes=(*data.notes, *encoder.notes))
     max_model_len = _needed_length(cfg, data, encoder, model, needs_training)
     with ExitStack() as opened:
-        if engine == "vllm":
-            sampler: Sampler = VLLMSampler(
-                start,
-                tokenizer,
-                cfg.model,
-                cfg.rollout,
-                max_model_len=max_model_len,
-                end_ids=end_ids(model),
-            )
-        else:
-            whole = model if num_ranks() == 1 else load_policy(cfg.model, start, device)
-            # Copied even where it is not shared: what lies in a file's memory lies there unaligned,
-            # and products then round otherwise than in a run that read its weights elsewhere.
-            own = copy.deepcopy(whole).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
-            sampler = TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
+        sampler = _open_sampler(cfg, engine, start, tokenizer, model, max_model_len)
         opened.callback(sampler.close)
         verifier = build_verifier(cfg.verifier)
         opened.callback(verifier.close)
@@ -139,6 +137,31 @@ def open_parts(
         )
         erring = with_noise(verifier, cfg.verifier)
         yield Parts(data, tokenizer, encoder, sampler, verifier, erring, learner, engine)
+
+
+def _open_sampler(
+    cfg: TrainConfig,
+    engine: str,
+    start: str,
+    tokenizer: Tokenizer,
+    model: PreTrainedModel,
+    max_model_len: int,
+) -> Sampler:
+    """The engine, with weights of its own; `model` is the one that learns."""
+    if engine == "vllm":
+        return VLLMSampler(
+            start,
+            tokenizer,
+            cfg.model,
+            cfg.rollout,
+            max_model_len=max_model_len,
+            end_ids=end_ids(model),
+        )
+    whole = model if num_ranks() == 1 else load_policy(cfg.model, start, _device(cfg.learner))
+    # Copied even where it is not shared: what lies in a file's memory lies there unaligned, and
+    # products then round otherwise than in a run that read its weights elsewhere.
+    own = copy.deepcopy(whole).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
+    return TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
 
 
 def build_verifier(cfg: VerifierConfig) -> Verifier:
@@ -179,8 +202,9 @@ def _needed_length(
     eval_room, key = room, "rollout.max_new_tokens"
     if cfg.eval.max_new_tokens is not None:
         eval_room, key = (cfg.eval.max_new_tokens, *room[1:]), "eval.max_new_tokens"
-    check_characters(encoder, data.heldout, cfg.model.path)
-    check_characters(encoder, data.train, cfg.model.path)
+    for problems in (data.heldout, data.train):
+        check_shown(encoder, problems)
+        check_characters(encoder, problems, cfg.model.path)
     size = vocabulary_size(model)
     check_vocabulary(encoder, data.heldout, size)
     if training:

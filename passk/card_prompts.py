@@ -19,7 +19,7 @@ def prompt_section(cfg: TrainConfig, folder: Path, tokenizer: Tokenizer) -> dict
     prompt = cfg.data.prompt
     encoder = PromptEncoder(tokenizer, prompt)
     text = encoder.prompt_text(Problem("", "{problem}", ""))
-    messages = _messages(prompt)
+    messages = _messages(prompt, encoder.chat is not None and encoder.chat.in_parts)
     return {
         "is_chat": encoder.is_chat,
         "prompt_style": _style(prompt, encoder),
@@ -108,14 +108,17 @@ def _vllm_code(prompt: PromptConfig, messages: str | None) -> str:
     return f"(output,) = llm.chat({messages}, params{told})"
 
 
-def _messages(prompt: PromptConfig) -> str:
+def _messages(prompt: PromptConfig, in_parts: bool) -> str:
+    def content(text: str) -> str:
+        return f'[{{"type": "text", "text": {text}}}]' if in_parts else text
+
     request = "problem"
     if prompt.instruction:
         request += f" + {json.dumps(chr(10) + prompt.instruction, ensure_ascii=False)}"
-    turns = f'{{"role": "user", "content": {request}}}'
+    turns = f'{{"role": "user", "content": {content(request)}}}'
     if prompt.system is not None:
         system = json.dumps(prompt.system, ensure_ascii=False)
-        turns = f'{{"role": "system", "content": {system}}}, {turns}'
+        turns = f'{{"role": "system", "content": {content(system)}}}, {turns}'
     return f"[{turns}]"
 
 

@@ -1,6 +1,7 @@
 """What each command does once its configuration is known to be good. Imports torch."""
 
 from collections.abc import Callable, Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from passk.starting import (
     how_to_resume,
     model_location,
     origin_state,
+    prompt_day,
     refuse_changes,
     refuse_other_contents,
     starting_point,
@@ -37,23 +39,34 @@ from passk.train import Stopped, train
 
 
 def run_train(
-    cfg: TrainConfig, run_dir: Path, overrides: Sequence[str], *, show_notes: bool = True
+    cfg: TrainConfig,
+    run_dir: Path,
+    overrides: Sequence[str],
+    *,
+    show_notes: bool = True,
+    day: date | None = None,
 ) -> None:
     """One training run in `run_dir`, from its start or, resumed, from its last checkpoint.
 
+    Chat templates write `day`, by default that of the run's start.
     On as many ranks as `learner.num_processes` says. `overrides` are the words the user typed.
     Raises Interrupted when asked to stop.
     """
-    on_all_ranks(cfg.learner, alone, train_as_rank, cfg, run_dir, overrides, show_notes)
+    on_all_ranks(cfg.learner, alone, train_as_rank, cfg, run_dir, overrides, show_notes, day)
 
 
 def train_as_rank(
-    cfg: TrainConfig, run_dir: Path, overrides: Sequence[str], show_notes: bool
+    cfg: TrainConfig,
+    run_dir: Path,
+    overrides: Sequence[str],
+    show_notes: bool,
+    day: date | None,
 ) -> None:
     """What each rank of a training run does."""
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, checkpoint = starting_point(cfg, run_dir)
-    with open_parts(cfg, start) as parts:
+    day = day or prompt_day(run_dir if cfg.resume else None)
+    with open_parts(cfg, start, day=day) as parts:
         # Of all problems: which gold answers are refused may depend on time.
         facts = parts.facts | origin_state(start, checkpoint, run_dir)
         if cfg.resume:
@@ -122,12 +135,16 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
     for words in planned_overrides(cfg, overrides):
         compose_train(words)
     run = Run(run_dir, "reproduce", cfg.train.seed)
-    run.start(cfg, overrides, device=cfg.learner.device, **data.digests)
+    day = prompt_day(run_dir if cfg.resume else None)  # one for all runs, whenever they begin
+    facts = {"device": cfg.learner.device, "prompt_date": day.isoformat()}
+    run.start(cfg, overrides, **facts, **data.digests)
     status = "failed"
     try:
         print_notes(data)
-        train_quietly = partial(run_train, show_notes=False)  # the data are the same in all runs
-        reproduce(cfg, run_dir, overrides, compose_train, train_quietly)
+        train_quietly = partial(
+            run_train, show_notes=False, day=day
+        )  # the data are the same in all runs
+        reproduce(cfg, run_dir, overrides, compose_train, train_quietly, day)
         page = write_report([run_dir], run_dir)
         status = "finished"
     except (Interrupted, KeyboardInterrupt):

@@ -21,6 +21,7 @@ from passk.config import (
     VERIFIER_OF_DATA,
     ConventionsConfig,
     DataConfig,
+    PromptConfig,
     RunConfig,
     TableConfig,
     TrainConfig,
@@ -28,6 +29,7 @@ from passk.config import (
 from passk.errors import UserError
 from passk.reading import broken, read_yaml
 from passk.schemas import DATA_SCHEMAS, SCHEMAS, conf_dir, groups
+from passk.typed_breaks import with_breaks
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -64,8 +66,12 @@ def to_config(composed: DictConfig) -> Any:
 
 
 def settle(cfg: Any) -> Any:
-    """Fill what follows from other fields: the k that is trained is also evaluated, Pass@1 too."""
+    r"""Fill what follows from other fields: the k that is trained is also evaluated, Pass@1 too.
+
+    Texts of prompts get the line breaks that were typed as `\n`.
+    """
     if isinstance(cfg, RunConfig):
+        _read_breaks(cfg.data.prompt)
         ks = {1, *cfg.eval.ks}
         if isinstance(cfg, TrainConfig) and cfg.regime.name != "sft":
             ks.add(cfg.regime.k)
@@ -73,6 +79,13 @@ def settle(cfg: Any) -> Any:
         if cfg.verifier.name == "auto" and cfg.data.name in VERIFIER_OF_DATA:
             cfg.verifier.name = VERIFIER_OF_DATA[cfg.data.name]
     return cfg
+
+
+def _read_breaks(prompt: PromptConfig) -> None:
+    for name in ("template", "completion_template", "separator", "instruction", "system"):
+        if text := getattr(prompt, name):
+            setattr(prompt, name, with_breaks(f"data.prompt.{name}", text))
+    prompt.stop = [with_breaks("data.prompt.stop", text) for text in prompt.stop]
 
 
 def compose_train(overrides: Sequence[str]) -> TrainConfig:

@@ -39,6 +39,7 @@ class PromptConfig:
     system: str | None = None  # the system turn, chat only
     # what the chat template is told besides, such as enable_thinking
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    date: str | None = None  # that a chat template may write, YYYY-MM-DD; null: of the run's start
     num_shots: int = 0  # worked training problems shown first; they are not trained on
     stop: list[str] = field(default_factory=list)  # texts that end a completion, left out of it
 

@@ -41,6 +41,7 @@ from passk.starting import (
     measured_policy,
     model_state,
     model_states,
+    prompt_day,
     refuse_changed_problems,
     refuse_changes,
     refuse_other_contents,
@@ -67,7 +68,8 @@ def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
     if cfg.resume:
         refuse_changes("eval", base, run_dir, policy)
-    with open_parts(base, start, needs_training=False) as parts:
+    day = prompt_day(run_dir if cfg.resume else None, cfg.run)
+    with open_parts(base, start, day=day, needs_training=False) as parts:
         facts = parts.facts | model_state(policy)
         if cfg.resume:
             refuse_other_contents(facts, run_dir)
@@ -139,7 +141,8 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
     base = as_training(cfg, base)
     refuse_changed_problems(cfg, overrides, needs_training=True)
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
-    with open_parts(base, start, parameters=cfg.diagnose.parameters) as parts:
+    day = prompt_day(cfg.run)
+    with open_parts(base, start, day=day, parameters=cfg.diagnose.parameters) as parts:
         print_notes(parts.data)
         parts, gold = checked(base, parts, parts.data.train)
         run = Run(run_dir, "diagnose", cfg.diagnose.seed, policy)
@@ -203,11 +206,12 @@ def _measure_missing(
     `begin` is called once something was measured, before it is written.
     """
     problems: tuple[Problem, ...] = ()
+    day = prompt_day(run_dir if cfg.resume else None, cfg.run)
     for base, start, step in policies:
         file = agreement_file(run_dir, step)
         if problems and file.is_file():
             continue
-        with open_parts(base, start, parameters=cfg.diagnose.parameters) as parts:
+        with open_parts(base, start, day=day, parameters=cfg.diagnose.parameters) as parts:
             is_first = not problems
             if is_first:
                 facts = parts.facts | model_states([start for _, start, _ in policies])

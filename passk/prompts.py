@@ -1,17 +1,20 @@
 """Problems as token ids: the prompt a model sees, and the completion a worked solution makes."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import date
 from operator import add
 
-from jinja2 import TemplateError
-
+from passk.chat import ChatTemplate, Turn, shows, turn
+from passk.codec import CompletionCodec, stops
 from passk.config import PromptConfig
 from passk.errors import UserError
 from passk.policy import Tokenizer
 from passk.types import Problem
 
-Turn = dict[str, str]  # a role and its content
+_PROBE = Problem("", "Is 17 + 25 = 42?", "")  # shows what a chat template does with a problem
 _NUM_CHECKED = 50  # prompts of a side that are looked through: an alphabet soon shows
 
 
@@ -20,15 +23,20 @@ class PromptEncoder:
     """Turns problems into token ids; `shots` are worked problems shown before each of them.
 
     A plain prompt is text with the special tokens that the tokenizer puts before a text. A chat
-    prompt is what the tokenizer's chat template renders, which brings its own. `end_ids` are the
-    tokens that end a completion when it is sampled; without them it is the tokenizer's end token.
-    Raises UserError where `data.prompt` asks for what the tokenizer does not have.
+    prompt is what the tokenizer's chat template renders, which brings its own; `day` is the date
+    that it may write, unless `data.prompt.date` says another. `end_ids` are the tokens that end a
+    completion when it is sampled; without them it is the tokenizer's end token.
+    Raises UserError where `data.prompt` asks for what the tokenizer does not have, and where the
+    chat template leaves out a turn.
     """
 
     tokenizer: Tokenizer
     cfg: PromptConfig
     shots: tuple[Problem, ...] = ()
     end_ids: tuple[int, ...] = ()
+    day: date = field(default_factory=date.today)
+    chat: ChatTemplate | None = field(init=False)  # None: prompts are plain
+    codec: CompletionCodec = field(init=False)
 
     def __post_init__(self) -> None:
         if self.cfg.style == "chat" and not self.tokenizer.chat_template:
@@ -36,11 +44,62 @@ class PromptEncoder:
                 "data.prompt.style=chat, but the model's tokenizer has no chat template; use "
                 "data.prompt.style=plain, or auto, which takes plain where there is none"
             )
+        stops(self.tokenizer, self.cfg.stop)  # refuses those that would never be found
+        is_chat = self.cfg.style != "plain" and bool(self.tokenizer.chat_template)
+        object.__setattr__(self, "chat", self._chat_template() if is_chat else None)
+        object.__setattr__(self, "codec", CompletionCodec(self.tokenizer))
+
+    def _chat_template(self) -> ChatTemplate:
+        """The chat template with the form of content that it shows: text, or else parts."""
+        named = self.cfg.date
+        template = ChatTemplate(
+            self.tokenizer,
+            self.cfg.chat_template_kwargs,
+            date.fromisoformat(named) if named else self.day,
+            names_day=named is not None,
+        )
+        turns, refusals = self._turns(_PROBE), []
+        for form in (template, replace(template, in_parts=True)):
+            try:
+                missing = form.left_out(turns)
+            except UserError as error:
+                refusals.append(error)
+                continue
+            if missing is None:
+                return form
+            what = "the problem" if missing is turns[-1] else f"a turn of the {missing['role']}"
+            refusals.append(
+                UserError(
+                    f"{form.name} leaves out {what}: {missing['content'][:60]!r} is not in the "
+                    "prompt, given as text or as a list of parts; use data.prompt.style=plain"
+                )
+            )
+        raise refusals[0]
 
     @property
     def is_chat(self) -> bool:
         """Whether prompts are turns of the chat template; `auto` takes it if there is one."""
-        return self.cfg.style != "plain" and bool(self.tokenizer.chat_template)
+        return self.chat is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user: what a chat template was given that nobody asked for."""
+        if self.chat is None:
+            return ()
+        parts = "prompts: the chat template shows content as a list of parts, and is given it so"
+        day = f"prompts: the chat template is told that today is {self.chat.day} (data.prompt.date)"
+        said = ((parts, self.chat.in_parts), (day, self.chat.writes_date))
+        return tuple(note for note, holds in said if holds)
+
+    def facts(self, problems: Sequence[Problem]) -> dict[str, str]:
+        """What the manifest says of prompts: a digest of the tokens, and what they depend on."""
+        ids = json.dumps(self.prompts(problems))
+        facts = {"prompts_sha256": hashlib.sha256(ids.encode()).hexdigest()[:16]}
+        if self.chat is not None and self.chat.in_parts:
+            facts["prompt_content"] = "parts"
+        if self.chat is not None and self.chat.writes_date:
+            facts["prompt_date"] = self.chat.day.isoformat()
+        return facts
 
     def prompts(self, problems: Sequence[Problem]) -> list[list[int]]:
         """Token ids of each prompt."""
@@ -49,14 +108,19 @@ class PromptEncoder:
     def completions(self, problems: Sequence[Problem]) -> list[list[int]]:
         """Token ids of each worked solution as the model would sample it, end token included.
 
-        They are what the tokens of prompt and solution together have after those of the prompt.
+        They are what the tokens of prompt and solution together have after those of the prompt, or
+        those of the solution alone where its first characters would join the prompt's last token.
         """
         texts = self.texts(problems)
         prompts = self._encode([prompt for prompt, _ in texts])
         wholes = self._encode([prompt + completion for prompt, completion in texts])
         return [
-            self._ended(whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._ids(text))
-            for prompt, whole, (_, text) in zip(prompts, wholes, texts, strict=True)
+            self._ended(
+                whole[len(prompt) :]
+                if whole[: len(prompt)] == prompt
+                else self.codec.encode(completion)
+            )
+            for prompt, whole, (_, completion) in zip(prompts, wholes, texts, strict=True)
         ]
 
     def texts(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
@@ -66,21 +130,21 @@ class PromptEncoder:
 
     def prompt_text(self, problem: Problem) -> str:
         """The prompt as text; a plain one without the tokens that the tokenizer puts before it."""
-        if self.is_chat:
-            return self._render(self._turns(problem), add_generation_prompt=True)
+        if self.chat is not None:
+            return self.chat.render(self._turns(problem), add_generation_prompt=True)
         shown = [self._question(shot) + self._answer(shot) for shot in self.shots]
         return self.cfg.separator.join([*shown, self._question(problem)])
 
     def _completion_text(self, problem: Problem, prompt: str) -> str:
         """The text after `prompt`: of a chat, the template's assistant turn with its end."""
-        if not self.is_chat:
+        if self.chat is None:
             return self._answer(problem)
         answer = self._answer(problem).strip()
-        turns = [*self._turns(problem), _turn("assistant", answer)]
-        whole = self._render(turns, add_generation_prompt=False)
+        turns = [*self._turns(problem), turn("assistant", answer)]
+        whole = self.chat.render(turns, add_generation_prompt=False)
         if not whole.startswith(prompt) or answer not in whole[len(prompt) :]:
             raise UserError(
-                "the chat template of the model's tokenizer does not render a worked solution as "
+                f"{self.chat.name} does not render a worked solution as "
                 "the continuation of its prompt, so it cannot be learned from; use "
                 "data.prompt.style=plain"
             )
@@ -94,43 +158,36 @@ class PromptEncoder:
 
     def _turns(self, problem: Problem) -> list[Turn]:
         """The conversation up to the problem, whose turn ends with the instruction."""
-        turns = [] if self.cfg.system is None else [_turn("system", self.cfg.system)]
+        turns = [] if self.cfg.system is None else [turn("system", self.cfg.system)]
         for shot in self.shots:
-            turns.append(_turn("user", self._request(shot)))
-            turns.append(_turn("assistant", self._answer(shot).strip()))
-        return [*turns, _turn("user", self._request(problem))]
+            turns.append(turn("user", self._request(shot)))
+            turns.append(turn("assistant", self._answer(shot).strip()))
+        return [*turns, turn("user", self._request(problem))]
 
     def _request(self, problem: Problem) -> str:
         return "\n".join(filter(None, (problem.prompt, self.cfg.instruction)))
 
-    def _render(self, turns: list[Turn], *, add_generation_prompt: bool) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **self.cfg.chat_template_kwargs,
-            )
-        except TemplateError as error:
-            raise UserError(
-                f"the chat template of the model's tokenizer refuses data.prompt ({error}); change "
-                "data.prompt.system or use data.prompt.style=plain"
-            ) from error
-        assert isinstance(text, str)
-        return text
-
     def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts that a model goes on from.
+
+        Plain ones begin with the special tokens that the tokenizer puts before a text, once even
+        where the text has them too, and end without those that it puts behind one.
+        """
         if not texts:  # which the tokenizer does not take
             return []
-        encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=not self.is_chat)[
-            "input_ids"
-        ]
-        return encoded
+        bare: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        if self.is_chat:
+            return bare
+        first = self._first_tokens(texts[0], bare[0])
+        return [ids if first and ids[: len(first)] == first else first + ids for ids in bare]
 
-    def _ids(self, text: str) -> list[int]:
-        """A completion by itself, where its first characters would join the prompt's last token."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+    def _first_tokens(self, text: str, bare: list[int]) -> list[int]:
+        """The special tokens before a text whose own tokens are `bare`."""
+        whole: list[int] = self.tokenizer(text)["input_ids"]
+        for place in range(len(whole) - len(bare) + 1):
+            if whole[place : place + len(bare)] == bare:
+                return whole[:place]
+        return []
 
     def _ended(self, ids: list[int]) -> list[int]:
         """Cut after the first token that ends a completion, or with one added."""
@@ -140,10 +197,6 @@ class PromptEncoder:
                 return ids[:place]
         eos = self.tokenizer.eos_token_id
         return [*ids, eos if eos in ends else ends[0]]
-
-
-def _turn(role: str, content: str) -> Turn:
-    return {"role": role, "content": content}
 
 
 def check_room(
@@ -166,6 +219,11 @@ def check_room(
             f"{model_context} tokens; use at most that, or null"
         )
     lengths = [len(prompt) for prompt in encoder.prompts(problems)]
+    if 0 in lengths:
+        raise UserError(
+            f"the prompt of {problems[lengths.index(0)].id} has no tokens: the model's tokenizer "
+            "drops all of it"
+        )
     longest = max(lengths, default=0)
     limit = max_model_len or model_context
     if limit is not None and longest + max_new_tokens > limit:
@@ -178,6 +236,18 @@ def check_room(
             f"{' or raise rollout.max_model_len' if max_model_len else ''}"
         )
     return longest + max_new_tokens
+
+
+def check_shown(encoder: PromptEncoder, problems: Sequence[Problem]) -> None:
+    """Raise UserError where the chat template leaves out a problem, or part of one."""
+    if encoder.chat is None:
+        return
+    for problem in problems:
+        if not shows(encoder.prompt_text(problem), problem.prompt):
+            raise UserError(
+                f"{encoder.chat.name} leaves out the problem {problem.id} or a part of it; leave "
+                "it out of the data, or use data.prompt.style=plain"
+            )
 
 
 def check_characters(encoder: PromptEncoder, problems: Sequence[Problem], model: str) -> None:

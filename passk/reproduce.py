@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import date
 from itertools import combinations_with_replacement
 from pathlib import Path
 
@@ -49,11 +50,13 @@ def reproduce(
     overrides: Sequence[str],
     compose_train: ComposeTrain,
     run_train: RunTrain,
+    day: date,
 ) -> None:
     """Run every regime for every seed below `directory`; finished runs are left alone.
 
     A seed changes the data as well as the training, so that the spread over seeds covers all that
-    chance decides. `overrides` are the user's, and go on to the runs they concern.
+    chance decides. `overrides` are the user's, and go on to the runs they concern. Chat templates
+    write `day`.
     """
     for seed in _seeds(cfg):
         seed_dir = directory / f"seed-{seed}"
@@ -62,7 +65,7 @@ def reproduce(
         start = f"train.init_from={json.dumps(str(sft_dir), ensure_ascii=False)}"
         runs = {name: [*_rl_overrides(name, overrides, seed), start] for name in cfg.regimes}
         if cfg.diagnostics.every and not _is_measured(seed_dir, cfg.regimes):
-            measure_start(cfg, {name: compose_train(runs[name]) for name in runs}, sft_dir)
+            measure_start(cfg, {name: compose_train(runs[name]) for name in runs}, sft_dir, day)
         for name, words in runs.items():
             _run_once(words, seed_dir / name, compose_train, run_train, sft_dir)
 
@@ -145,7 +148,9 @@ def _run_once(
     run_train(cfg, run_dir, words)
 
 
-def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir: Path) -> None:
+def measure_start(
+    cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir: Path, day: date
+) -> None:
     """Alignment of each regime with Pass@1, and the kernel between kinds, at the SFT checkpoint.
 
     Writes `alignment.csv` and `kernel.csv` beside the runs, from `alignment_prompts` training
@@ -157,7 +162,7 @@ def measure_start(cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir
         f"{cfg.alignment_samples} samples",
         flush=True,
     )
-    with open_parts(first, str(last_checkpoint(sft_dir))) as parts:
+    with open_parts(first, str(last_checkpoint(sft_dir)), day=day) as parts:
         groups = diagnostic_groups(0, first, parts, cfg.alignment_prompts, cfg.alignment_samples)
         parts.sampler.sleep()
         by_kind = _gradients_by_kind(cfg, parts, groups, configs)

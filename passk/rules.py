@@ -1,5 +1,6 @@
 """What one field alone cannot tell: the rules between fields, each as a sentence."""
 
+from datetime import date
 from pathlib import Path
 from string import Formatter
 
@@ -7,6 +8,7 @@ from passk.answers.text import PLACES
 from passk.config import (
     ESTIMATORS_WITHOUT_K,
     ConventionsConfig,
+    PromptConfig,
     RunConfig,
     TrainConfig,
     trained_k,
@@ -51,6 +53,7 @@ def _check_data(cfg: RunConfig) -> None:
     _check_noise(cfg)
     _check_template("data.prompt.template", data.prompt.template, "problem")
     _check_template("data.prompt.completion_template", data.prompt.completion_template, "solution")
+    _check_prompt(data.prompt)
     for key in ("conversation", "tokenize", "add_generation_prompt", "continue_final_message"):
         if key in data.prompt.chat_template_kwargs:
             raise UserError(
@@ -69,6 +72,23 @@ def _check_data(cfg: RunConfig) -> None:
         total = getattr(data, calculator) + getattr(data, skill)
         if total > 1:
             raise UserError(f"data.{calculator} + data.{skill} = {total:g}; at most 1 is possible")
+
+
+def _check_prompt(prompt: PromptConfig) -> None:
+    if "" in prompt.stop:
+        raise UserError(
+            'data.prompt.stop holds the empty text "", which every answer begins with; leave it '
+            "out, or give a text such as a line break"
+        )
+    if prompt.date is None:
+        return
+    try:
+        date.fromisoformat(prompt.date)
+    except ValueError:
+        raise UserError(
+            f"data.prompt.date={prompt.date} is no date; write it as YYYY-MM-DD, or null for the "
+            "day on which a run is started"
+        ) from None
 
 
 def _check_noise(cfg: RunConfig) -> None:

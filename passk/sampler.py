@@ -15,9 +15,10 @@ class SamplingParams:
     """Sampling from the distribution at a temperature: no top-k, no penalties.
 
     `temperature` divides the logits; 0 takes the likeliest token (greedy). `max_new_tokens` counts
-    the end token. A completion also ends where its text holds one of `stop`; its text is cut before
-    it, its token ids are not. Below 1, `top_p` keeps of that distribution the likeliest tokens that
-    together reach it, and log-probabilities are those of what is kept.
+    the end token. A completion also ends where its text holds one of `stop`, or at that token where
+    it is a special one; its text is cut before it, its token ids are not. Below 1, `top_p` keeps of
+    that distribution the likeliest tokens that together reach it, and log-probabilities are those
+    of what is kept.
     """
 
     temperature: float

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ _FREE_IN_EVAL = (*FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamp
 _BEHIND_NAMES = {
     "heldout_sha256": "the held-out problems of data.path or data.eval_path, or the shots,",
     "training_sha256": "the training problems of data.path",
+    "prompts_sha256": "the prompts (chat template, tokenizer or passk's way to write them)",
 }
 # The same of a model, a list of files each.
 _WEIGHTS, _MODEL_FILES = "weights", "model_files"
@@ -300,6 +302,19 @@ def origin_state(start: str, checkpoint: Path | None, run_dir: Path) -> dict[str
     if start != str(checkpoint):
         kept |= {fact: now for fact, now in model_state(start).items() if fact == _MODEL_FILES}
     return kept
+
+
+def prompt_day(*runs: Path | str | None) -> date:
+    """The date that chat templates write: that of the first of `runs` that has one, else today.
+
+    So a resumed run and the evaluation of a run see the prompts that the run saw.
+    """
+    for run in runs:
+        facts = {} if run is None else read_manifest(Path(run))
+        day = facts.get("prompt_date") or facts.get("start", "")[:10]  # older ones have no date
+        if day:
+            return date.fromisoformat(day)
+    return date.today()
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

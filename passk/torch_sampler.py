@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from passk.attention import share_grouped_heads
+from passk.codec import CompletionCodec, stops
 from passk.policy import end_ids
 from passk.row_cache import RowCache
 from passk.sampler import SamplingParams, cut_at_stop
@@ -41,6 +42,7 @@ class TorchSampler:
         self.model = model.eval().requires_grad_(False)
         share_grouped_heads(model)
         self.tokenizer = tokenizer
+        self._codec = CompletionCodec(tokenizer)
         self.max_batch_samples = max_batch_samples
         self.policy_version = 0
         self.ranks_per_engine = 1
@@ -102,7 +104,9 @@ class TorchSampler:
         lengths_B = np.zeros(len(seeds_B), dtype=np.int64)
         ended_B = np.zeros(len(seeds_B), dtype=bool)
 
+        stop = stops(self.tokenizer, params.stop)
         rows = _Rows(self.model, prompts, params.max_new_tokens)
+        ending = [*rows.end_ids, *stop.token_ids]
         active = np.arange(len(seeds_B))  # samples still running
         row_of = prompt_of_B.copy()  # the row each of them is in
         for t in range(params.max_new_tokens):
@@ -116,23 +120,22 @@ class TorchSampler:
             tokens_BT[active, t] = token
             logprobs_BT[active, t] = logp_RV[_index(row_of, logp_RV), _index(token, logp_RV)].cpu()
             lengths_B[active] = t + 1
-            ends = np.isin(token, rows.end_ids)
-            if params.stop:
-                ends |= self._says_stop(tokens_BT[active, : t + 1], params.stop)
+            ends = np.isin(token, ending)
+            if stop.texts:
+                ends |= self._says_stop(tokens_BT[active, : t + 1], stop.texts)
             ended_B[active] = ends
             active, row_of, token = active[~ends], row_of[~ends], token[~ends]
             if not len(active) or t + 1 == params.max_new_tokens:
                 break
             row_of = rows.fork(row_of, token)
         return self._completions(
-            len(prompts), prompt_of_B, tokens_BT, logprobs_BT, lengths_B, ended_B, params.stop
+            len(prompts), prompt_of_B, tokens_BT, logprobs_BT, lengths_B, ended_B, stop.texts
         )
 
     def _says_stop(self, tokens_BT: np.ndarray, stop: Sequence[str]) -> np.ndarray:
         """Which samples have just written a stop text; it is looked for in their last tokens."""
         tail = max(len(text.encode()) for text in stop) + _TAIL_TOKENS
-        tails_BT = tokens_BT[:, -tail:]
-        tails = self.tokenizer.batch_decode(tails_BT, skip_special_tokens=True)
+        tails = self._codec.decode(tokens_BT[:, -tail:].tolist())
         return np.array([any(s in tail for s in stop) for tail in tails])
 
     def _completions(
@@ -153,9 +156,7 @@ class TorchSampler:
             )
         ]
         first_of = {key: b for b, key in reversed(list(enumerate(keys)))}
-        texts = self.tokenizer.batch_decode(
-            [list(tokens) for _, tokens in first_of], skip_special_tokens=True
-        )
+        texts = self._codec.decode([tokens for _, tokens in first_of])
         made = {
             (prompt, tokens): Completion(
                 text=cut_at_stop(text, stop),

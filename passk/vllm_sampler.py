@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from passk.codec import CompletionCodec, stops
 from passk.config import ModelConfig, RolloutConfig
 from passk.errors import UserError
 from passk.policy import model_location
@@ -50,6 +51,7 @@ class VLLMSampler:
         end_ids: Sequence[int],
     ) -> None:
         self.tokenizer = tokenizer
+        self._codec = CompletionCodec(tokenizer)
         self.policy_version = 0
         self.ranks_per_engine = cfg.tensor_parallel
         self.end_ids = list(end_ids)
@@ -92,6 +94,7 @@ class VLLMSampler:
         from vllm.sampling_params import RequestOutputKind
 
         engine = self._llm.llm_engine
+        stop = stops(self.tokenizer, params.stop)
         index_of: dict[str, int] = {}
         for index, (prompt, seeds) in enumerate(zip(prompts, seeds_PG, strict=True)):
             request = EngineParams(
@@ -101,12 +104,12 @@ class VLLMSampler:
                 top_p=params.top_p,
                 top_k=0,
                 max_tokens=params.max_new_tokens,
-                stop=list(params.stop),
+                stop=list(stop.texts),
                 ignore_eos=True,  # the model's end tokens are these, whatever its tokenizer says
-                stop_token_ids=self.end_ids,
+                stop_token_ids=[*self.end_ids, *stop.token_ids],
                 logprobs=0,  # of the sampled token alone
                 flat_logprobs=True,
-                detokenize=bool(params.stop),
+                detokenize=bool(stop.texts),
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
             name = f"passk-{self._num_requests}"
@@ -116,16 +119,14 @@ class VLLMSampler:
         while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.finished:
-                    yield index_of[output.request_id], self._completions(output.outputs, params)
+                    yield index_of[output.request_id], self._completions(output.outputs, stop.texts)
 
-    def _completions(self, outputs: Sequence[Any], params: SamplingParams) -> list[Completion]:
+    def _completions(self, outputs: Sequence[Any], stop: Sequence[str]) -> list[Completion]:
         outputs = sorted(outputs, key=lambda output: output.index)
-        texts = self.tokenizer.batch_decode(
-            [list(output.token_ids) for output in outputs], skip_special_tokens=True
-        )
+        texts = self._codec.decode([output.token_ids for output in outputs])
         return [
             Completion(
-                text=cut_at_stop(text, params.stop),
+                text=cut_at_stop(text, stop),
                 token_ids=tuple(output.token_ids),
                 logprobs=tuple(output.logprobs.logprobs),
                 finish_reason=FinishReason(output.finish_reason),

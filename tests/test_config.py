@@ -267,7 +267,7 @@ def test_fields_of_every_data_set_are_known(data, override, says):
 
 
 def test_braces_that_are_signs_are_written_twice():
-    template = r"{problem}\nUse \boxed{{}}."
+    template = r"{problem} Use \boxed{{}}."
     assert configured(f"data.prompt.template='{template}'").data.prompt.template == template
 
 

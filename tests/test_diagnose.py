@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +205,7 @@ def test_adams_metric_is_that_of_the_checkpoint(trained, tmp_path):
     page = (tmp_path / "out" / "diagnose.md").read_text()
     assert "over the last layer's parameters, each scaled as Adam scales it" in page
     cfg = load_run_config(trained)
-    with open_parts(cfg, str(last_checkpoint(trained))) as parts:
+    with open_parts(cfg, str(last_checkpoint(trained)), day=date.today()) as parts:
         learner = parts.learner
         found = saved_adam_metric(learner, last_checkpoint(trained))
     state = [learner.optimizer.state[p] for p in learner.model.parameters()]

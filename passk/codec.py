@@ -1,0 +1,114 @@
+"""Completions as text and as token ids: what follows a prompt, which is not what stands alone."""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from passk.errors import UserError
+
+_SHORT_TEXTS = (*string.ascii_letters, *string.digits, *string.punctuation)
+_NUM_LEADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Lead:
+    """A short text that stands in for a prompt, with its token ids."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+class CompletionCodec:
+    """Decodes and encodes completions as the continuation of a prompt.
+
+    Tokenizers treat the beginning of a text in a way of their own: those of Llama 2 and Mistral put
+    a blank before what they encode and take one away from what they decode, others join or part
+    words. A completion is no beginning. So a short text goes before it, and is cut off again. The
+    prompt itself would be longer and no better: its last bytes may change with what follows.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._leads = self._find_leads()
+
+    def decode(self, completions: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each completion, special tokens left out.
+
+        Nothing is tidied up: transformers would take the blanks before punctuation away, which is
+        wrong for programs.
+        """
+        lead = self._leads[0]
+        wholes = self._decode([[*lead.ids, *ids] for ids in completions])
+        alone = [i for i, whole in enumerate(wholes) if not whole.startswith(lead.text)]
+        texts = [whole[len(lead.text) :] for whole in wholes]
+        for i in alone:
+            (texts[i],) = self._decode([completions[i]])
+        return texts
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids that decode to `text`; those of the text alone where there are none."""
+        for lead in self._leads:
+            whole = self._encode(lead.text + text)
+            ids = whole[len(lead.ids) :]
+            if whole[: len(lead.ids)] == list(lead.ids) and self.decode([ids]) == [text]:
+                return ids
+        return self._encode(text)
+
+    def _find_leads(self) -> tuple[_Lead, ...]:
+        """Short texts that the tokenizer knows; the empty one where it knows none."""
+        unknown = self._tokenizer.unk_token_id
+        leads = []
+        for text in _SHORT_TEXTS:
+            ids = self._encode(text)
+            if ids and unknown not in ids and self._decode([ids]) == [text]:
+                leads.append(_Lead(tuple(ids), text))
+            if len(leads) == _NUM_LEADS:
+                break
+        return tuple(leads) or (_Lead((), ""),)
+
+    def _decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return self._tokenizer.batch_decode(
+            [list(ids) for ids in rows],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """What ends a completion besides the model's end tokens: texts, and tokens that have none."""
+
+    texts: tuple[str, ...]
+    token_ids: tuple[int, ...]
+
+
+def stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Stops:
+    """Part `data.prompt.stop` into texts and special tokens, which the text of a sample leaves out.
+
+    Raises UserError for a text with a special token in it and more: it would never be found.
+    """
+    special = _special_tokens(tokenizer)
+    for text in stop:
+        found = [token for token in special if token in text]
+        if text not in special and found:
+            raise UserError(
+                f"data.prompt.stop={text!r} holds the special token {found[0]!r}, which the text "
+                f"of a sample leaves out, and more; give {found[0]!r} alone"
+            )
+    return Stops(
+        tuple(text for text in stop if text not in special),
+        tuple(special[text] for text in stop if text in special),
+    )
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Every token that decoding leaves out."""
+    named = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    return named | added
