@@ -49,8 +49,7 @@ class ChatTemplate:
     def render(self, turns: Sequence[Turn], *, add_generation_prompt: bool) -> str:
         """The text of `turns`. Raises UserError for whatever the template raises."""
         if self.in_parts:
-            parts = [[{"type": "text", "text": turn["content"]}] for turn in turns]
-            turns = [{**turn, "content": part} for turn, part in zip(turns, parts, strict=True)]
+            turns = [{**turn, "content": [_part(turn)]} for turn in turns]
         date_string = {"date_string": self.day.strftime("%d %b %Y")} if self.names_day else {}
         try:
             text = self.tokenizer.apply_chat_template(
@@ -72,8 +71,16 @@ class ChatTemplate:
     def left_out(self, turns: Sequence[Turn]) -> Turn | None:
         """The first turn of the system or the user whose text is not in what is rendered."""
         text = self.render(turns, add_generation_prompt=True)
-        asked = [turn for turn in turns if turn["role"] != "assistant"]
-        return next((turn for turn in asked if not shows(text, turn["content"])), None)
+        for turn in turns:
+            # A list that is printed as it is, with its brackets, is not what a template is for.
+            is_printed = self.in_parts and any(f(_part(turn)) in text for f in (repr, json.dumps))
+            if turn["role"] != "assistant" and (is_printed or not shows(text, turn["content"])):
+                return turn
+        return None
+
+
+def _part(turn: Turn) -> dict[str, str]:
+    return {"type": "text", "text": turn["content"]}
 
 
 def shows(prompt: str, text: str) -> bool:

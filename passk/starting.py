@@ -38,9 +38,10 @@ _FREE_IN_EVAL = (*FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamp
 _BEHIND_NAMES = {
     "heldout_sha256": "the held-out problems of data.path or data.eval_path, or the shots,",
     "training_sha256": "the training problems of data.path",
-    "prompts_sha256": "the prompts (chat template, tokenizer or passk's way to write them)",
 }
-# The same of a model, a list of files each.
+# Of prompts, which follow from a model and problems that are as they were.
+_PROMPTS = "prompts_sha256"
+# Of a model, a list of files each.
 _WEIGHTS, _MODEL_FILES = "weights", "model_files"
 # The files of a model folder that decide what is sampled, beside its weights.
 _DECISIVE = (
@@ -248,6 +249,11 @@ def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
                 f"{run_dir} was started, and what is sampled with it; put back what was there, or "
                 "start in another directory"
             )
+    if started.get(_PROMPTS, facts.get(_PROMPTS)) != facts.get(_PROMPTS):
+        raise UserError(
+            f"resume=true, but the prompts are not those of the run in {run_dir} (another version "
+            "of passk or transformers writes them otherwise); start in another directory"
+        )
 
 
 def _changed(before: str, now: str) -> str:

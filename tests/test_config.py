@@ -266,6 +266,52 @@ def test_fields_of_every_data_set_are_known(data, override, says):
     assert says in explain(refused.value, "train")
 
 
+BREAKS = {
+    r"Question: {problem}\nAnswer:": "Question: {problem}\nAnswer:",
+    r"{problem}\n\n": "{problem}\n\n",
+    r"{problem}\n\tQ:\t": "{problem}\n\tQ:\t",
+    r"\n{problem}\n- 1\n#### ": "\n{problem}\n- 1\n#### ",
+    r"\text{{so}} \times \nabla \neq \nu {problem} \tau\theta": None,
+    r"\frac{{1}}{{2}} \boxed{{}} \ \\ {problem} C:\dir \r": None,
+    r"\nVdash \tfrac{{1}}{{2}}\ntriangleleft {problem}": None,
+    r"\\norm{{x}} \\neq \\t {problem}": r"\norm{{x}} \neq \t {problem}",
+}
+
+
+@pytest.mark.parametrize("typed", BREAKS)
+def test_line_breaks_may_be_typed_and_latex_stays(typed):
+    read = BREAKS[typed] or typed
+    assert configured(f"data.prompt.template='{typed}'").data.prompt.template == read
+    assert configured(f'data.prompt.template="{typed}"').data.prompt.template == read
+    bare = typed.replace("{problem}", "")
+    texts = configured(*(f"data.prompt.{key}='{bare}'" for key in ("instruction", "separator")))
+    assert texts.data.prompt.instruction == read.replace("{problem}", "")
+    assert texts.data.prompt.separator == read.replace("{problem}", "")
+
+
+def test_typed_breaks_of_stop_texts():
+    stop = configured(
+        r'data.prompt.stop=["\nQuestion:","\n\n", \n, "\t", "\\nabla"]'
+    ).data.prompt.stop
+    assert stop == ["\nQuestion:", "\n\n", "\n", "\t", r"\nabla"]
+    assert configured("data=gsm8k").data.prompt.stop == ["\nQuestion:"]
+
+
+@pytest.mark.parametrize("word", [r"\nanswer", r"\norma", r"\tthe", r"\nnot", r"\textual"])
+def test_what_may_be_a_break_or_a_command_is_refused(word):
+    said = refusal(f"data.prompt.template='{{problem}}{word} x'")
+    assert said.startswith(f"data.prompt.template holds {word}, which may be a break before")
+    assert said.endswith(f"or the command as \\{word}")
+    assert refusal(f"data.prompt.stop=['{word}']").startswith("data.prompt.stop holds")
+
+
+def test_empty_stop_texts_and_what_is_no_date_are_refused():
+    assert "data.prompt.stop holds the empty text" in refusal('data.prompt.stop=["a",""]')
+    assert configured("data.prompt.date=2026-11-29").data.prompt.date == "2026-11-29"
+    for wrong in ("29.11.2026", "2026-13-01", "today", '""'):
+        assert "is no date; write it as YYYY-MM-DD" in refusal(f"data.prompt.date={wrong}")
+
+
 def test_braces_that_are_signs_are_written_twice():
     template = r"{problem} Use \boxed{{}}."
     assert configured(f"data.prompt.template='{template}'").data.prompt.template == template

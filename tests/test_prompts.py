@@ -4,6 +4,7 @@ The tokenizer here knows every byte and a few special tokens, so that tokens are
 """
 
 from dataclasses import replace
+from datetime import date
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -17,6 +18,7 @@ from passk.prompts import (
     PromptEncoder,
     check_characters,
     check_room,
+    check_shown,
     check_solutions,
     check_vocabulary,
 )
@@ -75,6 +77,16 @@ NO_END = """{%- for message in messages %}{{ message.role }}: {{ message.content
 # Its generation prompt opens a block that an answer does not have.
 REASONER = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
 SHOUTING = CHATML.replace("{{ message.content }}", "{{ message.content | upper }}")
+# As of models that also see images: content is a list of parts.
+IN_PARTS = CHATML.replace(
+    "{{ message.content }}", "{% for part in message.content %}{{ part['text'] }}{% endfor %}"
+)
+LLAVA = CHATML.replace(
+    "{{ message.content }}",
+    "{% for p in message.content if p.type == 'text' %}{{ p.text }}{% endfor %}",
+)
+FIRST_PART = CHATML.replace("message.content }}", "message['content'][0]['text'] }}")
+CONCATENATED = CHATML.replace("message.content }}", "message.content[0].text + ' ' | trim }}")
 DATED = "{%- set today = strftime_now('%d %b %Y') -%}" + CHATML
 
 ASK = Problem("p", r"Find $x_{1}$ if \frac{1}{2}x={x}.", "2", solution="It is 2.\n#### 2 ")
@@ -256,6 +268,161 @@ def test_a_template_that_cannot_be_learned_from_is_refused(template):
             use([ASK])
 
 
+@pytest.mark.parametrize("template", [IN_PARTS, LLAVA, FIRST_PART, CONCATENATED])
+def test_content_is_a_list_of_parts_where_a_template_shows_it_so_only(template):
+    cfg = replace(CHAT, system="Be brief.")
+    encoder = PromptEncoder(tokenizer(template), cfg, SHOTS, end_ids=(IM_END,))
+    prompt, completion = encode(encoder)
+    expected = encode(PromptEncoder(tokenizer(CHATML), cfg, SHOTS, end_ids=(IM_END,)))
+    assert (prompt, completion) == expected
+    assert encoder.facts([ASK])["prompt_content"] == "parts"
+    assert "list of parts" in encoder.notes[0]
+
+
+CHANGES = (
+    "trim",
+    "upper",
+    "e",
+    "tojson",
+    "string",
+    "wordwrap(20)",
+    "replace('\\n', '  ')",
+    "title",
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_template_may_write_the_problem_in_its_own_way(change):
+    template = CHATML.replace("message.content", f"message.content | {change}")
+    hard = replace(ASK, prompt='If "a<b" & it\'s $\\frac{1}{2}$,\n\twhat is \u00df\u00e9\u6f22?  ')
+    encoder = PromptEncoder(tokenizer(template), CHAT, SHOTS)
+    check_shown(encoder, [ASK, hard, replace(ASK, prompt="+")])
+    assert "prompt_content" not in encoder.facts([hard])
+
+
+LEFT_OUT = {
+    "nothing": (" ", "a turn of the system"),
+    "roles": ("{% for m in messages %}<|im_start|>{{ m.role }}<|im_end|>{% endfor %}", "a turn of"),
+    "another key": (CHATML.replace("message.content", "message.text"), "a turn of the system"),
+    "what is long": (
+        CHATML.replace("message.content", "message.content[:9]"),
+        "a turn of the user",
+    ),
+    "system": ("{% set messages = messages[1:] %}" + CHATML, "a turn of the system"),
+    "shots": ("{% set messages = [messages[0], messages[-1]] %}" + CHATML, "a turn of the user"),
+    "the last": ("{% set messages = messages[:-1] %}" + CHATML, "the problem"),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_template_that_leaves_out_a_turn_is_refused(name):
+    template, what = LEFT_OUT[name]
+    with pytest.raises(UserError, match=rf"chat template of .* leaves out .*{what}.*style=plain$"):
+        PromptEncoder(tokenizer(template), replace(CHAT, system="Be brief."), SHOTS)
+
+
+def test_a_problem_that_a_template_cuts_is_named():
+    template = CHATML.replace("message.content", "message.content.split('<image>')[-1]")
+    encoder = PromptEncoder(tokenizer(template), CHAT)
+    check_shown(encoder, [ASK])
+    check_shown(PromptEncoder(tokenizer(), PromptConfig()), [ASK])
+    with pytest.raises(UserError, match=r"leaves out the problem q or a part of it"):
+        check_shown(encoder, [ASK, Problem("q", "What <image> shows", "2")])
+
+
+FAILING = (
+    "{{ 'a' + 1 }}",
+    "{{ nothing.at.all }}",
+    "{% if %}",
+    "{{ 1 // 0 }}",
+    "{{ raise_exception('no\n\nproblems') }}",
+    "{{ messages[0]['content']['text'] + '' }}",
+    "{{ range(10 ** 9) | list }}",
+    "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+    "{{ messages[5].content.strip() }}",
+    "{{ strftime_now(3) }}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{% include 'other' %}",
+)
+
+
+@pytest.mark.parametrize("template", FAILING)
+def test_whatever_a_template_raises_is_one_sentence(template):
+    with pytest.raises(UserError) as refused:
+        PromptEncoder(tokenizer(CHATML + template), CHAT)
+    sentence = str(refused.value)
+    assert sentence.startswith("the chat template of the model fails on data.prompt (")
+    assert sentence.endswith("or use data.prompt.style=plain") and "\n" not in sentence
+    assert len(sentence) < 400
+
+
+def test_templates_without_a_default_need_the_name_of_one():
+    """As of Command R: the model brings several, and none is for plain conversation."""
+    named = tokenizer({"rag": CHATML, "tool_use": LLAMA3})
+    with pytest.raises(UserError, match=r"ValueError: This model has multiple chat templates"):
+        PromptEncoder(named, CHAT)
+    cfg = replace(CHAT, chat_template_kwargs={"chat_template": "rag"})
+    assert encode(PromptEncoder(named, cfg, end_ids=(IM_END,)))[0] == CHATML_PROMPT
+
+
+CLOCK = "{{ strftime_now('%d %b %Y, %H:%M') }}|" + CHATML
+LLAMA31 = "{{ date_string if date_string is defined else '26 Jul 2024' }}|" + CHATML
+
+
+def test_templates_write_the_day_that_they_are_told():
+    day = date(2025, 3, 1)
+    encoder = PromptEncoder(tokenizer(CLOCK), CHAT, day=day)
+    assert encoder.prompt_text(ASK).startswith("01 Mar 2025, 00:00|")
+    assert encoder.facts([ASK])["prompt_date"] == "2025-03-01"
+    assert "2025-03-01 (data.prompt.date)" in encoder.notes[0]
+    named = replace(encoder, cfg=replace(CHAT, date="2026-11-29"))
+    assert named.prompt_text(ASK).startswith("29 Nov 2026, 00:00|")
+    assert named.facts([ASK])["prompt_date"] == "2026-11-29"
+    assert named.facts([ASK])["prompts_sha256"] != encoder.facts([ASK])["prompts_sha256"]
+    # One that has a date of its own keeps it, unless it is told.
+    own = PromptEncoder(tokenizer(LLAMA31), CHAT, day=day)
+    assert own.prompt_text(ASK).startswith("26 Jul 2024|") and not own.notes
+    own = replace(own, cfg=replace(CHAT, date="2026-11-29"))
+    assert own.prompt_text(ASK).startswith("29 Nov 2026|")
+    told = replace(CHAT, date="2026-11-29", chat_template_kwargs={"date_string": "today"})
+    assert replace(own, cfg=told).prompt_text(ASK).startswith("today|")
+    assert "prompt_date" not in PromptEncoder(tokenizer(CHATML), CHAT).facts([ASK])
+
+
+AROUND = {
+    "<bos> $A": "<bos>",
+    "<bos> $A <eos>": "<bos>",
+    "$A <eos>": "",
+    "$A <|eot|> <eos>": "",
+    "<bos> <|start|> $A <eos>": "<bos><|start|>",
+    "$A": "",
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_plain_prompts_end_without_the_tokens_that_go_behind_a_text(around):
+    special = [("<bos>", BOS), ("<eos>", EOS), ("<|start|>", 4), ("<|eot|>", EOT)]
+    ending, first = tokenizer(), AROUND[around]
+    ending.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=around, special_tokens=special
+    )
+    encoder = PromptEncoder(ending, PLAIN, end_ids=(EOS, EOT))
+    problem = Problem("p", "3?", "3", solution="3")
+    assert encode(encoder, problem) == (f"{first}Q: 3?\nA:", " 3<eos>")
+    (row,) = imitate(encoder, [problem]).rows
+    assert ending.decode([*row.prompt_ids, *row.completion_ids]) == f"{first}Q: 3?\nA: 3<eos>"
+    # Tokens that the text has itself: those before it are there once, an end stays.
+    typed = replace(PLAIN, template=first + "Q: {problem}<eos>", completion_template="{solution}")
+    assert encode(PromptEncoder(ending, typed, end_ids=(EOS,)), problem)[0] == f"{first}Q: 3?<eos>"
+    chat = PromptEncoder(replace_template(ending, LLAMA3), CHAT, end_ids=(EOT,))
+    assert encode(chat, problem)[0].startswith("<bos><|start|>user<|end|>")
+
+
+def replace_template(known, template):
+    known.chat_template = template
+    return known
+
+
 def test_chat_without_a_template_is_refused():
     with pytest.raises(UserError, match=r"data\.prompt\.style=chat, .*style=plain, or auto"):
         PromptEncoder(tokenizer(), CHAT)
@@ -290,6 +457,16 @@ def test_the_loss_is_on_the_completion_alone(template):
     total = sum(len(ids) for ids in encoder.completions(problems))
     assert experience.num_tokens == total
     assert [row.weights for row in experience.rows] == [(1 / total,)] * 2
+
+
+def test_a_prompt_without_tokens_is_refused():
+    """A tokenizer without a token for unknown text drops what it does not know."""
+    backend = Tokenizer(models.BPE(vocab={"<eos>": 0, "a": 1}, merges=[]))
+    encoder = PromptEncoder(
+        PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>"), PromptConfig()
+    )
+    with pytest.raises(UserError, match=r"^the prompt of q has no tokens"):
+        check_room(encoder, [Problem("p", "a", "a"), Problem("q", "\u6f22", "a")], 9, None, None)
 
 
 PROBLEMS = [Problem(f"p{i}", "x" * i, "1", solution="y" * 5) for i in (3, 9, 6)]

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -373,6 +374,26 @@ def test_every_end_token_of_the_generation_config_ends(tiny_tokenizer):
     ended = [c for c in completions if c.finish_reason is FinishReason.STOP]
     assert {c.token_ids[-1] for c in ended} == {EOS, 7}
     assert all(not {EOS, 7} & set(c.token_ids[:-1]) for c in completions)
+
+
+def test_stop_texts_and_stop_tokens_end_a_completion(tiny_model, tiny_tokenizer, prompts):
+    """A token that decoding leaves out ends it as its text would, were it not left out."""
+    special = copy.deepcopy(tiny_tokenizer)
+    special.add_special_tokens({"additional_special_tokens": [";"]})
+    assert len(special) == len(tiny_tokenizer)
+    seeds = seeds_for(len(prompts), 8)
+    params = replace(PARAMS, stop=("=3", ";"))
+    texts = sample_all(
+        TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer), prompts, seeds, params
+    )
+    tokens = sample_all(TorchSampler(copy.deepcopy(tiny_model), special), prompts, seeds, params)
+    assert texts == tokens
+    (semicolon,) = tiny_tokenizer.encode(";", add_special_tokens=False)
+    ended = [c for group in tokens for c in group if semicolon in c.token_ids]
+    assert len(ended) > len(prompts)
+    assert all(c.token_ids.index(semicolon) == len(c.token_ids) - 1 for c in ended)
+    assert {c.finish_reason for c in ended} == {FinishReason.STOP}
+    assert not any(";" in c.text or "=3" in c.text for group in tokens for c in group)
 
 
 def certain_model():
