@@ -18,7 +18,7 @@ from passk.interrupt import interrupt_flag
 from passk.launch import on_all_ranks
 from passk.measure_commands import run_diagnose, run_eval, run_filter
 from passk.policy import generation_settings, model_name
-from passk.preparing import alone, checked, print_notes
+from passk.preparing import alone, checked, print_notes, require_weights
 from passk.problems import load_data
 from passk.progress import display
 from passk.ranks import rank
@@ -76,6 +76,7 @@ def train_as_rank(
         trained_on = parts.data.train if cfg.regime.name != "sft" else ()
         check_saving(parts.learner.model, parts.tokenizer, model_name(start))
         parts, gold = checked(cfg, parts, trained_on)
+        require_weights(cfg, parts.data)
         state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
         run = Run(run_dir, "train", cfg.train.seed)
         generation = generation_settings(start)
@@ -100,6 +101,8 @@ def _train_and_record(
         ):
             train(cfg, parts, run, shown, stop, state)
         status = "finished"
+        if rank() == 0 and run.had_no_gradient:
+            print("note: every gradient was 0, so nothing was trained: see docs/faq.md")
         if stop.is_set():
             raise Interrupted(f"stopped as asked; the run in {run.path} had just finished")
     except Stopped as stopped:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from passk.reading import printable
 from passk.sheets import Sheet
 
 # Letters of our own headings and cells that LaTeX sets only by command or in its maths mode.
@@ -66,4 +67,4 @@ def _are_numbers(cells: tuple[str, ...]) -> bool:
 
 
 def _one_line(cell: str) -> str:
-    return " ".join(cell.split())
+    return printable(" ".join(cell.split()))

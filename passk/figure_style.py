@@ -3,12 +3,14 @@
 Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import fontManager
 
 REGIME_COLORS = {"sft": "#595959", "pass1": "#0072B2", "passk": "#D55E00", "hybrid": "#009E73"}
 REGIME_COLORS |= {"adaptive_k": "#CC79A7", "curriculum": "#E69F00", "projected": "#56B4E9"}
@@ -16,7 +18,16 @@ KIND_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#009E73", "#F0E442")
 K_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")
 INK, FAINT = "#222222", "#B8B8B8"
+# Fonts for names in scripts that DejaVu Sans lacks, in the order of preference.
+_WIDER = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei"),
+    *("Droid Sans Fallback", "Noto Sans Devanagari", "Unifont"),
+)
+# Without such a font boxes stand for these letters: a warning for each of them says no more.
+warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from", category=UserWarning)
 STYLE: Any = {
+    "font.family": ["DejaVu Sans", *(n for n in _WIDER if n in fontManager.get_font_names())],
+    "text.parse_math": False,  # a $ in a name is a dollar
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titleweight": "bold",

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from passk.build import Parts
-from passk.config import RunConfig
+from passk.config import RunConfig, TrainConfig
 from passk.disk import only_writer
+from passk.errors import UserError
 from passk.problems import Data
 from passk.ranks import rank
 from passk.types import Problem
@@ -24,6 +25,16 @@ def alone(work: Callable[..., None], cfg: RunConfig, run_dir: Path, *others: Any
 def print_notes(data: Data) -> None:
     """What was left out of the data, a line each."""
     print(*data.notes, sep="\n", end="\n" if data.notes else "", flush=True)
+
+
+def require_weights(cfg: TrainConfig, data: Data) -> None:
+    """Refuse problems of which none would change the policy."""
+    source = data.corpus if cfg.regime.name == "sft" else data.train
+    if source and not any(problem.weight for problem in source):
+        raise UserError(
+            f"all {len(source)} training problems have weight 0, so nothing would be trained; give "
+            "some a weight above 0, or leave the weights out with data.weight_column=null"
+        )
 
 
 def checked(cfg: RunConfig, parts: Parts, train: Sequence[Problem]) -> tuple[Parts, GoldCheck]:

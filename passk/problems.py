@@ -269,7 +269,8 @@ def read_problems(
         ("rows left out because they hold no answer", without_answer),
         ("answers that are numbers, written as people do", rewritten),
         ("problems that stand here again with another answer", _contradictions(problems)),
-        ("problems with a weight other than 1", [p.id for p in problems if p.weight != 1]),
+        ("problems with weight 0, which train nothing", [p.id for p in problems if not p.weight]),
+        ("problems with a weight other than 1", [p.id for p in problems if p.weight not in (0, 1)]),
     ]
     return tuple(problems), [
         f"data: {what}: {len(names)} ({'; '.join(names[:3])}{'; ...' if len(names) > 3 else ''})"

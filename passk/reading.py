@@ -13,6 +13,7 @@ from passk.errors import UserError
 
 # Text, also where it looks like a number or like a missing value.
 _TEXT = ("kind", "level", "type", "problem_id", "signal", "metric")
+_NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _WITHOUT = "put it back from a copy, or remove it, and "
 # What to do about a file of a run that is broken; others can only be put back.
 _ADVICE = {
@@ -123,6 +124,11 @@ def _read_csv(file: Path) -> pd.DataFrame:
         keep_default_na=False,
         na_values={name: [""] for name in columns if name not in _TEXT},
     )
+
+
+def printable(text: str) -> str:
+    """Text with each character replaced that neither XML nor LaTeX can hold, such as NUL."""
+    return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:

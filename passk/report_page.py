@@ -17,6 +17,7 @@ import vl_convert
 from markupsafe import Markup
 
 from passk.chart_style import DARK, Drawing, config
+from passk.reading import printable
 
 _PAGE_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif'
 _FEW_WORDS = 0.5  # a column of text with fewer different words than that per row is coded
@@ -50,13 +51,14 @@ def render(page: Mapping[str, Any], data: Mapping[str, object], samples: str | N
     scripts = [_asset("report.js"), *([_asset("samples.js")] if samples else [])]
     if page["figures"]:
         scripts.insert(0, vega_bundle())
-    return environment.get_template("report.html.j2").render(
+    text = environment.get_template("report.html.j2").render(
         page,
         contents=_contents(page),
         style=Markup(_asset("report.css")),
         scripts=[_script(script) for script in scripts],
         data={"page-data": embedded(data)} | ({"page-samples": Markup(samples)} if samples else {}),
     )
+    return printable(text)
 
 
 def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -99,13 +101,24 @@ def save_figures(drawings: Mapping[str, Drawing], folder: Path) -> None:
     for name, drawing in drawings.items():
         spec = drawing.spec | {"datasets": {"table": _rows(drawing.data)}, "padding": 12}
         vega: dict[str, Any] = vl_convert.vegalite_to_vega(
-            spec, vl_version=_VEGA_LITE, config=config()
+            _drawable(spec), vl_version=_VEGA_LITE, config=config()
         )
         for legend in vega.get("legends", ()):
             if "shape" in legend:  # dashes would be the outlines of its shapes, and spoil them
                 legend.pop("strokeDash", None)
         (folder / f"{name}.png").write_bytes(vl_convert.vega_to_png(vega, scale=_PNG_SCALE))
         (folder / f"{name}.pdf").write_bytes(vl_convert.vega_to_pdf(vega))
+
+
+def _drawable(value: Any) -> Any:
+    """The same with each character that SVG cannot hold replaced: vl-convert aborts at these."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {_drawable(key): _drawable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_drawable(inner) for inner in value]
+    return value
 
 
 def packed(table: pd.DataFrame) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Run:
         self.path = path
         self._checkpoints: CheckpointWriter | None = None
         self._tracking: Tracking | None = None
+        self._num_logged = self._num_moved = 0  # steps of this session, and those with a gradient
         self._last_logged = 0.0  # seconds, by the last line of a session before this one
         self._manifest: dict[str, Any] = {
             "command": command,
@@ -152,9 +153,16 @@ class Run:
         """
         line = {key: None if value != value else value for key, value in metrics.items()}
         line["seconds"] = round(self._spent.seconds, 3)
+        self._num_logged += 1
+        self._num_moved += bool(line.get("grad_norm"))
         append_line(self.path / "metrics.jsonl", json.dumps(line, allow_nan=False))
         if self._tracking is not None:
             self._tracking.log("metrics", metrics["step"], line)
+
+    @property
+    def had_no_gradient(self) -> bool:
+        """Whether steps were logged, and none of them changed the policy."""
+        return self._num_logged > 0 and self._num_moved == 0
 
     @_by_rank_0
     def write_rollouts(

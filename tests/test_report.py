@@ -1,6 +1,7 @@
 """The report over complete and partial material: its files, its page, its figures."""
 
 import re
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 from run_files import simulated_counts, write_reproduction, write_run, write_sweep
+from small_runs import snapshot
 
 from passk.breakdown import kind_order
 from passk.errors import UserError
@@ -189,3 +191,28 @@ def test_kinds_keep_their_colour_whatever_else_is_there():
     colors = kind_colors(kind_order(["skill", "textbook", "calculator", "skill"]))
     assert list(colors) == ["textbook", "calculator", "skill"]
     assert len(set(colors.values())) == 3
+
+
+def test_names_that_no_figure_can_hold_abort_nothing(tmp_path):
+    """vl-convert ends the process at what XML cannot hold; matplotlib has no letters for some."""
+    names = ("a\0b", "\x1b[31mred\uffff", "数学", "cost $x$ and $\\frac")
+    counts = {step: [4, 9, 16, 30, 2, 8, 12, 20] for step in (0, 10)}
+    run = write_run(tmp_path / "run", regime="hybrid", counts=counts, kinds=names * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        page = write_report([run], tmp_path / "out")
+    assert_drawn(tmp_path / "out" / "figures" / "prompt_scatter.png")
+    assert (tmp_path / "out" / "figures" / "prompt_scatter.pdf").read_bytes()[:4] == b"%PDF"
+    assert "\0" not in page.read_text()
+    assert not list((tmp_path / "out").rglob("*.partial"))
+
+
+def test_a_report_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
+    counts = {step: [4, 9, 16, 30] for step in (0, 10)}
+    run = write_run(tmp_path / "run", regime="hybrid", counts=counts, kinds=("a", "b") * 2)
+    write_report([run], tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    monkeypatch.setattr("passk.report.render", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report([run], tmp_path / "out")
+    assert snapshot(tmp_path / "out") == before
