@@ -189,10 +189,7 @@ def _write(
         _save(unfinished / LEARNER, moment.own, group)
         _write_manifest(unfinished, group)
         if rank() == 0:
-            sync_folders(unfinished)
-            remove_folder(folder)
-            os.replace(unfinished, folder)
-            sync(folder.parent)
+            _rename(unfinished, folder)
     except (Exception, CheckpointException) as error:
         if rank() == 0:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -302,6 +299,14 @@ def _write_manifest(folder: Path, group: dist.ProcessGroup | None) -> None:
     if rank() == 0:
         listed = {name: asdict(files[name]) for name in sorted(files)}
         write_text(folder / MANIFEST, json.dumps(listed, indent=2) + "\n")
+
+
+def _rename(unfinished: Path, folder: Path) -> None:
+    """Give a checkpoint whose files are on the disk its name, in place of one that has it."""
+    sync_folders(unfinished)
+    remove_folder(folder)
+    os.replace(unfinished, folder)
+    sync(folder.parent)
 
 
 def _cause(error: BaseException, folder: Path) -> Exception:

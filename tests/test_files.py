@@ -1,15 +1,26 @@
 """Files that are whole or not there, in the right order on the disk, and one writer in a folder."""
 
+import json
+import os
 import signal
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from passk import disk
+from passk import disk, saving
+from passk.checkpoint import checkpoints, last_checkpoint, saved_step
+from passk.config import ConventionsConfig, TrainConfig
 from passk.errors import UserError
+from passk.reading import recorded
+from passk.run import Run
+from passk.starting import refuse_changes
+from passk.types import Problem
 
 HOLD = """
 import sys
@@ -162,3 +173,131 @@ def test_a_folder_that_cannot_be_written_in_is_named(tmp_path):
     for folder in (tmp_path / "file" / "run", Path("/proc/nothing/run")):
         with pytest.raises(UserError, match=f"{folder} cannot be written in: "):
             disk.only_writer(folder).__enter__()
+
+
+class Cuts:
+    """Records what reaches the disk, and in which order, of the real calls below a folder.
+
+    Names change in the order of the calls, as file systems with a journal have it; the content of
+    a file is certain only as far as it was synced.
+    """
+
+    def __init__(self, folder: Path, monkeypatch) -> None:
+        self.folder = folder
+        self.calls: list[str] = []
+        self.states: list[dict[str, tuple[bytes, bytes | None]]] = []
+        self._synced: dict[int, bytes] = {}  # by inode
+        for module, name in ((os, "fsync"), (os, "replace"), (os, "unlink"), (os, "mkdir")):
+            monkeypatch.setattr(module, name, self._recorded(name, getattr(module, name)))
+
+    def _recorded(self, name: str, call):
+        def recorded(*arguments, **named):
+            self._note()
+            done = call(*arguments, **named)
+            self.calls.append(name)
+            if name == "fsync" and stat.S_ISREG(os.fstat(arguments[0]).st_mode):
+                file = Path(f"/proc/self/fd/{arguments[0]}").resolve()
+                self._synced[os.fstat(arguments[0]).st_ino] = file.read_bytes()
+            self._note()
+            return done
+
+        return recorded
+
+    def _note(self) -> None:
+        self.states.append(
+            {
+                str(path.relative_to(self.folder)): (
+                    path.read_bytes(),
+                    self._synced.get(path.stat().st_ino),
+                )
+                for path in self.folder.rglob("*")
+                if path.is_file()
+            }
+        )
+
+    def after_power_cuts(self) -> Iterator[dict[str, bytes]]:
+        """Each folder that a power cut may leave: what was not synced is lost, or cut anywhere."""
+        seen = set()
+        for files in self.states:
+            for part in (0.0, 0.3, 0.7, 1.0):
+                left = {
+                    name: content if content == synced else _cut(content, synced or b"", part)
+                    for name, (content, synced) in files.items()
+                }
+                if (key := tuple(sorted(left.items()))) not in seen:
+                    seen.add(key)
+                    yield left
+
+
+def _cut(content: bytes, synced: bytes, part: float) -> bytes:
+    """An appended file keeps what was synced of it, and some of the rest."""
+    kept = len(synced) if content.startswith(synced) else 0
+    return content[: kept + int(part * (len(content) - kept))]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    cuts = Cuts(tmp_path, monkeypatch)
+    disk.write_text(tmp_path / "file", "old")
+    disk.write_text(tmp_path / "file", "new")
+    assert cuts.calls == ["fsync", "replace", "fsync"] * 2
+    found = {left.get("file") for left in cuts.after_power_cuts()}
+    assert found == {None, b"old", b"new"}
+
+
+def test_without_fsync_the_recorder_sees_a_file_that_is_cut(tmp_path, monkeypatch):
+    """So that the tests here can fail."""
+    monkeypatch.setattr(disk, "sync", lambda path: None)
+    cuts = Cuts(tmp_path, monkeypatch)
+    disk.write_text(tmp_path / "file", "new content")
+    assert b"" in {left.get("file") for left in cuts.after_power_cuts()}
+
+
+def test_whatever_a_power_cut_leaves_of_a_run_resumes(tmp_path, monkeypatch):
+    """A run of three steps with its real files; each folder it may leave is read as resuming does.
+
+    The steps before its last checkpoint are there once each, in metrics, tables and rollouts.
+    """
+    cfg = TrainConfig(data=ConventionsConfig(name="conventions"))
+    run_dir = tmp_path / "run"
+    cuts = Cuts(run_dir, monkeypatch)
+    run = Run(run_dir, "train", 0)
+    run.start(cfg, ["regime=hybrid"])
+    run.write_problems(train=[Problem("a", "1+1=", "2")])
+    table = pd.DataFrame({"k": [1], "value": [0.5]})
+    counts = pd.DataFrame({"problem_id": ["a"], "kind": [""], "n": [4], "c": [2]})
+    for step in range(3):
+        rows = {"table": table.assign(ci_low=0.4, ci_high=0.6, num_problems=1, num_samples=4)}
+        run.write_eval(step, counts, rows)
+        run.log({"step": step, "grad_norm": 1.0})
+        write_checkpoint(run_dir / "checkpoints" / f"step-{step + 1:06d}", step + 1)
+    run.finish("finished")
+    monkeypatch.undo()
+    left_behind = list(cuts.after_power_cuts())
+    assert len(left_behind) > 60
+    for number, left in enumerate(left_behind):
+        again = tmp_path / str(number)
+        for name, content in left.items():
+            (again / name).parent.mkdir(parents=True, exist_ok=True)
+            (again / name).write_bytes(content)
+        if not (again / "config.yaml").is_file():  # as docs/faults.md says: started anew
+            assert disk.is_free(again), sorted(left)
+            continue
+        refuse_changes("train", cfg, again)
+        step = saved_step(last_checkpoint(again)) if checkpoints(again) else 0
+        resumed = Run(again, "train", 0)
+        resumed.rewind(step)
+        resumed.start(cfg, [])
+        lines, tables = recorded(again)
+        assert [row["step"] for _, row in lines] == list(range(step))
+        assert all(sorted(rows["step"]) == list(range(step)) for rows in tables.values())
+        assert not list(again.rglob("*.partial"))
+
+
+def write_checkpoint(folder: Path, step: int) -> None:
+    """As `saving` writes one, of files that hold next to nothing."""
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    disk.make_folder(unfinished)
+    (unfinished / "model.safetensors").write_bytes(b"weights" * step)
+    (unfinished / "state.json").write_text(json.dumps({"step": step, "stream_position": step}))
+    saving._write_manifest(unfinished, None)
+    saving._rename(unfinished, folder)
