@@ -5,7 +5,7 @@ r"""Gives random answers to the verifiers of text and reports every one that doe
 Answers are mutated gold answers, LaTeX from a grammar, deep nesting, long repetitions, towers of
 powers and any characters at all, NUL and lone surrogates too, in a box, after `####` or bare. For
 gold answers that are sound no answer may raise, leave the counts (reward None), or take longer than
-its time limit and the start of another worker.
+its time limit and the start of another worker. What was drawn before is not given again.
 """
 
 import argparse
@@ -221,7 +221,7 @@ def main() -> int:
     }
     counts: Counter[str] = Counter()
     harms: list[str] = []
-    num_done = 0
+    seen: set[tuple[str, str]] = set()
 
     @seed(options.seed)
     @settings(
@@ -235,17 +235,17 @@ def main() -> int:
         st.lists(st.tuples(st.sampled_from(GOLDS), completions()), min_size=batch, max_size=batch)
     )
     def run(drawn: list[tuple[str, str]]) -> None:
-        nonlocal num_done
+        new = [pair for pair in dict.fromkeys(drawn) if pair not in seen]
+        seen.update(new)
         pairs = [
             (Problem("p", "", gold), Completion(text, (), (), FinishReason.STOP))
-            for gold, text in drawn
+            for gold, text in new
         ]
         for name, verifier in verifiers.items():
-            harm, verdicts = harm_done(verifier, pairs, 4 if name == "math" else 0.05)
+            harm, verdicts = harm_done(verifier, pairs, 20 if name == "math" else 0.1)
             harms.extend(f"verifier={name} {words}" for words in harm)
             counts.update(f"{name}: {verdict.reason}" for verdict in verdicts)
-        num_done += len(pairs)
-        print(f"\r{num_done:,} answers, harm {len(harms)}", end="", file=sys.stderr, flush=True)
+        print(f"\r{len(seen):,} answers, harm {len(harms)}", end="", file=sys.stderr, flush=True)
 
     try:
         run()
@@ -253,7 +253,7 @@ def main() -> int:
         for verifier in verifiers.values():
             verifier.close()
     print(file=sys.stderr)
-    print(f"{num_done:,} answers to {len(GOLDS)} gold answers, three verifiers")
+    print(f"{len(seen):,} different answers to {len(GOLDS)} gold answers, three verifiers")
     print("".join(f"  {reason}: {count:,}\n" for reason, count in sorted(counts.items())), end="")
     print("\n".join(harms) if harms else "no harm: none raised, left the counts or hung")
     return 1 if harms else 0
