@@ -16,6 +16,7 @@ from typing import NamedTuple
 from passk.errors import UserError
 from passk.sandbox import landlock
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAPABILITIES_V3 = 0x20080522
@@ -40,9 +41,8 @@ class Limits(NamedTuple):
 
 
 def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
     zeros = (ctypes.c_ulong(0),) * 3
-    if libc.prctl(option, ctypes.c_ulong(value), *zeros) != 0:
+    if _LIBC.prctl(option, ctypes.c_ulong(value), *zeros) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
 
 
@@ -68,9 +68,8 @@ def adopt_orphans() -> None:
 
 def _drop_capabilities(machine: str) -> None:
     """A user who is root, as in many containers, keeps no more rights than another user."""
-    libc = ctypes.CDLL(None, use_errno=True)
     header = ctypes.c_char_p(struct.pack("Ii", _CAPABILITIES_V3, 0))
-    if libc.syscall(ctypes.c_long(_CAPSET[machine]), header, ctypes.c_char_p(bytes(24))) != 0:
+    if _LIBC.syscall(ctypes.c_long(_CAPSET[machine]), header, ctypes.c_char_p(bytes(24))) != 0:
         raise OSError(ctypes.get_errno(), "capset")
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 from passk.errors import UserError
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.syscall.restype = ctypes.c_long
 # The same numbers on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION, _RULE_PATH_BENEATH = 1, 1
@@ -27,9 +29,7 @@ _NUM_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # by version; from version 5 on ther
 
 def _call(number: int, *arguments: object) -> int:
     """A Landlock system call; -1 where it fails (then errno is set)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
-    return int(libc.syscall(ctypes.c_long(number), *arguments))
+    return int(_LIBC.syscall(ctypes.c_long(number), *arguments))
 
 
 def version() -> int:

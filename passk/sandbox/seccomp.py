@@ -7,6 +7,7 @@ can be changed; signals reach the process itself and those named to `install`, n
 """
 
 import ctypes
+import functools
 import os
 import struct
 import sys
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 from passk.errors import UserError
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 # name, number on x86_64, number on aarch64 (- where it has no such call)
 _ALLOWED = """
 read 0 63, write 1 64, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, preadv 295 69,
@@ -23,9 +25,9 @@ pipe 22 -, pipe2 293 59, stat 4 -, fstat 5 80, lstat 6 -, newfstatat 262 79, sta
 statfs 137 43, fstatfs 138 44, access 21 -, faccessat 269 48, readlink 89 -, readlinkat 267 78,
 getcwd 79 17, chdir 80 49, fchdir 81 50, umask 95 166, getdents 78 -, getdents64 217 61,
 unlink 87 -, unlinkat 263 35, rename 82 -, renameat 264 38, renameat2 316 276, ftruncate 77 46,
-fallocate 285 47, fadvise64 221 223, fsync 74 82, fdatasync 75 83, flock 73 32,
+fallocate 285 47, fadvise64 221 223, fsync 74 82, fdatasync 75 83,
 mmap 9 222, munmap 11 215, mprotect 10 226, mremap 25 216, madvise 28 233, msync 26 227, brk 12 214,
-futex 202 98, set_robust_list 273 99, set_tid_address 218 96, rseq 334 293, membarrier 324 283,
+futex 202 98, set_robust_list 273 99, set_tid_address 218 96, rseq 334 293,
 sched_yield 24 124, sched_getaffinity 204 123, getcpu 309 168,
 rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136,
 rt_sigsuspend 130 133, rt_sigtimedwait 128 137, sigaltstack 131 132, restart_syscall 219 128,
@@ -34,16 +36,18 @@ clock_nanosleep 230 115, clock_gettime 228 113, clock_getres 229 114, gettimeofd
 time 201 -, times 100 153, getpid 39 172, gettid 186 178, getppid 110 173, getpgrp 111 -,
 getpgid 121 155, getsid 124 156, getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177,
 getresuid 118 148, getresgid 120 150, getgroups 115 158, getrlimit 97 163, getrusage 98 165,
-getpriority 140 141, sysinfo 99 179, uname 63 160, getrandom 318 278, capget 125 90,
+sysinfo 99 179, uname 63 160, getrandom 318 278, capget 125 90,
 select 23 -, pselect6 270 72, poll 7 -, ppoll 271 73, epoll_create 213 -, epoll_create1 291 20,
 epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22, sendto 44 206, recvfrom 45 207,
-shutdown 48 210, getsockname 51 204, wait4 61 260, waitid 247 95, exit 60 93, exit_group 231 94
+shutdown 48 210, getsockname 51 204, wait4 61 260, exit 60 93, exit_group 231 94
 """
-# Allowed with some arguments only; see _rules.
+# Allowed with some arguments only; see _RULES.
 _BY_ARGUMENT = """
-open 2 -, openat 257 56, socketpair 53 199, fcntl 72 25, ioctl 16 29, clone 56 220, kill 62 129,
-tkill 200 130, tgkill 234 131, prlimit64 302 261
+open 2 -, openat 257 56, socketpair 53 199, fcntl 72 25, ioctl 16 29, clone 56 220,
+prlimit64 302 261
 """
+# Allowed for some processes only, which the first argument names.
+_SIGNALS = "kill 62 129, tkill 200 130, tgkill 234 131"
 # glibc does without these where the kernel says that it does not have them. Their arguments lie in
 # memory, where a filter cannot look.
 _UNKNOWN = "clone3 435 435, openat2 437 437, faccessat2 439 439"
@@ -81,25 +85,21 @@ def _numbers(table: str, machine: str) -> dict[str, int]:
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
-def _rules(own_pid: int, may_signal: Collection[int]) -> dict[str, tuple[_Condition, ...]]:
-    # O_ACCMODE and O_TRUNC: all but O_RDONLY|O_TRUNC, which old Landlock takes for reading
-    opened = (0, 1, 2, 3, 0x201, 0x202, 0x203)
-    return {
-        "open": (_Condition(1, opened, mask=0x203),),
-        "openat": (_Condition(2, opened, mask=0x203),),
-        # AF_UNIX, SOCK_STREAM: a datagram socket could send to an address
-        "socketpair": (_Condition(0, (1,)), _Condition(1, (1,), mask=0xF)),
-        # dup, flags, locks, dup with close-on-exec: not F_SETOWN, which sends signals
-        "fcntl": (_Condition(1, (0, 1, 2, 3, 4, 5, 6, 7, 1030)),),
-        # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
-        "ioctl": (_Condition(1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),),
-        "clone": (_Condition(0, (0x10000,), mask=0x10000),),  # CLONE_THREAD
-        "kill": (_Condition(0, (own_pid, *may_signal)),),
-        "tgkill": (_Condition(0, (own_pid,)),),
-        "tkill": (_Condition(0, (own_pid,)),),
-        # read one's own limits
-        "prlimit64": (_Condition(0, (0,)), _Condition(2, (0,)), _Condition(2, (0,), upper=True)),
-    }
+# O_ACCMODE and O_TRUNC: all but O_RDONLY|O_TRUNC, which old Landlock takes for reading
+_OPENED = (0, 1, 2, 3, 0x201, 0x202, 0x203)
+_RULES = {
+    "open": (_Condition(1, _OPENED, mask=0x203),),
+    "openat": (_Condition(2, _OPENED, mask=0x203),),
+    # AF_UNIX, SOCK_STREAM: a datagram socket could send to an address
+    "socketpair": (_Condition(0, (1,)), _Condition(1, (1,), mask=0xF)),
+    # dup, flags, locks, dup with close-on-exec: not F_SETOWN, which sends signals
+    "fcntl": (_Condition(1, (0, 1, 2, 3, 4, 5, 6, 7, 1030)),),
+    # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+    "ioctl": (_Condition(1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),),
+    "clone": (_Condition(0, (0x10000,), mask=0x10000),),  # CLONE_THREAD
+    # read one's own limits
+    "prlimit64": (_Condition(0, (0,)), _Condition(2, (0,)), _Condition(2, (0,), upper=True)),
+}
 
 
 def _instruction(code: int, k: int, if_true: int = 0) -> bytes:
@@ -123,23 +123,33 @@ def _check(condition: _Condition) -> list[bytes]:
     ]
 
 
-def _program(machine: str, own_pid: int, may_signal: Collection[int]) -> list[bytes]:
-    allow = [_instruction(_RETURN, _ALLOW)]
+@functools.cache
+def _same_for_all(machine: str) -> bytes:
+    """The rules in which no process is named, with the end of the filter."""
+    allow, program = [_instruction(_RETURN, _ALLOW)], list[bytes]()
+    for number in _numbers(_ALLOWED, machine).values():
+        program += _when(number, allow)
+    for name, number in _numbers(_BY_ARGUMENT, machine).items():
+        checks = [step for condition in _RULES[name] for step in _check(condition)]
+        program += _when(number, checks + allow)
+    for number in _numbers(_UNKNOWN, machine).values():
+        program += _when(number, [_instruction(_RETURN, _NO_SUCH_CALL)])
+    return b"".join([*program, _instruction(_RETURN, _REFUSE)])
+
+
+def filter_program(machine: str, own_pid: int, may_signal: Collection[int] = ()) -> bytes:
+    """Return the filter of a process; the first one takes longer, as most of it is the same."""
     program = [
         _instruction(_LOAD, 4),
         _instruction(_JUMP_IF_EQUAL, _ARCHITECTURES[machine], 1),
         _instruction(_RETURN, _KILL),
         _instruction(_LOAD, 0),
     ]
-    for number in _numbers(_ALLOWED, machine).values():
-        program += _when(number, allow)
-    rules = _rules(own_pid, may_signal)
-    for name, number in _numbers(_BY_ARGUMENT, machine).items():
-        checks = [step for condition in rules[name] for step in _check(condition)]
-        program += _when(number, checks + allow)
-    for number in _numbers(_UNKNOWN, machine).values():
-        program += _when(number, [_instruction(_RETURN, _NO_SUCH_CALL)])
-    return [*program, _instruction(_RETURN, _REFUSE)]
+    for name, number in _numbers(_SIGNALS, machine).items():
+        allowed = (own_pid, *may_signal) if name == "kill" else (own_pid,)
+        body = [*_check(_Condition(0, allowed)), _instruction(_RETURN, _ALLOW)]
+        program += _when(number, body)
+    return b"".join([*program, _same_for_all(machine)])
 
 
 def install(own_pid: int, may_signal: Collection[int] = ()) -> None:
@@ -148,12 +158,11 @@ def install(own_pid: int, may_signal: Collection[int] = ()) -> None:
     `may_signal`: processes that it may signal besides itself. UserError where the kernel has no
     seccomp filters.
     """
-    program = b"".join(_program(supported_machine(), own_pid, may_signal))
+    program = filter_program(supported_machine(), own_pid, may_signal)
     code = ctypes.create_string_buffer(program, len(program))
     described = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
-    libc = ctypes.CDLL(None, use_errno=True)
     arguments = (ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.c_char_p(described))
-    if libc.prctl(_PR_SET_SECCOMP, *arguments, ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+    if _LIBC.prctl(_PR_SET_SECCOMP, *arguments, ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
         raise UserError(
             "verifier=python needs seccomp filters (CONFIG_SECCOMP_FILTER), and the kernel or "
             f"container refused one: errno {ctypes.get_errno()}"
