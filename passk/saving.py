@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from passk.adapters import adapter_parameters, base_fingerprint, base_parameters
+from passk.adapters import adapter_parameters, base_fingerprint, base_parameters, kept_buffers
 from passk.checkpoint import (
     LEARNER,
     MANIFEST,
@@ -121,7 +121,8 @@ def _moment(learner: Learner, state: TrainState, *, copy: bool) -> Moment:
     own = learner.state_tensors() | {"rng/torch": torch.get_rng_state()}
     if any(adapter_parameters(learner.model)):
         own["base"] = base_fingerprint(learner.model)
-    in_shards = num_ranks() > 1 and _is_saved_as_named(learner)
+    has_buffers = any(kept_buffers(learner.model))
+    in_shards = num_ranks() > 1 and not has_buffers and _is_saved_as_named(learner)
     weights = learner.plain_state() if in_shards else _gathered(learner)
     if copy:
         return Moment(dict(_copied(weights)), in_shards, dict(_copied(own.items())), state)
@@ -146,6 +147,8 @@ def _gathered(learner: Learner) -> Iterator[tuple[str, Tensor]]:
         gathered = on_rank_0(tensor)
         if rank() == 0:
             yield name, gathered
+    if rank() == 0:
+        yield from kept_buffers(learner.model)
 
 
 def _copied(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

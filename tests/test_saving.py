@@ -13,7 +13,13 @@ from rank_work import save_after_steps, some_rows, state_after_restore
 from safetensors.torch import load_file
 from small_runs import metrics, train
 from test_torch_sampler import random_model
-from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    ApertusConfig,
+    ApertusForCausalLM,
+    AutoModelForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from passk import saving
 from passk.checkpoint import TrainState, best_steps, damage, restore
@@ -97,10 +103,24 @@ def with_experts() -> MixtralForCausalLM:
     return MixtralForCausalLM(MixtralConfig(vocab_size=18, **sizes, **heads))
 
 
-@pytest.mark.parametrize("name", ["mixtral", "gpt2"])
+def with_buffers() -> ApertusForCausalLM:
+    """Its files hold numbers that are no parameters; here others than a new model has."""
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    model = ApertusForCausalLM(ApertusConfig(vocab_size=18, **sizes, **heads, eos_token_id=1))
+    for layer in model.model.layers:
+        layer.mlp.act_fn.beta.fill_(0.7)
+    return model
+
+
+OTHERS = {"mixtral": with_experts, "apertus": with_buffers}
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt2", "apertus"])
 def test_ranks_save_what_one_process_saves(tmp_path, name):
-    """Experts under the names of their files, and a tied head (GPT-2's) not at all."""
-    model = with_experts() if name == "mixtral" else random_model(name)
+    """Experts under the names of their files, a tied head (GPT-2's) not at all, and buffers."""
+    model = OTHERS[name]() if name in OTHERS else random_model(name)
     model.save_pretrained(tmp_path / "model")
     load_tokenizer("tiny").save_pretrained(tmp_path / "model")
     launch(save_after_steps, 2, str(tmp_path), str(tmp_path / "model"), LearnerConfig())
@@ -108,7 +128,8 @@ def test_ranks_save_what_one_process_saves(tmp_path, name):
         load_file(tmp_path / folder / "model.safetensors") for folder in ("model", "step-000002")
     )
     assert before.keys() == after.keys()
-    assert any("experts.2.w1" in name or "wte" in name for name in before)
+    assert any("experts.2.w1" in key or "wte" in key or "beta" in key for key in before)
+    assert all(after[key] == 0.7 for key in after if key.endswith("act_fn.beta"))
     expected = load_file(tmp_path / "expected.safetensors")
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "step-000002", dtype=torch.float32)
     for name, parameter in reloaded.named_parameters():
@@ -133,9 +154,10 @@ def test_large_models_are_written_in_several_files(tmp_path):
     assert_same_tensors(tensors_of(learner), load_file(tmp_path / "expected.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "apertus"])
 def test_one_process_resumes_from_its_own(tmp_path, name):
-    random_model(name).save_pretrained(tmp_path / "model")
+    model = OTHERS[name]() if name in OTHERS else random_model(name)
+    model.save_pretrained(tmp_path / "model")
     load_tokenizer("tiny").save_pretrained(tmp_path / "model")
     learner = new_learner(tmp_path / "model")
     learner.update(some_rows(5))
@@ -144,6 +166,7 @@ def test_one_process_resumes_from_its_own(tmp_path, name):
     again = new_learner(tmp_path / "step-000001")
     assert restore(tmp_path / "step-000001", again) == TrainState(1, 7)
     assert_same_tensors(tensors_of(again), tensors_of(learner))
+    assert_same_tensors(again.model.state_dict(), learner.model.state_dict())
     assert again.update(some_rows(5)) == learner.update(some_rows(5))
 
 
