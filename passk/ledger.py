@@ -100,9 +100,24 @@ def read_cell(file: Path) -> Cell:
         attempts = tuple(Attempt(**attempt) for attempt in known.pop("attempts"))
         # An older ledger does not say: only what was refused had surely made nothing.
         known.setdefault("owns_dir", any(attempt.code != REFUSED for attempt in attempts))
-        return Cell(**{**known, "overrides": tuple(known["overrides"])}, attempts=attempts)
-    except (ValueError, KeyError, TypeError) as error:
+        cell = Cell(**{**known, "overrides": tuple(known["overrides"])}, attempts=attempts)
+        _check(cell)
+        return cell
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not a cell of a sweep's ledger: {error}") from error
+
+
+def _check(cell: Cell) -> None:
+    """Raise ValueError or TypeError for values that no sweep writes."""
+    texts = (cell.name, cell.command, cell.run_dir, cell.line, *cell.overrides)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(cell.number, int):
+        raise TypeError("a value is of the wrong kind")
+    for attempt in cell.attempts:
+        if not isinstance(attempt.code, int | None):
+            raise TypeError(f"the exit code {attempt.code!r} is no number")
+        for time in (attempt.start, *([] if attempt.end is None else [attempt.end])):
+            datetime.fromisoformat(time)
+        _ = attempt.seconds  # times of one kind: with a zone, or without
 
 
 def cell_dir(file: Path, cell: Cell) -> Path:

@@ -1,9 +1,19 @@
 """Names in files stay what they are, and a file that cannot be read is named."""
 
+import re
+
 import pytest
 
 from passk.errors import UserError
-from passk.reading import overrides_text, read_manifest, read_overrides, read_table, saved_steps
+from passk.reading import (
+    overrides_text,
+    read_lines,
+    read_manifest,
+    read_overrides,
+    read_table,
+    saved_steps,
+    steps_of,
+)
 
 
 def test_names_are_text_also_where_they_look_like_a_number_or_like_nothing(tmp_path):
@@ -51,3 +61,53 @@ def test_older_overrides_are_read(tmp_path):
     assert read_overrides(tmp_path) == ()
     (tmp_path / "overrides.txt").write_text('- regime=hybrid\n\n  train.seed=1\n"half\n')
     assert read_overrides(tmp_path) == ("regime=hybrid", "train.seed=1", '"half')
+
+
+LINE = '{"step": 0, "seconds": 1.5}\n'
+METRICS = [
+    ("", []),
+    (LINE, [0]),
+    (LINE + LINE.replace("0,", "1,")[:9], [0]),  # what a power cut leaves of the last line
+    (LINE + "\0" * 50, [0]),
+    (LINE + "\0" * 50 + "\n", [0]),
+]
+
+
+@pytest.mark.parametrize(("text", "steps"), METRICS)
+def test_a_last_line_that_is_not_whole_is_left_out(tmp_path, text, steps):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert [row["step"] for _, row in read_lines(tmp_path / "metrics.jsonl")] == steps
+
+
+@pytest.mark.parametrize(
+    "line", ["garbage", "{}", "[]", '{"step": "a"}', '{"step": 1, "seconds": {}}']
+)
+def test_a_broken_line_before_the_last_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f"{LINE}{line}\n{LINE}")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is broken in line 2: .*; put it back"):
+        read_lines(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "it is empty; put it back from a copy, or remove it"),
+        ("[]", "holds list"),
+        ("null", "holds nothing"),
+        ('{"seconds": "a"}', "has seconds=a, of the wrong kind"),
+        ('{"num_processes": null}', "has num_processes=None"),
+        ("\0" * 20, "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
+def test_a_broken_manifest_is_named_with_what_to_do(tmp_path, text, says):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=re.escape(says)) as refused:
+        read_manifest(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path / 'manifest.json'} ")
+
+
+def test_copies_under_other_names_are_no_steps(tmp_path):
+    for name in ("step-000002", "step-000001", "step-000001 (copy)", "step-000003.bak", "step-x"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in steps_of(tmp_path).values()] == ["step-000001", "step-000002"]

@@ -56,9 +56,10 @@ def read_to_resume(run: Path) -> None:
     cfg = load_run_config(run)
     recorded(run)
     asdict(cfg)
-    Spending(read_manifest(run), 0.0)
+    manifest = read_manifest(run)
+    Spending(manifest, 0.0)
     refuse_changes("train", cfg, run)
-    refuse_other_contents({}, run)
+    refuse_other_contents({key: str(value) for key, value in manifest.items()}, run)
 
 
 def read_to_measure(run: Path) -> None:
