@@ -42,9 +42,9 @@ def same_answer(gold: str, answer: str, same_formula: SameFormula) -> bool | Non
     elif isinstance(gold_form, Number) and isinstance(answer_form, Several):
         gold_form = read_answer(gold.replace(",", ", "))
     same = _same(gold_form, answer_form, same_formula)
-    if same is not True and same_text(normalise_latex(gold), normalise_latex(answer)):
-        return True
-    return same
+    if same or (isinstance(gold_form, Number) and isinstance(answer_form, Number)):
+        return same
+    return same_text(normalise_latex(gold), normalise_latex(answer)) or same
 
 
 def same_text(gold: str, answer: str) -> bool:

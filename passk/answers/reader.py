@@ -28,7 +28,7 @@ from passk.answers.forms import (
 )
 from passk.answers.names import is_name, is_quantity
 from passk.answers.numbers import read_number, read_number_word
-from passk.answers.spelling import normalise_latex
+from passk.answers.spelling import closes_at_end, normalise_latex
 from passk.answers.units import split_unit
 
 _ALL_TEXT = re.compile(r"[({\s]*\\text\{\s*(?P<words>[^{}]*)\}[)}\s.]*")
@@ -197,7 +197,7 @@ def _in_brackets(text: str, depth: int) -> Form | None:
     inner = text[len(opening) : len(text) - len(closing)].strip()
     if opening not in ("(", "[", "{", r"\{") or closing not in (")", "]", "}", r"\}"):
         return None
-    if not inner or not _closes_at_end(text):
+    if not inner or not closes_at_end(text):
         return None
     if opening in ("{", r"\{"):
         return _read(inner, depth) if closing == opening.replace("{", "}") else None
@@ -205,16 +205,6 @@ def _in_brackets(text: str, depth: int) -> Form | None:
     if len(parts) == 1:
         return _read(inner, depth) if (opening, closing) == ("(", ")") else None
     return Several(opening, closing, tuple(_read(part, depth) for part in parts), text)
-
-
-def _closes_at_end(text: str) -> bool:
-    """Whether the first bracket's partner is the last character."""
-    level = 0
-    for place, char in enumerate(text):
-        level += (char in "([{") - (char in ")]}")
-        if level == 0 and char in ")]}":
-            return place == len(text) - 1
-    return False
 
 
 def _union(text: str, depth: int) -> Form | None:

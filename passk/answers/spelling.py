@@ -203,7 +203,20 @@ def normalise_latex(text: str) -> str:
     for needle, pattern, replacement in _SPELLINGS:
         if needle in text:
             text = pattern.sub(replacement, text)
-    return " ".join(text.split()).removesuffix(",").removesuffix(".").strip()
+    text = " ".join(text.split()).removesuffix(",").removesuffix(".").strip()
+    while text.startswith("{") and closes_at_end(text):
+        text = text[1:-1].strip()
+    return text
+
+
+def closes_at_end(text: str) -> bool:
+    """Whether the first bracket's partner is the last character."""
+    level = 0
+    for place, char in enumerate(text):
+        level += (char in "([{") - (char in ")]}")
+        if level == 0 and char in ")]}":
+            return place == len(text) - 1
+    return False
 
 
 def _in_plain_characters(text: str) -> str:
