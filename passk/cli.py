@@ -4,7 +4,6 @@
 Torch is imported only after the configuration has been composed and checked.
 """
 
-import json
 import os
 import sys
 import traceback
@@ -34,8 +33,8 @@ from passk.composition import explain, groups_and_keys, register, to_config
 from passk.config import RunConfig
 from passk.disk import is_full, missing_folders, only_writer
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
-from passk.schemas import conf_dir
-from passk.shell_words import with_quotes
+from passk.schemas import conf_dir, text_keys
+from passk.shell_words import in_quotes, with_home, with_quotes
 from passk.streams import check_words, lose_output, open_streams, restart_in_utf8
 from passk.sweep import asks_for_sweep, run_sweep
 from passk.sweep_table import status
@@ -57,7 +56,8 @@ _ENVIRONMENT = {
 }
 
 _MADE: list[Path] = []  # by Hydra for the run: its directory and those around it
-_TEXTS = (*FILES, *FOLDERS, "baseline")  # keys whose values may hold what Hydra takes for signs
+# While a line is composed: `eval=3` ends in Python's own errors.
+REFUSED_BY_HYDRA = (HydraException, OmegaConfBaseException, ValueError, OverflowError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +96,7 @@ def _main(words: list[str]) -> int:
     else:
         rest = ["resume=true" if word == "--resume" else word for word in rest]
     rest = with_sweep_as_flag(rest)
-    rest = [with_quotes(word, _TEXTS, is_sweep="-m" in rest) for word in rest]
+    rest = [as_typed(command, word, is_sweep="-m" in rest) for word in rest]
     try:
         check_words(words)
         check_tasks(os.environ)
@@ -112,6 +112,11 @@ def _main(words: list[str]) -> int:
         if not is_rank_0:
             return _follow(command)
     return _lead(command, rest)
+
+
+def as_typed(command: str, word: str, is_sweep: bool) -> str:
+    """A word with what the shell or Hydra would need, so that texts and paths are typed bare."""
+    return with_quotes(with_home(word, (*FILES, *FOLDERS)), text_keys(command), is_sweep)
 
 
 def _show_sweep(words: list[str]) -> int:
@@ -151,7 +156,7 @@ def _help(command: str, overrides: list[str]) -> int:
     """Print what `command` takes, with the overrides that were typed in place."""
     try:
         groups, keys = groups_and_keys(command, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except REFUSED_BY_HYDRA as error:
         return _refuse(explain(error, command))
     shown = f"Groups, chosen as group=option:\n{groups}\n\n" if groups else ""
     print(COMMAND_HELP.format(command=command, summary=SUMMARIES[command], groups=shown, keys=keys))
@@ -176,7 +181,7 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
     try:
         is_sweep = "--cfg" not in overrides and asks_for_sweep(command, overrides)
         return run_sweep(command, overrides) if is_sweep else one_run()
-    except (HydraException, OmegaConfBaseException) as error:
+    except REFUSED_BY_HYDRA as error:
         return _refuse(explain(error, command))
     except UserError as error:  # of a sweep as a whole
         return _refuse(str(error))
@@ -185,7 +190,8 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:  # jobs catch their own; this is Hydra making the directory
-        return _refuse(f"hydra.run.dir cannot be made: {error}")
+        where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
+        return _refuse(f"{where} cannot be made: {error}")
     except SystemExit as stopped:  # Hydra's parser has printed its own usage
         return int(stopped.code or 0)
 
@@ -301,11 +307,8 @@ def _directories_as_override(words: Sequence[str]) -> list[str]:
             values.add(words[words.index(flag) + 1])
     directories = [word for word in plain if word not in values]
     others = [word for word in words if word not in directories]
-    return (
-        others
-        if not directories
-        else [*others, f"dirs={json.dumps(directories, ensure_ascii=False)}"]
-    )
+    listed = ",".join(map(in_quotes, directories))
+    return [*others, f"dirs=[{listed}]"] if directories else others
 
 
 if __name__ == "__main__":

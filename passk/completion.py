@@ -47,7 +47,10 @@ COMMANDS = (*SCHEMAS, "sweep", "completion")
 LAUNCHERS = ("basic", "joblib", "ray", "submitit_local", "submitit_slurm")
 OF_HYDRA = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra/launcher=")
 FILES = ("data.path", "data.eval_path")
-FOLDERS = ("run", "train.init_from", "model.path", "out", "hydra.run.dir", "hydra.sweep.dir")
+FOLDERS = (
+    *("run", "train.init_from", "model.path", "out", "tracker.dir"),
+    *("hydra.run.dir", "hydra.sweep.dir"),
+)
 # Hydra reads these as signs, unless a backslash is before them.
 SIGNS = re.compile(r"([\\()\[\]{}=,])")
 

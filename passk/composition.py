@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -149,13 +150,18 @@ def explain(error: Exception, command: str) -> str:
     """One sentence for a composition error of Hydra or OmegaConf, naming key and choices."""
     causes = [str(e) for e in (error, error.__cause__) if e is not None]
     text = "\n".join(causes)
+    if isinstance(error, OverrideParseException):
+        return _explain_unread(error)
+    if "Config group override must be" in text:  # of all that Hydra refuses, in words of its own
+        return f"{', '.join(groups(command))} take the name of an option, as --help lists them"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return _explain_unknown_key(unknown[1], command)
-    missing = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    missing = re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text)
     if missing:
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         shown = [name for name in options if not name.endswith("_schema")]
+        shown = shown or groups(command).get(missing[1], [])
         return f"{missing[1]}={missing[2]} is unknown; allowed: {', '.join(shown)}"
     foreign = re.search(r"Key '(\w+)' not in '\w+Config'", text)
     if foreign and (command, foreign[1]) == ("explain", "train"):
@@ -172,6 +178,20 @@ def explain(error: Exception, command: str) -> str:
     ]
     reason = before_key[-1] if key else " ".join(before_key)
     return f"{key[1]}: {reason}" if key else reason
+
+
+def _explain_unread(error: OverrideParseException) -> str:
+    """What to type instead of a word that Hydra's grammar does not take."""
+    key, sign, _ = error.override.partition("=")
+    word = " ".join(error.override.split())
+    if not sign:
+        return f"{word} is no KEY=VALUE, and no option that passk knows"
+    if not re.fullmatch(r"[+~]{0,2}[\w./@-]+", key, flags=re.ASCII) or ".." in key:
+        return f"{word} names no key; a key is written as in regime.k"
+    return (
+        f"{word} cannot be read; put texts with signs in quotes, within those of the shell: "
+        f'\'{key}="TEXT"\', or \'{key}=["TEXT","TEXT"]\' for a list'
+    )
 
 
 def _explain_unknown_key(key: str, command: str) -> str:

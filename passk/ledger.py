@@ -22,7 +22,7 @@ from passk.errors import UserError
 FOLDER = "ledger"
 STATES = ("waiting", "running", "interrupted", "failed", "finished")
 FINISHED, REFUSED, INTERRUPTED = 0, 2, 130  # exit codes
-_LONGEST_NAME = 120
+_LONGEST_NAME = 120  # bytes; a file's name may have 255, and ours get endings
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +188,10 @@ def as_name(text: str) -> str:
     """A file's name that still says what it names."""
     bare = re.sub(r"[\"']", "", text)
     name = re.sub(r"[^\w.,=+-]+", "_", bare).strip("_.") or "cell"
-    if len(name) <= _LONGEST_NAME:
+    if len(name.encode()) <= _LONGEST_NAME:
         return name
-    return f"{name[:_LONGEST_NAME]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    shown = name.encode()[:_LONGEST_NAME].decode(errors="ignore")  # no half of a character
+    return f"{shown}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def below_the_sweep(subdir: str) -> str:

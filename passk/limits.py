@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from math import isfinite
+from typing import get_args, get_origin
 
 from passk.config import ESTIMATOR_NAMES, REGIMES
 from passk.errors import UserError
@@ -25,6 +27,15 @@ _CHOICES = {
     "tracker.name": ("none", "tensorboard", "wandb", "trackio", "mlflow"),
     "tracker.mode": ("offline", "online"),
 }
+_LARGEST_SEED = 2**32 - 1  # of NumPy and of the trackers; torch takes more
+_SEEDS = (
+    "data.seed",
+    "train.seed",
+    "eval.seed",
+    "diagnose.seed",
+    "verifier.noise_seed",
+    "toy.seed",
+)
 _AT_LEAST = {
     "rollout.num_prompts": 1,
     "rollout.num_samples": 2,
@@ -77,7 +88,27 @@ _AT_LEAST = {
     "data.prompt.num_shots": 0,
     "toy.k": 2,
     "toy.num_steps": 1,
-    "toy.seed": 0,
+    "alignment_prompts": 1,
+    "alignment_samples": 2,
+    "diagnostics.num_prompts": 1,
+    "diagnostics.num_samples": 2,
+    **dict.fromkeys(_SEEDS, 0),
+}
+_MOST = 10**9  # of any count: what is above is a slip of the hand
+_AT_MOST = {
+    "rollout.temperature": 100,
+    "eval.temperature": 100,
+    "verifier.timeout_seconds": 86_400,
+    "verifier.max_memory_mib": 2**24,
+    "verifier.max_file_mib": 2**24,
+    "verifier.num_workers": 1024,
+    "learner.replicas": 2**16,
+    "rollout.tensor_parallel": 1024,
+    "num_threads": 1024,
+    "sweep.num_parallel": 1024,
+    "sweep.retries": 1000,
+    "seeds": 1000,
+    **dict.fromkeys(_SEEDS, _LARGEST_SEED),
 }
 _FRACTIONS = (
     "filter.fdr",
@@ -104,10 +135,16 @@ _POSITIVE = (
     "eval.temperature",
     "eval.top_p",
     "learner.lr",
+    "learner.eps",
     "learner.max_grad_norm",
     "verifier.timeout_seconds",
     "toy.step_size",
 )
+_ITEMS: dict[object, tuple[str, type | tuple[type, ...]]] = {
+    str: ("texts", str),
+    int: ("whole numbers", int),
+    float: ("numbers", (int, float)),
+}
 
 
 def choices(key: str) -> tuple[str, ...]:
@@ -118,7 +155,7 @@ def choices(key: str) -> tuple[str, ...]:
 def check_fields(cfg: object) -> None:
     """Raise UserError for the first field whose value is not allowed, or that is no field."""
     for key, value in _flatten(cfg):
-        _check_field(key, value)
+        check_field(key, value)
 
 
 def _flatten(node: object, prefix: str = "") -> Iterable[tuple[str, object]]:
@@ -129,22 +166,38 @@ def _flatten(node: object, prefix: str = "") -> Iterable[tuple[str, object]]:
         raise UserError(f"{prefix}{extra} is not a key of passk; allowed: {', '.join(names)}")
     for field in fields(node):
         value = getattr(node, field.name)
+        key = f"{prefix}{field.name}"
         if is_dataclass(value):
-            yield from _flatten(value, f"{prefix}{field.name}.")
+            yield from _flatten(value, f"{key}.")
         else:
-            yield f"{prefix}{field.name}", value
+            _check_items(key, field.type, value)
+            yield key, value
 
 
-def _check_field(key: str, value: object) -> None:
+def _check_items(key: str, kind: object, value: object) -> None:
+    """Refuse a list in a list, which OmegaConf takes for an item of any type."""
+    kinds = get_args(kind) if get_origin(kind) is list else ()
+    if kinds and kinds[0] in _ITEMS and isinstance(value, list):
+        name, allowed = _ITEMS[kinds[0]]
+        if not all(isinstance(item, allowed) for item in value):
+            raise UserError(f"{key}={value} must be a list of {name}")
+
+
+def check_field(key: str, value: object) -> None:
+    """Raise UserError where a field may not have this value, whatever the others have."""
     if value is None:
         return
     if key in _CHOICES and value not in _CHOICES[key]:
         raise UserError(f"{key}={value} is unknown; allowed: {', '.join(_CHOICES[key])}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    if key in _AT_LEAST and value < _AT_LEAST[key]:
-        raise UserError(f"{key}={value} is too small; at least {_AT_LEAST[key]} is needed")
     if key in _FRACTIONS and not 0 <= value <= 1:
         raise UserError(f"{key}={value} must lie between 0 and 1")
+    if isinstance(value, float) and not isfinite(value):
+        raise UserError(f"{key}={value} must be a finite number")
+    if key in _AT_LEAST and value < _AT_LEAST[key]:
+        raise UserError(f"{key}={value} is too small; at least {_AT_LEAST[key]} is needed")
+    if value > (most := _AT_MOST.get(key, _MOST)) and (isinstance(value, int) or key in _AT_MOST):
+        raise UserError(f"{key}={value} is too large; at most {most} is possible")
     if key in _POSITIVE and not value > 0:
         raise UserError(f"{key}={value} must be above 0")

@@ -10,11 +10,10 @@ from huggingface_hub.file_download import repo_folder_name
 from passk.errors import UserError
 from passk.records import RunRecord, load_run
 from passk.rows import is_file_name
-from passk.shell_words import as_value, one_line
+from passk.shell_words import as_value, one_line, without_quotes
 
 _PLACES = ("model.path", "data.path", "data.eval_path", "train.init_from")
 _NOT_TOLD = ("resume=", "hydra.", "tracker")  # nobody else's tracker is this one's
-_QUOTES = "\"'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +106,11 @@ def _without_places(value: str) -> str:
     if value.startswith("[") and value.endswith("]"):
         items = [_without_places(item.strip()) for item in value[1:-1].split(",")]
         return f"[{','.join(items)}]" if any(map(_is_place, value[1:-1].split(","))) else value
-    return as_value(Path(value.strip(_QUOTES)).name) if _is_place(value) else value
+    return as_value(Path(without_quotes(value)).name) if _is_place(value) else value
 
 
 def _is_place(value: str) -> bool:
     """An absolute path, but not a word of a prompt such as /think."""
-    bare = value.strip().strip(_QUOTES)
+    bare = without_quotes(value.strip())
     path = Path(bare)
     return bare.startswith("~/") or (path.is_absolute() and len(path.parts) > 2)

@@ -18,7 +18,7 @@ from passk.command_config import ReproduceConfig
 from passk.ledger import FOLDER, read_ledger
 from passk.reading import read_file, read_manifest, read_overrides
 from passk.records import RunRecord
-from passk.shell_words import as_value, one_line
+from passk.shell_words import as_value, one_line, without_quotes
 from passk.wording import in_order
 
 _NOT_TOLD = ("resume=", "hydra.run.", "hydra.sweep.dir=")
@@ -64,7 +64,7 @@ class Places:
     def _word(self, word: str, seed_dir: Path | None) -> str:
         key, _, value = word.partition("=")
         is_quoted = value[:1] in ("'", '"')
-        parts = [value[1:-1]] if is_quoted else value.split(",")  # a sweep's has several
+        parts = [without_quotes(value)] if is_quoted else value.split(",")  # a sweep's has several
         names_runs = key.lstrip("+") in _MAY_NAME_RUNS
         runs = [self._run_at(part, seed_dir) if names_runs else None for part in parts]
         told = [run or self.told(part) for run, part in zip(runs, parts, strict=True)]

@@ -1,5 +1,7 @@
 """What each command is configured by: its dataclass, and its groups in `conf/`."""
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import yaml
@@ -33,6 +35,25 @@ DATA_SCHEMAS: dict[str, type[DataConfig]] = {
     "math": TableConfig,
     "jsonl": TableConfig,
 }
+
+
+_TEXTS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+
+
+def text_keys(command: str) -> frozenset[str]:
+    """The keys of a command that take a text, such as a path or an instruction."""
+    own = _text_fields(SCHEMAS[command])
+    of_data = [f"data.{key}" for schema in DATA_SCHEMAS.values() for key in _text_fields(schema)]
+    return frozenset((*own, *of_data, *_TEXTS_OF_HYDRA))
+
+
+def _text_fields(schema: type) -> Iterator[str]:
+    for field in fields(schema):
+        if is_dataclass(field.type):
+            assert isinstance(field.type, type)
+            yield from (f"{field.name}.{key}" for key in _text_fields(field.type))
+        elif field.type in (str, str | None):
+            yield field.name
 
 
 def conf_dir() -> Path:

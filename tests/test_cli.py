@@ -22,7 +22,6 @@ from small_runs import (
 
 from passk import __version__, cli
 from passk.cli import SUMMARIES
-from passk.shell_words import with_quotes
 
 
 @pytest.fixture(scope="module")
@@ -312,26 +311,6 @@ def test_a_cell_is_named_as_its_directory_is(passk, tmp_path, trained):
     assert (done.code, done.err) == (0, "") and (tmp_path / "a, b=c" / "eval").is_dir()
     missing = passk("eval", "run=s/regime.k=3,regime.pass1_weight=0.5", *small)
     assert_refused(missing, "run=s/regime.k=3,regime.pass1_weight=0.5 does not exist")
-
-
-@pytest.mark.parametrize(
-    ("word", "is_sweep", "expected"),
-    [
-        ("run=a/k=2,w=1", False, 'run="a/k=2,w=1"'),
-        ("run=a/k=2,w=1", True, 'run="a/k=2,w=1"'),  # it is there
-        ("run=a/k=2,a/k=4", True, 'run="a/k=2","a/k=4"'),
-        ("+run=a b", False, '+run="a b"'),
-        ("run=a,b", True, "run=a,b"),
-        ("run=a/k\\=2", False, "run=a/k\\=2"),
-        ("run='a=b'", False, "run='a=b'"),
-        ("run=null", False, "run=null"),
-        ("regime.k=[1,2]", False, "regime.k=[1,2]"),
-    ],
-)
-def test_texts_are_quoted_where_hydra_needs_it(tmp_path, monkeypatch, word, is_sweep, expected):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a" / "k=2,w=1").mkdir(parents=True)
-    assert with_quotes(word, ("run",), is_sweep) == expected
 
 
 def test_sweep_goes_on_past_a_bad_cell(passk, tmp_path):

@@ -1,8 +1,10 @@
 """Every file of `conf/` composes; what is wrong is refused in a sentence, and without torch."""
 
+import re
 import subprocess
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
+from math import inf, nan
 
 import pytest
 import yaml
@@ -24,7 +26,8 @@ from passk.config import (
     TrainConfig,
 )
 from passk.errors import UserError
-from passk.schemas import SCHEMAS, conf_dir
+from passk.limits import check_field
+from passk.schemas import DATA_SCHEMAS, SCHEMAS, conf_dir
 
 CONF = conf_dir()
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -461,3 +464,34 @@ def test_config_needs_nothing_but_the_standard_library():
 def test_every_field_has_a_default():
     for schema in SCHEMAS.values():
         assert schema() == schema(), [field.name for field in fields(schema)]
+
+
+def number_fields(schema, prefix=""):
+    """The keys of a schema that take a number."""
+    for field in fields(schema):
+        if is_dataclass(field.type):
+            yield from number_fields(field.type, f"{prefix}{field.name}.")
+        elif field.type in (int, float, int | None, float | None):
+            yield f"{prefix}{field.name}"
+
+
+NUMBERS = sorted(
+    {key for schema in SCHEMAS.values() for key in number_fields(schema)}
+    | {key for schema in DATA_SCHEMAS.values() for key in number_fields(schema, "data.")}
+)
+# As large as one likes, as long as it is finite.
+FREE_ABOVE = (
+    *("learner.lr", "learner.weight_decay", "learner.eps", "learner.max_grad_norm"),
+    *("rollout.importance_cap", "rollout.max_logprob_gap", "toy.step_size"),
+)
+OF_RULES = ("regime.level", "toy.delta", "toy.p_hard")  # bounded in rules.py and command_rules.py
+
+
+@pytest.mark.parametrize("key", sorted(set(NUMBERS) - set(OF_RULES)))
+def test_every_number_has_bounds(key):
+    """What no library takes is refused here: not after all steps were trained."""
+    assert len(NUMBERS) > 80
+    too_large = [] if key in FREE_ABOVE else [10**400, 2**64]
+    for value in (nan, inf, -inf, -1, -(10**400), *too_large):
+        with pytest.raises(UserError, match=f"^{re.escape(key)}={value} (is too|must)"):
+            check_field(key, value)
