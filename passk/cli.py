@@ -29,7 +29,7 @@ from passk.clusters import (
 )
 from passk.command_rules import claim_directory
 from passk.completion import FILES, FOLDERS, script
-from passk.composition import explain, groups_and_keys, register, to_config
+from passk.composition import check_groups, explain, groups_and_keys, register, to_config
 from passk.config import RunConfig
 from passk.disk import is_full, missing_folders, only_writer
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
@@ -145,6 +145,10 @@ def _show_completion(words: list[str]) -> int:
 def _lead(command: str, rest: list[str]) -> int:
     """What a process does that composes the configuration."""
     register()
+    try:
+        check_groups(command, rest)
+    except UserError as error:
+        return _refuse(str(error))
     if "--help" in rest or "-h" in rest:
         return _help(command, [word for word in rest if not word.startswith("-")])
     if "--cfg" in rest and "--resolve" not in rest:

@@ -28,7 +28,7 @@ from passk.config import (
     TrainConfig,
 )
 from passk.errors import UserError
-from passk.reading import broken, read_yaml
+from passk.limits import check_fields
 from passk.schemas import DATA_SCHEMAS, SCHEMAS, conf_dir, groups
 from passk.typed_breaks import with_breaks
 
@@ -61,9 +61,20 @@ def register() -> None:
 def to_config(composed: DictConfig) -> Any:
     """A composed configuration as checked plain dataclasses, whose class is in `SCHEMAS`."""
     with_values = OmegaConf.to_object(composed)
+    check_fields(with_values)  # what is filled in follows from fields that are as they should be
     cfg = settle(with_values)
     check(cfg)
     return cfg
+
+
+def check_groups(command: str, words: Sequence[str]) -> None:
+    """Raise UserError for a group that is given a number or a list, on which Hydra breaks."""
+    known = groups(command)
+    for word in words:
+        key, _, value = word.partition("=")
+        options = known.get(key.lstrip("+")) if value else None
+        if options and not re.match(r"[A-Za-z_\"'$*]", value):
+            raise UserError(f"{word} is no option of {key}; allowed: {', '.join(options)}")
 
 
 def settle(cfg: Any) -> Any:
@@ -114,6 +125,11 @@ def load_config(run_dir: Path, kind: type[C]) -> C:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run directory: it holds no config.yaml")
+    from passk.reading import (  # and pandas, which no line waits for that is refused
+        broken,
+        read_yaml,
+    )
+
     saved = read_yaml(path)
     data = saved.get("data")
     name = data.get("name") if isinstance(data, dict) else None

@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from passk.cli import REFUSED_BY_HYDRA, as_typed
-from passk.composition import explain, register, to_config
+from passk.composition import check_groups, explain, register, to_config
 from passk.errors import UserError
 from passk.schemas import SCHEMAS, conf_dir
 
@@ -117,6 +117,7 @@ def outcome(command: str, words: Sequence[str], base: DictConfig | None) -> str:
     """`taken`, `refused` or what went wrong, in words. Without a base Hydra composes the whole."""
     typed = [as_typed(command, word, is_sweep=False) for word in words]
     try:
+        check_groups(command, typed)
         whole = [*NEEDED.get(command, []), *typed]
         to_config(overridden(base, typed) if base else compose(command, overrides=whole))
         return "taken"
