@@ -29,6 +29,7 @@ from passk.config import (
 )
 from passk.errors import UserError
 from passk.limits import check_fields
+from passk.reading import broken, read_yaml
 from passk.schemas import DATA_SCHEMAS, SCHEMAS, conf_dir, groups
 from passk.typed_breaks import with_breaks
 
@@ -125,11 +126,6 @@ def load_config(run_dir: Path, kind: type[C]) -> C:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run directory: it holds no config.yaml")
-    from passk.reading import (  # and pandas, which no line waits for that is refused
-        broken,
-        read_yaml,
-    )
-
     saved = read_yaml(path)
     data = saved.get("data")
     name = data.get("name") if isinstance(data, dict) else None

@@ -4,12 +4,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import yaml
 
 from passk.errors import UserError
+
+if TYPE_CHECKING:  # else imported with the first table: a line that is refused does not wait for it
+    import pandas as pd
 
 # Text, also where it looks like a number or like a missing value.
 _TEXT = ("kind", "level", "type", "problem_id", "signal", "metric")
@@ -84,11 +86,11 @@ def _named(value: Any) -> str:
 
 def read_table(
     file: Path,
-    default: pd.DataFrame | None = None,
+    default: "pd.DataFrame | None" = None,
     *,
     columns: Iterable[str] = (),
     numbers: Iterable[str] = (),
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """A CSV file, in which the names of groups and problems are text.
 
     It needs these columns; those of `numbers` hold numbers, or nothing.
@@ -99,24 +101,28 @@ def read_table(
 
 def with_columns(
     file: Path,
-    table: pd.DataFrame,
+    table: "pd.DataFrame",
     *,
     columns: Iterable[str] = (),
     numbers: Iterable[str] = (),
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """The table of a file, if it has the columns that are needed."""
+    from pandas.api.types import is_numeric_dtype
+
     needed = list(dict.fromkeys([*columns, *numbers]))
     for name in needed:
         if name not in table:
             raise broken(file, f"lacks the column {name!r}: it needs {', '.join(needed)}")
     for name in numbers:
-        if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
+        if len(table) and not is_numeric_dtype(table[name]):
             raise broken(file, f"has text in the column {name!r}, which holds numbers")
     return table
 
 
-def _read_csv(file: Path) -> pd.DataFrame:
+def _read_csv(file: Path) -> "pd.DataFrame":
     """Only in columns of numbers is a value missing where there is nothing."""
+    import pandas as pd
+
     columns = pd.read_csv(file, nrows=0).columns
     return pd.read_csv(
         file,
@@ -173,14 +179,16 @@ def _metrics(line: str) -> dict[str, Any] | None:
     return row if is_timed else None
 
 
-def recorded(run_dir: Path) -> tuple[list[tuple[str, dict[str, Any]]], dict[Path, pd.DataFrame]]:
+def recorded(run_dir: Path) -> tuple[list[tuple[str, dict[str, Any]]], "dict[Path, pd.DataFrame]"]:
     """What a run goes on from: the lines of its metrics, and the tables of its evaluations."""
     tables = {file: read_file(_read_rows, file) for file in (run_dir / "eval").glob("*.csv")}
     return read_lines(run_dir / "metrics.jsonl"), tables
 
 
-def _read_rows(file: Path) -> pd.DataFrame:
+def _read_rows(file: Path) -> "pd.DataFrame":
     """As text, so that numbers keep their digits, but for the column `step`."""
+    import pandas as pd
+
     rows = pd.read_csv(file, dtype=str, keep_default_na=False)
     if "step" not in rows:
         raise ValueError("it lacks the column 'step'")
