@@ -218,6 +218,33 @@ def test_repetition_takes_no_time(pieces, start):
     read_answer.__wrapped__((start + "".join(pieces) * 300)[: MAX_ANSWER_CHARS - 1] + "!")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e999999999999",
+        "1e-99999",
+        r"10^{99999999}",
+        r"1.5\times 10^{-99999}",
+        "9" * 900 + "e999",
+        r"7 \pmod{" + "9" * 900 + "}",
+        "0." + "123" * 300 + "...",
+        "{" * 499 + "5" + "}" * 499,
+        "(" * 499 + "5" + ")" * 499,
+        ":".join("1" * 400),
+        r"\text{cm}" * 100,
+        "5 " + r"\text{N}\cdot" * 70,
+        r"\boxed{1} word and " * 50,
+        "x" * 60 + "(" * 60 + "=5",
+        r"\color{red}" * 80,
+    ],
+)
+def test_what_could_be_large_is_bounded_before_it_is_computed(text):
+    started = time.process_time()
+    describe(read_answer.__wrapped__(text))
+    assert time.process_time() - started < 1
+    assert same_answer("5", text, lambda gold, answer: None) in (True, False, None)
+
+
 def test_a_normal_answer_is_the_same_when_normalised_twice():
     for gold in CORPUS["gold"]:
         once = normalise_latex(gold)
