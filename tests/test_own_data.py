@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -292,3 +294,16 @@ def test_a_reproduction_whose_problems_change_on_the_way_stops(sums, tmp_path):
 def jsonl_config(folder):
     columns = {"prompt_column": "q", "answer_column": "a", "gold_in": "after_hash"}
     return TableConfig(name="jsonl", path=str(folder), solution_column="steps", **columns)
+
+
+def test_bad_files_are_refused_before_torch_is_imported(tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "\\ud83d", "answer": "1"}\n')
+    words = ["train", "data=jsonl", "verifier=exact", "data.path=bad.jsonl"]
+    words.append("data.eval_path=bad.jsonl")
+    code = f"import sys; from passk.cli import main; print(main({words}))"
+    code += "; print('torch' in sys.modules, 'datasets' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["2", "False", "False"], done.stderr
+    assert "bad.jsonl, line 1: 'prompt' holds half of a surrogate pair" in done.stderr
