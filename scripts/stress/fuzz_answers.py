@@ -23,6 +23,7 @@ from passk.math_verifier import MathVerifier
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers import ConventionsVerifier, Verifier
 
+_BATCH = 50
 GOLDS = (
     *("5", "-3", "58,500", "0.25", r"\frac{1}{2}", r"2\frac{3}{4}", r"50\%", "1.5e3", "1011_2"),
     *(r"\frac{\sqrt{2}}{2}", r"2\pi", "x^2-1", "(x-1)(x+1)", "3+4i", r"\sin^2 x", "10^{-7}"),
@@ -201,6 +202,53 @@ def harm_done(
     return harm, verdicts
 
 
+class Judge:
+    """Gives different answers to all verifiers, many at a time. State: what was seen and found."""
+
+    def __init__(self, num_workers: int) -> None:
+        places = ["boxed", "hash", "last_line", "last_number"]
+        limited = VerifierConfig(
+            name="math", num_workers=num_workers, timeout_seconds=1, max_memory_mib=256
+        )
+        self._verifiers = {
+            "math": MathVerifier(limited),
+            "exact": ExactVerifier(VerifierConfig(name="exact", answer_in=places)),
+            "conventions": ConventionsVerifier(),
+        }
+        self._waiting: list[tuple[Problem, Completion]] = []
+        self.seen: set[tuple[str, str]] = set()
+        self.reasons: Counter[str] = Counter()
+        self.harms: list[str] = []
+
+    def take(self, gold: str, text: str) -> None:
+        """Keep an answer that is new, and judge all that wait where there are enough."""
+        if (gold, text) in self.seen:
+            return
+        self.seen.add((gold, text))
+        completion = Completion(text, (), (), FinishReason.STOP)
+        self._waiting.append((Problem("p", "", gold), completion))
+        if len(self._waiting) == _BATCH:
+            self.judge()
+
+    def judge(self) -> None:
+        """Judge all answers that wait, and show how many were so far."""
+        for name, verifier in self._verifiers.items():
+            seconds_each = 20 if name == "math" else 0.1
+            harm, verdicts = harm_done(verifier, self._waiting, seconds_each)
+            self.reasons.update(f"{name}: {verdict.reason}" for verdict in verdicts)
+            for words in harm:
+                self.harms.append(f"verifier={name} {words}")
+                print(f"\n{self.harms[-1]}", file=sys.stderr)
+        self._waiting.clear()
+        shown = f"{len(self.seen):,} answers, harm {len(self.harms)}"
+        print(f"\r{shown}", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        for verifier in self._verifiers.values():
+            verifier.close()
+
+
 def main() -> int:
     """Draw, judge and report; exit code 1 where there was harm."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -208,55 +256,30 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    batch = 50
-    places = ["boxed", "hash", "last_line", "last_number"]
-    cfg = VerifierConfig(
-        name="math", num_workers=options.workers, timeout_seconds=1, max_memory_mib=256
-    )
-    lined = VerifierConfig(name="exact", answer_in=places)
-    verifiers = {
-        "math": MathVerifier(cfg),
-        "exact": ExactVerifier(lined),
-        "conventions": ConventionsVerifier(),
-    }
-    counts: Counter[str] = Counter()
-    harms: list[str] = []
-    seen: set[tuple[str, str]] = set()
+    judge = Judge(options.workers)
 
     @seed(options.seed)
     @settings(
-        max_examples=max(1, options.examples // batch),
+        max_examples=options.examples,
         deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
         database=None,
     )
-    @given(
-        st.lists(st.tuples(st.sampled_from(GOLDS), completions()), min_size=batch, max_size=batch)
-    )
-    def run(drawn: list[tuple[str, str]]) -> None:
-        new = [pair for pair in dict.fromkeys(drawn) if pair not in seen]
-        seen.update(new)
-        pairs = [
-            (Problem("p", "", gold), Completion(text, (), (), FinishReason.STOP))
-            for gold, text in new
-        ]
-        for name, verifier in verifiers.items():
-            harm, verdicts = harm_done(verifier, pairs, 20 if name == "math" else 0.1)
-            harms.extend(f"verifier={name} {words}" for words in harm)
-            counts.update(f"{name}: {verdict.reason}" for verdict in verdicts)
-        print(f"\r{len(seen):,} answers, harm {len(harms)}", end="", file=sys.stderr, flush=True)
+    @given(st.sampled_from(GOLDS), completions())
+    def run(gold: str, text: str) -> None:
+        judge.take(gold, text)
 
     try:
         run()
+        judge.judge()
     finally:
-        for verifier in verifiers.values():
-            verifier.close()
-    print(file=sys.stderr)
-    print(f"{len(seen):,} different answers to {len(GOLDS)} gold answers, three verifiers")
-    print("".join(f"  {reason}: {count:,}\n" for reason, count in sorted(counts.items())), end="")
-    print("\n".join(harms) if harms else "no harm: none raised, left the counts or hung")
-    return 1 if harms else 0
+        judge.close()
+    print(f"\n{len(judge.seen):,} different answers to {len(GOLDS)} gold answers, three verifiers")
+    for reason, count in sorted(judge.reasons.items()):
+        print(f"  {reason}: {count:,}")
+    print("\n".join(judge.harms) or "no harm: none raised, left the counts or hung")
+    return 1 if judge.harms else 0
 
 
 if __name__ == "__main__":
