@@ -239,11 +239,20 @@ def check_room(
 
 
 def check_shown(encoder: PromptEncoder, problems: Sequence[Problem]) -> None:
-    """Raise UserError where the chat template leaves out a problem, or part of one."""
+    """Raise UserError where the chat template leaves out a problem, or part of one.
+
+    Also where it renders a problem in another way each time.
+    """
     if encoder.chat is None:
         return
-    for problem in problems:
-        if not shows(encoder.prompt_text(problem), problem.prompt):
+    for place, problem in enumerate(problems):
+        text = encoder.prompt_text(problem)
+        if place < _NUM_CHECKED and text != encoder.prompt_text(problem):
+            raise UserError(
+                f"{encoder.chat.name} draws by chance: it renders {problem.id} in another way each "
+                "time; use data.prompt.style=plain"
+            )
+        if not shows(text, problem.prompt):
             raise UserError(
                 f"{encoder.chat.name} leaves out the problem {problem.id} or a part of it; leave "
                 "it out of the data, or use data.prompt.style=plain"

@@ -330,6 +330,12 @@ def test_a_problem_that_a_template_cuts_is_named():
         check_shown(encoder, [ASK, Problem("q", "What <image> shows", "2")])
 
 
+def test_a_template_that_draws_by_chance_is_refused():
+    encoder = PromptEncoder(tokenizer(CHATML + "{{ ['a', 'b'] | random }}"), CHAT)
+    with pytest.raises(UserError, match=r"draws by chance"):  # missed once in 2^40 times
+        check_shown(encoder, [replace(ASK, id=f"p{i}") for i in range(40)])
+
+
 FAILING = (
     "{{ 'a' + 1 }}",
     "{{ nothing.at.all }}",

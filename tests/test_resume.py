@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ from small_runs import LEARNER_FILE, SMALL, metrics, snapshot, train, without_ti
 
 from passk.cli import main
 from passk.policy import TINY
+from passk.starting import prompt_day
 
 STEPS = 6
 LAST_ONLY = ("train.keep_last=1", "train.keep_best=0", "train.async_save=false")
@@ -143,6 +145,19 @@ def test_what_changes_no_step_may_change(whole, stopped):
     assert train(stopped, *RL, "resume=true", "train.save_every=0", *LAST_ONLY) == 0
     assert_same_run(stopped, whole, STEPS)
     assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-000006"]
+
+
+def test_chat_templates_write_the_day_of_the_run_that_goes_on(tmp_path):
+    """The manifest's, of the first directory that has one; a run of an older passk has a start."""
+    for name, facts in {
+        "dated": {"start": "2024-05-06T23:59:59+00:00", "prompt_date": "2024-05-07"},
+        "older": {"start": "2023-01-02T03:04:05+00:00"},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(facts))
+    assert prompt_day(tmp_path / "dated", tmp_path / "older") == date(2024, 5, 7)
+    assert prompt_day(None, tmp_path / "older") == date(2023, 1, 2)
+    assert date.today() <= prompt_day(tmp_path / "new") <= date.today()
 
 
 def test_empty_directory_cannot_be_resumed(tmp_path, capsys):
