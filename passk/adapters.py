@@ -92,17 +92,6 @@ def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield _plain_name(name), parameter
 
 
-def kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Buffers that belong into a model's file, by their plain names: some hold what was learned.
-
-    Such as the biases by which a router balances its experts. Every rank has all of them.
-    """
-    for place, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
-                yield _plain_name(f"{place}.{name}" if place else name), buffer
-
-
 def base_fingerprint(model: nn.Module) -> Tensor:
     """Sum and sum of squares of the frozen weights, which adapters are worth nothing without.
 

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from passk.adapters import adapter_parameters, base_fingerprint, base_parameters, kept_buffers
+from passk.adapters import adapter_parameters, base_fingerprint, base_parameters
 from passk.checkpoint import (
     LEARNER,
     MANIFEST,
@@ -121,8 +121,7 @@ def _moment(learner: Learner, state: TrainState, *, copy: bool) -> Moment:
     own = learner.state_tensors() | {"rng/torch": torch.get_rng_state()}
     if any(adapter_parameters(learner.model)):
         own["base"] = base_fingerprint(learner.model)
-    has_buffers = any(kept_buffers(learner.model))
-    in_shards = num_ranks() > 1 and not has_buffers and _is_saved_as_named(learner)
+    in_shards = num_ranks() > 1 and _is_saved_as_named(learner)
     weights = learner.plain_state() if in_shards else _gathered(learner)
     if copy:
         return Moment(dict(_copied(weights)), in_shards, dict(_copied(own.items())), state)
@@ -130,11 +129,14 @@ def _moment(learner: Learner, state: TrainState, *, copy: bool) -> Moment:
 
 
 def _is_saved_as_named(learner: Learner) -> bool:
-    """Whether the model's file names its tensors as the model does.
+    """Whether the model's file names its tensors as the model does, so that ranks can write it.
 
     Not so with experts, which transformers joins while it loads. Such a model is gathered by rank
-    0, and transformers takes it apart again.
+    0, and transformers takes it apart again. Gathered too is one with a tensor of no dimension:
+    torch puts the ranks' parts of it together to 0.
     """
+    if any(tensor.dim() == 0 for tensor in learner.model.state_dict().values()):
+        return False
     shapes = {name: parameter.shape for name, parameter in base_parameters(learner.model)}
     named = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     saved = revert_weight_conversion(learner.model, named)
@@ -147,8 +149,6 @@ def _gathered(learner: Learner) -> Iterator[tuple[str, Tensor]]:
         gathered = on_rank_0(tensor)
         if rank() == 0:
             yield name, gathered
-    if rank() == 0:
-        yield from kept_buffers(learner.model)
 
 
 def _copied(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
