@@ -161,11 +161,11 @@ def load_run(path: str | Path) -> RunRecord:
         )
     return RunRecord(
         path=path.resolve(),
-        config=_read_config(path / "config.yaml"),
+        config=read_config(path / "config.yaml"),
         manifest=read_manifest(path),
-        evals=_read_evals(path / "eval" / "table.csv", ("step", "k")),
+        evals=read_evals(path / "eval" / "table.csv", ("step", "k")),
         by_kind=_read_by_kind(path / "eval"),
-        metrics=_read_metrics(path / "metrics.jsonl"),
+        metrics=read_metrics(path / "metrics.jsonl"),
         overrides=read_overrides(path),
     )
 
@@ -246,7 +246,7 @@ def natural_order(name: str | Path) -> list[tuple[float, str]]:
     return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
     """The settings of a run, of which those that are computed with are of the right type."""
     config = read_yaml(file)
     for dotted, types in _SETTINGS.items():
@@ -258,7 +258,8 @@ def _read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _read_evals(file: Path, key: Sequence[str]) -> pd.DataFrame:
+def read_evals(file: Path, key: Sequence[str]) -> pd.DataFrame:
+    """A table of `eval/` with a row per key, the last of a repeated one."""
     columns = list(dict.fromkeys([*key, *_EVAL_COLUMNS]))
     empty = pd.DataFrame(columns=columns)
     numbers = [column for column in columns if column not in GROUPINGS]
@@ -269,11 +270,11 @@ def _read_evals(file: Path, key: Sequence[str]) -> pd.DataFrame:
 def _read_by_kind(folder: Path) -> pd.DataFrame:
     found = (name for name in GROUPINGS if (folder / f"table_by_{name}.csv").is_file())
     name = next(found, "kind")
-    table = _read_evals(folder / f"table_by_{name}.csv", ("step", name, "k"))
+    table = read_evals(folder / f"table_by_{name}.csv", ("step", name, "k"))
     return table.rename(columns={name: "kind"})
 
 
-def _read_metrics(file: Path) -> pd.DataFrame:
+def read_metrics(file: Path) -> pd.DataFrame:
     """A row per step, the last of a repeated one; a line cut short by a kill is dropped."""
     rows = [row for _, row in read_lines(file)]
     if not rows:

@@ -21,6 +21,8 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import pandas as pd
+
 from passk.checkpoint import best_steps, last_checkpoint, saved_step
 from passk.composition import load_run_config
 from passk.errors import UserError
@@ -33,39 +35,48 @@ from passk.ledger import (
     state,
     write_cell,
 )
-from passk.reading import read_manifest, recorded
-from passk.records import find_runs, load_run
+from passk.reading import read_manifest, read_overrides, recorded
+from passk.records import RunRecord, read_config, read_evals, read_metrics, read_problems
 from passk.spending import Spending
-from passk.starting import refuse_changes, refuse_other_contents
+from passk.starting import refuse_other_contents
 
 
-def read_to_report(run: Path) -> None:
-    """As `passk report` does."""
-    record = load_run(run)
-    find_runs([run])
-    _ = (record.k, record.seed, record.pass1_weight, record.optimises_passk, record.summary)
-    record.problems()
-    for step in record.steps:
-        record.counts(step)
-    for step in record.rollout_steps[:1]:
-        record.rollouts(step)
-
-
-def read_to_resume(run: Path) -> None:
-    """As `resume=true` does, up to where the model is loaded."""
+def read_configuration(run: Path) -> None:
+    """As resuming, measuring and `passk report` do."""
     cfg = load_run_config(run)
-    recorded(run)
     asdict(cfg)
+    read_config(run / "config.yaml")
+
+
+def read_facts(run: Path) -> None:
+    """`manifest.json`, as resuming and the report do."""
     manifest = read_manifest(run)
     Spending(manifest, 0.0)
-    refuse_changes("train", cfg, run)
     refuse_other_contents({key: str(value) for key, value in manifest.items()}, run)
 
 
-def read_to_measure(run: Path) -> None:
-    """As `passk eval run=RUN` does."""
-    load_run_config(run)
+def read_records(run: Path) -> None:
+    """Lines and tables, as resuming and the report do."""
+    recorded(run)
+    read_metrics(run / "metrics.jsonl")
+    read_evals(run / "eval" / "table.csv", ("step", "k"))
     best_steps(run)
+    read_overrides(run)
+
+
+def read_frames(run: Path) -> None:
+    """Files of Parquet, as the report does."""
+    read_problems(run)
+    record = RunRecord(run, {}, {}, *[pd.DataFrame()] * 3, ())  # its files alone
+    for step in record.steps:
+        record.counts(step)
+    for step in record.rollout_steps:
+        record.rollouts(step)
+    _ = record.summary
+
+
+def read_to_measure(run: Path) -> None:
+    """A checkpoint, as `passk eval run=RUN` does."""
     saved_step(last_checkpoint(run))
 
 
@@ -89,13 +100,10 @@ def broken_versions(content: bytes, places: list[int], rng: random.Random) -> It
 
 def readers_of(name: Path) -> list[Callable[[Path], None]]:
     """Who reads a file of a run."""
-    if name.parts[0] == "ledger":
-        return [read_sweep]
-    if name.parts[0] == "checkpoints":
-        return [read_to_measure]
-    if name.suffix == ".parquet":
-        return [read_to_report]
-    return [read_to_report, read_to_resume, read_to_measure]
+    if name.parts[0] in ("ledger", "checkpoints"):
+        return [read_sweep if name.parts[0] == "ledger" else read_to_measure]
+    of_ending = {".yaml": read_configuration, ".json": read_facts, ".parquet": read_frames}
+    return [of_ending.get(name.suffix, read_records)]
 
 
 def try_file(run: Path, name: Path, places: list[int], seed: int, results: Connection) -> None:
