@@ -13,6 +13,7 @@ from latex2sympy2_extended import NormalizationConfig
 from latex2sympy2_extended.latex2sympy2 import latex2sympy, normalize_latex
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import (
+    Abs,
     Basic,
     Derivative,
     Eq,
@@ -21,9 +22,15 @@ from sympy import (
     I,
     MatrixBase,
     MatrixExpr,
+    Max,
+    Min,
+    Piecewise,
     Poly,
     PolynomialError,
     Rational,
+    ceiling,
+    floor,
+    sign,
 )
 
 from passk.answers.equality import same_answer
@@ -41,7 +48,9 @@ _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])|\\(?:det|arg|Re|Im)(?![A-
 _SIDE_BY_SIDE = re.compile(r"(?<![_^\d])\d+\s+\d")
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
 _MATRICES = (MatrixBase, MatrixExpr)
+_IN_PIECES = (Abs, Max, Min, Piecewise, ceiling, floor, sign)
 _NUM_POINTS = 6
+_NUM_FAR_POINTS = 40
 _ENOUGH = 3  # points at which two expressions agree
 _DIGITS = 30
 _RELATIVE_ERROR = 1e-15
@@ -113,15 +122,19 @@ def _same_in_value(gold: Expr, answer: Expr) -> bool | None:
     r"""Whether two expressions agree at random points; None where that cannot tell.
 
     math-verify calls numbers equal whose difference is small: 2^{-100} is not 2^{-99}. A point
-    where one is not real says nothing: \sqrt{1/n} and 1/\sqrt{n} are equal where both are.
+    where one is not real says nothing: \sqrt{1/n} and 1/\sqrt{n} are equal where both are. Those
+    made of pieces must agree far out too: |x-39|+44 and |x-44|+39 do below 39.
     """
     gold, answer = gold.doit(), answer.doit()
     if gold == answer or (gold.is_Rational and answer.is_Rational):
         return bool(gold == answer)
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     is_real = bool(symbols) and all(symbol.is_real for symbol in symbols)
+    points, enough = _points(symbols), _ENOUGH
+    if symbols and (gold.has(*_IN_PIECES) or answer.has(*_IN_PIECES)):
+        points, enough = [*points, *_far_points(symbols)], _NUM_FAR_POINTS
     num_equal = 0
-    for point in _points(symbols):
+    for point in points:
         one, other = _value_at(gold, point), _value_at(answer, point)
         if one is None or other is None:
             return None
@@ -130,7 +143,7 @@ def _same_in_value(gold: Expr, answer: Expr) -> bool | None:
         if abs(one - other) > _RELATIVE_ERROR * max(abs(one), abs(other)):
             return False
         num_equal += 1
-        if num_equal == _ENOUGH or not symbols:
+        if num_equal == enough or not symbols:
             return True
     return None
 
@@ -180,6 +193,18 @@ def _points(symbols: list[Any]) -> list[dict[Any, Expr]]:
         return value if symbol.is_real else value + I * Rational(draw.randint(100, 3000), 1013)
 
     return [{symbol: coordinate(symbol) for symbol in symbols} for _ in range(_NUM_POINTS)]
+
+
+def _far_points(symbols: list[Any]) -> list[dict[Any, Expr]]:
+    """Random real places of all sizes from a thousandth to a million."""
+    draw = random.Random(1)
+    return [
+        {
+            symbol: Rational(draw.choice((-1, 1)) * round(10 ** draw.uniform(3, 12)), 10**6)
+            for symbol in symbols
+        }
+        for _ in range(_NUM_FAR_POINTS)
+    ]
 
 
 def _value_at(expression: Expr, point: dict[Any, Expr]) -> Any:

@@ -81,7 +81,8 @@ def _same(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
             return digits == describe(other)  # the base is left out where the question names it
     if _is_equation(gold) != _is_equation(answer):
         return False  # a side of an equation is no equation
-    return same_formula(gold.latex, answer.latex)
+    same = same_formula(gold.latex, answer.latex)
+    return True if same is None and gold.latex == answer.latex else same
 
 
 def _is_equation(form: Form) -> bool:
@@ -166,6 +167,8 @@ def _same_several(gold: Form, answer: Form, same_formula: SameFormula) -> bool |
     if len(gold.elements) != len(answer.elements) or len(gold.elements) > MAX_ELEMENTS:
         return False
     if gold.is_ordered and not (_has_names(gold) and _has_names(answer)):
+        if _is_out_of_order(gold) or _is_out_of_order(answer):
+            return False  # (y, x) = (3, 2) for (3, 2)
         pairs = zip(gold.elements, answer.elements, strict=True)
         return _all(_same(g, a, same_formula) for g, a in pairs)
     left, unsure = list(answer.elements), False
@@ -205,8 +208,21 @@ def _as_pair(form: Several, other: Several) -> Several:
 
 
 def _has_names(form: Several) -> bool:
-    names = [e.name for e in form.elements if isinstance(e, Assignment) and e.is_name]
-    return len(set(names)) == len(form.elements)
+    return len(set(_names(form))) == len(form.elements)
+
+
+def _names(form: Several) -> list[str]:
+    return [e.name for e in form.elements if isinstance(e, Assignment) and e.is_name]
+
+
+def _is_out_of_order(form: Several) -> bool:
+    """Whether neighbours in the alphabet name the elements, in another order: y before x."""
+    names = _names(form)
+    if len(names) < 2 or any(len(name) != 1 for name in names):
+        return False
+    letters = sorted(names)
+    are_neighbours = ord(letters[-1]) - ord(letters[0]) == len(letters) - 1
+    return are_neighbours and names != letters
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:

@@ -51,6 +51,11 @@ _RESIDUE = re.compile(
 _MATRIX = re.compile(
     r"[\[(]?\s*\\begin\{pmatrix\}((?:(?!\\begin).)*?)\\end\{pmatrix\}\s*[\])]?", re.DOTALL
 )
+_BETWEEN_SQUARE_BRACKETS = re.compile(
+    r"(?P<first>[\[\]])(?P<inner>[^\[\]]*[,;][^\[\]]*)(?P<last>[\[\]])"
+)
+_LESS = {">": "<", r"\ge": r"\le"}
+_DESCENDING = re.compile(r"([^<>\\]+)(>|\\ge(?![a-z]))([^<>\\]+)(>|\\ge(?![a-z]))([^<>\\]+)")
 _BUILT_SET = re.compile(
     r"\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\\vert|\||:)\s*(.*)\\\}"
 )
@@ -207,6 +212,15 @@ def _in_brackets(text: str, depth: int) -> Form | None:
     return Several(opening, closing, tuple(_read(part, depth) for part in parts), text)
 
 
+def _open_interval(text: str, depth: int) -> Form | None:
+    """`]0, 1]` is (0, 1], as it is written in French."""
+    found = _BETWEEN_SQUARE_BRACKETS.fullmatch(text)
+    if found is None or (found["first"], found["last"]) == ("[", "]"):
+        return None
+    opening, closing = "[("[found["first"] == "]"], "])"[found["last"] == "["]
+    return _in_brackets(f"{opening}{found['inner']}{closing}", depth)
+
+
 def _union(text: str, depth: int) -> Form | None:
     parts = text.split(r"\cup")
     if len(parts) == 1 or "\\begin" in text or r"\setminus" in text:
@@ -329,6 +343,7 @@ _READERS: tuple[Callable[[str, int], Form | None], ...] = (
     _matrix,
     _built_set,
     _in_brackets,
+    _open_interval,
     _union,
     _list,
     _membership,
@@ -351,6 +366,9 @@ _PRODUCTS = (
 
 def _for_algebra(text: str) -> str:
     """LaTeX without words, separators and signs that computer algebra reads wrongly."""
+    if chain := _DESCENDING.fullmatch(text):
+        low, first, middle, second, high = chain.group(5, 4, 3, 2, 1)
+        text = " ".join((low, _LESS[first], middle, _LESS[second], high))
     degrees = r"\\cdot\\frac{\\pi}{180}" if _TRIGONOMETRY.search(text) else ""
     text = re.sub(r"\^\\circ", degrees, text)
     text = _TEXT.sub(r"\1", text).rstrip("% ")

@@ -171,7 +171,8 @@ _SPELLINGS = tuple(
         *(
             (
                 word,
-                rf"\\text\{{\s*,?\s*{word}\s*\}}|(?<=[\s\d)}}$]),?\s{word}\s(?=[\s\d(\\$-])"
+                rf"\\text\{{\s*,?\s*{word}\s*\}}"
+                rf"|(?<=[\s\d)}}$]),?\s{word}\s(?=[\s\d(\\$-]|[A-Za-z]\s?=)"
                 rf"|(?<=\)){word}(?=[(\\])",
                 " , ",
             )

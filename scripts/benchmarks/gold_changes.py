@@ -107,7 +107,8 @@ PERTURBATIONS: dict[str, Change] = {
 def _separated(draw: random.Random, text: str, separator: str) -> str | None:
     """A whole number of four digits or more with a separator of thousands."""
     plain = text.replace(",", "").replace(r"\!", "")
-    if not re.fullmatch(r"\d{4,15}", plain):
+    is_one = re.fullmatch(r"\d+|\d{1,3}(?:,(?:\\!)?\d{3})+", text)
+    if not is_one or not 4 <= len(plain) <= 15:
         return None
     return f"{int(plain):,}".replace(",", separator)
 

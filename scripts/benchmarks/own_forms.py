@@ -528,7 +528,7 @@ def binomial(draw: random.Random) -> Form:
 
 
 def power(draw: random.Random) -> Form:
-    a, k = draw.choice((2, 3, 5, 10)), draw.randint(6, 40)
+    a, k = draw.choice((2, 3, 5, 10)), draw.randint(11, 40)
     return Form(
         f"{a}^{{{k}}}",
         (str(a**k), rf"{a}^{{{k - 1}}}\cdot {a}", f"{a}**{k}"),

@@ -13,13 +13,14 @@ whose gold answers and `held_out_forms` nothing was tuned on.
 import argparse
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from answer_judges import Case, by_math_verify, by_passk, write_failures
 from gold_changes import PERTURBATIONS, PROSE, REWRITINGS
-from held_out_forms import HELD_OUT
+from held_out_forms import HELD_OUT, HELD_OUT_LATER
 from numeric_latex import differ
 from own_forms import FORMS, Form
 
@@ -34,8 +35,14 @@ def golds(folder: Path, split: str) -> Iterator[tuple[str, str]]:
         with (folder / name / f"{split}.jsonl").open(encoding="utf-8") as lines:
             for line in lines:
                 gold = json.loads(line)["answer"].rpartition("#### ")[2].strip()
-                if gold and "\n" not in gold:
+                if gold and "\n" not in gold and not _is_malformed(gold):
                     yield name, gold
+
+
+def _is_malformed(gold: str) -> bool:
+    r"""Whether braces do not pair, or a row of a matrix ends with one backslash (`1\-3`)."""
+    braces = re.sub(r"\\.", "", gold)
+    return braces.count("{") != braces.count("}") or bool(re.search(r"(?<!\\)\\[-\d]", gold))
 
 
 def perturbed(
@@ -131,7 +138,7 @@ def main() -> None:
     parser.add_argument("--families", action="store_true", help="show the errors of each family")
     options = parser.parse_args()
     real = list(golds(options.folder, options.split))
-    forms = FORMS if options.split == "train" else (*FORMS, *HELD_OUT)
+    forms = FORMS if options.split == "train" else (*FORMS, *HELD_OUT, *HELD_OUT_LATER)
     draw = random.Random(f"{options.split}/{options.seed}")
     kinds = {
         "false accepts": distinct(perturbed(real, forms, draw), options.perturbed),
