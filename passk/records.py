@@ -211,7 +211,9 @@ def find_measured(paths: Iterable[str | Path], *commands: str) -> list[Path]:
 def read_problems(folder: Path) -> pd.DataFrame:
     """`problems.parquet` of a run or an evaluation: the columns of `RunRecord.problems`."""
     empty = pd.DataFrame(columns=_PROBLEM_COLUMNS, dtype=object)
-    frame: pd.DataFrame = read_file(pd.read_parquet, folder / "problems.parquet", default=empty)
+    file = folder / "problems.parquet"
+    frame: pd.DataFrame = read_file(pd.read_parquet, file, default=empty)
+    frame = with_columns(file, frame, columns=[c for c in _PROBLEM_COLUMNS if c != "kind"])
     return with_kind(frame)[_PROBLEM_COLUMNS]
 
 
