@@ -217,7 +217,7 @@ def test_run_directory_that_cannot_be_made(passk, tmp_path):
 
 
 MALFORMED = [
-    ('{"prompt": "T1+1=", "answer": [2]}', "'answer' must be text or a number"),
+    ('{"prompt": "T1+1=", "answer": [2]}', "'answer' must be text or a finite number"),
     ('{"prompt": "T1+1="}', "'answer' is missing"),
     ('{"prompt": "T1+1=", ', "not a JSON object"),
 ]

@@ -203,10 +203,10 @@ def test_generated_problems_read_back_as_they_were(tmp_path):
 
 
 def test_weights_multiply_the_gradient(filtered, tmp_path):
-    """Weight 2 on every problem doubles the loss and the gradient; weight 0 on all leaves none."""
+    """Weight 2 on every problem doubles the loss and the gradient."""
     problems, _ = read_problems(str(filtered / "filtered.jsonl"), "data.path")
     lines = {}
-    for weight in (1.0, 2.0, 0.0):
+    for weight in (1.0, 2.0):
         file = tmp_path / f"{weight}.jsonl"
         write_problems(file, [replace(p, weight=weight) for p in problems], ConventionsConfig())
         run = tmp_path / f"run-{weight}"
@@ -215,7 +215,9 @@ def test_weights_multiply_the_gradient(filtered, tmp_path):
         (lines[weight],) = metrics(run)
     assert lines[2.0]["grad_norm"] == pytest.approx(2 * lines[1.0]["grad_norm"], rel=1e-4)
     assert lines[2.0]["loss"] == pytest.approx(2 * lines[1.0]["loss"], rel=1e-4)
-    assert lines[0.0]["grad_norm"] == 0.0 and lines[1.0]["grad_norm"] > 0
+    assert lines[1.0]["grad_norm"] > 0
+    write_problems(file, [replace(p, weight=0.0) for p in problems], ConventionsConfig())
+    assert train(tmp_path / "none", f"data.path={file}") == 2, "it would train nothing"
 
 
 def test_bad_input_is_one_sentence(passk, trained, tmp_path):
@@ -234,5 +236,5 @@ def test_bad_input_is_one_sentence(passk, trained, tmp_path):
 def test_a_bad_weight_is_named_by_its_line(weight, tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text(f'{{"prompt": "a", "answer": "1", "weight": {weight}}}\n')
-    with pytest.raises(Exception, match="line 1: 'weight' must be 0 or more"):
+    with pytest.raises(Exception, match="line 1: 'weight' must be a finite number of 0 or more"):
         read_problems(str(file), "data.path")
