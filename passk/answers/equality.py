@@ -5,6 +5,7 @@ unsure may be asked elsewhere.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 
 from passk.answers.forms import (
@@ -162,6 +163,7 @@ def _same_several(gold: Form, answer: Form, same_formula: SameFormula) -> bool |
     if not (isinstance(gold, Several) and isinstance(answer, Several)):
         return same_formula(gold.latex, answer.latex) if _may_be_one(gold, answer) else False
     gold, answer = _as_pair(gold, answer), _as_pair(answer, gold)
+    gold, answer = _as_union(gold, answer), _as_union(answer, gold)
     if (gold.opening, gold.closing) != (answer.opening, answer.closing):
         return False
     if len(gold.elements) != len(answer.elements) or len(gold.elements) > MAX_ELEMENTS:
@@ -190,8 +192,8 @@ def _may_be_one(gold: Form, answer: Form) -> bool:
     if isinstance(several, Several) and several.opening == "matrix":
         return r"\begin{pmatrix}" in other.latex
     is_set = isinstance(several, Several) and several.opening in ("(", "[", "union", "")
-    is_condition = any(sign in other.latex for sign in (*_RELATIONS, r"\setminus"))
-    return is_set and isinstance(other, Formula) and is_condition
+    is_difference = isinstance(other, Formula) and r"\setminus" in other.latex
+    return is_set and (_is_condition(other) or is_difference)
 
 
 def _as_pair(form: Several, other: Several) -> Several:
@@ -205,6 +207,16 @@ def _as_pair(form: Several, other: Several) -> Several:
         return form
     elements = rows[0] if len(rows) == 1 else tuple(row[0] for row in rows)
     return Several("(", ")", elements, form.latex)
+
+
+def _as_union(form: Several, other: Several) -> Several:
+    """Conditions such as `x < 2 or x > 5` as the union that the other side is."""
+    are_conditions = form.opening == "" and all(map(_is_condition, form.elements))
+    return replace(form, opening="union") if other.opening == "union" and are_conditions else form
+
+
+def _is_condition(form: Form) -> bool:
+    return isinstance(form, Formula) and any(sign in form.latex for sign in _RELATIONS)
 
 
 def _has_names(form: Several) -> bool:

@@ -115,6 +115,8 @@ def _ratio(text: str, depth: int) -> Form | None:
         return Ratio(values, is_time(text) and not re.search(r":\s?\d(?!\d)", text), text)
     if any(is_name(part.strip()) for part in parts) or not all(part.strip() for part in parts):
         return None
+    if is_time(_TEXT.sub(r" \1", text)):  # 3:45 and p.m. in \text
+        return None
     if "=" in text or "," in text:
         return None
     return Several(":", "", tuple(_read(part.strip(), depth) for part in parts), text)

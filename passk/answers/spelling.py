@@ -172,7 +172,7 @@ _SPELLINGS = tuple(
             (
                 word,
                 rf"\\text\{{\s*,?\s*{word}\s*\}}"
-                rf"|(?<=[\s\d)}}$]),?\s{word}\s(?=[\s\d(\\$-]|[A-Za-z]\s?=)"
+                rf"|(?<=[\s\d)}}$]),?\s{word}\s(?=[\s\d(\\$-]|[A-Za-z]\s?(?:[=<>]|\\[lgn]e))"
                 rf"|(?<=\)){word}(?=[(\\])",
                 " , ",
             )

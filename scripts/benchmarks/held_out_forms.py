@@ -428,7 +428,12 @@ def product_of_powers(draw: random.Random) -> Form:
     a, b = draw.sample(range(2, 9), 2)
     return Form(
         f"2^{{{a}}} \\cdot 3^{{{b}}}",
-        (f"3^{{{b}}} \\cdot 2^{{{a}}}", str(2**a * 3**b), f"2^{a} \\times 3^{b}", f"2^{a}3^{b}"),
+        (
+            f"3^{{{b}}} \\cdot 2^{{{a}}}",
+            str(2**a * 3**b),
+            f"2^{a} \\times 3^{b}",
+            f"2^{{{a}}}3^{{{b}}}",
+        ),
         (
             f"2^{{{b}}} \\cdot 3^{{{a}}}",
             f"6^{{{a + b}}}",

@@ -234,7 +234,7 @@ def mixed_number(draw: random.Random) -> Form:
 
 
 def decimal(draw: random.Random) -> Form:
-    whole, tenths = draw.randint(2, 40), draw.choice((2, 4, 5, 6, 8))
+    whole, tenths = draw.randint(9, 40), draw.choice((2, 4, 5, 6, 8))
     gold = Fraction(10 * whole + tenths, 10)
     return Form(
         f"{whole}.{tenths}",
