@@ -105,7 +105,8 @@ def test_an_evaluation_on_two_ranks_has_the_same_samples_and_tables(runs, tmp_pa
 
 
 def test_what_does_not_run_under_torchrun_says_so(monkeypatch, capsys):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+    group = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", **group}.items():
         monkeypatch.setenv(name, value)
     for words in (["reproduce"], ["train", "-m", "regime.k=2,4"], ["report"]):
         assert main(words) == 2
