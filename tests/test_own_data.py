@@ -142,7 +142,7 @@ def test_an_evaluation_of_other_weights_is_not_resumed(passk, sums, evaluation, 
     assert passk(*words, "--resume").code == 0
     os.utime(tmp_path / "model" / "model.safetensors", (1, 1))
     before = snapshot(tmp_path)
-    assert_refused(passk(*words, "--resume"), "the weights of model.path or run changed since")
+    assert_refused(passk(*words, "--resume"), "model.safetensors of the model changed since")
     assert snapshot(tmp_path) == before
 
 
@@ -221,8 +221,18 @@ def with_wrong_answers(lines):
 
 MEASURE = {
     "eval": ("eval",),
-    "diagnose": ("diagnose", "diagnose.num_prompts=4", "diagnose.num_samples=4"),
-    "filter": ("filter", "diagnose.num_prompts=4", "diagnose.num_samples=4"),
+    "diagnose": (
+        "diagnose",
+        "diagnose.num_prompts=4",
+        "diagnose.num_blocks=4",
+        "diagnose.num_samples=4",
+    ),
+    "filter": (
+        "filter",
+        "diagnose.num_prompts=4",
+        "diagnose.num_blocks=4",
+        "diagnose.num_samples=4",
+    ),
 }
 
 
