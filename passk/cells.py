@@ -5,7 +5,6 @@ leaves memory, threads or an engine behind for the next.
 """
 
 import ctypes
-import json
 import os
 import shutil
 import signal
@@ -35,6 +34,7 @@ from passk.ledger import (
     write_cell,
 )
 from passk.reading import read_manifest
+from passk.shell_words import in_quotes
 from passk.voice import listening
 
 CELL = "PASSK_CELL"  # tells a process which file of the ledger it is the cell of
@@ -115,7 +115,7 @@ class Crew:
         file, run_dir = cell_file(self._sweep_dir, cell.name), self._sweep_dir / cell.run_dir
         words = [sys.executable, "-m", "passk", cell.command, *cell.overrides, *self._flags]
         words += ["hydra.mode=RUN"]  # whatever a file of the configuration says
-        words += [f"hydra.run.dir={json.dumps(str(run_dir), ensure_ascii=False)}"]
+        words += [f"hydra.run.dir={in_quotes(str(run_dir))}"]
         screen = None if self._to_screen else log_file(self._sweep_dir, cell.name).open("ab")
         process = subprocess.Popen(
             words,
@@ -187,8 +187,18 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -
         cell = read_cell(file)
         more = _going_on(cell, cell_dir(file, cell))
         code = 0 if more is None else run([*words, *more])
+        _remove_empty(cell_dir(file, cell), file.parent.parent)
         end_attempt(file, code, told[-1] if code and told else "")
         return code
+
+
+def _remove_empty(run_dir: Path, sweep_dir: Path) -> None:
+    """Remove the folders that Hydra's launcher made for a cell which was refused."""
+    with suppress(OSError):  # not empty, or gone
+        for folder in (run_dir, *run_dir.parents):
+            if sweep_dir not in folder.parents:
+                return
+            folder.rmdir()
 
 
 def _end_with(parent: int) -> None:

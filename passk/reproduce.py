@@ -1,6 +1,5 @@
 """The main job: SFT, then each RL regime from that one checkpoint; how their gradients agree."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -21,6 +20,7 @@ from passk.errors import UserError
 from passk.objective import PASS1
 from passk.reading import read_manifest
 from passk.remedies import History, choose
+from passk.shell_words import in_quotes
 from passk.starting import refuse_other_problems
 from passk.statistics import Interval
 from passk.train import diagnostic_groups
@@ -62,7 +62,7 @@ def reproduce(
         seed_dir = directory / f"seed-{seed}"
         sft_dir = seed_dir / "sft"
         _run_once(_sft_overrides(cfg, overrides, seed), sft_dir, compose_train, run_train)
-        start = f"train.init_from={json.dumps(str(sft_dir), ensure_ascii=False)}"
+        start = f"train.init_from={in_quotes(str(sft_dir))}"
         runs = {name: [*_rl_overrides(name, overrides, seed), start] for name in cfg.regimes}
         if cfg.diagnostics.every and not _is_measured(seed_dir, cfg.regimes):
             measure_start(cfg, {name: compose_train(runs[name]) for name in runs}, sft_dir, day)

@@ -1,6 +1,5 @@
 """Where a run starts: at a model, a checkpoint, or where it stopped, and then unchanged."""
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from passk.places import with_absolute_paths
 from passk.policy import model_location as model_folder
 from passk.problems import load_data
 from passk.reading import read_manifest, read_object, recorded
+from passk.shell_words import in_quotes
 
 _FREE_IN_FILTER = (*FREE_ON_RESUME, "filter.fdr", "filter.weight")
 # An evaluation's tables are computed from its samples, whatever chunks those came in.
@@ -336,6 +336,6 @@ def how_to_resume(command: str, run_dir: Path, overrides: Sequence[str]) -> str:
     """The sentence with the line that goes on with an interrupted run."""
     kept = [word for word in overrides if not word.startswith(("resume=", "hydra.run.dir="))]
     # Quoted for Hydra too: a cell of a sweep has = and commas in its name.
-    named = f"hydra.run.dir={json.dumps(str(run_dir), ensure_ascii=False)}"
+    named = f"hydra.run.dir={in_quotes(str(run_dir))}"
     line = shlex.join(["passk", command, *kept, named, "resume=true"])
     return f"interrupted; go on with: {line}"
