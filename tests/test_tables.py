@@ -239,7 +239,7 @@ def test_broken_files_are_named(tmp_path):
     run = write_run(tmp_path / "run", regime="passk", counts={0: [4]}, kinds=["skill"])
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(["{oops", *lines]))
-    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is broken in line 1"):
         load_run(run)
     (run / "metrics.jsonl").write_text(json.dumps({"step": 1}))
     (run / "eval" / "table.csv").write_text("step,k\n0,1\n")
