@@ -6,12 +6,12 @@ import sys
 def main() -> int:
     """Answer the shell's question at once, without Hydra; run any other command line."""
     if sys.argv[1:2] == ["__complete"]:
-        from passk.completion import answer
+        from passk.cli.completion import answer
 
         return answer(sys.argv[2:])
-    from passk import cli
+    from passk.cli.main import main as run
 
-    return cli.main()
+    return run()
 
 
 if __name__ == "__main__":

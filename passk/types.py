@@ -1,8 +1,8 @@
 """What flows through the loop on the text side: Problem -> Completion -> Verdict -> Group.
 
-Text lives on this side of `passk.batch`, tensors on the other. Dimension letters used as suffixes
-all over the package: P problems, G samples of one problem (n), B rows, T tokens, V vocabulary,
-K values of k.
+Text lives on this side of `passk.learner.batch`, tensors on the other. Dimension letters used as
+suffixes all over the package: P problems, G samples of one problem (n), B rows, T tokens, V
+vocabulary, K values of k.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Verdict:
     Reasons in use: `correct`, `wrong`, `unparsed` (no answer found), `truncated` (length limit),
     `timeout` and `error`. The last two come with reward 0 where the answer, or a program, caused
     that its check ran out of time or failed, and with reward None where the gold answer or the
-    machine may have caused it. Training may see errors made on purpose (`passk.noisy_verifier`):
+    machine may have caused it. Training may see errors made on purpose (`passk.verifiers.noise`):
     `false_negative`, a right answer refused, and `false_positive`, a wrong one accepted. A sample
     that was not judged leaves both the numerator and the counts of every estimator. `answer` is
     what the verifier took as the answer of the completion, normalised as far as it can; majority

@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from passk.advantages import mixture_advantages
-from passk.agreement import agreement_scores
-from passk.batch import advantage_weights
-from passk.build import open_parts, prepare_torch
-from passk.checkpoint import last_checkpoint
-from passk.command_config import DiagnoseConfig
-from passk.composition import load_run_config
-from passk.diagnose import as_training
-from passk.diagnostics import weighted_gradients
-from passk.directional import derivatives_along
-from passk.sketch import sketches
-from passk.train import diagnostic_groups
+from passk.cli.commands.diagnose import as_training
+from passk.config.commands import DiagnoseConfig
+from passk.config.compose import load_run_config
+from passk.diagnostics.agreement import agreement_scores
+from passk.diagnostics.alignment import weighted_gradients
+from passk.diagnostics.derivatives import derivatives_along
+from passk.diagnostics.sketch import sketches
+from passk.learner.batch import advantage_weights
+from passk.learner.checkpoint import last_checkpoint
+from passk.objectives.advantages import mixture_advantages
+from passk.training.build import open_parts, prepare_torch
+from passk.training.loop import diagnostic_groups
 
 NUM_BLOCKS = DiagnoseConfig().diagnose.num_blocks
 SKETCH_SIZE = DiagnoseConfig().diagnose.sketch_size

@@ -22,18 +22,18 @@ import torch
 from bench_document import section
 from bench_model_workers import MODEL, word_problems
 
-from passk.advantages import estimate_advantages
-from passk.batch import advantage_weights, make_rows
-from passk.config import LearnerConfig, ModelConfig, PromptConfig, RolloutConfig
-from passk.learner import Learner
-from passk.policy import end_ids, load_policy, load_tokenizer
-from passk.prompts import PromptEncoder
-from passk.rollout import SampleKey, rollout
-from passk.sampler import SamplingParams
-from passk.sync import hand_over
+from passk.config.schema import LearnerConfig, ModelConfig, PromptConfig, RolloutConfig
+from passk.data.prompts import PromptEncoder
+from passk.learner.batch import advantage_weights, make_rows
+from passk.learner.learner import Learner
+from passk.learner.policy import end_ids, load_policy, load_tokenizer
+from passk.objectives.advantages import estimate_advantages
+from passk.rollout.base import SamplingParams
+from passk.rollout.rollout import SampleKey, rollout
+from passk.rollout.vllm_sampler import VLLMSampler
+from passk.training.weight_sync import hand_over
 from passk.types import Problem
-from passk.verifiers import ConventionsVerifier
-from passk.vllm_sampler import VLLMSampler
+from passk.verifiers.base import ConventionsVerifier
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16
 

@@ -27,10 +27,10 @@ def learner_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Step
     """passk's learner on 16 rows of 512 tokens: forward, backward, AdamW."""
     import torch
 
-    from passk.batch import TokenRow
-    from passk.config import LearnerConfig, ModelConfig
-    from passk.learner import Learner
-    from passk.policy import load_policy
+    from passk.config.schema import LearnerConfig, ModelConfig
+    from passk.learner.batch import TokenRow
+    from passk.learner.learner import Learner
+    from passk.learner.policy import load_policy
 
     torch.set_num_threads(threads)
     cfg = LearnerConfig(lr=1e-6, gradient_checkpointing="checkpointing" in switches)
@@ -59,8 +59,8 @@ def learner_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from passk.config import ModelConfig
-    from passk.policy import load_policy, load_tokenizer
+    from passk.config.schema import ModelConfig
+    from passk.learner.policy import load_policy, load_tokenizer
 
     torch.set_num_threads(threads)
     steps = Steps()
@@ -123,14 +123,14 @@ def word_problems(count: int) -> list[str]:
 def vllm_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """passk's rollout on vLLM: encode prompts, sample, judge, make groups."""
 
-    from passk.config import ModelConfig, PromptConfig, RolloutConfig
-    from passk.policy import load_tokenizer
-    from passk.prompts import PromptEncoder
-    from passk.rollout import SampleKey, rollout
-    from passk.sampler import SamplingParams
+    from passk.config.schema import ModelConfig, PromptConfig, RolloutConfig
+    from passk.data.prompts import PromptEncoder
+    from passk.learner.policy import load_tokenizer
+    from passk.rollout.base import SamplingParams
+    from passk.rollout.rollout import SampleKey, rollout
+    from passk.rollout.vllm_sampler import VLLMSampler
     from passk.types import Problem
-    from passk.verifiers import ConventionsVerifier
-    from passk.vllm_sampler import VLLMSampler
+    from passk.verifiers.base import ConventionsVerifier
 
     tokenizer = load_tokenizer(MODEL)
     cfg = RolloutConfig(memory_fraction=0.25)
@@ -162,7 +162,7 @@ def vllm_bare(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """The same requests through `LLM.generate` alone."""
     from vllm import LLM, SamplingParams, TokensPrompt
 
-    from passk.policy import load_tokenizer
+    from passk.learner.policy import load_tokenizer
 
     llm = LLM(
         model=MODEL,

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 
-from passk.config import VerifierConfig
-from passk.python_verifier import PythonVerifier
+from passk.config.schema import VerifierConfig
 from passk.types import Completion, FinishReason, Problem
+from passk.verifiers.code.verifier import PythonVerifier
 
 PROGRAMS = {
     "no imports": "def add(a, b):\n    return a + b\n",

@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from passk.answers.text import find_answer
-from passk.config import VerifierConfig
-from passk.math_verifier import MathVerifier
+from passk.config.schema import VerifierConfig
 from passk.types import Completion, FinishReason, Problem
+from passk.verifiers.math.text import find_answer
+from passk.verifiers.math.verifier import MathVerifier
 
 Pair = tuple[Problem, Completion]
 HASH, BOX = "\n#### {}", "\nThe final answer is $\\boxed{{{}}}$."

@@ -23,8 +23,8 @@ def compose(overrides: Sequence[str]) -> Any:
     """The default configuration of `passk train` with `overrides`; a fixed rate, as TRL has it."""
     from hydra import initialize_config_dir
 
-    from passk.composition import compose_train, register
-    from passk.schemas import conf_dir
+    from passk.config.compose import compose_train, register
+    from passk.config.registry import conf_dir
 
     register()
     with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
@@ -32,8 +32,8 @@ def compose(overrides: Sequence[str]) -> Any:
 
 
 def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
-    """Time the step of `passk.train.train`: roll out, verify, weigh, update, hand weights over."""
-    from passk.build import open_parts, prepare_torch
+    """Time the step of `passk.training.loop.train`, from the rollout to the new weights."""
+    from passk.training.build import open_parts, prepare_torch
 
     cfg = compose([switch for switch in switches if switch != "unshared"])
     prepare_torch(threads, cfg.train.seed)
@@ -42,9 +42,9 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
 
 
 def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) -> Steps:
-    from passk.experience import explore
-    from passk.objective import as_configured
-    from passk.stream import ProblemStream
+    from passk.data.problems import ProblemStream
+    from passk.objectives.objective import as_configured
+    from passk.training.experience import explore
 
     sampler, learner = parts.sampler, parts.learner
     if "unshared" in switches:
@@ -103,10 +103,9 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     from datasets import Dataset
     from trl import GRPOTrainer
 
-    from passk.build import build_verifier, prepare_torch
-    from passk.policy import load_policy, load_tokenizer
-    from passk.problems import load_data
-    from passk.stream import ProblemStream
+    from passk.data.problems import ProblemStream, load_data
+    from passk.learner.policy import load_policy, load_tokenizer
+    from passk.training.build import build_verifier, prepare_torch
 
     cfg = compose(switches)
     prepare_torch(threads, cfg.train.seed)
@@ -187,7 +186,7 @@ def run_estimator(threads: int, num_steps: int, switches: Sequence[str]) -> Step
     """Time unbiased Pass@k of 5,000 problems with 1,024 samples each, at ten values of k."""
     import numpy as np
 
-    from passk.estimators import pass_at_k
+    from passk.objectives.pass_at_k import pass_at_k
 
     c_P = np.random.default_rng(0).integers(0, 1025, size=5000)
     ks = 2 ** np.arange(10)

@@ -18,16 +18,16 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers import decoders as token_decoders
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from passk.config import LearnerConfig, PromptConfig
-from passk.conventions import KINDS, make_problems
-from passk.estimators import pass_at_k
-from passk.experience import imitate
-from passk.learner import Learner
-from passk.prompts import PromptEncoder
-from passk.rollout import SampleKey, rollout
-from passk.sampler import SamplingParams
-from passk.torch_sampler import TorchSampler
-from passk.verifiers import ConventionsVerifier
+from passk.config.schema import LearnerConfig, PromptConfig
+from passk.data.conventions import KINDS, make_problems
+from passk.data.prompts import PromptEncoder
+from passk.learner.learner import Learner
+from passk.objectives.pass_at_k import pass_at_k
+from passk.rollout.base import SamplingParams
+from passk.rollout.rollout import SampleKey, rollout
+from passk.rollout.torch_sampler import TorchSampler
+from passk.training.experience import imitate
+from passk.verifiers.base import ConventionsVerifier
 
 ALPHABET = "0123456789+*=;TC"
 SPECIAL = ["<pad>", "</s>"]

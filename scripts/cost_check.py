@@ -34,12 +34,12 @@ from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
-from passk import sharding
-from passk.adapters import add_adapters
-from passk.batch import TokenRow
-from passk.config import LearnerConfig, ModelConfig
-from passk.learner import Learner
-from passk.sharding import shard
+from passk.config.schema import LearnerConfig, ModelConfig
+from passk.learner import fsdp
+from passk.learner.batch import TokenRow
+from passk.learner.fsdp import shard
+from passk.learner.learner import Learner
+from passk.learner.lora import add_adapters
 
 ON_8 = Job(ranks=8, success=(0.5,), prompt_tokens=256, answer_tokens=768)
 ON_64 = replace(ON_8, ranks=64, num_prompts=256, gradient_checkpointing=True)
@@ -179,7 +179,7 @@ def without_others(job: Job, num_rows: int) -> Iterator[None]:
         if job.is_sharded:
             dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=job.ranks)
             stack.callback(dist.destroy_process_group)
-            for owner, name in ((sharding, "_mesh"), (DeviceMesh, "__getitem__")):
+            for owner, name in ((fsdp, "_mesh"), (DeviceMesh, "__getitem__")):
                 stack.enter_context(
                     patch.object(owner, name, of_real_numbers(getattr(owner, name)))
                 )
@@ -187,7 +187,7 @@ def without_others(job: Job, num_rows: int) -> Iterator[None]:
         def heard(said: tuple[float, dict[int, float], Any]) -> list[Any]:
             return [(said[0], dict.fromkeys(range(num_rows), 0.0), said[2])]
 
-        stack.enter_context(patch("passk.learner.gather", heard))
+        stack.enter_context(patch("passk.learner.learner.gather", heard))
         if job.lora_rank:  # adapters are where they should be, and fake ones cannot be moved
             stack.enter_context(patch("torch.nn.Module.to", lambda module, *_, **__: module))
         yield

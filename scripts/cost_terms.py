@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
-from passk.advantages import estimate_advantages
-from passk.head import LOGITS_PER_CHUNK
+from passk.learner.logprobs import LOGITS_PER_CHUNK
+from passk.objectives.advantages import estimate_advantages
 
 Terms = dict[str, float]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from passk.cli import main as passk
+from passk.cli.main import main as passk
 from passk.statistics import Interval, seed_interval
 
 CONDITIONS = {  # name: (cue of the prompts, cue of the corpus)

@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from passk.cli import main as passk
-from passk.composition import load_run_config
-from passk.problem_files import write_problems
-from passk.problems import load_data
+from passk.cli.main import main as passk
+from passk.config.compose import load_run_config
+from passk.data.problems import load_data, write_problems
 from passk.statistics import seed_interval
 
 FILTERED = ("filter", "filtered")

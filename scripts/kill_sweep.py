@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from passk.ledger import read_ledger, state
+from passk.runs.ledger import read_ledger, state
 
 SFT = ("train", "regime=sft", "train.num_steps=60", "eval.num_problems=100")
 GRID = ("train", "-m", "regime.k=2,4,8,16", "regime.pass1_weight=0.5,0.7,0.9")

@@ -18,19 +18,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from passk.advantages import mixture_advantages
-from passk.batch import make_rows
-from passk.build import open_parts, prepare_torch
-from passk.checkpoint import last_checkpoint
-from passk.cli import main as passk
-from passk.command_config import DiagnoseConfig
-from passk.composition import load_run_config
-from passk.diagnose import as_training, pass_gradient
-from passk.directional import moved
-from passk.learner import Learner
-from passk.rollout import SampleKey, rollout, training_params
+from passk.cli.commands.diagnose import as_training, pass_gradient
+from passk.cli.main import main as passk
+from passk.config.commands import DiagnoseConfig
+from passk.config.compose import load_run_config
+from passk.diagnostics.derivatives import moved
+from passk.learner.batch import make_rows
+from passk.learner.checkpoint import last_checkpoint
+from passk.learner.learner import Learner
+from passk.objectives.advantages import mixture_advantages
+from passk.rollout.rollout import SampleKey, rollout, training_params
 from passk.statistics import bootstrap_intervals
-from passk.train import diagnostic_groups
+from passk.training.build import open_parts, prepare_torch
+from passk.training.loop import diagnostic_groups
 from passk.types import Group
 
 FRACTIONS = (0.1, 0.2, 0.3)

@@ -21,9 +21,9 @@ from pathlib import Path
 import cue_experiment
 from results_index import Source, Sources, source
 
-from passk.cli import main as passk
-from passk.command_config import ReproduceConfig
-from passk.config import TrainConfig
+from passk.cli.main import main as passk
+from passk.config.commands import ReproduceConfig
+from passk.config.schema import TrainConfig
 
 _NOT_OF_CELLS = {field.name for field in fields(ReproduceConfig)} - {
     field.name for field in fields(TrainConfig)

@@ -70,8 +70,8 @@ def slope(values: list[int]) -> tuple[float, float]:
 
 def write_problems(folder: Path, verifier: str) -> list[str]:
     """The embedded task's problems as a file, with answers for another verifier."""
-    from passk.config import ConventionsConfig, EvalConfig
-    from passk.problems import load_data
+    from passk.config.schema import ConventionsConfig, EvalConfig
+    from passk.data.problems import load_data
 
     data = load_data(ConventionsConfig(name="conventions"), EvalConfig(num_problems=100))
     for split, problems in (("train", data.train), ("eval", data.heldout)):
@@ -89,8 +89,8 @@ def run(num_steps: int, verifier: str, words: list[str], folder: Path) -> dict[s
     temporary = folder / "tmp"
     temporary.mkdir()
     os.environ["TMPDIR"] = str(temporary)  # before anything asks for it
-    from passk.cli import main
-    from passk.run import Run
+    from passk.cli.main import main
+    from passk.runs.writer import Run
 
     data = [] if verifier == "conventions" else write_problems(folder, verifier)
     samples: list[dict[str, int]] = []

@@ -17,25 +17,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from passk.advantages import mixture_advantages, prompt_weights
-from passk.build import open_parts, prepare_torch
-from passk.checkpoint import last_checkpoint
-from passk.cli import main as passk
-from passk.command_config import DiagnoseConfig
-from passk.composition import load_run_config
-from passk.config import VerifierConfig
-from passk.conventions import CALCULATOR
-from passk.diagnose import as_training
-from passk.diagnose_tables import GROUPINGS
-from passk.estimators import pass_at_k
-from passk.injected import wrong_gold_share
-from passk.noisy_verifier import FALSE_POSITIVE, uniform, with_noise
+from passk.cli.commands.diagnose import as_training
+from passk.cli.main import main as passk
+from passk.config.commands import DiagnoseConfig
+from passk.config.compose import load_run_config
+from passk.config.schema import VerifierConfig
+from passk.data.conventions import CALCULATOR
+from passk.diagnostics.gold_errors import (
+    agreement_table,
+    suspect_golds,
+    vote_table,
+    wrong_gold_share,
+)
+from passk.learner.checkpoint import last_checkpoint
+from passk.objectives.advantages import mixture_advantages, prompt_weights
+from passk.objectives.pass_at_k import pass_at_k
+from passk.report.diagnosis_tables import GROUPINGS
+from passk.runs.labels import markdown
 from passk.statistics import Interval, paired_difference, seed_interval
-from passk.suspects import agreement_table, suspect_golds, vote_table
-from passk.train import diagnostic_groups
+from passk.training.build import open_parts, prepare_torch
+from passk.training.loop import diagnostic_groups
 from passk.types import Group
-from passk.verifiers import ConventionsVerifier
-from passk.wording import markdown
+from passk.verifiers.base import ConventionsVerifier
+from passk.verifiers.noise import FALSE_POSITIVE, uniform, with_noise
 
 CORNERS = ((0.0, 0.0), (0.2, 0.0), (0.0, 0.05), (0.2, 0.05))  # (false negatives, false positives)
 BETWEEN = ((0.05, 0.0), (0.1, 0.0), (0.05, 0.05), (0.1, 0.05))  # after those of all seeds

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from passk.types import Completion, FinishReason, Problem, Verdict
-from passk.verifiers import Verifier
+from passk.verifiers.base import Verifier
 
 
 def completion(text: str, finish: FinishReason = FinishReason.STOP) -> Completion:
@@ -26,7 +26,7 @@ def worker_pids(parent: int) -> list[int]:
         except OSError:  # it has just ended
             continue
         is_zombie, ppid = stat.rpartition(")")[2].split()[:2]
-        if int(ppid) == parent and ("passk.answers.worker" in command or is_zombie == "Z"):
+        if int(ppid) == parent and ("passk.verifiers.math.worker" in command or is_zombie == "Z"):
             found.append(int(folder.name))
     return found
 

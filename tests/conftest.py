@@ -4,7 +4,7 @@ import forked
 import pytest
 from small_runs import Outcome
 
-from passk.cli import main
+from passk.cli.main import main
 
 # Begun first, so that no core waits at the end for one of them.
 LONGEST = {
@@ -32,8 +32,8 @@ def tiny_model():
     """The shipped model, float32 on one thread. Shared: copy it before changing anything."""
     import torch
 
-    from passk.config import ModelConfig
-    from passk.policy import load_policy
+    from passk.config.schema import ModelConfig
+    from passk.learner.policy import load_policy
 
     torch.set_num_threads(1)
     return load_policy(ModelConfig(), "tiny", torch.device("cpu"))
@@ -42,7 +42,7 @@ def tiny_model():
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """The tokenizer of the shipped model: 18 tokens, `</s>` is 1."""
-    from passk.policy import load_tokenizer
+    from passk.learner.policy import load_tokenizer
 
     return load_tokenizer("tiny")
 
@@ -50,8 +50,8 @@ def tiny_tokenizer():
 @pytest.fixture(scope="session")
 def tiny_encoder(tiny_tokenizer):
     """Problems as the shipped model reads them: the bare prompt."""
-    from passk.config import PromptConfig
-    from passk.prompts import PromptEncoder
+    from passk.config.schema import PromptConfig
+    from passk.data.prompts import PromptEncoder
 
     return PromptEncoder(tiny_tokenizer, PromptConfig())
 

@@ -8,8 +8,8 @@ import torch
 from cost_check import make_learner, make_rows
 from cost_terms import Job, Shape
 
+from passk.learner.fsdp import local
 from passk.ranks import gather, rank
-from passk.sharding import local
 
 ITEM_BYTES = {"float": 4, "c10::BFloat16": 2}
 

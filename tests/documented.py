@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from passk.cli import main
+from passk.cli.main import main
 
 # What makes a command small. It is said after what the document says, which stays as it is but for
 # the sizes of MINIMAL; so these fit what documents leave at its default, such as k = 8.

@@ -26,9 +26,9 @@ def ranks(*libraries: str) -> Iterator[None]:
 
     They print to where the server was started, so this is not for tests that read what they say.
     """
-    from passk import launch
+    from passk.cli import launch
 
-    multiprocessing.set_forkserver_preload(["passk.commands", *libraries])
+    multiprocessing.set_forkserver_preload(["passk.cli.commands.jobs", *libraries])
     spawning = launch.LaunchConfig
 
     def forking(**settings: Any) -> Any:
@@ -55,7 +55,7 @@ def _passk(arguments: list[str], cwd: Path, notes: list[Path], libraries: tuple[
     os.chdir(cwd)
     for descriptor, file in enumerate(notes, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
-    from passk.cli import main
+    from passk.cli.main import main
 
     with ranks(*libraries):
         sys.exit(main(arguments))

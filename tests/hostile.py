@@ -1,6 +1,6 @@
 """Programs that attack their sandbox, and a check that none is paid and none does harm.
 
-Standard library and `passk.sandbox` only, so that `test_hostile_programs.py` can also run it as
+Standard library and `passk.verifiers.code` only, so that `test_hostile_programs.py` can also run it as
 another user: `python hostile.py` prints one JSON object with what it found.
 """
 
@@ -15,8 +15,8 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from passk.sandbox.confinement import Limits
-from passk.sandbox.process import Check, Sandbox
+from passk.verifiers.code.confinement import Limits
+from passk.verifiers.code.process import Check, Sandbox
 
 LIMITS = Limits(seconds=5.0, memory_bytes=512 * 2**20, file_bytes=2**20)
 SECRET = 918273645  # what f(3) has to be; a program that finds it in the tests is paid

@@ -8,28 +8,28 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from passk import saving
-from passk.adapters import adapter_parameters, add_adapters, base_fingerprint
-from passk.batch import TokenRow
-from passk.build import prepare_torch
-from passk.checkpoint import TrainState, restore
-from passk.config import LearnerConfig, ModelConfig, PromptConfig
-from passk.conventions import make_problems
+from passk.config.schema import LearnerConfig, ModelConfig, PromptConfig
+from passk.data.conventions import make_problems
+from passk.data.prompts import PromptEncoder
+from passk.diagnostics.interference import interference
+from passk.diagnostics.sketch import sketches
 from passk.errors import UserError
-from passk.interference import interference
-from passk.layers import freeze_outside
-from passk.learner import Learner
-from passk.policy import load_policy, load_tokenizer
-from passk.prompts import PromptEncoder
+from passk.learner import checkpoint_writer
+from passk.learner.batch import TokenRow
+from passk.learner.checkpoint import TrainState, restore
+from passk.learner.checkpoint_writer import CheckpointWriter
+from passk.learner.fsdp import load_sharded, whole
+from passk.learner.layers import freeze_outside
+from passk.learner.learner import Learner
+from passk.learner.lora import adapter_parameters, add_adapters, base_fingerprint
+from passk.learner.policy import load_policy, load_tokenizer
 from passk.ranks import gather, num_ranks, rank
-from passk.rollout import Rollout, SampleKey, rollout
-from passk.sampler import SamplingParams
-from passk.saving import CheckpointWriter
-from passk.sharding import load_sharded, whole
-from passk.sketch import sketches
-from passk.torch_sampler import TorchSampler
+from passk.rollout.base import SamplingParams
+from passk.rollout.rollout import Rollout, SampleKey, rollout
+from passk.rollout.torch_sampler import TorchSampler
+from passk.training.build import prepare_torch
 from passk.types import Group
-from passk.verifiers import ConventionsVerifier
+from passk.verifiers.base import ConventionsVerifier
 
 
 def some_rows(count: int, vocabulary: int = 16, seed: int = 0) -> list[TokenRow]:
@@ -115,11 +115,14 @@ def measured(learner: Learner, rows: list[TokenRow]) -> tuple[float, list[float]
 
 
 def save_after_steps(
-    root: str, model: str, cfg: LearnerConfig, max_file_bytes: int = saving.MAX_FILE_BYTES
+    root: str,
+    model: str,
+    cfg: LearnerConfig,
+    max_file_bytes: int = checkpoint_writer.MAX_FILE_BYTES,
 ) -> None:
     """Two steps, the checkpoint in `root`, and beside it what is in it, put together."""
     torch.set_num_threads(1)
-    saving.MAX_FILE_BYTES = max_file_bytes
+    checkpoint_writer.MAX_FILE_BYTES = max_file_bytes
     learner = Learner(load_sharded(ModelConfig(), model, torch.device("cpu"), cfg, 0), cfg, 10, 1.0)
     for seed in range(2):
         learner.update(some_rows(9, seed=seed))

@@ -1,6 +1,6 @@
 """Writes small run directories with the documented files, for tests of what reads them.
 
-Pass@k is computed here with exact binomials, independently of `passk.estimators`.
+Pass@k is computed here with exact binomials, independently of `passk.objectives.pass_at_k`.
 """
 
 import json

@@ -3,14 +3,14 @@
 import copy
 from collections.abc import Sequence
 
-from passk.config import LearnerConfig
-from passk.conventions import make_problems
-from passk.learner import Learner
-from passk.rollout import Rollout, SampleKey, rollout
-from passk.sampler import Sampler, SamplingParams
-from passk.torch_sampler import TorchSampler
+from passk.config.schema import LearnerConfig
+from passk.data.conventions import make_problems
+from passk.learner.learner import Learner
+from passk.rollout.base import Sampler, SamplingParams
+from passk.rollout.rollout import Rollout, SampleKey, rollout
+from passk.rollout.torch_sampler import TorchSampler
 from passk.types import Completion
-from passk.verifiers import ConventionsVerifier
+from passk.verifiers.base import ConventionsVerifier
 
 
 def sample_all(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from passk.cli import main
+from passk.cli.main import main
 
 SMALL = (
     "num_threads=1",

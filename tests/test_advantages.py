@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from passk.advantages import (
+from passk.objectives.advantages import (
     ESTIMATORS,
     chen,
     dead_groups,
@@ -25,7 +25,7 @@ from passk.advantages import (
     prompt_weights,
     rloo_k,
 )
-from passk.estimators import leave_one_out_failure, pass_at_k
+from passk.objectives.pass_at_k import leave_one_out_failure, pass_at_k
 
 NAN = float("nan")
 UNBIASED = [rloo_k, pkpo_s, pkpo_s_loo, pkpo_s_loo_minus_1]
@@ -113,7 +113,7 @@ def test_implied_prompt_weights_of_grpo(monkeypatch: pytest.MonkeyPatch) -> None
     table = (3.614, 3.163, 2.757, 2.128, 1.873, 2.128, 2.757, 3.614)
     ours = [implied_weight(lambda r: grpo(r, 1), 16, p) for p in TABLE_PS]
     assert ours == pytest.approx(table, rel=4e-4)
-    monkeypatch.setattr("passk.advantages.GRPO_EPSILON", 0.0)  # the table is without it
+    monkeypatch.setattr("passk.objectives.advantages.GRPO_EPSILON", 0.0)  # the table is without it
     with np.errstate(invalid="ignore"):
         ours = [implied_weight(lambda r: np.nan_to_num(grpo(r, 1)), 16, p) for p in TABLE_PS]
     assert ours == pytest.approx(table, abs=5.1e-4)

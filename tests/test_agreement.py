@@ -10,16 +10,22 @@ import torch
 from sampling import judged, learner_of
 from test_diagnostics import TwoPromptBandit, draw_bandit, exact_gradient
 
-from passk import theory
-from passk.advantages import mixture_advantages
-from passk.agreement import agreement_scores, curve_table, first_conflict, measure, weighted
-from passk.batch import advantage_weights, make_rows
-from passk.config import LearnerConfig
-from passk.diagnostics import weighted_gradients
-from passk.directional import derivatives_along
-from passk.layers import freeze_outside
-from passk.learner import Learner
-from passk.promised import promise, success_groups
+from passk.config.schema import LearnerConfig
+from passk.diagnostics.agreement import (
+    agreement_scores,
+    curve_table,
+    first_conflict,
+    measure,
+    weighted,
+)
+from passk.diagnostics.alignment import weighted_gradients
+from passk.diagnostics.bounds import promise, success_groups
+from passk.diagnostics.derivatives import derivatives_along
+from passk.learner.batch import advantage_weights, make_rows
+from passk.learner.layers import freeze_outside
+from passk.learner.learner import Learner
+from passk.objectives import theory
+from passk.objectives.advantages import mixture_advantages
 
 NUM_PROMPTS, NUM_SAMPLES, NUM_BLOCKS = 22, 12, 4  # blocks of 6 and of 5 prompts
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from passk.diagnostics import Alignment, alignment
+from passk.diagnostics.alignment import Alignment, alignment
 
 # A made-up population of prompts: the gradients of two objectives in 24 parameters, against each
 # other in the mean over prompts, and alike for any one prompt.

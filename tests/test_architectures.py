@@ -13,11 +13,11 @@ from test_resume import as_if_killed, assert_same_run
 from test_torch_sampler import random_model
 from transformers import AutoModelForCausalLM
 
-from passk.adapters import add_adapters
-from passk.cli import main
-from passk.config import ModelConfig
+from passk.cli.main import main
+from passk.config.schema import ModelConfig
 from passk.errors import UserError
-from passk.policy import load_tokenizer, token_logprobs
+from passk.learner.lora import add_adapters
+from passk.learner.policy import load_tokenizer, token_logprobs
 
 STEPS = 4
 WORDS = tuple(word for word in SMALL if not word.startswith("data."))

@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 from run_files import write_reproduction, write_run, write_sweep
 
-from passk.baselines import baseline_runs, counts_before, have_same_problems
-from passk.breakdown import prompt_changes
 from passk.errors import UserError
-from passk.records import find_runs, load_run
-from passk.report import write_report
-from passk.tables import reproduction_table, sweep_table
+from passk.report.report import write_report
+from passk.report.tables import prompt_changes, reproduction_table, sweep_table
+from passk.runs.baselines import baseline_runs, counts_before, have_same_problems
+from passk.runs.reader import find_runs, load_run
 
 KINDS = ["textbook", "calculator", "skill", "textbook"]
 

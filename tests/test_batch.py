@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from passk.batch import TokenRow, advantage_weights, make_rows, micro_batches
+from passk.learner.batch import TokenRow, advantage_weights, make_rows, micro_batches
 from passk.types import Completion, FinishReason, Group, Problem, Verdict
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_the_mask_covers_the_completion_alone():
 
 
 def test_logprobs_are_aligned_with_the_tokens_they_speak_of(tiny_model):
-    from passk.policy import token_logprobs
+    from passk.learner.policy import token_logprobs
 
     rows = [
         TokenRow((16, 5, 12, 6), (13, 7, 14), (1.0,)),

@@ -21,7 +21,7 @@ from small_runs import (
 )
 
 from passk import __version__, cli
-from passk.cli import SUMMARIES
+from passk.cli.main import SUMMARIES
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_cfg_job_prints_resolved_yaml(passk, tmp_path, command):
 def test_cheap_paths_do_not_import_torch(tmp_path):
     code = f"""
 import io, contextlib, sys
-from passk.cli import main
+from passk.cli.main import main
 codes = []
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     for words in (["--help"], ["train", "--help"], ["train", "--cfg", "job"],

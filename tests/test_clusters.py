@@ -6,7 +6,7 @@ import pytest
 from small_runs import SMALL, assert_refused, metrics, train, without_times
 from test_resume import as_if_killed
 
-from passk.clusters import is_one_of_ranks
+from passk.cli.sweep.slurm import is_one_of_ranks
 from passk.errors import UserError
 
 SHORT = ("train.num_steps=2", "eval.every=0", "diagnostics.every=0")
@@ -88,7 +88,7 @@ def test_what_names_no_ranks_is_one_process(environment):
 
 
 def test_a_missing_extra_is_named(passk, tmp_path, monkeypatch):
-    monkeypatch.setattr("passk.clusters.find_spec", lambda name: None)
+    monkeypatch.setattr("passk.cli.sweep.slurm.find_spec", lambda name: None)
     outcome = passk("train", "-m", *SMALL, "hydra/launcher=submitit_slurm")
     assert_refused(
         outcome, "needs hydra-submitit-launcher, which is not installed: pip install 'passk[slurm]'"

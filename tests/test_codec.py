@@ -4,7 +4,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from passk.codec import CompletionCodec, stops
+from passk.data.codec import CompletionCodec, stops
 from passk.errors import UserError
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_end|>"]

@@ -11,13 +11,13 @@ from test_rank_adapters import model_of
 from test_ranks import CASES, assert_the_same
 from torch._dynamo.utils import counters
 
-from passk.adapters import add_adapters
-from passk.batch import TokenRow
-from passk.cli import main
-from passk.config import LearnerConfig, ModelConfig
+from passk.cli.launch import launch
+from passk.cli.main import main
+from passk.config.schema import LearnerConfig, ModelConfig
 from passk.errors import UserError
-from passk.launch import launch
-from passk.learner import Learner
+from passk.learner.batch import TokenRow
+from passk.learner.learner import Learner
+from passk.learner.lora import add_adapters
 
 COMPILED = {"compile": True}
 SAVING = {"gradient_checkpointing": True, "max_tokens_per_batch": 100}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from small_runs import assert_refused
 
-from passk.completion import COMMANDS, SCRIPTS, complete
-from passk.usage import HELP
+from passk.cli.completion import COMMANDS, SCRIPTS, complete
+from passk.cli.help import HELP
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,12 +12,12 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from passk.advantages import ESTIMATORS
-from passk.build import VERIFIERS, build_verifier
-from passk.command_config import EvaluateConfig, ReproduceConfig
-from passk.command_rules import check, claim_directory
-from passk.composition import explain, register, settle, to_config
-from passk.config import (
+from passk.config.command_rules import check, claim_directory
+from passk.config.commands import EvaluateConfig, ReproduceConfig
+from passk.config.compose import explain, register, settle, to_config
+from passk.config.limits import check_field
+from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir
+from passk.config.schema import (
     ESTIMATOR_NAMES,
     REGIMES,
     ConventionsConfig,
@@ -26,8 +26,8 @@ from passk.config import (
     TrainConfig,
 )
 from passk.errors import UserError
-from passk.limits import check_field
-from passk.schemas import DATA_SCHEMAS, SCHEMAS, conf_dir
+from passk.objectives.advantages import ESTIMATORS
+from passk.training.build import VERIFIERS, build_verifier
 
 CONF = conf_dir()
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -456,7 +456,8 @@ def test_configuration_is_checked_without_heavy_imports(module):
 
 
 def test_config_needs_nothing_but_the_standard_library():
-    code = "import sys, passk.config; print([m for m in ('hydra', 'numpy') if m in sys.modules])"
+    code = "import sys, passk.config.schema; "
+    code += "print([m for m in ('hydra', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

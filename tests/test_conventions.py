@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from passk.conventions import CALCULATOR, KINDS, SKILL, TEXTBOOK, is_held_out, make_problems
+from passk.data.conventions import CALCULATOR, KINDS, SKILL, TEXTBOOK, is_held_out, make_problems
 from passk.types import Completion, FinishReason
-from passk.verifiers import ConventionsVerifier
+from passk.verifiers.base import ConventionsVerifier
 
 COUNT = 4000
 

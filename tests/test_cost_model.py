@@ -34,11 +34,11 @@ from torch.utils.flop_counter import (
 )
 from transformers import AutoModelForCausalLM
 
-from passk.advantages import mixture_advantages
-from passk.config import ModelConfig
-from passk.launch import launch
-from passk.policy import load_policy, token_logprobs
-from passk.row_cache import RowCache
+from passk.cli.launch import launch
+from passk.config.schema import ModelConfig
+from passk.learner.policy import load_policy, token_logprobs
+from passk.objectives.advantages import mixture_advantages
+from passk.rollout.kv_cache import RowCache
 
 # every dimension divides by 4 ranks, so that nothing is padded
 EVEN = Shape(hidden=32, layers=3, heads=4, kv_heads=2, intermediate=48, vocabulary=64, tied=False)

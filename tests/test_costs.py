@@ -9,11 +9,10 @@ import pytest
 from run_files import write_reproduction, write_rollouts, write_run
 from small_runs import metrics, train
 
-from passk.cost_words import cost_sentences, cost_sheet, price_sheet
-from passk.costs import PHASES, cost_table, run_cost
-from passk.records import find_runs, load_run
-from passk.spending import Spending
-from passk.tables import reproduction_table
+from passk.report.costs import PHASES, cost_sentences, cost_sheet, cost_table, price_sheet, run_cost
+from passk.report.tables import reproduction_table
+from passk.runs.manifest import Spending
+from passk.runs.reader import find_runs, load_run
 
 LINES = [
     {

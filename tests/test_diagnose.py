@@ -12,11 +12,11 @@ import torch
 import yaml
 from small_runs import assert_refused, train
 
-from passk.build import open_parts
-from passk.checkpoint import fingerprint, last_checkpoint
-from passk.cli import main
-from passk.composition import load_run_config
-from passk.metric import saved_adam_metric
+from passk.cli.main import main
+from passk.config.compose import load_run_config
+from passk.diagnostics.derivatives import saved_adam_metric
+from passk.learner.checkpoint import fingerprint, last_checkpoint
+from passk.training.build import open_parts
 
 NUM_PROMPTS, NUM_SAMPLES = 24, 8
 SMALL = ("num_threads=1", "data.num_train=48", "data.num_corpus=64", "eval.ks=[1,2,4]")

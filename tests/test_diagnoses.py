@@ -8,10 +8,9 @@ import yaml
 from run_files import write_run
 from small_runs import SMALL, train
 
-from passk.cli import main
-from passk.diagnoses import AGREEMENT_COLUMNS, agreement_rows, find_diagnoses
+from passk.cli.main import main
 from passk.errors import UserError
-from passk.records import find_runs
+from passk.runs.reader import AGREEMENT_COLUMNS, agreement_rows, find_diagnoses, find_runs
 
 
 def write_diagnosis(folder, policy, ks=(1, 4), **columns):

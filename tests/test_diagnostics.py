@@ -12,12 +12,12 @@ from sampling import judged
 from torch import nn
 from transformers import PretrainedConfig
 
-from passk.advantages import estimate_advantages
-from passk.batch import advantage_weights, make_rows
-from passk.config import LearnerConfig
-from passk.diagnostics import alignment, block_gradients
-from passk.learner import Learner
-from passk.objective import PASS1, Objective
+from passk.config.schema import LearnerConfig
+from passk.diagnostics.alignment import alignment, block_gradients
+from passk.learner.batch import advantage_weights, make_rows
+from passk.learner.learner import Learner
+from passk.objectives.advantages import estimate_advantages
+from passk.objectives.objective import PASS1, Objective
 from passk.types import Completion, FinishReason, Group, Problem, Verdict
 
 NUM_PROMPTS, NUM_SAMPLES, K = 12, 12, 3

@@ -19,9 +19,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from passk.cli import HELP, main
-from passk.composition import register, to_config
-from passk.schemas import DATA_SCHEMAS, SCHEMAS, conf_dir
+from passk.cli.main import HELP, main
+from passk.config.compose import register, to_config
+from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir
 
 # What is put in the place of what a document leaves open: attributes of `documented.Places`.
 PLACEHOLDERS = {

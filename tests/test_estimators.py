@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passk.estimators import all_wrong, leave_one_out_failure, pass_at_k
+from passk.objectives.pass_at_k import all_wrong, leave_one_out_failure, pass_at_k
 
 ULPS = 4 * np.finfo(np.float64).eps
 

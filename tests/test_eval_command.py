@@ -16,14 +16,14 @@ import pandas as pd
 import pytest
 from small_runs import cut_short, snapshot, train
 
-from passk.breakdown import kind_table
-from passk.cli import main
-from passk.composition import load_run_config
+from passk.cli.main import main
+from passk.cli.resume import model_state, refuse_other_contents
+from passk.config.compose import load_run_config
 from passk.errors import UserError
-from passk.eval_tables import SAMPLE_COLUMNS, count_correct, eval_tables, pass_curve
-from passk.policy import TINY
-from passk.records import RunRecord, load_run
-from passk.starting import model_state, refuse_other_contents
+from passk.evaluation.tables import SAMPLE_COLUMNS, count_correct, eval_tables, pass_curve
+from passk.learner.policy import TINY
+from passk.report.tables import kind_table
+from passk.runs.reader import RunRecord, load_run
 
 NUM_PROBLEMS, NUM_SAMPLES, CHUNK = 30, 8, 7
 WORDS = ("num_threads=1", "eval.ks=[1,2]", f"eval.num_samples={NUM_SAMPLES}")

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from passk.config import EvalConfig
-from passk.eval_tables import (
+from passk.config.schema import EvalConfig
+from passk.evaluation.tables import (
     NO_GROUP,
     SAMPLE_COLUMNS,
     count_correct,

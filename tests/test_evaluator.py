@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from passk.config import EvalConfig, RunConfig
-from passk.conventions import make_problems
-from passk.eval_tables import SAMPLE_COLUMNS, count_correct
-from passk.evaluator import draw_samples
-from passk.sampler import SamplingParams
-from passk.torch_sampler import TorchSampler
+from passk.config.schema import EvalConfig, RunConfig
+from passk.data.conventions import make_problems
+from passk.evaluation.evaluator import draw_samples
+from passk.evaluation.tables import SAMPLE_COLUMNS, count_correct
+from passk.rollout.base import SamplingParams
+from passk.rollout.torch_sampler import TorchSampler
 from passk.types import Completion, FinishReason, Problem, Verdict
-from passk.verifiers import ConventionsVerifier
+from passk.verifiers.base import ConventionsVerifier
 
 PROBLEMS = [
     Problem("h-0", "T3+4*5=", "23", kind="textbook"),

@@ -14,15 +14,15 @@ from scipy.integrate import quad
 from scipy.stats import beta, betabinom, binom
 from small_runs import assert_refused, snapshot
 
-from passk.advantages import ESTIMATORS, chen, estimate_advantages, grpo, pkpo_s
-from passk.estimators import pass_at_k
-from passk.implied import (
+from passk.objectives.advantages import ESTIMATORS, chen, estimate_advantages, grpo, pkpo_s
+from passk.objectives.implied_weights import (
     GroupAdvantages,
     group_advantages,
     implied,
     objective_advantages,
     target_weight,
 )
+from passk.objectives.pass_at_k import pass_at_k
 
 TABLE_PS = np.array([0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.99])
 TARGET_4 = (3.881, 3.429, 2.916, 1.687, 0.500, 0.062, 0.004, 0.000)
@@ -53,7 +53,7 @@ def test_the_printed_implied_weights(estimator, k, printed):
 
 def test_the_printed_u_of_grpo(monkeypatch):
     assert weights("grpo", 1, 1.0) == pytest.approx(GRPO, rel=4e-4)
-    monkeypatch.setattr("passk.advantages.GRPO_EPSILON", 0.0)  # as printed
+    monkeypatch.setattr("passk.objectives.advantages.GRPO_EPSILON", 0.0)  # as printed
 
     def without_epsilon(rewards_PG):
         with np.errstate(invalid="ignore"):  # 0 / 0 in the groups whose rewards are all equal
@@ -307,7 +307,7 @@ def test_it_takes_less_than_two_seconds_and_no_torch(tmp_path):
     """Of processor time: the clock on the wall is also other people's."""
     code = """
 import contextlib, io, sys, time
-from passk.cli import main
+from passk.cli.main import main
 with contextlib.redirect_stdout(io.StringIO()):
     code = main(["explain", "regime=hybrid", "regime.k=8"])
 print(code, [m for m in ("torch", "transformers", "pandas", "scipy") if m in sys.modules])

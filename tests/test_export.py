@@ -24,23 +24,28 @@ from small_runs import assert_refused, cut_short, snapshot, train
 from test_prompts import CHATML, LLAMA3, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from passk import export
-from passk.card_prompts import prompt_section
-from passk.checkpoint import fingerprint
-from passk.cli import main
-from passk.command_config import ExportConfig, PublishingConfig
-from passk.command_rules import check
-from passk.composition import load_run_config
-from passk.config import ConventionsConfig, EvalConfig, PromptConfig, RegimeConfig, TrainConfig
-from passk.conventions import make_problems
+from passk.cli.commands import export
+from passk.cli.main import main
+from passk.config.command_rules import check
+from passk.config.commands import ExportConfig, PublishingConfig
+from passk.config.compose import load_run_config
+from passk.config.schema import (
+    ConventionsConfig,
+    EvalConfig,
+    PromptConfig,
+    RegimeConfig,
+    TrainConfig,
+)
+from passk.data.conventions import make_problems
+from passk.data.problems import load_data
+from passk.data.prompts import PromptEncoder
 from passk.errors import UserError
-from passk.estimators import pass_at_k
-from passk.lineage import command_line, hub_id, lineage, shown_name
-from passk.model_card import Exported, model_card
-from passk.policy import TINY
-from passk.problems import load_data
-from passk.prompts import PromptEncoder
-from passk.records import load_run
+from passk.learner.checkpoint import fingerprint
+from passk.learner.policy import TINY
+from passk.objectives.pass_at_k import pass_at_k
+from passk.report.model_card import Exported, model_card, prompt_section
+from passk.runs.command_lines import command_line, hub_id, lineage, shown_name
+from passk.runs.reader import load_run
 from passk.types import Problem
 
 MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors"}

@@ -6,8 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from passk.exports import sheet_latex, sheet_markdown, write_table
-from passk.sheets import Sheet
+from passk.report.table_formats import Sheet, sheet_latex, sheet_markdown, write_table
 
 SHEET = Sheet(
     ["Regime & more", "\u0394 Pass@1 (%)", "Command", "n"],

@@ -13,19 +13,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from passk import disk, saving
-from passk.checkpoint import checkpoints, last_checkpoint, saved_step
-from passk.config import ConventionsConfig, TrainConfig
+from passk import files
+from passk.cli.resume import refuse_changes
+from passk.config.schema import ConventionsConfig, TrainConfig
 from passk.errors import UserError
-from passk.reading import recorded
-from passk.run import Run
-from passk.starting import refuse_changes
+from passk.files import recorded
+from passk.learner import checkpoint_writer
+from passk.learner.checkpoint import checkpoints, last_checkpoint, saved_step
+from passk.runs.writer import Run
 from passk.types import Problem
 
 HOLD = """
 import sys
 from pathlib import Path
-from passk.disk import missing_folders, only_writer
+from passk.files import missing_folders, only_writer
 folder = Path(sys.argv[1])
 with only_writer(folder, missing_folders(folder)):
     print("in", flush=True)
@@ -34,7 +35,7 @@ with only_writer(folder, missing_folders(folder)):
 ENTER_AND_LEAVE = """
 import os, random, sys, time
 from pathlib import Path
-from passk.disk import missing_folders, only_writer
+from passk.files import missing_folders, only_writer
 from passk.errors import UserError
 folder, inside, until = Path(sys.argv[1]), Path(sys.argv[2]), time.monotonic() + 2
 entered = 0
@@ -55,19 +56,19 @@ print(entered)
 STARTER = """
 import multiprocessing, sys, time
 from pathlib import Path
-from passk import disk
+from passk import files
 
 def be_rank(locks, folder):
-    disk.keep(locks)
-    with disk.only_writer(folder):
+    files.keep(locks)
+    with files.only_writer(folder):
         print("a rank is in", flush=True)
     while not (folder / "end").exists():
         time.sleep(0.01)
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    with disk.only_writer(folder):
-        words = (disk.locks_held(), folder)
+    with files.only_writer(folder):
+        words = (files.locks_held(), folder)
         rank = multiprocessing.get_context("spawn").Process(target=be_rank, args=words)
         rank.start()
         rank.join()
@@ -94,7 +95,7 @@ def holder(tmp_path):
 def refused(folder: Path) -> None:
     with (
         pytest.raises(UserError, match="another process still writes in"),
-        disk.only_writer(folder),
+        files.only_writer(folder),
     ):
         raise AssertionError("two are in it")
 
@@ -109,17 +110,17 @@ def test_a_second_writer_is_refused_by_whatever_name_and_removes_nothing(
     names = ("a/run", "./a/../a/run", "link", "to_parent/run", str(folder))
     for name in names * 3:  # the first refusal once removed the folder, and the lock with it
         refused(Path(name))
-    assert [path.name for path in folder.iterdir()] == [disk.LOCK]
+    assert [path.name for path in folder.iterdir()] == [files.LOCK]
     process.stdin.close()
     process.wait()
     assert not (tmp_path / "a").exists(), "what was made and is empty goes"
 
 
 def test_a_folder_that_was_there_stays_though_it_is_empty(tmp_path):
-    with disk.only_writer(tmp_path / "a" / "new"):
+    with files.only_writer(tmp_path / "a" / "new"):
         (tmp_path / "a" / "kept").mkdir()
     assert (tmp_path / "a" / "kept").is_dir() and not (tmp_path / "a" / "new").exists()
-    with disk.only_writer(tmp_path / "a" / "kept"):
+    with files.only_writer(tmp_path / "a" / "kept"):
         pass
     assert list((tmp_path / "a" / "kept").iterdir()) == []
 
@@ -128,8 +129,8 @@ def test_sigkill_lets_go(holder):
     process, folder = holder
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert disk.is_free(folder), "its lock file alone is no content"
-    with disk.only_writer(folder):
+    assert files.is_free(folder), "its lock file alone is no content"
+    with files.only_writer(folder):
         (folder / "file").touch()
     assert [path.name for path in folder.iterdir()] == ["file"]
 
@@ -143,9 +144,9 @@ def test_never_two_at_once_though_each_removes_the_folder(tmp_path):
 
 
 def test_a_writer_is_not_kept_out_by_itself(tmp_path):
-    with disk.only_writer(tmp_path), disk.only_writer(tmp_path / "." / ""):
-        assert (tmp_path / disk.LOCK).is_file()
-    assert not (tmp_path / disk.LOCK).exists()
+    with files.only_writer(tmp_path), files.only_writer(tmp_path / "." / ""):
+        assert (tmp_path / files.LOCK).is_file()
+    assert not (tmp_path / files.LOCK).exists()
 
 
 def test_a_rank_goes_on_holding_the_lock_of_who_started_it(tmp_path):
@@ -161,7 +162,7 @@ def test_a_rank_goes_on_holding_the_lock_of_who_started_it(tmp_path):
     deadline = time.monotonic() + 60
     while True:
         try:
-            with disk.only_writer(folder):
+            with files.only_writer(folder):
                 break
         except UserError:
             assert time.monotonic() < deadline
@@ -172,7 +173,7 @@ def test_a_folder_that_cannot_be_written_in_is_named(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file" / "run", Path("/proc/nothing/run")):
         with pytest.raises(UserError, match=f"{folder} cannot be written in: "):
-            disk.only_writer(folder).__enter__()
+            files.only_writer(folder).__enter__()
 
 
 class Cuts:
@@ -218,11 +219,11 @@ class Cuts:
     def after_power_cuts(self) -> Iterator[dict[str, bytes]]:
         """Each folder that a power cut may leave: what was not synced is lost, or cut anywhere."""
         seen = set()
-        for files in self.states:
+        for state in self.states:
             for part in (0.0, 0.3, 0.7, 1.0):
                 left = {
                     name: content if content == synced else _cut(content, synced or b"", part)
-                    for name, (content, synced) in files.items()
+                    for name, (content, synced) in state.items()
                 }
                 if (key := tuple(sorted(left.items()))) not in seen:
                     seen.add(key)
@@ -237,8 +238,8 @@ def _cut(content: bytes, synced: bytes, part: float) -> bytes:
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     cuts = Cuts(tmp_path, monkeypatch)
-    disk.write_text(tmp_path / "file", "old")
-    disk.write_text(tmp_path / "file", "new")
+    files.write_text(tmp_path / "file", "old")
+    files.write_text(tmp_path / "file", "new")
     assert cuts.calls == ["fsync", "replace", "fsync"] * 2
     found = {left.get("file") for left in cuts.after_power_cuts()}
     assert found == {None, b"old", b"new"}
@@ -246,9 +247,9 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 def test_without_fsync_the_recorder_sees_a_file_that_is_cut(tmp_path, monkeypatch):
     """So that the tests here can fail."""
-    monkeypatch.setattr(disk, "sync", lambda path: None)
+    monkeypatch.setattr(files, "sync", lambda path: None)
     cuts = Cuts(tmp_path, monkeypatch)
-    disk.write_text(tmp_path / "file", "new content")
+    files.write_text(tmp_path / "file", "new content")
     assert b"" in {left.get("file") for left in cuts.after_power_cuts()}
 
 
@@ -280,7 +281,7 @@ def test_whatever_a_power_cut_leaves_of_a_run_resumes(tmp_path, monkeypatch):
             (again / name).parent.mkdir(parents=True, exist_ok=True)
             (again / name).write_bytes(content)
         if not (again / "config.yaml").is_file():  # as docs/faults.md says: started anew
-            assert disk.is_free(again), sorted(left)
+            assert files.is_free(again), sorted(left)
             continue
         refuse_changes("train", cfg, again)
         step = saved_step(last_checkpoint(again)) if checkpoints(again) else 0
@@ -296,8 +297,8 @@ def test_whatever_a_power_cut_leaves_of_a_run_resumes(tmp_path, monkeypatch):
 def write_checkpoint(folder: Path, step: int) -> None:
     """As `saving` writes one, of files that hold next to nothing."""
     unfinished = folder.with_name(f".{folder.name}.partial")
-    disk.make_folder(unfinished)
+    files.make_folder(unfinished)
     (unfinished / "model.safetensors").write_bytes(b"weights" * step)
     (unfinished / "state.json").write_text(json.dumps({"step": step, "stream_position": step}))
-    saving._write_manifest(unfinished, None)
-    saving._rename(unfinished, folder)
+    checkpoint_writer._write_manifest(unfinished, None)
+    checkpoint_writer._rename(unfinished, folder)

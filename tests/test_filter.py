@@ -11,12 +11,11 @@ import pandas as pd
 import pytest
 from small_runs import assert_refused, metrics, train
 
-from passk.cli import main
-from passk.command_config import FilteringConfig
-from passk.config import ConventionsConfig, EvalConfig, TableConfig
-from passk.filter_tables import decisions, filter_page, product_after
-from passk.problem_files import write_problems
-from passk.problems import load_data, read_problems
+from passk.cli.main import main
+from passk.config.commands import FilteringConfig
+from passk.config.schema import ConventionsConfig, EvalConfig, TableConfig
+from passk.data.problems import load_data, read_problems, write_problems
+from passk.report.filter_tables import decisions, filter_page, product_after
 from passk.types import Problem
 
 MEASURED = ("num_threads=1", "diagnose.num_samples=8", "diagnose.num_blocks=4")

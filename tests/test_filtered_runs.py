@@ -7,7 +7,7 @@ import yaml
 from small_runs import assert_refused, train
 from test_diagnose import SMALL, diagnose
 
-from passk.cli import main
+from passk.cli.main import main
 
 SETS = "diagnose.filtered_sets=[[0.7,0.4],[0.5,0.5],[1,0.4]]"
 WORDS = ("diagnose.cosines=false", SETS)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from passk.advantages import mixture_advantages
-from passk.filtered_sets import (
+from passk.diagnostics.paper_sets import (
     FilteredSet,
     Members,
     corrected,
@@ -16,6 +15,7 @@ from passk.filtered_sets import (
     summary,
     unbiased_coefficients,
 )
+from passk.objectives.advantages import mixture_advantages
 
 
 def rewards_of(counts, n=32):
@@ -53,7 +53,7 @@ def sums_of(rewards_PG, scores_PGD):
 
 
 def both_ways(rewards_PG, scores_PGD, within, k):
-    """What `passk.prompt_products` would tell of these scores, and the two ways from it."""
+    """What `passk.diagnostics.paper_sets` would tell of these scores, and the two ways from it."""
     sums_P2D = sums_of(rewards_PG, scores_PGD)
     within_P22 = np.einsum("pid,pjd->pij", sums_P2D, sums_P2D)
 

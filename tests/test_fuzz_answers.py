@@ -5,11 +5,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stress.fuzz_answers import GOLDS, completions, harm_done
 
-from passk.config import VerifierConfig
-from passk.exact_verifier import ExactVerifier
-from passk.math_verifier import MathVerifier
+from passk.config.schema import VerifierConfig
 from passk.types import Completion, FinishReason, Problem, Verdict
-from passk.verifiers import ConventionsVerifier
+from passk.verifiers.base import ConventionsVerifier
+from passk.verifiers.exact import ExactVerifier
+from passk.verifiers.math.verifier import MathVerifier
 
 PAIRS = st.lists(st.tuples(st.sampled_from(GOLDS), completions()), min_size=30, max_size=30)
 

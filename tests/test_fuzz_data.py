@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stress import fuzz_data
 from stress.fuzz_data import FORMS, damaged, files, harm_done
 
-from passk.config import TableConfig
+from passk.config.schema import TableConfig
 from passk.types import Problem
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from passk.answers.text import last_box
-from passk.gold import find_gold, without_calculations
+from passk.data.problems import find_gold, without_calculations
+from passk.verifiers.math.text import last_box
 
 BOXES = [
     (r"so $x=\boxed{5}$.", "5"),

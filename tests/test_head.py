@@ -14,10 +14,10 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from passk import head
 from passk.errors import UserError
-from passk.head import LogitMap, selected_logprobs
-from passk.policy import check_head, token_logprobs
+from passk.learner import logprobs
+from passk.learner.logprobs import LogitMap, selected_logprobs
+from passk.learner.policy import check_head, token_logprobs
 
 MAPS = {
     "plain": LogitMap(),
@@ -32,7 +32,7 @@ NUM_TOKENS, WIDTH, VOCABULARY = 7, 5, 11
 @pytest.fixture(autouse=True)
 def two_tokens_a_chunk(monkeypatch):
     """7 tokens are then four chunks, the last of them not full."""
-    monkeypatch.setattr(head, "LOGITS_PER_CHUNK", 2 * VOCABULARY + 3)
+    monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", 2 * VOCABULARY + 3)
 
 
 def inputs(dtype=torch.float64, *, bias: bool = True):
@@ -85,7 +85,7 @@ def test_chunks_change_nothing(monkeypatch):
     tensors, weights_N = inputs(), torch.randn(NUM_TOKENS, dtype=torch.float64)
     found = []
     for logits_per_chunk in (1, 3 * VOCABULARY, 10**6):  # one token at a time, three, all
-        monkeypatch.setattr(head, "LOGITS_PER_CHUNK", logits_per_chunk)
+        monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", logits_per_chunk)
         found.append(gradients(lambda *t: selected_logprobs(*t, LogitMap()), tensors, weights_N))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=0, atol=1e-13)
@@ -189,7 +189,7 @@ def peak_of_loss(vocabulary: int, loss) -> int:
 def test_memory_does_not_grow_with_the_vocabulary(monkeypatch):
     """8 rows x 64 tokens: 2 million logits in all with 4k entries, 33 million with 64k."""
     chunk = 2**18
-    monkeypatch.setattr(head, "LOGITS_PER_CHUNK", chunk)
+    monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", chunk)
 
     def in_chunks(model, ids, mask):
         return token_logprobs(model, ids, mask, 1.0).sum()
@@ -201,7 +201,7 @@ def test_memory_does_not_grow_with_the_vocabulary(monkeypatch):
     small, large = (peak_of_loss(vocabulary, in_chunks) for vocabulary in (2**12, 2**16))
     assert abs(large - small) < 0.1 * 4 * chunk
     assert peak_of_loss(2**16, at_once) > large + 2 * 4 * 500 * 2**16  # the test sees logits
-    monkeypatch.setattr(head, "LOGITS_PER_CHUNK", 3 * chunk)
+    monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", 3 * chunk)
     assert 1.9 < (peak_of_loss(2**16, in_chunks) - large) / (4 * chunk) < 2.1
 
 

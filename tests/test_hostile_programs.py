@@ -20,7 +20,7 @@ import hostile
 import pytest
 from hostile import LIMITS, SECRET
 
-from passk.sandbox.process import Check, Sandbox
+from passk.verifiers.code.process import Check, Sandbox
 
 SHORT = LIMITS._replace(seconds=0.5)
 PACKAGE = Path(__file__).parent.parent / "passk"

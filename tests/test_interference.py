@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from test_diagnostics import TwoPromptBandit, draw_bandit, exact_success
 
-from passk.config import LearnerConfig
-from passk.interference import (
+from passk.config.schema import LearnerConfig
+from passk.diagnostics.interference import (
     between_groups,
     cluster_agreements,
     clustered_order,
@@ -19,11 +19,11 @@ from passk.interference import (
     most_antagonistic,
     recovered,
 )
-from passk.interference_plot import heatmap
-from passk.interference_report import interference_tables, section
-from passk.learner import Learner
-from passk.matrix import measured_pairs
-from passk.sketch import sketches
+from passk.diagnostics.matrix import measured_pairs
+from passk.diagnostics.sketch import sketches
+from passk.learner.learner import Learner
+from passk.report.diagnosis_figures import heatmap
+from passk.report.interference import interference_tables, section
 
 
 def three_kinds(rng, sizes=(40, 25, 35), dimension=300, noise=1.0):

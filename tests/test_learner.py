@@ -12,17 +12,17 @@ from test_head import PeakMemory
 from test_torch_sampler import random_model
 from transformers import AutoModelForCausalLM, OPTConfig
 
-from passk.advantages import estimate_advantages
-from passk.batch import TokenRow, advantage_weights, make_rows
-from passk.config import LearnerConfig
-from passk.conventions import make_problems
+from passk.config.schema import LearnerConfig
+from passk.data.conventions import make_problems
 from passk.errors import PolicyMismatch, UserError
-from passk.learner import Learner, schedule
-from passk.policy import token_logprobs
-from passk.rollout import SampleKey, rollout
-from passk.sampler import SamplingParams
-from passk.torch_sampler import TorchSampler
-from passk.verifiers import ConventionsVerifier
+from passk.learner.batch import TokenRow, advantage_weights, make_rows
+from passk.learner.learner import Learner, schedule
+from passk.learner.policy import token_logprobs
+from passk.objectives.advantages import estimate_advantages
+from passk.rollout.base import SamplingParams
+from passk.rollout.rollout import SampleKey, rollout
+from passk.rollout.torch_sampler import TorchSampler
+from passk.verifiers.base import ConventionsVerifier
 
 NUM_SAMPLES = 8
 K = 4

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from math_verify import parse, verify
 
-from passk.answers.equality import same_answer
-from passk.answers.forms import Number, describe
-from passk.answers.reader import read_answer
-from passk.answers.spelling import normalise_latex
-from passk.answers.text import MAX_ANSWER_CHARS, PLACES, find_answer, last_box
-from passk.config import VerifierConfig
-from passk.math_verifier import MathVerifier
+from passk.config.schema import VerifierConfig
 from passk.types import FinishReason, Problem, Verdict
+from passk.verifiers.math.equality import same_answer
+from passk.verifiers.math.forms import Number, describe
+from passk.verifiers.math.reader import read_answer
+from passk.verifiers.math.spelling import normalise_latex
+from passk.verifiers.math.text import MAX_ANSWER_CHARS, PLACES, find_answer, last_box
+from passk.verifiers.math.verifier import MathVerifier
 
 CORPUS = pd.read_csv(
     Path(__file__).parent / "verifier_corpus.csv", dtype=str, keep_default_na=False

@@ -5,9 +5,9 @@ import torch
 from small_runs import train
 
 from passk.errors import UserError
-from passk.learner import Learner
+from passk.learner.learner import Learner
 from passk.memory import memory_advice
-from passk.torch_sampler import TorchSampler
+from passk.rollout.torch_sampler import TorchSampler
 
 
 def test_an_allocation_that_fails_names_the_settings():

@@ -18,17 +18,22 @@ from answers import completion
 from small_runs import SMALL, assert_refused, metrics, train, without_times
 from test_resume import as_if_killed, assert_same_run
 
-from passk.advantages import ESTIMATORS, estimate_advantages, mixture_advantages, prompt_weights
-from passk.build import build_verifier
-from passk.cli import main
-from passk.config import VerifierConfig
-from passk.conventions import make_problems
-from passk.injected import injected_table, wrong_gold_share
-from passk.noisy_verifier import NoisyVerifier, uniform, with_noise
-from passk.records import load_run
+from passk.cli.main import main
+from passk.config.schema import VerifierConfig
+from passk.data.conventions import make_problems
+from passk.diagnostics.gold_errors import injected_table, wrong_gold_share
+from passk.objectives.advantages import (
+    ESTIMATORS,
+    estimate_advantages,
+    mixture_advantages,
+    prompt_weights,
+)
+from passk.runs.labels import run_labels
+from passk.runs.reader import load_run
+from passk.training.build import build_verifier
 from passk.types import FinishReason, Problem, Verdict
-from passk.verifiers import ConventionsVerifier
-from passk.wording import run_labels
+from passk.verifiers.base import ConventionsVerifier
+from passk.verifiers.noise import NoisyVerifier, uniform, with_noise
 
 NOISE = ("verifier.false_negative_rate=0.3", "verifier.false_positive_rate=0.2")
 STEPS = 4
@@ -110,7 +115,7 @@ def test_neither_order_nor_process_matters():
         places, noisy(0.3, 0.3).verify([pairs[i] for i in places]), strict=True
     ):
         assert verdict == verdicts[place]
-    code = "from passk.noisy_verifier import uniform\n"
+    code = "from passk.verifiers.noise import uniform\n"
     code += "print(repr([uniform(5, f'p-{i}', '\\ud800\\u00e4') for i in range(50)]))"
     elsewhere = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

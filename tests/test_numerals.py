@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from passk.numerals import MOST_DIGITS, plain_answer, plain_number, plain_text
+from passk.text import MOST_DIGITS, plain_answer, plain_number, plain_text
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from math import comb
 import numpy as np
 import pytest
 
-from passk.advantages import enough_success, mixture_advantages
-from passk.config import RegimeConfig
-from passk.objective import PASS1, Objective, as_configured
+from passk.config.schema import RegimeConfig
+from passk.objectives.advantages import enough_success, mixture_advantages
+from passk.objectives.objective import PASS1, Objective, as_configured
 
 NAN = float("nan")
 HALF, P = Fraction(1, 2), Fraction(2, 7)

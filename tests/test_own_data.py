@@ -13,10 +13,10 @@ import yaml
 from small_runs import SMALL, assert_refused, metrics, snapshot
 
 import passk as passk_package
-from passk.config import TableConfig, TrainConfig
+from passk.cli.resume import refuse_other_problems
+from passk.config.schema import TableConfig, TrainConfig
+from passk.data.problems import load_data
 from passk.errors import UserError
-from passk.problems import load_data
-from passk.starting import refuse_other_problems
 
 WORDS = [word for word in SMALL if not word.startswith("data.")]
 OWN = [
@@ -310,7 +310,7 @@ def test_bad_files_are_refused_before_torch_is_imported(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "\\ud83d", "answer": "1"}\n')
     words = ["train", "data=jsonl", "verifier=exact", "data.path=bad.jsonl"]
     words.append("data.eval_path=bad.jsonl")
-    code = f"import sys; from passk.cli import main; print(main({words}))"
+    code = f"import sys; from passk.cli.main import main; print(main({words}))"
     code += "; print('torch' in sys.modules, 'datasets' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True

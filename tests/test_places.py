@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from passk.command_config import FilterConfig
-from passk.config import ModelConfig, TableConfig, TrainConfig, TrainingConfig
-from passk.places import with_absolute_paths
+from passk.config.commands import FilterConfig
+from passk.config.schema import ModelConfig, TableConfig, TrainConfig, TrainingConfig
+from passk.data.places import with_absolute_paths
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import pytest
 
-from passk.config import TrainConfig
+from passk.config.schema import TrainConfig
+from passk.data.problems import Data
 from passk.errors import UserError
-from passk.preparing import require_weights
-from passk.problems import Data
+from passk.training.preflight import require_weights
 from passk.types import Problem
 
 

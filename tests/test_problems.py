@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
-from passk.config import ConventionsConfig, EvalConfig, PromptConfig, TableConfig
+from passk.config.schema import ConventionsConfig, EvalConfig, PromptConfig, TableConfig
+from passk.data.problems import ProblemStream, load_data, normalised, read_problems
 from passk.errors import UserError
-from passk.problems import load_data, normalised, read_problems
-from passk.stream import ProblemStream
 from passk.types import Problem
 
 EVAL = EvalConfig(num_problems=3)
@@ -506,9 +505,8 @@ def test_files_replace_the_generated_problems(write):
 
 def test_datasets_is_not_imported_for_json_lines(write):
     """It takes a second."""
-    code = (
-        f"from passk.problems import read_problems; read_problems({write(row(1))!r}, 'data.path')"
-    )
+    code = "from passk.data.problems import read_problems; "
+    code += f"read_problems({write(row(1))!r}, 'data.path')"
     code += "; import sys; print([m for m in ('datasets', 'torch', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

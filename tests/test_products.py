@@ -9,13 +9,13 @@ import torch
 from sampling import judged
 from test_diagnostics import TwoPromptBandit, draw_bandit, exact_gradient
 
-from passk.advantages import mixture_advantages
-from passk.batch import advantage_weights, make_rows
-from passk.config import LearnerConfig
-from passk.diagnostics import weighted_gradients
-from passk.learner import Learner
-from passk.metric import adam_metric
-from passk.products import batch_products
+from passk.config.schema import LearnerConfig
+from passk.diagnostics.alignment import weighted_gradients
+from passk.diagnostics.conflict_curve import batch_products
+from passk.diagnostics.derivatives import adam_metric
+from passk.learner.batch import advantage_weights, make_rows
+from passk.learner.learner import Learner
+from passk.objectives.advantages import mixture_advantages
 
 NUM_PROMPTS, NUM_SAMPLES, NUM_BLOCKS, K = 12, 8, 4, 4
 

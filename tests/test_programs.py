@@ -5,7 +5,7 @@ import time
 import pytest
 from benchmarks.programs import BODIES, DRESSES, fence, indent
 
-from passk.sandbox.program import fenced_blocks, find_program, read_prompt
+from passk.verifiers.code.program import fenced_blocks, find_program, read_prompt
 
 GOOD = """import math
 

@@ -2,15 +2,15 @@
 
 import pytest
 
-from passk import progress
-from passk.progress import Display
+from passk import console
+from passk.console import Display
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds that pass as the test says."""
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     return now
 
 

@@ -5,13 +5,12 @@ import pytest
 import torch
 from sampling import judged, learner_of
 
-from passk import prompt_products as module
-from passk.advantages import mixture_advantages
-from passk.batch import advantage_weights, make_rows
-from passk.diagnostics import weighted_gradients
+from passk.diagnostics import paper_sets as module
+from passk.diagnostics.alignment import weighted_gradients
+from passk.diagnostics.paper_sets import plain_coefficients, prompt_products, unbiased_coefficients
 from passk.errors import UserError
-from passk.filtered_sets import plain_coefficients, unbiased_coefficients
-from passk.prompt_products import prompt_products
+from passk.learner.batch import advantage_weights, make_rows
+from passk.objectives.advantages import mixture_advantages
 
 NUM_PROMPTS, NUM_SAMPLES = 14, 8
 

@@ -10,11 +10,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from passk.batch import micro_batches
-from passk.config import PromptConfig
-from passk.errors import UserError
-from passk.experience import imitate
-from passk.prompts import (
+from passk.config.schema import PromptConfig
+from passk.data.prompts import (
     PromptEncoder,
     check_characters,
     check_room,
@@ -22,6 +19,9 @@ from passk.prompts import (
     check_solutions,
     check_vocabulary,
 )
+from passk.errors import UserError
+from passk.learner.batch import micro_batches
+from passk.training.experience import imitate
 from passk.types import Problem
 
 SPECIAL = ("<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot|>")

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from benchmarks.programs import Task, mutants, reference
 
-from passk.config import VerifierConfig
+from passk.config.schema import VerifierConfig
 from passk.errors import UserError
-from passk.python_verifier import PythonVerifier
-from passk.sandbox import process as sandbox
 from passk.types import Completion, FinishReason, Problem, Verdict
+from passk.verifiers.code import process as sandbox
+from passk.verifiers.code.verifier import PythonVerifier
 
 CONFIG = VerifierConfig(
     name="python", timeout_seconds=5.0, num_workers=4, max_memory_mib=512, max_file_mib=1
@@ -660,8 +660,8 @@ def test_a_kernel_without_one_of_the_layers_is_refused(
     monkeypatch, tmp_path, module, broken, sentence
 ):
     """A copy of the package whose system call does not exist, as on a kernel without it."""
-    shutil.copytree(Path(sandbox.__file__).parent.parent, tmp_path / "passk")
-    with (tmp_path / "passk" / "sandbox" / f"{module}.py").open("a") as file:
+    shutil.copytree(Path(sandbox.__file__).parents[2], tmp_path / "passk")
+    with (tmp_path / "passk" / "verifiers" / "code" / f"{module}.py").open("a") as file:
         file.write(f"\n{broken}\n")
     monkeypatch.setattr(sandbox, "_PACKAGE_FOLDER", tmp_path)
     with pytest.raises(UserError, match=sentence):
@@ -680,7 +680,7 @@ def test_no_room_for_another_process_is_not_the_programs_fault(verifier, monkeyp
 
 def test_json_is_what_travels():
     """The reader of the program's messages makes plain values, and nothing that runs."""
-    from passk.sandbox.remote_values import decode
+    from passk.verifiers.code.remote_values import decode
 
     hostile = [
         *('["type", "eval"]', '["code", ""]', "[]", '["list"]', "5", '{"a": 1}', '["keys", [[]]]'),

@@ -12,10 +12,10 @@ from test_resume import as_if_killed
 from test_torch_sampler import random_model
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
-from passk.adapters import adapter_parameters, add_adapters
-from passk.config import ModelConfig
-from passk.launch import launch
-from passk.policy import token_logprobs
+from passk.cli.launch import launch
+from passk.config.schema import ModelConfig
+from passk.learner.lora import adapter_parameters, add_adapters
+from passk.learner.policy import token_logprobs
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")
 # Steps in proportion to the gradient: Adam's own would blow up what is all rounding.

@@ -14,7 +14,7 @@ import pytest
 from small_runs import SMALL, metrics, snapshot, train
 from test_resume import as_if_killed, assert_same_run, start, wait_for_lines
 
-from passk.cli import main
+from passk.cli.main import main
 
 STEPS = 6
 WORDS = (f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9", "eval.every=3")

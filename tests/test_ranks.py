@@ -9,11 +9,11 @@ from rank_work import frozen, gradients, measured, rolled_out, rollouts, some_ro
 from test_torch_sampler import random_model
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from passk.batch import balanced
-from passk.config import LearnerConfig, ModelConfig
-from passk.launch import launch
-from passk.learner import Learner
-from passk.policy import load_policy, load_tokenizer
+from passk.cli.launch import launch
+from passk.config.schema import LearnerConfig, ModelConfig
+from passk.learner.batch import balanced
+from passk.learner.learner import Learner
+from passk.learner.policy import load_policy, load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")
 CASES = {

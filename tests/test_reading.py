@@ -5,7 +5,7 @@ import re
 import pytest
 
 from passk.errors import UserError
-from passk.reading import (
+from passk.files import (
     overrides_text,
     read_lines,
     read_manifest,

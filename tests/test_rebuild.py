@@ -8,11 +8,11 @@ import pytest
 from run_files import simulated_counts, write_reproduction, write_run
 from small_runs import SMALL, metrics, without_times
 
-from passk.cli import main
-from passk.reading import overrides_text
-from passk.rebuild import Places, rebuilding_lines
-from passk.records import find_runs
-from passk.report import write_report
+from passk.cli.main import main
+from passk.files import overrides_text
+from passk.report.report import write_report
+from passk.runs.command_lines import Places, rebuilding_lines
+from passk.runs.reader import find_runs
 
 TINY = (
     *SMALL,

@@ -6,12 +6,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from passk.config import RegimeConfig
-from passk.objective import Objective
-from passk.remedies import History, choose, evidence, pooled, remember
+from passk.config.schema import RegimeConfig
+from passk.objectives.adaptive import History, choose, evidence, pooled, remember
+from passk.objectives.objective import Objective
+from passk.objectives.theory import passk_gradient
 from passk.statistics import seed_interval, slope_interval
-from passk.theory import passk_gradient
-from passk.toy import policy_at, population
+from passk.toy.bandit import policy_at, population
 
 WINDOW, K = 6, 4
 

@@ -10,10 +10,10 @@ import pytest
 from small_runs import SMALL, assert_refused, metrics, train
 from test_resume import as_if_killed, assert_same_run
 
-from passk.checkpoint import MANIFEST, STATE, fingerprint
-from passk.cli import main
-from passk.composition import load_run_config
-from passk.remedies import History, choose, evidence, remember
+from passk.cli.main import main
+from passk.config.compose import load_run_config
+from passk.learner.checkpoint import MANIFEST, STATE, fingerprint
+from passk.objectives.adaptive import History, choose, evidence, remember
 
 STEPS = 6
 WORDS = (f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9", "eval.every=0")

@@ -7,18 +7,16 @@ import numpy as np
 import pytest
 from run_files import exact_pass_at_k, simulated_counts, write_reproduction, write_run
 
-from passk.breakdown import kind_table
-from passk.free_settings import FREE_ON_RESUME
-from passk.headline import headline_table
-from passk.plots import training_curves
-from passk.records import find_runs
-from passk.repeats import repeat_sentences, without_copies
-from passk.report import write_report
-from passk.report_figures import titles_of
-from passk.sheets import differences
+from passk.config.schema import FREE_ON_RESUME
+from passk.report.curves import training_curves
+from passk.report.figures import titles_of
+from passk.report.report import write_report
+from passk.report.table_formats import differences
+from passk.report.tables import headline_table, kind_table, reproduction_table, sweep_table
+from passk.runs.baselines import repeat_sentences, without_copies
+from passk.runs.labels import config_differences, run_labels, short_names
+from passk.runs.reader import find_runs
 from passk.statistics import seed_interval
-from passk.tables import reproduction_table, sweep_table
-from passk.wording import config_differences, run_labels, short_names
 
 T_OF_2 = 4.302652729911275  # t(0.975, 2 degrees)
 

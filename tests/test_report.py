@@ -11,11 +11,11 @@ from matplotlib.image import imread
 from run_files import simulated_counts, write_reproduction, write_run, write_sweep
 from small_runs import snapshot
 
-from passk.breakdown import kind_order
 from passk.errors import UserError
-from passk.figure_style import kind_colors
-from passk.report import write_report
-from passk.sweep_plots import pareto_front
+from passk.report.report import write_report
+from passk.report.sweep_plots import pareto_front
+from passk.report.tables import kind_order
+from passk.style import kind_colors
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -212,7 +212,7 @@ def test_a_report_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     run = write_run(tmp_path / "run", regime="hybrid", counts=counts, kinds=("a", "b") * 2)
     write_report([run], tmp_path / "out")
     before = snapshot(tmp_path / "out")
-    monkeypatch.setattr("passk.report.render", lambda *_: 1 / 0)
+    monkeypatch.setattr("passk.report.report.render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report([run], tmp_path / "out")
     assert snapshot(tmp_path / "out") == before

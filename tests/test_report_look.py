@@ -11,7 +11,7 @@ import pytest
 from browser import Opened, chromium, on_phone, overlapping_texts, wider_than_the_window
 from run_files import simulated_counts, write_rollouts, write_run
 
-from passk.report import write_report
+from passk.report.report import write_report
 
 NAME = "a_name_without_any_place_to_break"
 DEUTERANOPIA = [

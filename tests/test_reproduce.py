@@ -10,8 +10,8 @@ import pytest
 import yaml
 from small_runs import SMALL, metrics, snapshot
 
-from passk.cli import main
-from passk.schemas import conf_dir
+from passk.cli.main import main
+from passk.config.registry import conf_dir
 
 TINY = (
     *SMALL,

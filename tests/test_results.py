@@ -11,7 +11,7 @@ import reproduce_full
 from check_effect import PUBLISHED, missing
 from results_index import Source, Sources, source, told
 
-from passk.cli import main as passk
+from passk.cli.main import main as passk
 
 RESULTS = PUBLISHED.parent
 

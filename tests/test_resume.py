@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file
 from small_runs import LEARNER_FILE, SMALL, metrics, snapshot, train, without_times
 
-from passk.cli import main
-from passk.policy import TINY
-from passk.starting import prompt_day
+from passk.cli.main import main
+from passk.cli.resume import prompt_day
+from passk.learner.policy import TINY
 
 STEPS = 6
 LAST_ONLY = ("train.keep_last=1", "train.keep_best=0", "train.async_save=false")

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from passk.data.sources import read_file
 from passk.errors import UserError
-from passk.row_files import read_file
 
 COLUMNS = ("prompt", "answer")
 ROWS = [{"prompt": f"T{i}+1=", "answer": str(i + 1)} for i in range(3)]

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from small_runs import in_subprocess, snapshot
 
-from passk import rows
+from passk.data import sources
+from passk.data.sources import is_file_name, read_rows
 from passk.errors import UserError
-from passk.rows import is_file_name, read_rows
 
 COLUMNS = ("question", "answer")
 
@@ -187,14 +187,14 @@ def repository(tmp_path, monkeypatch):
 
 def test_a_hub_data_set_by_split_and_subset(repository):
     """`datasets` reads a folder in a repository's form as it reads the repository."""
-    (part,) = rows._read_hub(repository, "data.path", "test", "geometry", COLUMNS)
+    (part,) = sources._read_hub(repository, "data.path", "test", "geometry", COLUMNS)
     assert part.place == f"{repository} test, row"
     first = {"question": "geometry test", "answer": "geometry test!"}  # no other column
     assert list(part.rows) == [(1, first), (2, {"question": "more", "answer": "more!"})]
 
 
 def test_a_hub_data_set_without_a_subset_is_all_of_them(repository):
-    parts = rows._read_hub(repository, "data.path", "train", None, COLUMNS)
+    parts = sources._read_hub(repository, "data.path", "train", None, COLUMNS)
     assert [part.place for part in parts] == [
         f"{repository} (algebra) train, row",
         f"{repository} (geometry) train, row",
@@ -214,7 +214,7 @@ def test_a_hub_data_set_without_a_subset_is_all_of_them(repository):
 )
 def test_what_the_hub_does_not_have(repository, split, subset, says):
     with pytest.raises(UserError, match=r"^data\.path=.* cannot be loaded") as refused:
-        rows._read_hub(repository, "data.path", split, subset, COLUMNS)
+        sources._read_hub(repository, "data.path", split, subset, COLUMNS)
     assert says in str(refused.value) and "\n" not in str(refused.value)
 
 

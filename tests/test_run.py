@@ -10,12 +10,11 @@ import torch
 import yaml
 from small_runs import TIMES, metrics, snapshot, train
 
-from passk.cli import main
-from passk.composition import load_run_config
-from passk.estimators import pass_at_k
-from passk.eval_tables import pass_table, pass_table_by
-from passk.problems import load_data
-from passk.stream import ProblemStream
+from passk.cli.main import main
+from passk.config.compose import load_run_config
+from passk.data.problems import ProblemStream, load_data
+from passk.evaluation.tables import pass_table, pass_table_by
+from passk.objectives.pass_at_k import pass_at_k
 
 NUM_STEPS, NUM_SAMPLES = 3, 16
 KEYS = TIMES | {
@@ -274,7 +273,7 @@ def test_a_run_in_use_is_never_written_into(run, capsys):
 
 
 def test_failed_run_says_so_in_its_manifest(tmp_path, monkeypatch, capsys):
-    from passk import train as loop
+    from passk.training import loop
 
     def broken(*_):
         raise RuntimeError("out of luck")

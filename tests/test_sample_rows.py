@@ -8,12 +8,11 @@ import pytest
 from run_files import write_rollouts, write_run
 from small_runs import SMALL, train
 
-from passk.advantages import prompt_weights
-from passk.cli import main
-from passk.objective import Objective
-from passk.records import find_measured, find_runs
-from passk.sample_files import prompt_weights_of
-from passk.sample_rows import LONGEST_SHOWN, sample_rows
+from passk.cli.main import main
+from passk.objectives.advantages import prompt_weights
+from passk.objectives.objective import Objective
+from passk.report.samples import LONGEST_SHOWN, prompt_weights_of, sample_rows
+from passk.runs.reader import find_measured, find_runs
 
 KINDS = ("textbook", "calculator", "skill")
 N = 4

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from processes import assert_ended, descendants
 
-from passk.sandbox import landlock, seccomp
-from passk.sandbox.confinement import Limits
-from passk.sandbox.process import Check, Outcome, Sandbox
-from passk.sandbox.scratch import remove_abandoned
+from passk.verifiers.code import landlock, seccomp
+from passk.verifiers.code.confinement import Limits
+from passk.verifiers.code.process import Check, Outcome, Sandbox
+from passk.verifiers.code.scratch import remove_abandoned
 
 MIB = 2**20
 LIMITS = Limits(seconds=5.0, memory_bytes=512 * MIB, file_bytes=1 * MIB)
@@ -356,8 +356,8 @@ def test_many_threads_may_check_at_once():
 
 
 HANGS = (
-    "import os, sys\nfrom passk.sandbox.process import *\n"
-    "from passk.sandbox.confinement import Limits\n"
+    "import os, sys\nfrom passk.verifiers.code.process import *\n"
+    "from passk.verifiers.code.confinement import Limits\n"
     "sandbox = Sandbox()\nprint(sandbox.folder, flush=True)\n"
     "sandbox.run(Check('', {code!r}, 'f()'), Limits(30.0, 2**29, 2**20))"
 )

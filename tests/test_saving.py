@@ -21,15 +21,15 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from passk import saving
-from passk.checkpoint import TrainState, best_steps, damage, restore
-from passk.cli import main
-from passk.config import LearnerConfig, ModelConfig
+from passk.cli.launch import launch
+from passk.cli.main import main
+from passk.config.schema import LearnerConfig, ModelConfig
 from passk.errors import UserError
-from passk.launch import launch
-from passk.learner import Learner
-from passk.policy import TINY, generation_settings, load_policy, load_tokenizer
-from passk.saving import CheckpointWriter, check_saving, save_model
+from passk.learner import checkpoint_writer
+from passk.learner.checkpoint import TrainState, best_steps, damage, restore
+from passk.learner.checkpoint_writer import CheckpointWriter, check_saving, save_model
+from passk.learner.learner import Learner
+from passk.learner.policy import TINY, generation_settings, load_policy, load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")
 CPU = torch.device("cpu")
@@ -183,13 +183,13 @@ def test_a_pickled_model_is_refused(tmp_path):
 @pytest.fixture
 def held_back(monkeypatch) -> threading.Event:
     """Writing begins when the event is set."""
-    allowed, write = threading.Event(), saving._write
+    allowed, write = threading.Event(), checkpoint_writer._write
 
     def wait_and_write(*arguments):
         assert allowed.wait(60)
         write(*arguments)
 
-    monkeypatch.setattr(saving, "_write", wait_and_write)
+    monkeypatch.setattr(checkpoint_writer, "_write", wait_and_write)
     return allowed
 
 
@@ -235,7 +235,7 @@ def test_what_cannot_be_written_is_said_and_nothing_is_lost(tmp_path, monkeypatc
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
 
-    monkeypatch.setattr(saving, "_write_manifest", full)
+    monkeypatch.setattr(checkpoint_writer, "_write_manifest", full)
     with pytest.raises(OSError, match="No space left on device"):
         writer.save(learner, load_tokenizer("tiny"), TrainState(2, 9), [tmp_path / "step-000001"])
         writer.settle()
@@ -246,7 +246,7 @@ def test_what_cannot_be_written_is_said_and_nothing_is_lost(tmp_path, monkeypatc
 
 def test_a_background_error_is_raised_when_it_happens(tmp_path, held_back, monkeypatch):
     writer = CheckpointWriter(tmp_path, in_background=True)
-    monkeypatch.setattr(saving, "_write_manifest", lambda *_: 1 / 0)
+    monkeypatch.setattr(checkpoint_writer, "_write_manifest", lambda *_: 1 / 0)
     writer.save(new_learner(), load_tokenizer("tiny"), TrainState(1, 5), [])
     writer.check()  # says nothing of what is still being written, and does not wait for it
     held_back.set()
@@ -260,7 +260,7 @@ def test_a_background_error_is_raised_when_it_happens(tmp_path, held_back, monke
 
 def test_a_run_ends_when_its_checkpoint_could_not_be_written(tmp_path, monkeypatch):
     """Not 29 steps later, with the next checkpoint."""
-    monkeypatch.setattr(saving, "_write_manifest", lambda *_: 1 / 0)
+    monkeypatch.setattr(checkpoint_writer, "_write_manifest", lambda *_: 1 / 0)
     words = ("regime=sft", "train.num_steps=59", "train.save_every=30", "eval.every=0")
     assert train(tmp_path / "run", *words, "diagnostics.every=0") == 1
     assert 30 <= len(metrics(tmp_path / "run")) < 55

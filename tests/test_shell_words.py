@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passk.ledger import as_name
-from passk.schemas import SCHEMAS, text_keys
-from passk.shell_words import as_value, in_quotes, one_line, with_home, with_quotes, without_quotes
+from passk.config.registry import SCHEMAS, text_keys
+from passk.runs.ledger import as_name
+from passk.text import as_value, in_quotes, one_line, with_home, with_quotes, without_quotes
 
 PARSER = OverridesParser.create()
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)

@@ -7,16 +7,16 @@ from rank_work import sketched_products
 from sampling import judged, learner_of
 from test_diagnostics import TwoPromptBandit, draw_bandit, exact_success
 
-from passk import sketch
-from passk.agreement import weighted
-from passk.config import LearnerConfig
-from passk.diagnostics import block_gradients
-from passk.directional import derivatives_along
-from passk.interference import between_groups, interference
-from passk.launch import launch
-from passk.learner import Learner
-from passk.objective import Objective
-from passk.sketch import count_sketch, gradient_halves, halves, sketches
+from passk.cli.launch import launch
+from passk.config.schema import LearnerConfig
+from passk.diagnostics import sketch
+from passk.diagnostics.agreement import weighted
+from passk.diagnostics.alignment import block_gradients
+from passk.diagnostics.derivatives import derivatives_along
+from passk.diagnostics.interference import between_groups, interference
+from passk.diagnostics.sketch import count_sketch, gradient_halves, halves, sketches
+from passk.learner.learner import Learner
+from passk.objectives.objective import Objective
 
 NUM_PROMPTS, NUM_SAMPLES = 22, 12
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from passk.console import check_words
 from passk.errors import UserError
-from passk.streams import check_words
 
 OPENED = """
 import os, sys
-from passk.streams import open_streams
+from passk.console import open_streams
 open_streams()
 print("shown", flush=True)
 print("\\N{GREEK SMALL LETTER ALPHA} \\ud800", file=sys.stdout, flush=True)

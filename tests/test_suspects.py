@@ -9,9 +9,15 @@ import pytest
 from small_runs import assert_refused
 from test_diagnose import NUM_PROMPTS, NUM_SAMPLES, diagnose
 
-from passk.noisy_verifier import uniform
-from passk.suspects import MIN_SAMPLES, agreement_table, share_bounds, suspect_golds, vote_table
+from passk.diagnostics.gold_errors import (
+    MIN_SAMPLES,
+    agreement_table,
+    share_bounds,
+    suspect_golds,
+    vote_table,
+)
 from passk.types import Completion, FinishReason, Group, Problem, Verdict
+from passk.verifiers.noise import uniform
 
 N = 32
 

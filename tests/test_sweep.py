@@ -10,10 +10,10 @@ import time
 import pytest
 from small_runs import SMALL, assert_refused, in_subprocess, metrics, snapshot, without_times
 
-from passk.cells import slot_environments
-from passk.cli import main
+from passk.cli.main import main
+from passk.cli.sweep.runner import slot_environments
 from passk.errors import UserError
-from passk.ledger import (
+from passk.runs.ledger import (
     Attempt,
     Cell,
     attempting,
@@ -215,7 +215,7 @@ def test_launchers_leave_the_same_ledger(tmp_path, launcher):
 
 @pytest.mark.parametrize(("name", "extra"), [("joblib", "joblib"), ("ray", "ray")])
 def test_a_missing_launcher_is_named(passk, tmp_path, monkeypatch, name, extra):
-    monkeypatch.setattr("passk.clusters.find_spec", lambda _: None)
+    monkeypatch.setattr("passk.cli.sweep.slurm.find_spec", lambda _: None)
     assert_refused(
         passk(*QUICK, "regime.k=2,4", f"hydra/launcher={name}"),
         f"hydra/launcher={name} needs hydra-{name}-launcher",

@@ -8,7 +8,7 @@ import pytest
 from small_runs import SMALL, assert_refused, in_subprocess, snapshot
 
 from passk.errors import UserError
-from passk.ledger import (
+from passk.runs.ledger import (
     Attempt,
     Cell,
     attempting,
@@ -89,7 +89,7 @@ def test_nor_in_a_job_that_slurm_runs_again(passk, tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from passk.cells import be_cell
+from passk.cli.sweep.runner import be_cell
 
 def run(words):
     Path(sys.argv[2]).mkdir()

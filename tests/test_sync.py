@@ -7,12 +7,12 @@ import pytest
 import torch
 from small_runs import metrics, train
 
-from passk.config import LearnerConfig
+from passk.config.schema import LearnerConfig
 from passk.errors import Diverged, PolicyMismatch
-from passk.learner import Learner
-from passk.sampler import same_checksum
-from passk.sync import hand_over
-from passk.torch_sampler import TorchSampler
+from passk.learner.learner import Learner
+from passk.rollout.base import same_checksum
+from passk.rollout.torch_sampler import TorchSampler
+from passk.training.weight_sync import hand_over
 
 
 @pytest.fixture

@@ -9,10 +9,17 @@ import pytest
 import yaml
 from run_files import exact_pass_at_k, write_reproduction, write_run, write_sweep
 
-from passk.breakdown import kind_table, prompt_changes
 from passk.errors import UserError
-from passk.tables import find_runs, load_run, reported_k, reproduction_table, sweep_table
-from passk.wording import config_differences, in_order, markdown, reading, run_labels, run_title
+from passk.report.tables import (
+    find_runs,
+    kind_table,
+    load_run,
+    prompt_changes,
+    reported_k,
+    reproduction_table,
+    sweep_table,
+)
+from passk.runs.labels import config_differences, in_order, markdown, reading, run_labels, run_title
 
 COLUMNS = (
     "regime,seed,pass1,passk,delta_pass1,delta_pass1_low,delta_pass1_high,delta_passk,"

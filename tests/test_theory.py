@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from passk import theory, toy
+from passk.objectives import theory
+from passk.toy import bandit as toy
 
 NUM_CASES = 1000
 CLOSE = {"rtol": 1e-10, "atol": 1e-15}

@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from passk.errors import UserError
-from passk.policy import token_logprobs
-from passk.sampler import SamplingParams
-from passk.seeds import group_seeds
-from passk.torch_sampler import TorchSampler, _draw, _nucleus
+from passk.learner.policy import token_logprobs
+from passk.rollout.base import SamplingParams
+from passk.rollout.seeds import group_seeds
+from passk.rollout.torch_sampler import TorchSampler, _draw, _nucleus
 from passk.types import FinishReason
 
 EOS = 1

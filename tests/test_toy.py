@@ -12,9 +12,10 @@ from matplotlib.image import imread
 from scipy import integrate
 from small_runs import assert_refused, snapshot
 
-from passk import theory, toy
-from passk.exact_config import PopulationConfig
-from passk.toy_tables import (
+from passk.config.commands import PopulationConfig
+from passk.objectives import theory
+from passk.toy import bandit as toy
+from passk.toy.tables import (
     agreement_table,
     ascent_path,
     ascent_table,
@@ -242,7 +243,7 @@ def test_the_command(passk, tmp_path):
 def test_it_needs_no_torch(tmp_path):
     code = """
 import sys
-from passk.cli import main
+from passk.cli.main import main
 code = main(["toy", "toy.num_steps=2", "hydra.run.dir=run"])
 print(code, [name for name in ("torch", "transformers") if name in sys.modules])
 """

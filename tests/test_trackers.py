@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from small_runs import SMALL, TIMES, metrics, snapshot, train
 
-from passk import tracking
-from passk.command_config import EvaluateConfig
-from passk.config import TrackerConfig
+from passk.config.commands import EvaluateConfig
+from passk.config.rules import check_tracker
+from passk.config.schema import TrackerConfig
 from passk.errors import UserError
-from passk.ledger import FOLDER
-from passk.records import load_run
-from passk.trackers import check_tracker
-from passk.tracking import place_among_runs, scalars
-from passk.wording import config_differences, run_labels
+from passk.runs import trackers
+from passk.runs.labels import config_differences, run_labels
+from passk.runs.ledger import FOLDER
+from passk.runs.reader import load_run
+from passk.runs.trackers import place_among_runs, scalars
 
 NAMES = ("tensorboard", "wandb", "trackio", "mlflow")
 STEPS = 3
@@ -244,7 +244,7 @@ def test_mlflow_s_run_goes_on_where_it_is(passk, tmp_path, monkeypatch):
 
 
 def test_measuring_a_tracked_run_needs_no_tracker(tracked):
-    from passk.starting import measured_policy
+    from passk.cli.resume import measured_policy
 
     run = tracked["wandb"]
     assert load_run(run).setting("tracker.name") == "wandb"
@@ -338,7 +338,7 @@ def test_a_tracker_that_hangs_at_the_end_is_left_behind(passk, tmp_path, monkeyp
 
     let_go = threading.Event()
     monkeypatch.setattr(SummaryWriter, "close", lambda _: let_go.wait())
-    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(trackers, "PATIENCE_SECONDS", 0.5)
     done = passk("train", *SHORT, "tracker=tensorboard")
     let_go.set()
     assert_unharmed(done, tmp_path / "run", "it was not done 0.5 s after the run had ended")

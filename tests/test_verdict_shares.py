@@ -5,8 +5,8 @@ import pytest
 from run_files import write_rollouts, write_run
 from small_runs import train
 
-from passk.records import find_runs, load_run
-from passk.verdict_shares import reason_order, verdict_shares
+from passk.report.verdicts import reason_order, verdict_shares
+from passk.runs.reader import find_runs, load_run
 
 REASONS = [{"correct": 6, "wrong": 2}, {"correct": 3, "wrong": 3, "timeout": 2}, {"wrong": 8}]
 KEYS = ["step", "reason"]

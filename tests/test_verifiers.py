@@ -6,15 +6,15 @@ import pytest
 from answers import completion
 from small_runs import SMALL, metrics, train
 
-from passk.build import VERIFIERS, build_verifier
-from passk.cli import main
-from passk.config import VerifierConfig
-from passk.conventions import make_problems
+from passk.cli.main import main
+from passk.config.schema import VerifierConfig
+from passk.data.conventions import make_problems
 from passk.errors import UserError
-from passk.exact_verifier import ExactVerifier
+from passk.training.build import VERIFIERS, build_verifier
 from passk.types import FinishReason, Problem, Verdict
-from passk.verifier_checks import check_gold, refused_gold, self_test
-from passk.verifiers import ConventionsVerifier
+from passk.verifiers.base import ConventionsVerifier
+from passk.verifiers.checks import check_gold, refused_gold, self_test
+from passk.verifiers.exact import ExactVerifier
 
 
 def judge(gold: str, text: str, finish: FinishReason = FinishReason.STOP) -> Verdict:

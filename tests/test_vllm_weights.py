@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from passk.vllm_weights import holds
+from passk.rollout.vllm_check import holds
 
 RANKS, HEAD, WIDTH, VOCABULARY = 4, 8, 32, 100
 

@@ -14,11 +14,11 @@ from small_runs import train
 from test_saving import with_experts
 from test_torch_sampler import random_model
 
-from passk.checkpoint import resolve_model
-from passk.config import ModelConfig
+from passk.cli.launch import launch
+from passk.config.schema import ModelConfig
 from passk.errors import UserError
-from passk.launch import launch
-from passk.policy import end_ids, load_policy, load_tokenizer
+from passk.learner.checkpoint import resolve_model
+from passk.learner.policy import end_ids, load_policy, load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")
 CPU = torch.device("cpu")

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from answers import completion, is_alive, judge, worker_pids
 
-from passk.config import VerifierConfig
-from passk.math_verifier import MathVerifier
+from passk.config.schema import VerifierConfig
 from passk.types import Problem
-from passk.worker_pool import WorkerCrashed, WorkerHung, WorkerPool, WorkerStarved
+from passk.verifiers.math.verifier import MathVerifier
+from passk.verifiers.worker_pool import WorkerCrashed, WorkerHung, WorkerPool, WorkerStarved
 
 # Each keeps sympy busy for far longer than any limit here.
 HANGS = [r"9^{9^{9^{9}}}", "10000000000!", r"\binom{10000000000}{5000000000}", r"2^{2^{40}}"]
@@ -206,8 +206,8 @@ def test_close_ends_a_worker_that_hangs():
 
 PARENT = """
 import sys
-from passk.config import VerifierConfig
-from passk.math_verifier import MathVerifier
+from passk.config.schema import VerifierConfig
+from passk.verifiers.math.verifier import MathVerifier
 from passk.types import Completion, FinishReason, Problem
 verifier = MathVerifier(VerifierConfig(name="math", num_workers=2, timeout_seconds=6))
 problem, texts = Problem("p", "", "7"), sys.argv[1:]

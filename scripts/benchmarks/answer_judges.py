@@ -8,9 +8,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from passk.config import VerifierConfig
-from passk.math_verifier import MathVerifier
+from passk.config.schema import VerifierConfig
 from passk.types import Completion, FinishReason, Problem
+from passk.verifiers.math.verifier import MathVerifier
 
 _CHUNK = 200
 _SECONDS = 5

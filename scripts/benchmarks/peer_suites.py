@@ -21,7 +21,7 @@ from pathlib import Path
 from answer_judges import Case, by_math_verify, by_passk, write_failures
 from extract_cases import Judge, read_cases
 
-from passk.gold import find_gold
+from passk.data.problems import find_gold
 
 _FIRST_GIVEN: Judge = ((0,), (1,))
 _FIRST_GOLD: Judge = ((1,), (0,))

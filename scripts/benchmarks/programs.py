@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from passk.config import VerifierConfig
-from passk.python_verifier import PythonVerifier
+from passk.config.schema import VerifierConfig
 from passk.types import Completion, FinishReason, Problem
+from passk.verifiers.code.verifier import PythonVerifier
 
 
 class Task(NamedTuple):

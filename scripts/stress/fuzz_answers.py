@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from passk.config import VerifierConfig
-from passk.exact_verifier import ExactVerifier
-from passk.math_verifier import MathVerifier
+from passk.config.schema import VerifierConfig
 from passk.types import Completion, FinishReason, Problem, Verdict
-from passk.verifiers import ConventionsVerifier, Verifier
+from passk.verifiers.base import ConventionsVerifier, Verifier
+from passk.verifiers.exact import ExactVerifier
+from passk.verifiers.math.verifier import MathVerifier
 
 _BATCH = 50
 GOLDS = (

@@ -22,10 +22,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from passk.cli import REFUSED_BY_HYDRA, as_typed
-from passk.composition import check_groups, explain, register, to_config
+from passk.cli.main import REFUSED_BY_HYDRA, as_typed
+from passk.config.compose import check_groups, explain, register, to_config
+from passk.config.registry import SCHEMAS, conf_dir
 from passk.errors import UserError
-from passk.schemas import SCHEMAS, conf_dir
 
 NEEDED = {
     "train": [],

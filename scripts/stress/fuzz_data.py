@@ -34,9 +34,9 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from passk.config import TableConfig
+from passk.config.schema import TableConfig
+from passk.data.problems import read_problems
 from passk.errors import UserError
-from passk.problems import read_problems
 
 MOST_SECONDS = 5.0
 _PART = 5000

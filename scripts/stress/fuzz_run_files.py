@@ -23,10 +23,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from passk.checkpoint import best_steps, last_checkpoint, saved_step
-from passk.composition import load_run_config
+from passk.cli.resume import refuse_other_contents
+from passk.config.compose import load_run_config
 from passk.errors import UserError
-from passk.ledger import (
+from passk.files import read_manifest, read_overrides, recorded
+from passk.learner.checkpoint import best_steps, last_checkpoint, saved_step
+from passk.runs.ledger import (
     Cell,
     attempting,
     cell_file,
@@ -35,10 +37,8 @@ from passk.ledger import (
     state,
     write_cell,
 )
-from passk.reading import read_manifest, read_overrides, recorded
-from passk.records import RunRecord, read_config, read_evals, read_metrics, read_problems
-from passk.spending import Spending
-from passk.starting import refuse_other_contents
+from passk.runs.manifest import Spending
+from passk.runs.reader import RunRecord, read_config, read_evals, read_metrics, read_problems
 
 
 def read_configuration(run: Path) -> None:

@@ -155,17 +155,20 @@ def fill_disk(ballast: Path, room: int) -> None:
 
 def mark_phases(phases: Phases) -> None:
     """Before the commands are imported."""
-    import passk.rollout
+    import passk.rollout.rollout
 
-    phases.mark(passk.rollout, "rollout", "rollout")  # first: others import it by name
-    import passk.learner
-    import passk.math_verifier
-    import passk.run
-    import passk.verifiers
+    phases.mark(passk.rollout.rollout, "rollout", "rollout")  # first: others import it by name
+    import passk.learner.learner
+    import passk.runs.writer
+    import passk.verifiers.base
+    import passk.verifiers.math.verifier
 
-    for verifier in (passk.verifiers.ConventionsVerifier, passk.math_verifier.MathVerifier):
+    for verifier in (
+        passk.verifiers.base.ConventionsVerifier,
+        passk.verifiers.math.verifier.MathVerifier,
+    ):
         phases.mark(verifier, "verify", "verify")
-    phases.mark(passk.learner.Learner, "accumulate_gradient", "backward")
+    phases.mark(passk.learner.learner.Learner, "accumulate_gradient", "backward")
     for method, phase in (
         ("start", "start"),
         ("rewind", "rewind"),
@@ -173,7 +176,7 @@ def mark_phases(phases: Phases) -> None:
         ("write_rollouts", "rollout file"),
         ("log", "metrics line"),
     ):
-        phases.mark(passk.run.Run, method, phase)
+        phases.mark(passk.runs.writer.Run, method, phase)
     phases.watch_checkpoints()
 
 
@@ -184,7 +187,7 @@ def be(job: Job) -> None:
         os.dup2(os.open(notes / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     mark_phases(Phases(notes / "marks", job.fault))
-    from passk.cli import main
+    from passk.cli.main import main
 
     code = main(job.arguments)
     sys.stdout.flush()

@@ -10,7 +10,7 @@ import pytest
 from faults import STEPS, WORDS, losses, without_paths
 from small_runs import cut_short, snapshot, train
 
-from passk.checkpoint import checkpoint_name, damage
+from passk.learner.checkpoint import checkpoint_name, damage
 
 
 def flip_a_bit(file: Path, rng) -> None:

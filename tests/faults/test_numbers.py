@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from small_runs import SMALL, metrics, train
 from torch.optim import AdamW
 
-from passk.config import ConventionsConfig, EvalConfig
-from passk.policy import TINY
-from passk.problems import load_data
+from passk.config.schema import ConventionsConfig, EvalConfig
+from passk.data.problems import load_data
+from passk.learner.policy import TINY
 
 FORMULA = r"\frac{{{}\sqrt{{8}}}}{{2\sqrt{{2}}}}"  # the number, as only algebra can tell
 TWO = "learner.num_processes=2"
@@ -96,7 +96,7 @@ def formulas(folder: Path, num_hanging: int) -> tuple[str, ...]:
 
 def train_on_formulas(run: Path, *words: str) -> int:
     """SMALL without the sizes of the embedded task, which a file does not have."""
-    from passk.cli import main
+    from passk.cli.main import main
 
     small = [word for word in SMALL if not word.startswith("data.num_")]
     return main(["train", *small, *words, f'hydra.run.dir="{run}"'])

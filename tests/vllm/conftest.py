@@ -21,8 +21,8 @@ def forked_ranks():
 @pytest.fixture(scope="session")
 def engine(tiny_tokenizer):
     """A vLLM sampler of the shipped model in float32. It keeps the weights it was last given."""
-    from passk.config import ModelConfig, RolloutConfig
-    from passk.vllm_sampler import VLLMSampler
+    from passk.config.schema import ModelConfig, RolloutConfig
+    from passk.rollout.vllm_sampler import VLLMSampler
 
     cfg = RolloutConfig(memory_fraction=0.2)
     sampler = VLLMSampler("tiny", tiny_tokenizer, ModelConfig(), cfg, max_model_len=64, end_ids=[1])

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from sampling import sample_all
 
-from passk.config import ModelConfig, RolloutConfig
-from passk.policy import load_policy, load_tokenizer
+from passk.config.schema import ModelConfig, RolloutConfig
+from passk.learner.policy import load_policy, load_tokenizer
 from passk.ranks import rank
-from passk.sampler import SamplingParams
+from passk.rollout.base import SamplingParams
 
 
 def hold_and_sample(folder: str, prompts: list, seeds_PG: list, num_tokens: int) -> None:
@@ -19,7 +19,7 @@ def hold_and_sample(folder: str, prompts: list, seeds_PG: list, num_tokens: int)
     `folder` has the models `one` and `two`; each rank writes its `RANK.json` there.
     """
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
-    from passk.vllm_sampler import VLLMSampler
+    from passk.rollout.vllm_sampler import VLLMSampler
 
     cfg = RolloutConfig(memory_fraction=0.1, enforce_eager=True, tensor_parallel=2)
     path = f"{folder}/one"

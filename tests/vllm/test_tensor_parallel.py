@@ -12,9 +12,9 @@ from test_vllm_runs import VLLM, passk
 from test_vllm_sampler import logprob_gap
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from passk.config import ModelConfig
-from passk.launch import launch
-from passk.policy import load_policy, load_tokenizer
+from passk.cli.launch import launch
+from passk.config.schema import ModelConfig
+from passk.learner.policy import load_policy, load_tokenizer
 from passk.types import Completion, FinishReason
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")

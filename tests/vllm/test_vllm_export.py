@@ -8,7 +8,7 @@ import sys
 from small_runs import train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from passk.cli import main
+from passk.cli.main import main
 
 PROMPTS = ["T3+4*5=", "C12+9*8=", "T37+48+59=", "C7+2*2="]
 GREEDY = f"""

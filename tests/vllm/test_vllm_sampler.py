@@ -7,18 +7,18 @@ import pytest
 import torch
 from sampling import sample_all
 
-from passk.config import LearnerConfig
-from passk.conventions import make_problems
+from passk.config.schema import LearnerConfig
+from passk.data.conventions import make_problems
 from passk.errors import PolicyMismatch
-from passk.learner import Learner
-from passk.policy import token_logprobs
-from passk.rollout import SampleKey, rollout
-from passk.sampler import SamplingParams
-from passk.seeds import group_seeds
-from passk.sync import hand_over
-from passk.torch_sampler import TorchSampler
+from passk.learner.learner import Learner
+from passk.learner.policy import token_logprobs
+from passk.rollout.base import SamplingParams
+from passk.rollout.rollout import SampleKey, rollout
+from passk.rollout.seeds import group_seeds
+from passk.rollout.torch_sampler import TorchSampler
+from passk.training.weight_sync import hand_over
 from passk.types import FinishReason
-from passk.verifiers import ConventionsVerifier
+from passk.verifiers.base import ConventionsVerifier
 
 PARAMS = SamplingParams(temperature=1.0, max_new_tokens=32)
 PROMPTS = ("T3+4*5=", "C12+9*8=", "T37+48+59=", "C7+2*2=", "T10+99+31=")
@@ -96,7 +96,7 @@ def test_the_nucleus_is_that_of_the_torch_sampler(engine, policy, tiny_tokenizer
 def test_a_packed_head_that_is_not_refreshed_is_found(engine, policy, tiny_model, monkeypatch):
     """What vLLM's own reload leaves out on a CPU: the head that is tied to the embedding."""
     engine.load_weights(weights_of(tiny_model), version=0)
-    monkeypatch.setattr("passk.vllm_sampler.refresh_packed_heads", lambda worker: None)
+    monkeypatch.setattr("passk.rollout.vllm_sampler.refresh_packed_heads", lambda worker: None)
     engine.load_weights(weights_of(policy), version=1)
     embedding = dict(weights_of(policy))["model.embed_tokens.weight"]
     assert engine.holds("model.embed_tokens.weight", embedding) is False

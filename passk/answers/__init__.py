@@ -1,1 +1,0 @@
-"""Final answers in mathematics: found in a text, read as exact values, compared."""

@@ -1,0 +1,232 @@
+"""`passk explain`: what an objective really optimises, as tables, sentences and a figure.
+
+Does without torch and pandas, so that the answer comes at once.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from passk.config.commands import ExplainConfig
+from passk.config.schema import ESTIMATORS_WITHOUT_K, RegimeConfig, target_k
+from passk.files import filled_at_once
+from passk.objectives.implied_weights import (
+    GroupAdvantages,
+    implied,
+    objective_advantages,
+    ratio,
+    target_weight,
+)
+from passk.objectives.pass_at_k import FloatArray
+from passk.report.weight_figure import SHOWN_PS, weight_curves
+from passk.runs.labels import objective_in_words
+
+Columns = Mapping[str, Sequence[object] | FloatArray]
+_NEGLIGIBLE = 1e-9  # of the largest target: what is below has no ratio worth telling
+_MOST_ROWS = 33  # of the table over c in Markdown; the CSV has all
+_HEADINGS = {
+    "target": "target w",
+    "weight": "weight ω",
+    "bias": "ω − w",  # noqa: RUF001
+    "bias_ratio": "ω / w",
+    "signal_to_noise": "signal / noise",
+    "relative_noise": "noise against mixture",
+    "dead_fail_fraction": "dead: all wrong (%)",
+    "dead_solved_fraction": "dead: too many right (%)",
+    "right_share": "from right samples (%)",
+    "right_advantage": "A of a right sample",
+    "wrong_advantage": "A of a wrong sample",
+    "has_signal": "signal",
+}
+_PERCENT = {"dead_fail_fraction", "dead_solved_fraction", "right_share"}
+
+
+def run_explain(cfg: ExplainConfig, run_dir: Path) -> None:
+    """Print what the objective does to prompts, and write it to `run_dir`; see docs/estimators.md.
+
+    `weights.csv` (a row per estimator and p), `groups.csv` (per estimator and c), `explain.md`
+    (what is printed) and `weights.png`.
+    """
+    regime, n, k = cfg.regime, cfg.rollout.num_samples, target_k(cfg.regime)
+    shown = list(dict.fromkeys([regime.estimator, *cfg.explain.compare]))
+    groups = {
+        name: objective_advantages(name, k, regime.pass1_weight, n)
+        for name in {*shown, "mixture"}  # against mixture noise is told
+    }
+    p_P = np.unique(cfg.explain.p)
+    target_P = target_weight(p_P, k, regime.pass1_weight)
+    by_p = {name: weight_table(groups[name], groups["mixture"], p_P, target_P) for name in shown}
+    by_c = {name: group_table(groups[name]) for name in shown}
+    text = _page(regime, groups[regime.estimator], by_p, by_c)
+    figure = weight_curves(
+        target_weight(SHOWN_PS, k, regime.pass1_weight),
+        {name: implied(groups[name], SHOWN_PS).weight_P for name in shown},
+        f"{objective_in_words(regime)}, n = {n}",
+    )
+    with filled_at_once(run_dir, last="explain.md", advice="make room, and try again") as folder:
+        _write_csv(folder / "weights.csv", by_p)
+        _write_csv(folder / "groups.csv", by_c)
+        figure.savefig(folder / "weights.png")
+        (folder / "explain.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"tables and figure are in {run_dir}")
+
+
+def weight_table(
+    groups: GroupAdvantages, default: GroupAdvantages, p_P: FloatArray, target_P: FloatArray
+) -> dict[str, FloatArray]:
+    """A column per quantity over p; `default` is what noise at equal expected size is against."""
+    found, usual = implied(groups, p_P), implied(default, p_P)
+    matters_P = target_P > _NEGLIGIBLE * target_P.max()
+    return {
+        "p": p_P,
+        "target": target_P,
+        "weight": found.weight_P,
+        "bias": found.weight_P - target_P,
+        "bias_ratio": ratio(found.weight_P, np.where(matters_P, target_P, 0.0)),
+        "noise": found.noise_P,
+        "signal_to_noise": ratio(found.weight_P, found.noise_P),
+        "relative_noise": ratio(found.noise_P * usual.weight_P, usual.noise_P * found.weight_P),
+        "dead_fail_fraction": found.dead_fail_P,
+        "dead_solved_fraction": found.dead_solved_P,
+        "right_share": found.right_share_P,
+    }
+
+
+def group_table(groups: GroupAdvantages) -> dict[str, Sequence[object] | FloatArray]:
+    """A column per quantity over c; NaN where a group has no such sample."""
+    right_C, wrong_C = groups.right_C.copy(), groups.wrong_C.copy()
+    right_C[0] = wrong_C[-1] = np.nan
+    right_size_C, wrong_size_C = groups.sizes_C
+    return {
+        "c": list(range(groups.num_samples + 1)),
+        "right_advantage": right_C,
+        "wrong_advantage": wrong_C,
+        "has_signal": ["yes" if signal else "no" for signal in groups.has_signal_C],
+        "right_share": ratio(right_size_C, right_size_C + wrong_size_C),
+    }
+
+
+def reading(
+    regime: RegimeConfig, groups: GroupAdvantages, table: Mapping[str, FloatArray]
+) -> list[str]:
+    """What the table over p says, a sentence each."""
+    sentences = [_bias_in_words(table)]
+    p_P, weight_P = table["p"], table["weight"]
+    least = int(weight_P.argmin())
+    if weight_P[-1] > 1.01 * weight_P[least]:
+        sentences.append(
+            f"ω(p) is least at p = {p_P[least]:g} and rises again to {_number(weight_P[-1])} at "
+            f"p = {p_P[-1]:g}: easy prompts are weighted up, which neither Pass@1 nor Pass@k does."
+        )
+    noise_P = table["relative_noise"]
+    if (noise_P > 1.01).any():
+        low, high = int(np.nanargmin(noise_P)), int(np.nanargmax(noise_P))
+        sentences.append(
+            f"At equal expected size its update is {_number(noise_P[low])} (p = {p_P[low]:g}) to "
+            f"{_number(noise_P[high])} (p = {p_P[high]:g}) times as noisy as that of mixture."
+        )
+    alive = np.flatnonzero(groups.has_signal_C)
+    if len(alive):
+        sentences.append(
+            f"Groups with c = {alive[0]} to {alive[-1]} right of n = {groups.num_samples} carry "
+            f"signal. A prompt of p = {p_P[0]:g} gives a dead group in {_dead(table, 0)} of its "
+            f"steps, one of p = {p_P[-1]:g} in {_dead(table, -1)}."
+        )
+    else:
+        sentences.append("No group carries signal, whatever its c.")
+    if regime.estimator in ESTIMATORS_WITHOUT_K and regime.pass1_weight < 1:
+        sentences.append(
+            f"{regime.estimator} knows no k, so its weight is the same for every objective; "
+            "passk train takes it with regime.pass1_weight=1 only."
+        )
+    return sentences
+
+
+def _bias_in_words(table: Mapping[str, FloatArray]) -> str:
+    target_P, weight_P = table["target"], table["weight"]
+    if np.allclose(weight_P, target_P, rtol=1e-9, atol=1e-12 * target_P.max()):
+        return "No bias: ω(p) is the target at every p."
+    if not weight_P.any():
+        return "ω(p) is 0 at every p: no prompt is learned from."
+    told = ~np.isnan(table["bias_ratio"])
+    p_P, ratio_P = table["p"][told], table["bias_ratio"][told]
+    low, high = int(ratio_P.argmin()), int(ratio_P.argmax())
+    if ratio_P[high] <= 1.001 * ratio_P[low]:
+        return (
+            f"ω(p) is {_number(ratio_P[low])} times the target at every p: another learning rate, "
+            "the same objective."
+        )
+    return (
+        f"Biased: ω(p) is {_number(ratio_P[low])} times the target at p = {p_P[low]:g} and "
+        f"{_number(ratio_P[high])} times at p = {p_P[high]:g}; no learning rate makes up for that."
+    )
+
+
+def _dead(table: Mapping[str, FloatArray], row: int) -> str:
+    dead = table["dead_fail_fraction"][row] + table["dead_solved_fraction"][row]
+    return f"{100 * dead:.0f} %"
+
+
+def _page(
+    regime: RegimeConfig,
+    groups: GroupAdvantages,
+    by_p: Mapping[str, Mapping[str, FloatArray]],
+    by_c: Mapping[str, Columns],
+) -> str:
+    """Everything that is printed, as Markdown."""
+    chosen = by_p[regime.estimator]
+    parts = [
+        f"# {objective_in_words(regime)} by {regime.estimator}, n = {groups.num_samples}",
+        "\n".join(f"- {sentence}" for sentence in reading(regime, groups, chosen)),
+        "## By success probability p of a prompt",
+        _markdown(chosen),
+    ]
+    if len(by_p) > 1:
+        beside = {name: table["weight"] for name, table in by_p.items()}
+        columns = {key: chosen[key] for key in ("p", "target")} | beside
+        parts += ["## Weight ω(p) of several estimators", _markdown(columns)]
+    n = groups.num_samples
+    kept = np.unique(np.linspace(0, n, min(n + 1, _MOST_ROWS)).round().astype(int))
+    rows = {name: [values[c] for c in kept] for name, values in by_c[regime.estimator].items()}
+    parts += ["## By right samples c of a group", _markdown(rows)]
+    return "\n\n".join(parts)
+
+
+def _markdown(columns: Columns) -> str:
+    headings = [_HEADINGS.get(name, name) for name in columns]
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---:|" * len(headings)]
+    for row in zip(*columns.values(), strict=True):
+        cells = [_cell(name, value) for name, value in zip(columns, row, strict=True)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(name: str, value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if np.isnan(value):
+        return ""
+    if name == "p":
+        return f"{value:g}"
+    if name in _PERCENT:
+        return f"{100 * value:.1f}"
+    return _number(value)
+
+
+def _number(value: float) -> str:
+    # Halves go up although floats fall to either side of them; adding 0 turns -0.0 into 0.0.
+    rounded = round(value * (1 + 1e-12), 3) + 0.0
+    return (f"{rounded:.3f}" if abs(value) < 1000 else f"{value:.1e}").replace("-", "\u2212")
+
+
+def _write_csv(path: Path, tables: Mapping[str, Columns]) -> None:
+    """One long table; what is missing is left empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["estimator", *next(iter(tables.values()))])
+        for name, columns in tables.items():
+            for row in zip(*columns.values(), strict=True):
+                writer.writerow([name, *("" if value != value else value for value in row)])

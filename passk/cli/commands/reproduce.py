@@ -1,0 +1,213 @@
+"""The main job: SFT, then each RL regime from that one checkpoint; how their gradients agree."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import date
+from itertools import combinations_with_replacement
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from passk.cli.resume import refuse_other_problems
+from passk.config.commands import ReproduceConfig
+from passk.config.schema import ConventionsConfig, TrainConfig
+from passk.diagnostics.alignment import alignment, block_gradients
+from passk.errors import UserError
+from passk.files import read_manifest, replacing
+from passk.learner.checkpoint import last_checkpoint
+from passk.objectives.adaptive import History, choose
+from passk.objectives.objective import PASS1
+from passk.statistics import Interval
+from passk.text import in_quotes
+from passk.training.build import Parts, open_parts
+from passk.training.loop import diagnostic_groups
+from passk.types import Group
+
+ComposeTrain = Callable[[Sequence[str]], TrainConfig]
+RunTrain = Callable[[TrainConfig, Path, Sequence[str]], None]
+
+# What the user may set for `passk reproduce` itself; everything else goes on to the runs.
+_OWN_KEYS = ("seeds", "regimes", "sft_steps", "alignment_", "resume", "hydra.", "train.seed")
+_RL_ONLY_KEYS = ("regime", "train.", "learner.", "diagnostics.", "rollout.", "eval.every")
+# ... but for these: where SFT starts and how much it sees, the device, and what it is measured by.
+_SFT_TOO = (
+    "regime.num_demonstrations",
+    "train.init_from",
+    "learner.device",
+    "learner.max_tokens_per_batch",
+    "rollout.engine",
+    "rollout.temperature",
+    "rollout.max_new_tokens",
+)
+
+
+def reproduce(
+    cfg: ReproduceConfig,
+    directory: Path,
+    overrides: Sequence[str],
+    compose_train: ComposeTrain,
+    run_train: RunTrain,
+    day: date,
+) -> None:
+    """Run every regime for every seed below `directory`; finished runs are left alone.
+
+    A seed changes the data as well as the training, so that the spread over seeds covers all that
+    chance decides. `overrides` are the user's, and go on to the runs they concern. Chat templates
+    write `day`.
+    """
+    for seed in _seeds(cfg):
+        seed_dir = directory / f"seed-{seed}"
+        sft_dir = seed_dir / "sft"
+        _run_once(_sft_overrides(cfg, overrides, seed), sft_dir, compose_train, run_train)
+        start = f"train.init_from={in_quotes(str(sft_dir))}"
+        runs = {name: [*_rl_overrides(name, overrides, seed), start] for name in cfg.regimes}
+        if cfg.diagnostics.every and not _is_measured(seed_dir, cfg.regimes):
+            measure_start(cfg, {name: compose_train(runs[name]) for name in runs}, sft_dir, day)
+        for name, words in runs.items():
+            _run_once(words, seed_dir / name, compose_train, run_train, sft_dir)
+
+
+def planned_overrides(cfg: ReproduceConfig, overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every run to come, so that all can be checked before the first begins."""
+    if any(_plain(word).startswith("data.seed=") for word in overrides):
+        raise UserError(
+            "passk reproduce sets data.seed to the seed of each repetition; use train.seed=S for "
+            "the first of them"
+        )
+    return [
+        words
+        for seed in _seeds(cfg)
+        for words in (
+            _sft_overrides(cfg, overrides, seed),
+            *(_rl_overrides(name, overrides, seed) for name in cfg.regimes),
+        )
+    ]
+
+
+def _seeds(cfg: ReproduceConfig) -> range:
+    return range(cfg.train.seed, cfg.train.seed + cfg.seeds)
+
+
+def _sft_overrides(cfg: ReproduceConfig, overrides: Sequence[str], seed: int) -> list[str]:
+    words = [word for word in _shared(overrides) if _concerns_sft(_plain(word))]
+    if isinstance(cfg.data, ConventionsConfig):  # its path holds RL prompts; SFT has a corpus
+        words = [word for word in words if not _plain(word).startswith("data.path=")]
+    if cfg.sft_steps is not None:
+        words.append(f"train.num_steps={cfg.sft_steps}")
+    # Measured at the k of the RL regimes too, which SFT itself knows nothing of.
+    words.append(f"eval.ks=[{','.join(map(str, cfg.eval.ks))}]")
+    return ["regime=sft", *words, f"train.seed={seed}", f"data.seed={seed}"]
+
+
+def _rl_overrides(regime: str, overrides: Sequence[str], seed: int) -> list[str]:
+    words = [word for word in _shared(overrides) if not _plain(word).startswith("regime=")]
+    if regime != "hybrid":  # pass1_weight is what tells the regimes apart
+        words = [word for word in words if not _plain(word).startswith("regime.pass1_weight=")]
+    return [f"regime={regime}", *words, f"train.seed={seed}", f"data.seed={seed}"]
+
+
+def _shared(overrides: Sequence[str]) -> list[str]:
+    return [word for word in overrides if not _plain(word).startswith(_OWN_KEYS)]
+
+
+def _is_measured(seed_dir: Path, regimes: Sequence[str]) -> bool:
+    if not (seed_dir / "kernel.csv").is_file():
+        return False
+    return set(regimes) <= set(pd.read_csv(seed_dir / "alignment.csv")["regime"])
+
+
+def _plain(word: str) -> str:
+    """An override without Hydra's leading +, ++ or ~."""
+    return word.lstrip("+~")
+
+
+def _concerns_sft(word: str) -> bool:
+    return word.startswith(_SFT_TOO) or not word.startswith(_RL_ONLY_KEYS)
+
+
+def _run_once(
+    words: list[str],
+    run_dir: Path,
+    compose_train: ComposeTrain,
+    run_train: RunTrain,
+    sft_dir: Path | None = None,
+) -> None:
+    """Train unless the run is finished; go on with one that was begun.
+
+    It must be measured on the problems that its SFT was measured on.
+    """
+    if read_manifest(run_dir).get("status") == "finished":
+        return
+    resume = (run_dir / "config.yaml").is_file()
+    cfg = compose_train([*words, f"resume={str(resume).lower()}"])
+    if sft_dir is not None:
+        refuse_other_problems(cfg, sft_dir, needs_training=False)
+    run_train(cfg, run_dir, words)
+
+
+def measure_start(
+    cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir: Path, day: date
+) -> None:
+    """Alignment of each regime with Pass@1, and the kernel between kinds, at the SFT checkpoint.
+
+    Writes `alignment.csv` and `kernel.csv` beside the runs, from `alignment_prompts` training
+    problems with `alignment_samples` samples each, in disjoint halves.
+    """
+    first = next(iter(configs.values()))
+    print(
+        f"gradient alignment at the start: {cfg.alignment_prompts} prompts x "
+        f"{cfg.alignment_samples} samples",
+        flush=True,
+    )
+    with open_parts(first, str(last_checkpoint(sft_dir)), day=day) as parts:
+        groups = diagnostic_groups(0, first, parts, cfg.alignment_prompts, cfg.alignment_samples)
+        parts.sampler.sleep()
+        by_kind = _gradients_by_kind(cfg, parts, groups, configs)
+    of_kind = Counter(group.problem.kind for group in groups)
+    shares = torch.tensor([of_kind[kind] / len(groups) for kind in by_kind])
+    overall = torch.einsum("s,shomd->homd", shares, torch.stack(list(by_kind.values())))
+    rows = []
+    for i, (name, run_cfg) in enumerate(configs.items(), 1):
+        regime, at_first = run_cfg.regime, choose(run_cfg.regime, History())
+        k = at_first.k if regime.is_remedy else regime.k
+        row = {"regime": name, "k": k, "pass1_weight": at_first.pass1_weight}
+        row |= alignment(overall[:, i], overall[:, 0]).columns()
+        row |= {"num_prompts": len(groups), "num_samples": cfg.alignment_samples}
+        rows.append(row)
+    with replacing(sft_dir.parent / "alignment.csv") as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False)
+    kernels = [
+        (a, b, *_ends(alignment(by_kind[a][:, 0], by_kind[b][:, 0]).inner_product))
+        for a, b in combinations_with_replacement(by_kind, 2)
+    ]
+    columns = ["kind_a", "kind_b", "kernel", "kernel_low", "kernel_high"]
+    with replacing(sft_dir.parent / "kernel.csv") as partial:
+        pd.DataFrame(kernels, columns=columns).to_csv(partial, index=False)
+
+
+def _gradients_by_kind(
+    cfg: ReproduceConfig, parts: Parts, groups: Sequence[Group], configs: dict[str, TrainConfig]
+) -> dict[str, Tensor]:
+    """`block_gradients` of Pass@1 and then of each regime, over the prompts of each kind alone.
+
+    Weighted by the kinds' shares they add up to the gradients over all prompts; by themselves they
+    give the kernel, because the mean of <grad p(x), grad p(x')> over pairs of prompts of two kinds
+    (paper eq. 5) is the product of the two mean gradients.
+    """
+    at_first = [choose(run_cfg.regime, History()) for run_cfg in configs.values()]
+    objectives = [PASS1, *at_first]
+    return {
+        kind: block_gradients(
+            parts.learner,
+            [group for group in groups if group.problem.kind == kind],
+            objectives,
+            num_blocks=min(cfg.diagnostics.num_blocks, len(groups)),
+        )
+        for kind in sorted({group.problem.kind for group in groups})
+    }
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.value, interval.low, interval.high

@@ -1,0 +1,124 @@
+"""`passk toy`: the paper's bandit as tables and figures in a run directory; imports no torch."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from passk.config.commands import PopulationConfig, ToyConfig
+from passk.errors import UserError
+from passk.files import filled_at_once, overrides_text
+from passk.objectives.theory import FloatArray
+from passk.runs.labels import markdown
+from passk.runs.manifest import provenance
+from passk.toy import figures
+from passk.toy.bandit import best_theta
+from passk.toy.tables import (
+    agreement_table,
+    ascent_path,
+    ascent_table,
+    population_table,
+    quadrature_error,
+    two_prompts_table,
+)
+
+_FARTHEST = 30.0  # of theta, from where on success is 0 or 1 in floating point
+_SHOWN = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+def run_toy(cfg: ToyConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Compute, write and print everything; see docs/toy.md."""
+    start, toy = datetime.now(UTC), cfg.toy
+    path_SD = _path(toy)
+    tables = {
+        "two_prompts": two_prompts_table(),
+        "population": population_table(toy, path_SD),
+        "ascent": ascent_table(toy, path_SD),
+        "agreement": agreement_table(toy, path_SD),
+    }
+    drawn = {
+        "kernel": figures.kernel_heatmap(toy),
+        "contours": figures.contours(toy, path_SD),
+        "agreement": figures.agreement_histogram(tables["agreement"]),
+        "ascent": figures.ascent_curves(tables["ascent"], toy.k),
+    }
+    page = _page(toy, path_SD, tables)
+    links = "".join(f"\n![{name}]({name}.png)\n" for name in drawn)
+    with filled_at_once(run_dir, last="manifest.json", advice="make room, try again") as folder:
+        for name, table in tables.items():
+            table.to_csv(folder / f"{name}.csv", index=False)
+        for name, figure in drawn.items():
+            figure.savefig(folder / f"{name}.png")
+        (folder / "toy.md").write_text(page + links, encoding="utf-8")
+        (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False))
+        (folder / "overrides.txt").write_text(overrides_text(overrides), encoding="utf-8")
+        _write_manifest(folder, toy.seed, start)
+    print(page)
+    for kind, names in ((".csv", tables), (".png", drawn)):
+        print(*(run_dir / f"{name}{kind}" for name in names), sep="\n")
+    print(run_dir / "toy.md")
+
+
+def _path(toy: PopulationConfig) -> FloatArray:
+    """The ascent, unless its step is so long that it leaves all that can be computed."""
+    path_SD = ascent_path(toy)
+    if not np.abs(path_SD).max() <= _FARTHEST:
+        raise UserError(
+            f"toy.step_size={toy.step_size:g} is too long for Pass@{toy.k}: the ascent jumps to "
+            "where every success is 0 or 1; use a smaller one"
+        )
+    return path_SD
+
+
+def _page(toy: PopulationConfig, path_SD: FloatArray, tables: dict[str, pd.DataFrame]) -> str:
+    """The tables for people, in Markdown."""
+    ascent, error = tables["ascent"], quadrature_error(toy, path_SD)
+    shown = ascent[ascent["iteration"].isin([*_SHOWN, toy.num_steps])]
+    headings = {"iteration": "iteration"}
+    for kind in ("", "_easy", "_hard"):
+        of_kind = kind.replace("_", ", ")
+        headings |= {f"pass1{kind}": f"Pass@1{of_kind}", f"passk{kind}": f"Pass@{toy.k}{of_kind}"}
+    headings |= {"cosine": "cosine of the gradients"}
+    best = best_theta(toy.p_hard, toy.delta, toy.k)
+    sections = (
+        "# The paper's contextual bandit",
+        "## Two prompts\n\ntheta = (-2, -2), delta = 0.2, k = 10, one step of 5. Where the paper "
+        "prints no number, its column is empty.",
+        _shown(tables["two_prompts"], {}),
+        f"## Population\n\n{toy.p_hard:g} of the prompts are hard, delta = {toy.delta:g}, k = "
+        f"{toy.k}; {toy.num_steps} steps of {toy.step_size:g} along the gradient of Pass@{toy.k} "
+        f"from theta = ({toy.theta[0]:g}, {toy.theta[1]:g}).",
+        _shown(shown[list(headings)], headings, "{:.4f}"),
+        f"The ascent ends at theta = ({path_SD[-1, 0]:.4f}, {path_SD[-1, 1]:.4f}); Pass@{toy.k} is "
+        f"largest at ({best[0]:.4f}, {best[1]:.4f}), in closed form. Fifty times as many nodes "
+        f"would move Pass@1, Pass@k and the product of the gradients by {error:.1g} at most.",
+        _shown(tables["population"], {}),
+    )
+    return "\n\n".join(section.rstrip() for section in sections) + "\n"
+
+
+def _shown(table: pd.DataFrame, headings: dict[str, str], form: str = "{:.5g}") -> str:
+    """A table whose numbers are written in one form, and whole ones as such."""
+
+    def cell(value: object) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return "" if np.isnan(value) else f"{value:g}" if value.is_integer() else form.format(value)
+
+    return markdown(table.astype(object).map(cell), headings)
+
+
+def _write_manifest(run_dir: Path, seed: int, start: datetime) -> None:
+    end = datetime.now(UTC)
+    times = {
+        "start": start.isoformat(timespec="seconds"),
+        "end": end.isoformat(timespec="seconds"),
+        "seconds": round((end - start).total_seconds(), 1),
+    }
+    facts = {"command": "toy", "seed": seed, **provenance(), **times, "status": "finished"}
+    (run_dir / "manifest.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -1,0 +1,318 @@
+"""The command line: `passk <command> [overrides] [-m]`, and what exit codes mean.
+
+0 done, 2 the user's input was at fault (one sentence on stderr), 1 anything else, 130 interrupted.
+Torch is imported only after the configuration has been composed and checked.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from passk import __version__
+from passk.cli.completion import FILES, FOLDERS, script
+from passk.cli.help import COMMAND_HELP, HELP, SUMMARIES, SWEEP_HELP
+from passk.cli.sweep.plan import asks_for_sweep, run_sweep
+from passk.cli.sweep.runner import CELL, be_cell
+from passk.cli.sweep.slurm import (
+    check_launcher,
+    check_tasks,
+    is_one_of_ranks,
+    was_requeued,
+    with_sweep_as_flag,
+)
+from passk.cli.sweep.status import status
+from passk.config.command_rules import claim_directory
+from passk.config.compose import check_groups, explain, groups_and_keys, register, to_config
+from passk.config.registry import conf_dir, text_keys
+from passk.config.schema import RunConfig
+from passk.console import check_words, lose_output, open_streams, restart_in_utf8, tell
+from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
+from passk.files import is_full, missing_folders, only_writer
+from passk.text import in_quotes, with_home, with_quotes
+
+# What libraries read from the environment when they are imported, unless the user has set it.
+_ENVIRONMENT = {
+    # Waiting threads sleep: those of OpenMP would spin, and where another process wants the core
+    # that made a training step five times as slow.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine takes weights within this process
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # a store that needs no data base, and no server
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}
+
+_MADE: list[Path] = []  # by Hydra for the run: its directory and those around it
+# While a line is composed: `eval=3` ends in Python's own errors.
+REFUSED_BY_HYDRA = (HydraException, OmegaConfBaseException, ValueError, OverflowError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    if arguments is None:
+        open_streams()
+        restart_in_utf8(os.environ)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    cell = os.environ.pop(CELL, None)  # not for the processes that we start
+    try:
+        code = _main(words) if cell is None else be_cell(cell, words, _main)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # what is printed outside a run may be cut short, as by `head`
+        lose_output()
+        return 0
+    except OSError as error:
+        if not is_full(error):
+            raise
+        lose_output()
+        tell(_no_room(error))
+        return 1
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help", "--version"):
+        print(__version__ if words[:1] == ["--version"] else HELP.rstrip("\n"))
+        return 0
+    command, rest = words[0], words[1:]
+    if command not in (*SUMMARIES, "completion"):
+        return _refuse(f"{command} is not a command of passk; allowed: {', '.join(SUMMARIES)}")
+    if command in ("sweep", "completion"):
+        return _show_sweep(rest) if command == "sweep" else _show_completion(rest)
+    if command == "report":
+        rest = _directories_as_override(rest)
+    else:
+        rest = ["resume=true" if word == "--resume" else word for word in rest]
+    rest = with_sweep_as_flag(rest)
+    rest = [as_typed(command, word, is_sweep="-m" in rest) for word in rest]
+    try:
+        check_words(words)
+        check_tasks(os.environ)
+        check_launcher(rest)
+        is_rank = is_one_of_ranks(os.environ)
+    except UserError as error:
+        return _refuse(str(error)) if os.environ.get("SLURM_PROCID", "0") == "0" else 2
+    if is_rank:
+        is_rank_0 = os.environ["RANK"] == "0"
+        if command not in ("train", "eval") or "-m" in rest:
+            names = "passk train and passk eval, without --multirun, run under torchrun"
+            return _refuse(f"only {names}; start this by itself") if is_rank_0 else 2
+        if not is_rank_0:
+            return _follow(command)
+    return _lead(command, rest)
+
+
+def as_typed(command: str, word: str, is_sweep: bool) -> str:
+    """A word with what the shell or Hydra would need, so that texts and paths are typed bare."""
+    return with_quotes(with_home(word, (*FILES, *FOLDERS)), text_keys(command), is_sweep)
+
+
+def _show_sweep(words: list[str]) -> int:
+    """`passk sweep status DIR`."""
+    if {"--help", "-h"} & set(words):
+        print(SWEEP_HELP, end="")
+        return 0
+    if words[:1] != ["status"] or len(words) != 2:
+        return _refuse("passk sweep takes: status DIR, the directory of a sweep")
+    try:
+        print(status(Path(words[1])))
+    except UserError as error:
+        return _refuse(str(error))
+    return 0
+
+
+def _show_completion(words: list[str]) -> int:
+    """`passk completion SHELL`."""
+    try:
+        print(script(words), end="")
+    except UserError as error:
+        return _refuse(str(error))
+    return 0
+
+
+def _lead(command: str, rest: list[str]) -> int:
+    """What a process does that composes the configuration."""
+    register()
+    try:
+        check_groups(command, rest)
+    except UserError as error:
+        return _refuse(str(error))
+    if "--help" in rest or "-h" in rest:
+        return _help(command, [word for word in rest if not word.startswith("-")])
+    if "--cfg" in rest and "--resolve" not in rest:
+        rest.append("--resolve")
+    return _run_hydra(command, rest)
+
+
+def _help(command: str, overrides: list[str]) -> int:
+    """Print what `command` takes, with the overrides that were typed in place."""
+    try:
+        groups, keys = groups_and_keys(command, overrides)
+    except REFUSED_BY_HYDRA as error:
+        return _refuse(explain(error, command))
+    shown = f"Groups, chosen as group=option:\n{groups}\n\n" if groups else ""
+    print(COMMAND_HELP.format(command=command, summary=SUMMARIES[command], groups=shown, keys=keys))
+    return 0
+
+
+def _run_hydra(command: str, overrides: list[str]) -> int:
+    """Let Hydra compose and call the job once, or once per cell of a sweep, here or elsewhere."""
+    codes = [0]
+
+    def job(composed: DictConfig) -> None:
+        codes.append(_run_job(command, composed))
+
+    def one_run() -> int:
+        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name=command)(
+            job
+        )()
+        return codes[-1]
+
+    sys.argv = [f"passk {command}", *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; we print them in one sentence
+    try:
+        is_sweep = "--cfg" not in overrides and asks_for_sweep(command, overrides)
+        return run_sweep(command, overrides) if is_sweep else one_run()
+    except REFUSED_BY_HYDRA as error:
+        return _refuse(explain(error, command))
+    except UserError as error:  # of a sweep as a whole
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # jobs catch their own; this is Hydra making the directory
+        where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
+        return _refuse(f"{where} cannot be made: {error}")
+    except SystemExit as stopped:  # Hydra's parser has printed its own usage
+        return int(stopped.code or 0)
+
+
+class Directories(Callback):
+    """Notes which directories Hydra is about to make for a run (see conf/run_directory.yaml)."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Called before the run's directory is made."""
+        _MADE[:] = missing_folders(Path(config.hydra.run.dir).absolute())
+
+
+def _run_job(command: str, composed: DictConfig) -> int:
+    """One run in the directory that Hydra made for it; the exit code."""
+    job = HydraConfig.get()
+    run_dir, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
+    return _ending(command, "", _run_alone, command, composed, run_dir, overrides)
+
+
+def _run_alone(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
+    """Do the work while no other process writes in the directory; refused input leaves none."""
+    with only_writer(run_dir, _MADE):
+        _run_command(command, composed, run_dir, overrides)
+
+
+def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: Any) -> int:
+    """Do the work; what stops it is told in one sentence, or with a traceback if unexpected."""
+    try:
+        work(*arguments)
+        return 0
+    except UserError as error:
+        code, sentence = 2, str(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        code, sentence = 2, explain(error, command)
+    except (PolicyMismatch, Diverged, DiskFull, RankFailure) as error:
+        code, sentence = 1, str(error)
+    except Interrupted as stopped:
+        code, sentence = 130, str(stopped)
+    except BrokenPipeError:
+        lose_output()
+        code, sentence = 1, "stopped: the program that read its output has ended, as head does"
+    except Exception as error:
+        if isinstance(error, OSError) and is_full(error) and error.filename is None:
+            lose_output()
+            tell(prefix + _no_room(error))
+            return 1
+        traceback.print_exc()
+        code = 1
+        sentence = f"failed; see the traceback above ({type(error).__name__}: {error})"
+    tell(prefix + sentence)
+    return code
+
+
+def _follow(command: str) -> int:
+    """The life of a rank that `torchrun` started and that is not rank 0, which composes for all."""
+    _set_environment()
+    from passk.cli.launch import follow
+
+    return _ending(command, f"rank {os.environ['RANK']}: ", follow)
+
+
+def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
+    """Check the configuration and the directory, then do the work."""
+    cfg = to_config(composed)
+    if was_requeued(os.environ) and command != "report" and (run_dir / "config.yaml").is_file():
+        cfg.resume = True
+    if command != "report":
+        key = "out" if command == "export" else "hydra.run.dir"
+        claim_directory(run_dir, getattr(cfg, "resume", None), key)
+    if command == "explain":  # answers in less time than torch takes to import
+        from passk.cli.commands.explain import run_explain
+
+        return run_explain(cfg, run_dir)
+    if isinstance(cfg, RunConfig) and getattr(cfg, "run", None) is None:
+        from passk.data.problems import check_files
+
+        check_files(cfg.data, cfg.eval, needs_training=command != "eval")
+    _set_environment()
+    if command == "toy":
+        from passk.cli.commands.toy import run_toy  # needs no torch, and no time to import it
+
+        return run_toy(cfg, run_dir, overrides)
+    from passk.cli.commands.jobs import COMMANDS  # imports torch: only once the input is known good
+
+    COMMANDS[command](cfg, run_dir, overrides)
+
+
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def _no_room(error: OSError) -> str:
+    """The sentence for output that cannot be printed: files of a run raise DiskFull."""
+    return f"its output could not be written: {error.strerror}; send it elsewhere, or make room"
+
+
+def _refuse(sentence: str) -> int:
+    tell(sentence)
+    return 2
+
+
+def _directories_as_override(words: Sequence[str]) -> list[str]:
+    """`passk report A B out=C` -> the Hydra override dirs=["A","B"] and the rest."""
+    plain = [  # a cell of a sweep has = in its name
+        word
+        for word in words
+        if not word.startswith("-") and ("=" not in word or Path(word).is_dir())
+    ]
+    values = set()
+    for flag in ("--cfg", "-c", "--package", "-p"):
+        if flag in words and words.index(flag) + 1 < len(words):
+            values.add(words[words.index(flag) + 1])
+    directories = [word for word in plain if word not in values]
+    others = [word for word in words if word not in directories]
+    listed = ",".join(map(in_quotes, directories))
+    return [*others, f"dirs=[{listed}]"] if directories else others
+
+
+if __name__ == "__main__":
+    sys.exit(main())

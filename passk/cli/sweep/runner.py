@@ -1,0 +1,257 @@
+"""Cells of a sweep as processes: each starts fresh, goes on where it stopped, and fails alone.
+
+Whatever launcher was chosen, a cell is `passk COMMAND OVERRIDES` in a process of its own, so none
+leaves memory, threads or an engine behind for the next.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from passk.console import listening
+from passk.errors import UserError
+from passk.files import read_manifest
+from passk.runs.ledger import (
+    INTERRUPTED,
+    REFUSED,
+    Attempt,
+    Cell,
+    attempting,
+    cell_dir,
+    cell_file,
+    end_attempt,
+    log_file,
+    now,
+    read_cell,
+    write_cell,
+)
+from passk.text import in_quotes
+
+CELL = "PASSK_CELL"  # tells a process which file of the ledger it is the cell of
+RESUMABLE = ("train", "eval", "reproduce", "filter")
+# That Slurm runs the job again says nothing of a cell: whether it goes on, the ledger knows.
+_NEW_JOB = {"SLURM_RESTART_COUNT": "0"}
+_LOOK_EVERY_SECONDS = 0.05
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class _Child:
+    """A cell that is being run."""
+
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    started: str
+    tries_left: int
+    slot: int
+
+
+class Crew:
+    """Runs cells, so many at a time. State: the processes, and whether it was asked to stop."""
+
+    def __init__(
+        self,
+        sweep_dir: Path,
+        *,
+        num_parallel: int,
+        retries: int,
+        to_screen: bool,
+        flags: Sequence[str] = (),
+    ) -> None:
+        """`flags` are words for every cell.
+
+        A cell writes where this process does, or `to_screen` is false and it has a file of its own
+        in the ledger's folder.
+        """
+        self._sweep_dir = sweep_dir
+        self._retries = retries
+        self._flags = flags
+        self._to_screen = to_screen
+        self._environments = slot_environments(num_parallel, os.environ)
+        self._free = deque(range(num_parallel))
+        self._children: list[_Child] = []
+        self.was_stopped = False
+
+    def start(self, cell: Cell) -> None:
+        """Start a cell as soon as there is a slot for it; none after a signal to stop."""
+        while not self._free and not self.was_stopped:
+            self._look()
+        if not self.was_stopped:
+            self._spawn(cell, self._free.popleft(), self._retries)
+
+    def wait(self) -> None:
+        """Wait until every cell that was started has ended."""
+        while self._children:
+            self._look()
+
+    @contextmanager
+    def passing_on_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM go to the cells, which save and end; no further one is started."""
+
+        def pass_on(number: int, _frame: FrameType | None) -> None:
+            self.was_stopped = True
+            for child in self._children:
+                child.process.send_signal(number)
+
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, pass_on) for number in signals]
+        try:
+            yield
+        finally:
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
+
+    def _spawn(self, cell: Cell, slot: int, tries_left: int) -> None:
+        file, run_dir = cell_file(self._sweep_dir, cell.name), self._sweep_dir / cell.run_dir
+        words = [sys.executable, "-m", "passk", cell.command, *cell.overrides, *self._flags]
+        words += ["hydra.mode=RUN"]  # whatever a file of the configuration says
+        words += [f"hydra.run.dir={in_quotes(str(run_dir))}"]
+        screen = None if self._to_screen else log_file(self._sweep_dir, cell.name).open("ab")
+        process = subprocess.Popen(
+            words,
+            env=os.environ | self._environments[slot] | {CELL: f"{file}:{os.getpid()}"} | _NEW_JOB,
+            stdin=subprocess.DEVNULL,
+            stdout=screen,
+            stderr=screen,
+            process_group=0,  # a terminal's Ctrl-C reaches us, and we pass it on
+        )
+        if screen is not None:
+            screen.close()
+        self._children.append(_Child(cell, process, now(), tries_left, slot))
+        if self.was_stopped:  # a signal came while it was being started
+            process.send_signal(signal.SIGTERM)
+
+    def _look(self) -> None:
+        """Note what has ended, and try again what failed; else wait a moment."""
+        ended = [child for child in self._children if child.process.poll() is not None]
+        for child in ended:
+            self._children.remove(child)
+            cell = self._note_end(child)
+            if child.tries_left and _is_worth_retrying(cell) and not self.was_stopped:
+                self._spawn(cell, child.slot, child.tries_left - 1)
+            else:
+                self._free.append(child.slot)
+        if not ended:
+            time.sleep(_LOOK_EVERY_SECONDS)
+
+    def _note_end(self, child: _Child) -> Cell:
+        """The cell with its end; one that died without a word gets it from here."""
+        code = child.process.returncode
+        # Asked to stop before it had begun. Where that hits an import, it ends in any way.
+        if -code in (signal.SIGINT, signal.SIGTERM) or (code and self.was_stopped):
+            code = INTERRUPTED
+        file = cell_file(self._sweep_dir, child.cell.name)
+        cell = read_cell(file)
+        if cell.last is None or cell.last.pid != child.process.pid:
+            if code == 0:  # another process had just finished it
+                return cell
+            lost = Attempt(start=child.started, host=os.uname().nodename, pid=child.process.pid)
+            write_cell(self._sweep_dir, replace(cell, attempts=(*cell.attempts, lost)))
+        return end_attempt(file, code, _how_it_died(code))
+
+
+def _is_worth_retrying(cell: Cell) -> bool:
+    """Bad input stays bad, and what was stopped was meant to."""
+    return cell.has_failed and cell.last is not None and cell.last.code != REFUSED
+
+
+def _how_it_died(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code} and no word"
+    name = signal.Signals(-code).name
+    hint = " (the system may be short of memory)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -> int:
+    """Run `words` as the cell that the environment announced; the exit code.
+
+    What is told goes into the ledger, and the sweep tells it.
+    """
+    name, _, parent = announced.rpartition(":")
+    file = Path(name)
+    _end_with(int(parent))
+    with attempting(file) as has_work, listening() as told:
+        if not has_work:
+            return 0
+        cell = read_cell(file)
+        more = _going_on(cell, cell_dir(file, cell))
+        code = 0 if more is None else run([*words, *more])
+        _remove_empty(cell_dir(file, cell), file.parent.parent)
+        end_attempt(file, code, told[-1] if code and told else "")
+        return code
+
+
+def _remove_empty(run_dir: Path, sweep_dir: Path) -> None:
+    """Remove the folders that Hydra's launcher made for a cell which was refused."""
+    with suppress(OSError):  # not empty, or gone
+        for folder in (run_dir, *run_dir.parents):
+            if sweep_dir not in folder.parents:
+                return
+            folder.rmdir()
+
+
+def _end_with(parent: int) -> None:
+    """End when the parent does, by SIGTERM, so that the step at hand is finished and saved.
+
+    Where the system cannot do that (Linux can), a cell outlives its sweep, and the same line again
+    waits for it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM))
+        if os.getppid() != parent:
+            sys.exit(INTERRUPTED)
+
+
+def _going_on(cell: Cell, run_dir: Path) -> list[str] | None:
+    """The words that make a cell go on with what earlier attempts left; None: it is done.
+
+    What such a command cannot go on with is removed. A directory that holds what no attempt of
+    this cell made is neither gone on with nor touched: the command refuses it.
+    """
+    if not cell.owns_dir or not run_dir.is_dir():
+        return []
+    with suppress(UserError):  # a manifest that is broken: the command itself says so
+        if read_manifest(run_dir).get("status") == "finished":
+            return None  # it was killed between its last file and the ledger's
+    if cell.command in RESUMABLE:
+        return ["resume=true"] if (run_dir / "config.yaml").is_file() else []
+    if not run_dir.is_symlink():  # it leads to what the user keeps elsewhere
+        shutil.rmtree(run_dir)
+    return []
+
+
+def slot_environments(num_parallel: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
+    """What each of so many cells at a time sees of this machine: its share of GPUs, or of cores.
+
+    With fewer GPUs than cells, cells share a GPU.
+    """
+    gpus = _gpus(environment)
+    if gpus:
+        shares = [gpus[i::num_parallel] or [gpus[i % len(gpus)]] for i in range(num_parallel)]
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
+    if num_parallel == 1 or "OMP_NUM_THREADS" in environment:
+        return [{}] * num_parallel
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return [{"OMP_NUM_THREADS": str(max(1, cores // num_parallel))}] * num_parallel
+
+
+def _gpus(environment: Mapping[str, str]) -> list[str]:
+    """Names of the GPUs that may be used, without importing torch."""
+    if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    words = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    listed = subprocess.run(words, capture_output=True, text=True, check=False)
+    return listed.stdout.split() if listed.returncode == 0 else []

@@ -1,0 +1,208 @@
+"""How a sweep stands, in words: a table of its cells, and what has changed since one looked."""
+
+import csv
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from passk.console import tell
+from passk.errors import UserError
+from passk.runs.ledger import (
+    FINISHED,
+    FOLDER,
+    INTERRUPTED,
+    REFUSED,
+    STATES,
+    Attempt,
+    Cell,
+    log_file,
+    read_ledger,
+    state,
+)
+
+_REPORT_EVERY_SECONDS = 0.5
+
+_COLUMNS = ("cell", "state", "attempts", "step", "Pass@1 (%)", "Pass@k (%)", "time", "directory")
+
+
+def status(sweep_dir: Path) -> str:
+    """What `passk sweep status DIR` prints."""
+    cells = read_ledger(sweep_dir)
+    if not cells:
+        raise UserError(
+            f"{sweep_dir} is not the directory of a sweep: it holds no {FOLDER}/ with cells, which "
+            "passk train -m writes"
+        )
+    states = [state(sweep_dir, cell) for cell in cells]
+    counts = [f"{states.count(name)} {name}" for name in STATES if name in states]
+    lines = [sweep_markdown(sweep_dir, cells), f"{len(cells)} cells: {', '.join(counts)}"]
+    lines += sweep_sentences(cells)
+    if "running" not in states:
+        left = dict.fromkeys(cell.line for cell in cells if cell.line and not cell.is_finished)
+        lines += [f"go on with the same line: {line}" for line in left]
+    return "\n".join(lines)
+
+
+def sweep_markdown(sweep_dir: Path, cells: Sequence[Cell]) -> str:
+    """A row per cell: its state, how far it came, and what it measured last."""
+    rows = [_row(sweep_dir, cell) for cell in cells]
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def sweep_sentences(cells: Sequence[Cell]) -> list[str]:
+    """A sentence per failed cell."""
+    return [f"cell {c.name}: {c.last.sentence}" for c in cells if c.last and c.has_failed]
+
+
+def changes(sweep_dir: Path, told: dict[str, Cell]) -> Iterator[tuple[str, bool]]:
+    """A sentence per beginning and end since the cells in `told`, which are brought up to date.
+
+    And whether it is of something that failed.
+    """
+    for cell in read_ledger(sweep_dir):
+        before = told.get(cell.name)
+        if before is None or before == cell:
+            continue
+        told[cell.name] = cell
+        for number, attempt in _events(cell)[len(_events(before)) :]:
+            yield (
+                f"cell {cell.name}: {_happened(sweep_dir, cell, number, attempt)}",
+                _fails(attempt),
+            )
+
+
+def say_what_is_left(sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell]) -> None:
+    """Print how many cells there are, and how many of them are no longer to be run."""
+    finished = sum(cell.is_finished for cell in cells)
+    elsewhere = len(cells) - finished - len(todo)
+    parts = [f"{len(cells)} cells"]
+    parts += [f"{finished} finished before"] if finished else []
+    parts += [f"{elsewhere} being run by earlier jobs"] if elsewhere else []
+    print(f"passk: {', '.join(parts)}; passk sweep status {sweep_dir}", flush=True)
+
+
+@contextmanager
+def reporting(sweep_dir: Path, cells: Sequence[Cell]) -> Iterator[None]:
+    """Say what happens to the cells as it happens, whoever runs them, in a thread beside."""
+    done = threading.Event()
+    told = {cell.name: cell for cell in cells}
+
+    def say() -> None:
+        for sentence, is_bad in changes(sweep_dir, told):
+            if is_bad:
+                tell(sentence)
+            else:
+                print(f"passk: {sentence}", flush=True)
+
+    def watch() -> None:
+        while not done.wait(_REPORT_EVERY_SECONDS):
+            say()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        say()
+
+
+def close(sweep_dir: Path, cells: Sequence[Cell], stopped: bool) -> int:
+    """Print how the cells stand and what failed; the exit code of the sweep."""
+    names = {cell.name for cell in cells}
+    ended = [cell for cell in read_ledger(sweep_dir) if cell.name in names]
+    print(sweep_markdown(sweep_dir, ended), flush=True)
+    for sentence in sweep_sentences(ended):
+        tell(sentence)
+    left = [cell for cell in ended if not cell.is_finished]
+    if left:
+        print(f"passk: the same line again goes on; {FOLDER}: {sweep_dir / FOLDER}", flush=True)
+    if stopped:
+        return INTERRUPTED
+    refused = [cell for cell in left if cell.last is not None and cell.last.code == REFUSED]
+    return 0 if not left else 2 if len(refused) == len(left) else 1
+
+
+def _events(cell: Cell) -> list[tuple[int, Attempt | None]]:
+    """What happened, in order: an attempt's number with None as it begins, itself as it ends."""
+    events: list[tuple[int, Attempt | None]] = []
+    for number, attempt in enumerate(cell.attempts, 1):
+        events.append((number, None))
+        if attempt.code is not None:
+            events.append((number, attempt))
+    return events
+
+
+def _happened(sweep_dir: Path, cell: Cell, number: int, ended: Attempt | None) -> str:
+    run_dir = sweep_dir / cell.run_dir
+    if ended is None:
+        return f"attempt {number} in {run_dir}" if number > 1 else f"starts in {run_dir}"
+    if ended.code == FINISHED:
+        return f"finished after {ended.seconds or 0:.0f} s"
+    if ended.code == INTERRUPTED:
+        return "interrupted, and saved"
+    log = log_file(sweep_dir, cell.name)
+    where = f" (its output: {log})" if ended.code != REFUSED and _has_text(log) else ""
+    return (ended.sentence or f"ended with exit code {ended.code}") + where
+
+
+def _has_text(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
+
+
+def _fails(attempt: Attempt | None) -> bool:
+    return attempt is not None and attempt.code not in (FINISHED, INTERRUPTED)
+
+
+def _row(sweep_dir: Path, cell: Cell) -> list[str]:
+    run_dir = sweep_dir / cell.run_dir
+    pass1, passk = _measured(run_dir / "eval" / "table.csv")
+    steps = _steps(run_dir) if cell.command == "train" else ""
+    shown = [cell.name, state(sweep_dir, cell), str(len(cell.attempts)), steps]
+    return [
+        word.replace("|", "\\|")
+        for word in (*shown, pass1, passk, _time(cell.attempts), cell.run_dir)
+    ]
+
+
+def _steps(run_dir: Path) -> str:
+    """`75 of 150`, from the files of a run; empty where it has not begun, or has no steps."""
+    metrics, config = run_dir / "metrics.jsonl", run_dir / "config.yaml"
+    if not config.is_file():
+        return ""
+    known = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if "train" not in known:
+        return ""
+    done = 0
+    if metrics.is_file():
+        whole = metrics.read_text(encoding="utf-8").split("\n")[:-1]
+        done = len({json.loads(line)["step"] for line in whole})
+    return f"{done} of {known['train']['num_steps']}"
+
+
+def _measured(table: Path) -> tuple[str, str]:
+    """Pass@1 and Pass@k at the largest k of the last evaluation, in percent."""
+    if not table.is_file():
+        return "", ""
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]
+    by_k = {int(row["k"]): 100 * float(row["value"]) for row in last if row["value"]}
+    if not by_k:
+        return "", ""
+    k = max(by_k)
+    return f"{by_k[1]:.1f}" if 1 in by_k else "", f"{by_k[k]:.1f} (k = {k})"
+
+
+def _time(attempts: Sequence[Attempt]) -> str:
+    """Of those that have ended."""
+    seconds = sum(attempt.seconds or 0.0 for attempt in attempts)
+    if not seconds:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"

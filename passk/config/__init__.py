@@ -1,0 +1,1 @@
+"""Configuration: schema, bounds, rules between fields, and composition by Hydra. No torch."""

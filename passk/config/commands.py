@@ -1,0 +1,156 @@
+"""Configuration of the commands that measure, compare, report, or compute exactly.
+
+Training's own configuration is in `passk.config.schema`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from passk.config.schema import RegimeConfig, RolloutConfig, RunConfig, SweepConfig, TrainConfig
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(RunConfig):
+    """`passk eval`: the table of a run's checkpoint, or of `model.path`."""
+
+    run: str | None = None
+    checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
+    resume: bool = False
+
+
+@dataclass(kw_only=True)
+class DiagnosisConfig:
+    """What `passk diagnose` measures: training problems, with samples of their own."""
+
+    num_prompts: int | None = 512  # null, or where there are fewer: all
+    num_samples: int = 32  # of each; products are measured for every k up to it
+    ks: list[int] | None = None  # shown by prompt, and with cosines; null: those of eval.ks
+    # a learner pass and two forward passes for each of ks: its cosine, and honest intervals
+    cosines: bool = True
+    parameters: str = "all"  # that gradients are taken of, or those of last_layer, of final_norm
+    preconditioned: bool = False  # products as Adam scales them, by the moments of the checkpoint
+    num_blocks: int = 8  # of prompts; a prompt meets the gradient over the other blocks
+    matrix_prompts: int = 256  # the first so many interfere with one another how? 0: not asked
+    sketch_size: int = 4096  # numbers kept of each gradient: errors of products go by its root
+    seed: int = 0  # of the choice of problems and of their samples
+    # sets of easy and hard prompts as in the paper's section 5, [EASY_ABOVE,HARD_BELOW] each
+    filtered_sets: list[Any] = field(default_factory=list)
+    keep_unsolved: bool = False  # among the hard prompts those of which no sample is right
+    fresh_sets: bool = False  # tell easy and hard prompts from other samples than are measured
+
+
+@dataclass(kw_only=True)
+class DiagnoseConfig(RunConfig):
+    """`passk diagnose`: who interferes at a run's checkpoint, or at `model.path`."""
+
+    run: str | None = None
+    checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
+    diagnose: DiagnosisConfig = field(default_factory=DiagnosisConfig)
+
+
+@dataclass(kw_only=True)
+class FilteringConfig:
+    """Which prompts `passk filter` takes out."""
+
+    fdr: float = 0.1  # false-discovery rate: the share of harmless prompts among them, at most
+    weight: float = 0.0  # that they keep in training; 0 drops them
+    num_checkpoints: int | None = None  # newest ones of the run; null: all that it has
+
+
+@dataclass(kw_only=True)
+class FilterConfig(DiagnoseConfig):
+    """`passk filter`: the training problems without those that interfere at every checkpoint.
+
+    `diagnose` says how that is measured; of it num_prompts, num_samples, num_blocks, parameters,
+    preconditioned and seed are used.
+    """
+
+    checkpoint: str = "all"  # of the run: all, last, best (by its own evaluations), or a step
+    filter: FilteringConfig = field(default_factory=FilteringConfig)
+    resume: bool = False
+
+
+@dataclass(kw_only=True)
+class ReproduceConfig(TrainConfig):
+    """`passk reproduce`: SFT, then RL regimes from that checkpoint, once per seed."""
+
+    seeds: int = 1
+    regimes: list[str] = field(default_factory=lambda: ["pass1", "passk", "hybrid"])
+    sft_steps: int | None = None  # null: the default of regime=sft
+    alignment_prompts: int = 2048
+    alignment_samples: int = 32
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """`passk report DIR...`."""
+
+    dirs: list[str] = field(default_factory=list)
+    out: str | None = None  # null: a single sweep or reproduction, else a new directory
+    baseline: str | None = None  # a run's label or regime; null: where each run started
+
+
+@dataclass(kw_only=True)
+class PublishingConfig:
+    """What a run cannot know of the model that `passk export` writes."""
+
+    dtype: str | None = None  # of the weights; null: as they were trained
+    license: str | None = None  # as the hub spells it: apache-2.0, mit, other, ...
+    base_model: str | None = None  # hub id of the starting model; null: model.path, if that is one
+
+
+@dataclass(kw_only=True)
+class ExportConfig:
+    """`passk export`: a run's checkpoint as a model folder with a model card."""
+
+    run: str | None = None
+    checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
+    out: str = ""  # the folder that is written; conf/export.yaml names one by time
+    export: PublishingConfig = field(default_factory=PublishingConfig)
+
+
+@dataclass(kw_only=True)
+class GroupConfig:
+    """The part of `RolloutConfig` that `passk explain` needs."""
+
+    num_samples: int = RolloutConfig.num_samples
+
+
+@dataclass(kw_only=True)
+class CurveConfig:
+    """Where `passk explain` looks, and what it shows beside `regime.estimator`."""
+
+    # success probabilities of the table
+    p: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
+    compare: list[str] = field(default_factory=lambda: ["mixture", "grpo", "maxrl", "chen"])
+
+
+@dataclass(kw_only=True)
+class ExplainConfig:
+    """`passk explain`: the weight that an objective really puts on a prompt."""
+
+    regime: RegimeConfig = field(default_factory=RegimeConfig)
+    rollout: GroupConfig = field(default_factory=GroupConfig)
+    explain: CurveConfig = field(default_factory=CurveConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+
+
+@dataclass(kw_only=True)
+class PopulationConfig:
+    """The population of `passk toy`, and the gradient ascent on its Pass@k."""
+
+    k: int = 5
+    p_hard: float = 0.4  # share of hard prompts
+    delta: float = 0.2  # distance of the means of s, hard minus easy, in standard deviations
+    theta: list[float] = field(default_factory=lambda: [-2.0, -2.0])  # start: bias, slope over s
+    step_size: float = 1.0
+    num_steps: int = 500
+    seed: int = 0  # of the sample in the heatmap; all else is exact
+
+
+@dataclass(kw_only=True)
+class ToyConfig:
+    """`passk toy`; the two-prompt example has the paper's own settings."""
+
+    toy: PopulationConfig = field(default_factory=PopulationConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)

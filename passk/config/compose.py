@@ -1,0 +1,277 @@
+r"""Compose a configuration: YAML and overrides in, checked plain dataclasses out.
+
+The only module besides the command line that imports hydra and omegaconf. A shell hands over a
+typed `\n` as two characters; commands of LaTeX begin so too (`\nabla`, `\text`). A known command
+stays, a sign before anything but a small letter is a break, and the rest is refused.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from passk.config.command_rules import check
+from passk.config.limits import check_fields
+from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir, groups
+from passk.config.schema import (
+    REGIMES,
+    VERIFIER_OF_DATA,
+    ConventionsConfig,
+    DataConfig,
+    PromptConfig,
+    RunConfig,
+    TableConfig,
+    TrainConfig,
+)
+from passk.errors import UserError
+from passk.files import broken, read_yaml
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def _sft_or_rl(sft: Any, rl: Any, *, _root_: DictConfig) -> Any:
+    return sft if OmegaConf.select(_root_, "regime.name") == "sft" else rl
+
+
+def _chosen(group: str, *, _root_: DictConfig) -> str:
+    return _root_.get(group) or "none"
+
+
+def register() -> None:
+    """Put the schemas where the `defaults` lists of `conf/` find them.
+
+    Also `${sft_or_rl:A,B}`, for experiments: A where the regime is `sft`, B elsewhere; and
+    `${chosen:GROUP}`, for defaults lists: what was typed for a group, else none.
+    """
+    OmegaConf.register_new_resolver("sft_or_rl", _sft_or_rl, replace=True)
+    OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=schema)
+    for data_schema, data_name in ((ConventionsConfig, "conventions"), (TableConfig, "table")):
+        store.store(group="data", name=f"{data_name}_schema", node=data_schema)
+
+
+def to_config(composed: DictConfig) -> Any:
+    """A composed configuration as checked plain dataclasses, whose class is in `SCHEMAS`."""
+    with_values = OmegaConf.to_object(composed)
+    check_fields(with_values)  # what is filled in follows from fields that are as they should be
+    cfg = settle(with_values)
+    check(cfg)
+    return cfg
+
+
+def check_groups(command: str, words: Sequence[str]) -> None:
+    """Raise UserError for a group that is given a number or a list, on which Hydra breaks."""
+    known = groups(command)
+    for word in words:
+        key, _, value = word.partition("=")
+        options = known.get(key.lstrip("+")) if value else None
+        if options and not re.match(r"[A-Za-z_\"'$*]", value):
+            raise UserError(f"{word} is no option of {key}; allowed: {', '.join(options)}")
+
+
+def settle(cfg: Any) -> Any:
+    r"""Fill what follows from other fields: the k that is trained is also evaluated, Pass@1 too.
+
+    Texts of prompts get the line breaks that were typed as `\n`.
+    """
+    if isinstance(cfg, RunConfig):
+        _read_breaks(cfg.data.prompt)
+        ks = {1, *cfg.eval.ks}
+        if isinstance(cfg, TrainConfig) and cfg.regime.name != "sft":
+            ks.add(cfg.regime.k)
+        cfg.eval.ks = sorted(ks)
+        if cfg.verifier.name == "auto" and cfg.data.name in VERIFIER_OF_DATA:
+            cfg.verifier.name = VERIFIER_OF_DATA[cfg.data.name]
+    return cfg
+
+
+def _read_breaks(prompt: PromptConfig) -> None:
+    for name in ("template", "completion_template", "separator", "instruction", "system"):
+        if text := getattr(prompt, name):
+            setattr(prompt, name, with_breaks(f"data.prompt.{name}", text))
+    prompt.stop = [with_breaks("data.prompt.stop", text) for text in prompt.stop]
+
+
+def compose_train(overrides: Sequence[str]) -> TrainConfig:
+    """The configuration of `passk train OVERRIDES...`; Hydra must be initialised."""
+    cfg = to_config(compose("train", overrides=list(overrides)))
+    assert isinstance(cfg, TrainConfig)
+    return cfg
+
+
+def groups_and_keys(command: str, overrides: Sequence[str]) -> tuple[str, str]:
+    """For `--help`: a line per group with its options, and the configuration as YAML."""
+    with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        composed = compose(command, overrides=list(overrides))
+    lines = [f"{name}: {', '.join(options)}" for name, options in groups(command).items()]
+    return "\n".join(lines), OmegaConf.to_yaml(composed)
+
+
+def load_run_config(run_dir: Path) -> TrainConfig:
+    """The configuration that a run was started with, from its `config.yaml`."""
+    return load_config(run_dir, TrainConfig)
+
+
+def load_config(run_dir: Path, kind: type[C]) -> C:
+    """The same of a command that has a configuration of its own."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_dir} is not a run directory: it holds no config.yaml")
+    saved = read_yaml(path)
+    data = saved.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    if name not in DATA_SCHEMAS:
+        raise broken(path, f"has data.name={name}; allowed: {', '.join(DATA_SCHEMAS)}")
+    schema = OmegaConf.structured(kind)
+    schema.data = OmegaConf.structured(DATA_SCHEMAS[name])
+    try:
+        cfg = OmegaConf.to_object(OmegaConf.merge(schema, saved))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        if unknown := _unknown_key(schema, saved):
+            raise UserError(
+                f"{path} sets {unknown}, which this version of passk does not know; take the key "
+                "out, or use the version of passk in the run's manifest.json"
+            ) from None
+        raise broken(path, f"holds a value that cannot be: {explain(error, 'train')}") from error
+    assert isinstance(cfg, kind)
+    return cfg
+
+
+def _unknown_key(schema: DictConfig, saved: dict[str, Any]) -> str | None:
+    """The first key of a saved configuration, dotted, that the schema lacks."""
+    for key, value in saved.items():
+        if key not in schema:
+            return str(key)
+        inner = schema[key]
+        is_section = isinstance(value, dict) and is_dataclass(OmegaConf.get_type(inner))
+        if is_section and (unknown := _unknown_key(inner, value)):
+            return f"{key}.{unknown}"
+    return None
+
+
+def explain(error: Exception, command: str) -> str:
+    """One sentence for a composition error of Hydra or OmegaConf, naming key and choices."""
+    causes = [str(e) for e in (error, error.__cause__) if e is not None]
+    text = "\n".join(causes)
+    if isinstance(error, OverrideParseException):
+        return _explain_unread(error)
+    if "Config group override must be" in text:  # of all that Hydra refuses, in words of its own
+        return f"{', '.join(groups(command))} take the name of an option, as --help lists them"
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _explain_unknown_key(unknown[1], command)
+    missing = re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text)
+    if missing:
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        shown = [name for name in options if not name.endswith("_schema")]
+        shown = shown or groups(command).get(missing[1], [])
+        return f"{missing[1]}={missing[2]} is unknown; allowed: {', '.join(shown)}"
+    foreign = re.search(r"Key '(\w+)' not in '\w+Config'", text)
+    if foreign and (command, foreign[1]) == ("explain", "train"):
+        others = ", ".join(name for name in REGIMES if name != "sft")
+        return f"regime=sft imitates solutions and weights no prompt; to explain are: {others}"
+    if foreign:
+        takes = ", ".join(field.name for field in fields(SCHEMAS[command]))
+        return f"what was chosen sets {foreign[1]}, which passk {command} lacks; it takes: {takes}"
+    key = re.search(r"full_key: (\S+)", text)
+    # OmegaConf puts the reason on the last line before the key, Hydra a general remark first.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    before_key = [
+        line for line in lines if not re.match(r"(full_key|reference_type|object_type)", line)
+    ]
+    reason = before_key[-1] if key else " ".join(before_key)
+    return f"{key[1]}: {reason}" if key else reason
+
+
+def _explain_unread(error: OverrideParseException) -> str:
+    """What to type instead of a word that Hydra's grammar does not take."""
+    key, sign, _ = error.override.partition("=")
+    word = " ".join(error.override.split())
+    if not sign:
+        return f"{word} is no KEY=VALUE, and no option that passk knows"
+    if not re.fullmatch(r"[+~]{0,2}[\w./@-]+", key, flags=re.ASCII) or ".." in key:
+        return f"{word} names no key; a key is written as in regime.k"
+    return (
+        f"{word} cannot be read; put texts with signs in quotes, within those of the shell: "
+        f'\'{key}="TEXT"\', or \'{key}=["TEXT","TEXT"]\' for a list'
+    )
+
+
+def _explain_unknown_key(key: str, command: str) -> str:
+    """Name the nearest known keys; the schema is walked as far as the key is right."""
+    if key.startswith("hydra."):
+        return f"{key} is not a key of Hydra, or not one of the chosen hydra/launcher"
+    node: Any = SCHEMAS[command]()
+    path: list[str] = []
+    for part in key.split("."):
+        # Which data set was chosen is not known here: its fields may be those of any of them.
+        schemas = [schema() for schema in (ConventionsConfig, TableConfig)]
+        nodes = schemas if isinstance(node, DataConfig) else [node]
+        names = list(
+            dict.fromkeys(field.name for n in nodes if is_dataclass(n) for field in fields(n))
+        )
+        if part not in names:
+            prefix = ".".join(path)
+            near = difflib.get_close_matches(part, names, n=1)
+            hint = f"; did you mean {'.'.join([*path, near[0]])}?" if near else ";"
+            where = f"{prefix} takes" if prefix else "it takes"
+            return f"{key} is not a key of passk {command}{hint} {where}: {', '.join(names)}"
+        node = next(getattr(n, part) for n in nodes if hasattr(n, part))
+        path.append(part)
+        if isinstance(node, dict):
+            own = ".".join(path)
+            return f"{own} takes keys of your own, with a plus sign: +{own}.KEY=VALUE"
+    return f"{key} cannot be set here: the chosen {path[0]} has no such field"
+
+
+_BREAKS = {"n": "\n", "t": "\t"}
+# An escaped backslash, or a word of letters that begins with n or t behind a backslash.
+_TYPED = re.compile(r"(?P<escaped>\\)?\\(?P<letter>[nt])(?P<rest>[A-Za-z]*)")
+# Commands of LaTeX and amsmath that begin with n or t, as far as a prompt may hold them.
+_LATEX = """
+nabla natural ncong ne nearrow neg neq newcommand newline nexists ngeq ngeqq ngeqslant ngtr ni
+nleftarrow nleftrightarrow nleq nleqq nleqslant nless nmid noindent nolimits nonumber norm not notag
+notin nparallel nprec npreceq nrightarrow nshortmid nshortparallel nsim nsubseteq nsubseteqq nsucc
+nsucceq nsupseteq nsupseteqq ntriangleleft ntrianglelefteq ntriangleright ntrianglerighteq nu nvdash
+nvDash nVdash nVDash nwarrow nLeftarrow nLeftrightarrow nRightarrow
+tag tan tanh tau tbinom text textbackslash textbf textcolor textdegree textdollar textit textmd
+textnormal textrm textsc textsf textsl textstyle textsubscript textsuperscript texttt textup tfrac
+therefore theta thickapprox thicksim thickspace thinspace tilde times tiny to top triangle
+triangledown triangleleft trianglelefteq triangleq triangleright trianglerighteq tt
+twoheadleftarrow twoheadrightarrow
+"""
+_COMMANDS = frozenset(_LATEX.split())
+
+
+def with_breaks(key: str, text: str) -> str:
+    r"""`text` with typed `\n` and `\t` as the breaks that they mean.
+
+    Two backslashes before n or t are one, and no break. Raises UserError, naming `key`, for a word
+    that may be either.
+    """
+
+    def read(found: re.Match[str]) -> str:
+        word = found["letter"] + found["rest"]
+        if found["escaped"]:
+            return f"\\{word}"
+        if word in _COMMANDS:
+            return found[0]
+        if found["rest"][:1].islower():
+            raise UserError(
+                rf"{key} holds \{word}, which may be a break before {found['rest']!r} or a command "
+                rf"of LaTeX; write the break as a real one (bash: $'\{found['letter']}', YAML: in "
+                rf"double quotes), or the command as \\{word}"
+            )
+        return _BREAKS[found["letter"]] + found["rest"]
+
+    return _TYPED.sub(read, text)

@@ -1,0 +1,214 @@
+"""What passk shows and hears: streams, sentences on stderr, progress, Ctrl-C and SIGTERM."""
+
+import codecs
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from passk.errors import UserError
+
+_KEPT: list[list[str]] = []  # of those who listen instead, the innermost last
+
+
+def tell(sentence: str) -> None:
+    """Say a sentence, or leave it to who listens."""
+    if _KEPT:
+        _KEPT[-1].append(sentence)
+    else:
+        with suppress(OSError):  # no room, or nobody listens: the exit code still says it
+            print(f"passk: {sentence}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """The sentences that are told inside the block, which are not printed."""
+    _KEPT.append([])
+    try:
+        yield _KEPT[-1]
+    finally:
+        _KEPT.pop()
+
+
+def open_streams() -> None:
+    """Give this process the standard streams that it was started without, as by `>&-`.
+
+    What they would have shown goes nowhere. Files that are opened later cannot get their numbers,
+    under which libraries would print into them.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            raw = io.FileIO(number, "w" if number else "r", closefd=False)
+            buffered = io.BufferedWriter(raw) if number else io.BufferedReader(raw)
+            text = io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace")
+            setattr(sys, name, text)
+        elif number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # text of a model may be anything
+
+
+def restart_in_utf8(environment: Mapping[str, str]) -> None:
+    """Start this program again where names of files could only be ASCII, as by LC_ALL=C."""
+    is_ascii = codecs.lookup(sys.getfilesystemencoding()).name == "ascii"
+    if is_ascii and environment.get("PYTHONUTF8") != "1":
+        words = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, words, {**environment, "PYTHONUTF8": "1"})
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse words of the command line that are not UTF-8."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{word!a} is not UTF-8: rename what it names, or write it as UTF-8"
+            ) from None
+
+
+def lose_output() -> None:
+    """Print no more: nobody reads it, or there is no room. Python's own end would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_PLAIN_EVERY_SECONDS = 5.0
+
+
+class Display:
+    """Shows steps of a run or problems of an evaluation: `step` after some, `say` for a line."""
+
+    def __init__(self, name: str, num_steps: int, bar: Progress | None) -> None:
+        self.name = name
+        self.num_steps = num_steps
+        self._bar = bar
+        self._task = bar.add_task(name, total=num_steps, shown="") if bar else None
+        self._first: tuple[int, float] | None = None
+        self._last_plain = -_PLAIN_EVERY_SECONDS
+
+    def step(self, done: int, metrics: Mapping[str, Any]) -> None:
+        """`done` steps are behind us; `metrics` is the line just logged."""
+        shown = _describe(metrics)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, shown=shown)
+            return
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (done, now)
+        if now - self._last_plain >= _PLAIN_EVERY_SECONDS or done == self.num_steps:
+            self._last_plain = now
+            line = f"{self.name} {done}/{self.num_steps}  {shown}{self._left(done, now)}"
+            print(line.rstrip(), flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line above the live one."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def _left(self, done: int, now: float) -> str:
+        assert self._first is not None
+        first_done, first_time = self._first
+        if done == first_done or done == self.num_steps:
+            return ""
+        seconds = (now - first_time) / (done - first_done) * (self.num_steps - done)
+        return f"  {seconds:.0f} s left" if seconds < 120 else f"  {seconds / 60:.0f} min left"
+
+
+@contextmanager
+def display(name: str, num_steps: int, done: int = 0) -> Iterator[Display]:
+    """A `Display` for the length of a run that has `done` steps behind it."""
+    console = Console()
+    if not sys.stdout.isatty() or console.is_dumb_terminal:  # where a line cannot be drawn again
+        yield Display(name, num_steps, None)
+        return
+    with Progress(
+        TextColumn("[bold]{task.description}[/] {task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=8),  # the line fits a terminal of 80 columns
+        TextColumn("{task.fields[shown]}"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+    ) as bar:
+        shown = Display(name, num_steps, bar)
+        shown.step(done, {})
+        yield shown
+
+
+def _describe(metrics: Mapping[str, Any]) -> str:
+    """Reward and batch estimates of Pass@1 and Pass@k (SFT: the loss), and the speed.
+
+    An evaluation has Pass@1 alone: of the problems so far.
+    """
+    shown = []
+    if metrics.get("reward_mean") is not None:
+        shown.append(f"reward {metrics['reward_mean']:.3f}")
+    elif metrics.get("loss") is not None:
+        shown.append(f"loss {metrics['loss']:.4f}")
+    if "passk" not in metrics and metrics.get("pass1") is not None:
+        shown.append(f"Pass@1 {metrics['pass1']:.3f}")
+    if metrics.get("passk") is not None:
+        shown.append(f"Pass@1/{metrics['k']} {metrics['pass1']:.3f}/{metrics['passk']:.3f}")
+    if metrics.get("tokens_per_second") is not None:
+        speed = metrics["tokens_per_second"]
+        shown.append(f"{speed / 1000:.0f}k tok/s" if speed >= 1000 else f"{speed:.0f} tok/s")
+    return "  ".join(shown)
+
+
+_ONE_WORD_SECONDS = 0.3  # a killed launcher signals its ranks once for each of its threads
+
+
+class InterruptFlag:
+    """Set by the first signal; a second one, a moment later, interrupts at once."""
+
+    def __init__(self, unit: str, *, silent: bool = False) -> None:
+        self._unit = unit
+        self._silent = silent
+        self._set = False
+        self._first = 0.0
+
+    def is_set(self) -> bool:
+        """Whether the run should save and stop after the unit at hand."""
+        return self._set
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self._set and time.monotonic() - self._first < _ONE_WORD_SECONDS:
+            return
+        if self._set:
+            raise KeyboardInterrupt
+        self._set, self._first = True, time.monotonic()
+        if self._silent:
+            return
+        print(
+            f"\n{signal.Signals(number).name}: finishing this {self._unit}, then saving "
+            "(once more: stop at once)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+@contextmanager
+def interrupt_flag(unit: str = "step", *, silent: bool = False) -> Iterator[InterruptFlag]:
+    """Catch SIGINT and SIGTERM inside the block; the former handlers come back after it.
+
+    `unit` is what the user is told will be finished first, unless `silent`.
+    """
+    flag = InterruptFlag(unit, silent=silent)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, flag.handle) for number in signals]
+    try:
+        yield flag
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Diagnostics: measurements of gradients and their statistics. Data in, data out."""

@@ -1,0 +1,156 @@
+"""Who interferes, and from which k on: numbers from one derivative per sample.
+
+All follows from one number per sample, d_i = <grad log pi(y_i|x), grad J_1>
+(`passk.diagnostics.derivatives`): the agreement a(x) = <grad p(x), grad J_1> of a prompt (paper eq.
+8) and the product of gradients f(k) = <grad J_k, grad J_1> = E[w_k a] (eq. 9) for every k at once.
+The weights are those of the gradient estimates (`passk.objectives.advantages`), so a mean over
+samples is unbiased wherever d_i comes from other prompts. Tensors and models are not needed here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+import pandas as pd
+
+from passk.objectives.advantages import mixture_advantages, prompt_weights
+from passk.objectives.pass_at_k import FloatArray
+from passk.statistics import Interval, bootstrap_intervals, bootstrap_means
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What P prompts with n samples each say, at k = 1 to n.
+
+    `contributions_PK` estimates w_k(p) a without bias, `weights_PK` the weight w_k(p) itself; a
+    product of the two estimates of one prompt would be biased, as they share its samples.
+    `influences_PK` has the same means f(k), and varies over prompts as their estimates do.
+    """
+
+    ks_K: np.ndarray
+    scores_P: FloatArray  # a(x)
+    errors_P: FloatArray  # its standard error over the samples of the prompt, the direction given
+    weights_PK: FloatArray
+    contributions_PK: FloatArray
+    influences_PK: FloatArray
+
+
+def measure(
+    rewards_PG: FloatArray,
+    derivatives_PG: FloatArray,
+    towards: Mapping[int, FloatArray] | None = None,
+) -> Agreement:
+    """Agreement and products from rewards (0, 1, NaN where not judged) and derivatives d_i.
+
+    A prompt enters f(k) twice: with its part of grad J_k, and with its part of grad J_1. `towards`
+    tells the second, <grad p(x), grad J_k> of each prompt for some k; between them it is
+    interpolated over log k, and held beyond the last. Without it intervals take the gradient of
+    Pass@1 as given.
+    """
+    ks_K = np.arange(1, rewards_PG.shape[1] + 1)
+    scores_P, errors_P = agreement_scores(rewards_PG, derivatives_PG)
+    contributions_PK = np.stack(
+        [weighted(rewards_PG, derivatives_PG, int(k)) for k in ks_K], axis=1
+    )
+    second_PK = np.zeros_like(contributions_PK)
+    if towards is not None:
+        known = dict(sorted(({1: scores_P} | dict(towards)).items()))
+        logs, values = np.log(list(known)), np.stack(list(known.values()), axis=1)
+        second_PK = np.stack([np.interp(np.log(ks_K), logs, row) for row in values])
+    return Agreement(
+        ks_K,
+        scores_P,
+        errors_P,
+        np.stack([prompt_weights(rewards_PG, int(k), 0.0) for k in ks_K], axis=1),
+        contributions_PK,
+        contributions_PK + second_PK - second_PK.mean(axis=0),
+    )
+
+
+def weighted(rewards_PG: FloatArray, derivatives_PG: FloatArray, k: int) -> FloatArray:
+    """The mean of A_i d_i over the judged samples of each prompt: w_k(p) a without bias, [P]."""
+    num_judged_P = np.maximum((~np.isnan(rewards_PG)).sum(axis=1), 1)
+    advantages_PG = mixture_advantages(rewards_PG, k, 0.0)
+    means_P: FloatArray = (advantages_PG * derivatives_PG).sum(axis=1) / num_judged_P
+    return means_P
+
+
+def agreement_scores(
+    rewards_PG: FloatArray, derivatives_PG: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """a(x), which is the sample covariance of r and d, and its standard error, [P] each.
+
+    The error is the jackknife's over the samples of the prompt. It is 0 where all samples are right
+    or all are wrong, which says nothing about a(x), and NaN below 3 judged samples.
+    """
+    judged_PG = ~np.isnan(rewards_PG)
+    n_P1 = judged_PG.sum(axis=1, keepdims=True).astype(np.float64)
+
+    def total_P1(x_PG: FloatArray) -> FloatArray:
+        return np.asarray(np.where(judged_PG, x_PG, 0.0).sum(axis=1, keepdims=True))
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r_PG = rewards_PG - total_P1(rewards_PG) / n_P1
+        d_PG = derivatives_PG - total_P1(derivatives_PG) / n_P1
+        # The covariance without sample i, but for a constant: both are centred over all n.
+        left_out_PG = -n_P1 / ((n_P1 - 1) * (n_P1 - 2)) * r_PG * d_PG
+        spread_PG = left_out_PG - total_P1(left_out_PG) / n_P1
+        errors_P = np.sqrt((n_P1 - 1) / n_P1 * total_P1(spread_PG**2))[:, 0]
+    errors_P[n_P1[:, 0] < 3] = np.nan
+    return weighted(rewards_PG, derivatives_PG, 1), errors_P
+
+
+def curve_table(measured: Agreement, num_resamples: int, seed: int) -> pd.DataFrame:
+    """A row per k: f(k) with its bootstrap interval over prompts, and its parts.
+
+    inner_product = mean_weight * E[a] + covariance (eq. 10) = mean_weight * reweighted_agreement
+    (eq. 11), where E[a] = f(1) = |grad J_1|^2.
+    """
+    intervals = bootstrap_intervals(measured.influences_PK, num_resamples=num_resamples, seed=seed)
+    products_K = measured.contributions_PK.mean(axis=0)
+    weights_K = measured.weights_PK.mean(axis=0)
+    return pd.DataFrame(
+        {
+            "k": measured.ks_K,
+            "inner_product": products_K,
+            "inner_product_low": [i.low for i in intervals],
+            "inner_product_high": [i.high for i in intervals],
+            "mean_weight": weights_K,
+            "covariance": products_K - weights_K * products_K[0],
+            "reweighted_agreement": np.divide(
+                products_K, weights_K, out=np.full(len(products_K), np.nan), where=weights_K > 0
+            ),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FirstConflict:
+    """The smallest k with f(k) < 0, its interval (infinite: none up to n), how often there is one.
+
+    `share` is that of the resamples in which some k up to n is in conflict.
+    """
+
+    k: Interval
+    share: float
+
+
+def first_conflict(measured: Agreement, num_resamples: int, seed: int) -> FirstConflict:
+    """The first k in conflict, with its bootstrap interval over prompts."""
+    means_RK = bootstrap_means(measured.influences_PK, num_resamples=num_resamples, seed=seed)
+    firsts_R = _first_negative(means_RK, measured.ks_K)
+    low, high = np.quantile(firsts_R, (0.025, 0.975), method="inverted_cdf")
+    value = _first_negative(measured.contributions_PK.mean(axis=0)[None], measured.ks_K)[0]
+    return FirstConflict(
+        Interval(float(value), float(low), float(high)), float(np.isfinite(firsts_R).mean())
+    )
+
+
+def _first_negative(means_RK: FloatArray, ks_K: np.ndarray) -> FloatArray:
+    # f(1) is a squared norm: where it is estimated below 0, that is noise.
+    negative_RK = (means_RK < 0) & (ks_K > 1)
+    firsts_R: FloatArray = np.where(
+        negative_RK.any(axis=1), ks_K[negative_RK.argmax(axis=1)].astype(np.float64), inf
+    )
+    return firsts_R

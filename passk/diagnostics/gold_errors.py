@@ -1,0 +1,156 @@
+"""Gold answers that are likely bad, and the weight that Pass@k puts on prompts whose gold is wrong.
+
+A gold answer is suspect where samples agree on an answer and the verifier refuses it.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.special import betaincinv
+
+from passk.objectives.pass_at_k import FloatArray
+from passk.types import Group, Verdict
+from passk.verifiers.noise import FALSE_NEGATIVE, FALSE_POSITIVE
+
+_TAIL = 0.025  # on either side of a share
+MIN_SAMPLES = 6  # fewer cannot agree beyond doubt: 0.025^(1/5) < 1/2
+
+
+def vote_table(groups: Sequence[Group]) -> pd.DataFrame:
+    """A row per prompt: what its samples answer most often, and how many verdicts were injected.
+
+    majority_answer (empty without a vote), majority_votes, majority_share of all n that were
+    judged, majority_accepted; false_negatives and false_positives among the n. Accepted answers are
+    one class, named by the commonest of them, since each is said to equal the gold answer. What has
+    no answer votes for nothing, but counts among the n.
+    """
+    rows = []
+    for group in groups:
+        judged = [verdict for verdict in group.verdicts if verdict.reward is not None]
+        answer, votes, accepted = _majority(judged)
+        reasons = Counter(verdict.reason for verdict in judged)
+        rows.append(
+            {
+                "majority_answer": answer,
+                "majority_votes": votes,
+                "majority_share": votes / len(judged) if judged else np.nan,
+                "majority_accepted": accepted,
+                "false_negatives": reasons[FALSE_NEGATIVE],
+                "false_positives": reasons[FALSE_POSITIVE],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _majority(judged: Sequence[Verdict]) -> tuple[str, int, bool]:
+    """The commonest answer, its votes, and whether it is accepted, as it is where classes tie."""
+    accepted = Counter(v.answer for v in judged if v.reward == 1 and v.answer)
+    refused = Counter(v.answer for v in judged if v.reward != 1 and v.answer)
+    (answer, votes), *_ = refused.most_common(1) or [("", 0)]
+    if accepted and accepted.total() >= votes:
+        return accepted.most_common(1)[0][0], accepted.total(), True
+    return answer, votes, False
+
+
+def agreement_table(groups: Sequence[Group], prompts: pd.DataFrame) -> pd.DataFrame:
+    """A row per prompt whose samples agree, from `vote_table` and n, c, kind, level, type.
+
+    They agree where the lower bound `share_low` of the majority's share lies above 1/2. Only one
+    answer can have more than half of the probability, so it does not matter that the commonest of
+    many was looked for: an answer with half of it or less passes in at most 2.5 % of prompts.
+    `score` is share_low less the upper bound of the share of accepted answers (NaN where the
+    majority is accepted): both bounds hold together with 95 %, so it is a lower bound of how much
+    likelier the refused answer is. `injected` tells whether the majority was refused on purpose.
+    """
+    n_P, c_P = prompts["n"].to_numpy(), prompts["c"].to_numpy()
+    accepted_P = prompts["majority_accepted"].to_numpy()
+    low_P = share_bounds(prompts["majority_votes"].to_numpy(), n_P)[0]
+    table = pd.DataFrame(
+        {
+            **{name: prompts[name] for name in ("problem_id", "kind", "level", "type")},
+            "prompt": [group.problem.prompt for group in groups],
+            "gold": [group.problem.answer for group in groups],
+            **{name: prompts[name] for name in ("majority_answer", "majority_votes")},
+            "majority_accepted": accepted_P,
+            **{name: prompts[name] for name in ("c", "n")},
+            "share_low": low_P,
+            "score": np.where(accepted_P, np.nan, low_P - share_bounds(c_P, n_P)[1]),
+            "injected": [
+                (answer, FALSE_NEGATIVE) in {(v.answer, v.reason) for v in group.verdicts}
+                for group, answer in zip(groups, prompts["majority_answer"], strict=True)
+            ],
+        }
+    )
+    return table[table["share_low"] > 0.5].reset_index(drop=True)
+
+
+def suspect_golds(agreed: pd.DataFrame) -> pd.DataFrame:
+    """The prompts whose agreed answer the verifier refuses, the most suspicious first.
+
+    Those come first none of whose samples is accepted: what the model merely prefers to the gold
+    answer leaves it a few samples, a gold answer that is wrong gets none. Then by `score`.
+    """
+    refused = agreed[~agreed["majority_accepted"]].drop(columns="majority_accepted")
+    some_right = (refused["c"] > 0).rename("some_right")
+    order = pd.concat([some_right, -refused["score"]], axis=1)
+    return refused.loc[order.sort_values(["some_right", "score"], kind="stable").index].reset_index(
+        drop=True
+    )
+
+
+def share_bounds(votes_P: np.ndarray, n_P: np.ndarray) -> tuple[FloatArray, FloatArray]:
+    """Exact bounds of a share from votes among n, each wrong with at most 2.5 %; 0 and 1 at n = 0.
+
+    Source: Clopper and Pearson 1934.
+    """
+    with np.errstate(invalid="ignore"):
+        low_P: FloatArray = betaincinv(votes_P, n_P - votes_P + 1.0, _TAIL)
+        high_P: FloatArray = betaincinv(votes_P + 1.0, n_P - votes_P, 1 - _TAIL)
+    low_P[votes_P == 0], high_P[votes_P == n_P] = 0.0, 1.0
+    return low_P, high_P
+
+
+def wrong_gold_share(mean_weight: float, k: int, rate: float) -> float:
+    """e k / (e k + (1-e) E[w_k(p)]): the share of the weight w_k on prompts whose gold is wrong.
+
+    Where the gold of each prompt is wrong with probability e, and no sample is then right: such a
+    prompt weighs w_k(0) = k, the most there is, and the others w_k(p) = k (1-p)^(k-1) as before.
+    """
+    wrong, right = rate * k, (1 - rate) * mean_weight
+    return wrong / (wrong + right) if wrong else 0.0
+
+
+def injected_table(prompts: pd.DataFrame, ks: Sequence[int], rate: float) -> pd.DataFrame:
+    """A row per error and k: what share of prompts had it, of the weight, and of f(k).
+
+    `prompts` is the table of `passk diagnose`; a prompt has an error where a verdict of its
+    samples was injected. `expected_weight` is `wrong_gold_share` at the false negative rate, with
+    the weights of the prompts without one; a wrong gold that no sample met is not seen, and counts
+    there as a hard prompt. `contribution` adds up over prompts to f(k), given beside it.
+    """
+    rows = []
+    for error in (FALSE_NEGATIVE, FALSE_POSITIVE):
+        has_it = (prompts[f"{error}s"] > 0).to_numpy()
+        if not has_it.any():
+            continue
+        for k in ks:
+            weights_P = prompts[f"weight_{k}"].to_numpy()
+            contributions_P = prompts[f"contribution_{k}"].to_numpy()
+            clean = float(weights_P[~has_it].mean()) if not has_it.all() else 0.0
+            total = weights_P.sum()
+            rows.append(
+                {
+                    "error": error,
+                    "k": k,
+                    "prompt_share": float(has_it.mean()),
+                    "weight_share": float(weights_P[has_it].sum() / total) if total else 0.0,
+                    "expected_weight_share": (
+                        wrong_gold_share(clean, k, rate) if error == FALSE_NEGATIVE else np.nan
+                    ),
+                    "contribution": float(np.where(has_it, contributions_P, 0.0).mean()),
+                    "inner_product": float(contributions_P.mean()),
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,197 @@
+"""Who interferes with whom: the matrix kappa(x, x') = <grad p(x), grad p(x')> (paper eq. 5).
+
+Everything here is numbers from vectors that stand for gradients, [2 halves, P, D]: sketches of them
+(`passk.diagnostics.sketch`) or the gradients themselves. Two prompts share no samples, so the
+product of their estimates from all samples is unbiased; that of a prompt with itself must be
+between its halves.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from passk.objectives.pass_at_k import FloatArray, IntArray
+from passk.statistics import resample_counts
+
+# Prompts are alike as long as the cosines between their groups are this large in the mean. Noise
+# shrinks the cosines of estimates, so it is small; it is twice what a sketch of 4,096 numbers makes
+# of nothing for one pair, 1 / 64. docs/diagnose.md says what it finds.
+LEAST_COSINE = 0.03
+
+
+def interference(halves_2PD: FloatArray) -> FloatArray:
+    """kappa [P, P], each entry without bias."""
+    first_PD, second_PD = halves_2PD.astype(np.float64)
+    mean_PD = (first_PD + second_PD) / 2
+    kappa_PP: FloatArray = mean_PD @ mean_PD.T
+    np.fill_diagonal(kappa_PP, (first_PD * second_PD).sum(axis=1))
+    return kappa_PP
+
+
+def cosines(halves_2PD: FloatArray) -> FloatArray:
+    """Cosines of the estimates from all samples [P, P], shrunk towards 0 by their noise.
+
+    0 for prompts without signal, also with themselves.
+    """
+    mean_PD = halves_2PD.astype(np.float64).mean(axis=0)
+    norms_P1 = np.linalg.norm(mean_PD, axis=1, keepdims=True)
+    unit_PD = np.divide(mean_PD, norms_P1, out=np.zeros_like(mean_PD), where=norms_P1 > 0)
+    cosines_PP: FloatArray = np.clip(unit_PD @ unit_PD.T, -1, 1)
+    return cosines_PP
+
+
+def most_antagonistic(vectors_PD: FloatArray, most: int) -> list[tuple[int, int]]:
+    """At most so many pairs of prompts, those of the lowest products below 0 first."""
+    products_PP = vectors_PD.astype(np.float64) @ vectors_PD.T.astype(np.float64)
+    rows, columns = np.triu_indices(len(products_PP), k=1)
+    products = products_PP[rows, columns]
+    lowest = np.argsort(products, kind="stable")[:most]
+    return [(int(rows[i]), int(columns[i])) for i in lowest if products[i] < 0]
+
+
+def like_prompts(cosines_PP: FloatArray, least_cosine: float = LEAST_COSINE) -> IntArray:
+    """A cluster for each prompt, from the largest (0) on; -1 without signal.
+
+    Clusters are joined, closest first, while the mean of the cosines between their prompts is
+    `least_cosine` or more (average linkage), so how many there are need not be known.
+    """
+    signal_P = np.diag(cosines_PP) > 0
+    labels_P: IntArray = np.full(len(cosines_PP), -1)
+    if signal_P.sum() == 1:
+        labels_P[signal_P] = 0
+    if signal_P.sum() > 1:
+        joined = _linkage(cosines_PP[np.ix_(signal_P, signal_P)])
+        found = fcluster(joined, 1 - least_cosine, "distance")
+        sizes = np.bincount(found)
+        by_size = np.argsort(-sizes, kind="stable")
+        labels_P[signal_P] = np.argsort(by_size)[found]
+    return labels_P
+
+
+def clustered_order(cosines_PP: FloatArray, names: Sequence[str], order: Sequence[str]) -> IntArray:
+    """Places of the prompts with signal: name by name, like beside like within a name."""
+    signal_P, names_P = np.diag(cosines_PP) > 0, np.array(names)
+    parts = []
+    for name in order:
+        members = np.flatnonzero(signal_P & (names_P == name))
+        if len(members) > 2:
+            members = members[leaves_list(_linkage(cosines_PP[np.ix_(members, members)]))]
+        parts.append(members)
+    places: IntArray = np.concatenate(parts)
+    return places
+
+
+def _linkage(cosines_PP: FloatArray) -> FloatArray:
+    distances_PP = 1 - cosines_PP
+    np.fill_diagonal(distances_PP, 0)
+    joined: FloatArray = linkage(squareform(distances_PP, checks=False), "average")
+    return joined
+
+
+def recovered(labels: Sequence[int], names: Sequence[str]) -> tuple[float, float]:
+    """How well clusters tell the names apart: their purity, and the adjusted Rand index.
+
+    Purity is the share of prompts that are of the commonest name of their cluster; the index
+    (Hubert and Arabie 1985) counts pairs that are together in both, 0 by chance and 1 at best.
+    """
+    counts = pd.crosstab(np.array(labels), np.array(names)).to_numpy()
+
+    def pairs(sizes: np.ndarray) -> float:
+        return float((sizes * (sizes - 1) / 2).sum())
+
+    both, of_labels, of_names = (pairs(counts), pairs(counts.sum(1)), pairs(counts.sum(0)))
+    chance = of_labels * of_names / max(pairs(counts.sum()[None]), 1)
+    best = (of_labels + of_names) / 2
+    index = (both - chance) / (best - chance) if best > chance else 1.0
+    return float(counts.max(axis=1).sum() / counts.sum()), index
+
+
+def between_groups(
+    kappa_PP: FloatArray, members: Mapping[str, IntArray], grouping: str, num_resamples: int
+) -> pd.DataFrame:
+    """A row per pair of groups: the mean kappa between their prompts, with its bootstrap interval.
+
+    Within a group the products of prompts with themselves are left out, also where a resample
+    holds a prompt twice. Each group is resampled by itself. `cosine` is that of the mean gradients
+    of the two groups, where their norms can be told from 0.
+    """
+    kappa_PP = kappa_PP - np.diag(np.diag(kappa_PP))
+    counts = {
+        name: np.concatenate([*resample_counts(len(places), num_resamples, seed)])
+        for seed, (name, places) in enumerate(members.items())
+    }
+    everyone = {name: np.ones((1, len(places))) for name, places in members.items()}
+
+    def means_R(weights: Mapping[str, FloatArray], name: str, other: str) -> FloatArray:
+        one_RP, two_RP = weights[name], weights[other]
+        sums_R = (one_RP @ kappa_PP[np.ix_(members[name], members[other])] * two_RP).sum(axis=1)
+        num_pairs_R = one_RP.sum(axis=1) * two_RP.sum(axis=1)
+        if name == other:
+            num_pairs_R -= (one_RP**2).sum(axis=1)
+        means: FloatArray = np.divide(
+            sums_R, num_pairs_R, out=np.full(len(sums_R), np.nan), where=num_pairs_R > 0
+        )
+        return means
+
+    norms2 = {name: means_R(everyone, name, name)[0] for name in members}
+    rows = []
+    for i, name in enumerate(members):
+        for other in list(members)[i:]:
+            value = means_R(everyone, name, other)[0]
+            spread_R = means_R(counts, name, other)
+            # One prompt has no spread; and a resample of few may hold a single one many times.
+            enough = min(len(members[name]), len(members[other])) > 1
+            low, high = np.nanquantile(spread_R, (0.025, 0.975)) if enough else (np.nan, np.nan)
+            norm = np.sqrt(max(norms2[name], 0) * max(norms2[other], 0))
+            rows.append(
+                {
+                    grouping: name,
+                    f"other_{grouping}": other,
+                    "num_prompts": len(members[name]),
+                    "num_others": len(members[other]),
+                    "kappa": value,
+                    "kappa_low": low,
+                    "kappa_high": high,
+                    "cosine": value / norm if norm > 0 else np.nan,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def cluster_agreements(
+    kappa_PP: FloatArray, labels_P: IntArray, least_size: int, num_resamples: int
+) -> pd.DataFrame:
+    """A row per cluster of so many prompts: their mean kappa with all others, with its interval.
+
+    That is the mean of their agreements (equation 8) with the gradient over these prompts, none of
+    which meets itself. The bootstrap over prompts draws both sides, so it counts the noise of the
+    gradient too. `labels_P` must not come from the samples that kappa does.
+    """
+    kappa_PP = kappa_PP - np.diag(np.diag(kappa_PP))
+    counts_RP = np.concatenate([*resample_counts(len(kappa_PP), num_resamples, 0)])
+    draws_RP = np.concatenate([np.ones((1, len(kappa_PP))), counts_RP])
+    rows = []
+    for label in range(labels_P.max() + 1):
+        members = np.flatnonzero(labels_P == label)
+        if len(members) < least_size:
+            continue
+        inside_RP = draws_RP[:, members]
+        sums_R = (inside_RP @ kappa_PP[members] * draws_RP).sum(axis=1)
+        num_pairs_R = inside_RP.sum(axis=1) * draws_RP.sum(axis=1) - (inside_RP**2).sum(axis=1)
+        with np.errstate(invalid="ignore"):  # a resample without any of a small cluster
+            value, *spread = sums_R / num_pairs_R
+        low, high = np.nanquantile(spread, (0.025, 0.975))
+        rows.append(
+            {
+                "cluster": label,
+                "num_prompts": len(members),
+                "agreement": float(value),
+                "agreement_low": float(low),
+                "agreement_high": float(high),
+            }
+        )
+    columns = ["cluster", "num_prompts", "agreement", "agreement_low", "agreement_high"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,413 @@
+"""Filtered sets of easy and hard prompts, as in section 5 of the paper, and their numbers.
+
+A set keeps the prompts of success above one threshold or below another, and agreement is measured
+against the gradient of Pass@1 on the set itself. `papers_way` repeats what the paper did with n
+samples: k = n, plug-in weights n (1 - c/n)^(n-1), the plain estimate sum_right grad log pi / n, and
+the same samples on both sides of every product. `corrected` takes estimates without bias for a
+k < n, and lets no prompt meet itself.
+
+Two passes over the samples are enough. Every estimate of a prompt's gradient weights its right
+samples alike, and its wrong ones alike, so sums of grad log pi over the one and over the other
+determine it, and gradients of sets are sums of these with coefficients. The first pass adds them
+up; the second multiplies each prompt's sums with them, and with each other, so that a prompt's
+product with itself is known and can be taken out.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from passk.config.commands import DiagnosisConfig
+from passk.diagnostics.alignment import MAX_GRADIENT_BYTES
+from passk.errors import UserError
+from passk.learner.batch import make_rows
+from passk.learner.learner import Learner
+from passk.objectives.advantages import mixture_advantages, prompt_weights
+from passk.objectives.pass_at_k import FloatArray
+from passk.ranks import gather
+from passk.statistics import bootstrap_means
+from passk.types import Group
+
+_TAILS = (0.025, 0.975)
+
+
+@dataclass(frozen=True, slots=True)
+class FilteredSet:
+    """Prompts of success above `easy_above` or below `hard_below`."""
+
+    easy_above: float
+    hard_below: float
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Which prompts belong to a set, and which of them are the hard ones; bool [P] each."""
+
+    easy_P: np.ndarray
+    hard_P: np.ndarray
+
+    @property
+    def all_P(self) -> np.ndarray:
+        """The set."""
+        members_P: np.ndarray = self.easy_P | self.hard_P
+        return members_P
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has easy and hard prompts."""
+        return bool(self.easy_P.any() and self.hard_P.any())
+
+
+@dataclass(frozen=True, slots=True)
+class SetValues:
+    """Of the N prompts of a set: a, w, w a; and how much of their means are own products."""
+
+    agreement_N: FloatArray
+    weight_N: FloatArray
+    contribution_N: FloatArray
+    own_agreement: float  # what a prompt's product with itself adds to the mean of a
+    own_contribution: float  # ... and to the mean of w a
+
+
+def members(rewards_PG: FloatArray, chosen: FilteredSet, *, keep_unsolved: bool) -> Members:
+    """Told from rewards; prompts of which no sample is right are left out unless they are kept."""
+    n_P, c_P = counts(rewards_PG)
+    p_P = np.divide(c_P, n_P, out=np.full(len(n_P), np.nan), where=n_P > 0)
+    hard_P = (p_P < chosen.hard_below) & ((c_P > 0) | keep_unsolved)
+    return Members(p_P > chosen.easy_above, hard_P)
+
+
+def counts(rewards_PG: FloatArray) -> tuple[np.ndarray, np.ndarray]:
+    """Judged and right samples of each prompt, [P] each."""
+    return (~np.isnan(rewards_PG)).sum(axis=1), (rewards_PG == 1).sum(axis=1)
+
+
+def plain_coefficients(rewards_PG: FloatArray) -> FloatArray:
+    """sum_right grad log pi / n (paper eq. 4): what right and wrong samples weigh in it, [P, 2]."""
+    n_P, _ = counts(rewards_PG)
+    right_P = 1 / np.maximum(n_P, 1)
+    return np.stack([right_P, np.zeros(len(n_P))], axis=1)
+
+
+def unbiased_coefficients(rewards_PG: FloatArray, k: int) -> FloatArray:
+    """The same of the estimate of grad J_k that training uses, with its baseline, [P, 2]."""
+    n_P, c_P = counts(rewards_PG)
+    advantages_PG = mixture_advantages(rewards_PG, k, 0.0)
+    sides = [(rewards_PG == reward) * advantages_PG for reward in (1, 0)]
+    sizes = [np.maximum(size_P, 1) * np.maximum(n_P, 1) for size_P in (c_P, n_P - c_P)]
+    return np.stack([s.sum(axis=1) / size for s, size in zip(sides, sizes, strict=True)], axis=1)
+
+
+def plug_in_weights(rewards_PG: FloatArray) -> FloatArray:
+    """n (1 - c/n)^(n-1), [P]: of 32 samples 11.96, 4.33, 1.51 at c = 1, 2, 3."""
+    n_P, c_P = counts(rewards_PG)
+    weights_P: FloatArray = n_P * (1 - c_P / np.maximum(n_P, 1)) ** np.maximum(n_P - 1, 0)
+    return weights_P
+
+
+def papers_way(
+    rewards_PG: FloatArray, within: Members, along_P2: FloatArray, within_P22: FloatArray
+) -> SetValues:
+    """`along_P2` are products with the plain gradient of the set, summed over its prompts."""
+    chosen = within.all_P
+    plain_N2 = plain_coefficients(rewards_PG)[chosen]
+    size = len(plain_N2)
+    agreement_N = (plain_N2 * along_P2[chosen]).sum(axis=1) / size
+    weight_N = plug_in_weights(rewards_PG)[chosen]
+    own_N = np.einsum("ni,nij,nj->n", plain_N2, within_P22[chosen], plain_N2) / size
+    return SetValues(
+        agreement_N,
+        weight_N,
+        weight_N * agreement_N,
+        float(own_N.mean()),
+        float((weight_N * own_N).mean()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """Estimates without a prompt's product with itself, and what their intervals need.
+
+    Columns of `influences_N4` vary over prompts as the estimates of mean a, mean w a, and the means
+    of a over easy and over hard prompts do, and have these as their means.
+    """
+
+    values: SetValues
+    influences_N4: FloatArray
+
+
+def corrected(
+    rewards_PG: FloatArray,
+    within: Members,
+    k: int,
+    pass1_2P2: FloatArray,
+    passk_2P2: FloatArray,
+    within_P22: FloatArray,
+) -> Corrected:
+    """At k, over a set of two prompts or more.
+
+    `pass1_2P2` and `passk_2P2` are products with the summed gradients of Pass@1 and of Pass@k of
+    the set's easy prompts, and of its hard ones. A prompt enters a product of gradients twice, with
+    its part of the one and of the other, and so it does in the influences.
+    """
+    chosen = within.all_P
+    inside_2N = np.stack([within.easy_P, within.hard_P])[:, chosen]
+    ones_N2, ks_N2 = (unbiased_coefficients(rewards_PG, j)[chosen] for j in (1, k))
+    others = int(chosen.sum()) - 1
+
+    def with_others(
+        mine_N2: FloatArray, theirs_N2: FloatArray, along_2P2: FloatArray
+    ) -> FloatArray:
+        """Products of each prompt with the other easy and the other hard ones, summed, [2, N]."""
+        own_N = np.einsum("ni,nij,nj->n", mine_N2, within_P22[chosen], theirs_N2)
+        sums_2N: FloatArray = (mine_N2 * along_2P2[:, chosen]).sum(axis=2) - inside_2N * own_N
+        return sums_2N
+
+    pass1_2N = with_others(ones_N2, ones_N2, pass1_2P2)
+    agreement_N = pass1_2N.sum(axis=0) / others
+    contribution_N = with_others(ks_N2, ones_N2, pass1_2P2).sum(axis=0) / others
+    second_N = with_others(ones_N2, ks_N2, passk_2P2).sum(axis=0) / others
+    columns = [2 * agreement_N - agreement_N.mean(), contribution_N + second_N - second_N.mean()]
+    for inside_N, met_N in zip(inside_2N, pass1_2N, strict=True):
+        # The mean over a part moves with the prompts in it, and with all that these meet.
+        share, count = inside_N.mean(), inside_N.sum()
+        mean = agreement_N[inside_N].mean()
+        met_N = met_N / np.maximum(count - inside_N, 1)
+        columns.append(mean + inside_N / share * (agreement_N - mean) + met_N - met_N.mean())
+    weight_N = prompt_weights(rewards_PG, k, 0.0)[chosen]
+    values = SetValues(agreement_N, weight_N, contribution_N, 0.0, 0.0)
+    return Corrected(values, np.stack(columns, axis=1))
+
+
+def summary(values: SetValues, within: Members) -> dict[str, float]:
+    """Mean a (= |grad J_1|^2 of the set), mean and sum of w a, and what equations 9 to 11 say."""
+    agreement_N, hard_N = values.agreement_N, within.hard_P[within.all_P]
+    found = {
+        "easy_agreement": agreement_N[~hard_N].mean(),
+        "hard_agreement": agreement_N[hard_N].mean(),
+        "contribution_sum": values.contribution_N.sum(),
+        **_derived(agreement_N.mean(), values.weight_N.mean(), values.contribution_N.mean()),
+    }
+    return {name: float(value) for name, value in found.items()}
+
+
+def intervals(found: Corrected, num_resamples: int) -> dict[str, float]:
+    """X_low and X_high for each X of `summary` and of the parts: a bootstrap over prompts."""
+    columns_N5 = np.column_stack([found.influences_N4, found.values.weight_N])
+    means_R5 = bootstrap_means(columns_N5, num_resamples=num_resamples)
+    agreement_R, contribution_R, easy_R, hard_R, weight_R = means_R5.T
+    samples = {
+        "easy_agreement": easy_R,
+        "hard_agreement": hard_R,
+        "contribution_sum": len(columns_N5) * contribution_R,
+        **_derived(agreement_R, weight_R, contribution_R),
+    }
+    ends = dict[str, float]()
+    for name, values_R in samples.items():
+        low, high = np.nanquantile(values_R, _TAILS)
+        ends |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return ends
+
+
+def _derived(agreement: Any, weight: Any, contribution: Any) -> dict[str, Any]:
+    """From means of a, w and w a; the norm is 0 where its square is estimated below it."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "agreement": agreement,
+            "contribution": contribution,
+            "shift": contribution - agreement,
+            "mean_weight": weight,
+            "reweighted_agreement": np.where(weight > 0, contribution / weight, np.nan),
+            "covariance": contribution - weight * agreement,
+            "pass1_norm": np.sqrt(np.maximum(agreement, 0)),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProducts:
+    """Products of each prompt's two sums (over right samples, over wrong ones): [P, 2, ...].
+
+    `along_P2O` are those with each of O gradients, `within_P22` those with each other. Of a prompt
+    that enters no gradient they are 0.
+    """
+
+    along_P2O: FloatArray
+    within_P22: FloatArray
+
+
+def prompt_products(
+    learner: Learner, groups: Sequence[Group], coefficients_P2O: FloatArray
+) -> PromptProducts:
+    """Products with O gradients: coefficients times the sums over right and over wrong samples."""
+    num_gradients, size = coefficients_P2O.shape[2], learner.num_local_parameters()
+    if (needed := 4 * num_gradients * size) > MAX_GRADIENT_BYTES:
+        raise UserError(
+            f"diagnose.filtered_sets asks for {num_gradients} gradients of {size:,} parameters, "
+            f"{needed / 2**30:.0f} GiB; use diagnose.parameters=last_layer or fewer thresholds"
+        )
+    gradients_OD = torch.zeros(num_gradients, size)
+    entering = np.argwhere(coefficients_P2O.any(axis=2)).tolist()
+    for p, side in entering:
+        coefficients_O = torch.from_numpy(coefficients_P2O[p, side]).float()
+        chosen_O = coefficients_O != 0
+        sums_D = _score_sums(learner, groups[p], side)
+        gradients_OD[chosen_O] += coefficients_O[chosen_O, None] * sums_D
+    along_P2O = np.zeros(coefficients_P2O.shape)
+    within_P22 = np.zeros((len(groups), 2, 2))
+    for p in dict.fromkeys(p for p, _ in entering):
+        sides = [side for q, side in entering if q == p]
+        sums_2D = torch.zeros(2, size)
+        for side in sides:
+            sums_2D[side] = _score_sums(learner, groups[p], side)
+        along_P2O[p] = (sums_2D @ gradients_OD.T).numpy()
+        within_P22[p] = (sums_2D @ sums_2D.T).numpy()
+    # Each rank has products over the parameters that it holds.
+    return PromptProducts(np.sum(gather(along_P2O), axis=0), np.sum(gather(within_P22), axis=0))
+
+
+def _score_sums(learner: Learner, group: Group, side: int) -> Tensor:
+    """The sum of grad log pi over the right (0) or the wrong (1) samples of a prompt, [D]."""
+    chosen_1G = np.array([group.rewards()]) == 1 - side
+    rows = make_rows([group], chosen_1G[..., None].astype(np.float64))
+    return -learner.gradient(rows)
+
+
+PAPER, CORRECTED = "paper", "corrected"
+_ESTIMATES = {PAPER: ("plain",), CORRECTED: ("pass1_2P2", "passk_2P2")}  # of gradients of a set
+_BY_PROMPT = ("easy_above", "hard_below", "way")
+Direction = tuple[str, str, float]  # an estimate, easy or hard, and the threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """A row per set and way, and a row per set, way and prompt; `k` is that of the corrected way.
+
+    `num_samples` is n, and the k of the paper's way; `hardest` and `easiest` are the least and the
+    largest success that sets were told from.
+    """
+
+    table: pd.DataFrame
+    prompts: pd.DataFrame
+    k: int
+    num_samples: int
+    hardest: float
+    easiest: float
+    seconds: float
+
+
+def measure_filtered(
+    asked: DiagnosisConfig,
+    learner: Learner,
+    groups: Sequence[Group],
+    selecting_PG: FloatArray,
+    k: int,
+    num_resamples: int,
+) -> Filtered:
+    """Both ways for each of `diagnose.filtered_sets`; `k` is that of the corrected one."""
+    started = time.perf_counter()
+    rewards_PG = np.array([group.rewards() for group in groups])
+    told = {
+        (way, chosen): members(told_PG, chosen, keep_unsolved=asked.keep_unsolved)
+        for chosen in (FilteredSet(*pair) for pair in asked.filtered_sets)
+        for way, told_PG in ((PAPER, rewards_PG), (CORRECTED, selecting_PG))
+    }
+    directions = _directions(rewards_PG, told, k)
+    none = np.zeros((*rewards_PG.shape[:1], 2, 0))
+    coefficients_P2O = np.stack([*directions.values()], axis=2) if directions else none
+    products = prompt_products(learner, groups, coefficients_P2O)
+    along = dict(zip(directions, np.moveaxis(products.along_P2O, 2, 0), strict=True))
+    rows, by_prompt = [], []
+    for (way, chosen), within in told.items():
+        row = _counted(way, chosen, within)
+        if within.is_whole:
+            sides = (("easy", chosen.easy_above), ("hard", chosen.hard_below))
+            with_sides = {
+                name: np.stack([along[name, *side] for side in sides]) for name in _ESTIMATES[way]
+            }
+            if way == PAPER:
+                plain_P2 = with_sides["plain"].sum(axis=0)
+                values = papers_way(rewards_PG, within, plain_P2, products.within_P22)
+                rest = {"k": rewards_PG.shape[1], "own_agreement": values.own_agreement}
+                rest |= {"own_contribution": values.own_contribution}
+            else:
+                found = corrected(
+                    rewards_PG, within, k, **with_sides, within_P22=products.within_P22
+                )
+                values, rest = found.values, {"k": k} | intervals(found, num_resamples)
+            row |= summary(values, within) | rest
+            by_prompt.append(_prompt_rows(row, groups, rewards_PG, within, values))
+        rows.append(row)
+    n_P, c_P = counts(selecting_PG)
+    p_P = c_P[n_P > 0] / n_P[n_P > 0]
+    return Filtered(
+        pd.DataFrame(rows),
+        pd.concat(by_prompt, ignore_index=True) if by_prompt else pd.DataFrame(columns=_BY_PROMPT),
+        k,
+        rewards_PG.shape[1],
+        float(p_P.min()),
+        float(p_P.max()),
+        time.perf_counter() - started,
+    )
+
+
+def _directions(
+    rewards_PG: FloatArray, told: Mapping[tuple[str, FilteredSet], Members], k: int
+) -> dict[Direction, FloatArray]:
+    """The gradients, summed over easy or hard prompts, that sets with both are put together of."""
+    coefficients = {
+        "plain": plain_coefficients(rewards_PG),
+        "pass1_2P2": unbiased_coefficients(rewards_PG, 1),
+        "passk_2P2": unbiased_coefficients(rewards_PG, k),
+    }
+    return {
+        (name, side, threshold): coefficients[name] * inside_P[:, None]
+        for (way, chosen), within in told.items()
+        if within.is_whole
+        for name in _ESTIMATES[way]
+        for side, threshold, inside_P in (
+            ("easy", chosen.easy_above, within.easy_P),
+            ("hard", chosen.hard_below, within.hard_P),
+        )
+    }
+
+
+def _counted(way: str, chosen: FilteredSet, within: Members) -> dict[str, object]:
+    num_easy, num_hard = int(within.easy_P.sum()), int(within.hard_P.sum())
+    return {
+        "easy_above": chosen.easy_above,
+        "hard_below": chosen.hard_below,
+        "way": way,
+        "num_prompts": num_easy + num_hard,
+        "num_hard": num_hard,
+        "num_easy": num_easy,
+        "easy_per_hard": num_easy / num_hard if num_hard else np.nan,
+    }
+
+
+def _prompt_rows(
+    row: dict[str, object],
+    groups: Sequence[Group],
+    rewards_PG: FloatArray,
+    within: Members,
+    values: SetValues,
+) -> pd.DataFrame:
+    chosen = np.flatnonzero(within.all_P)
+    n_P, c_P = counts(rewards_PG)
+    return pd.DataFrame(
+        {
+            **{name: row[name] for name in ("easy_above", "hard_below", "way")},
+            "problem_id": [groups[p].problem.id for p in chosen.tolist()],
+            "side": np.where(within.hard_P[chosen], "hard", "easy"),
+            "n": n_P[chosen],
+            "c": c_P[chosen],
+            "agreement": values.agreement_N,
+            "weight": values.weight_N,
+            "contribution": values.contribution_N,
+        }
+    )

@@ -1,0 +1,106 @@
+"""Which prompts interfere for good? Agreement over several checkpoints, tested prompt by prompt.
+
+At one checkpoint the agreement a(x) = Cov(r, d) of a prompt mixes what the data ask for with what
+the model happens to be learning: on the embedded task a quarter of the harmless prompts are
+significantly negative at one checkpoint, and others at the next. Interference that comes from the
+data stays. So a prompt counts as interfering if its agreement is below 0 over checkpoints. What is
+averaged is the correlation of r and d, which has the sign of a(x) and the same scale at every
+checkpoint, whatever the gradient's length. Tensors and models are not needed here.
+"""
+
+import warnings
+from math import inf
+
+import numpy as np
+from scipy import stats
+
+from passk.objectives.pass_at_k import FloatArray
+
+_NEEDED = 3  # checkpoints from which on their spread is told
+
+
+def correlations(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> FloatArray:
+    """corr(r, d) over the judged samples of each prompt, [P]; NaN where r or d does not vary."""
+    judged_PG = ~np.isnan(rewards_PG)
+    count_P1 = np.maximum(judged_PG.sum(axis=1, keepdims=True), 1)
+
+    def centred(x_PG: FloatArray) -> FloatArray:
+        kept_PG: FloatArray = np.where(judged_PG, x_PG, 0.0)
+        return np.where(judged_PG, kept_PG - kept_PG.sum(axis=1, keepdims=True) / count_P1, 0.0)
+
+    r_PG, d_PG = centred(rewards_PG), centred(derivatives_PG)
+    size_P = np.sqrt((r_PG**2).sum(axis=1) * (d_PG**2).sum(axis=1))
+    found_P: FloatArray = np.divide(
+        (r_PG * d_PG).sum(axis=1), size_P, out=np.full(len(size_P), np.nan), where=size_P > 0
+    )
+    return found_P
+
+
+def negative_p_values(
+    correlations_CP: FloatArray, scores_CP: FloatArray, errors_CP: FloatArray
+) -> FloatArray:
+    """One-sided p-values of 'the agreement of this prompt is not below 0', [P].
+
+    From C >= 3 checkpoints: Student's t over the checkpoints at which the prompt has signal, NaN
+    with fewer than three of them. From fewer the spread over checkpoints is not known: then the
+    agreement must be negative at each, by its standard error over samples, and the largest p-value
+    counts (an intersection-union test); NaN without signal.
+    """
+    if len(correlations_CP) < _NEEDED:
+        signal_CP = errors_CP > 0
+        z_CP = np.divide(scores_CP, errors_CP, out=np.full(errors_CP.shape, inf), where=signal_CP)
+        p_CP: FloatArray = stats.norm.cdf(z_CP)
+        return np.where(signal_CP.any(axis=0), p_CP.max(axis=0), np.nan)
+    p_P = np.full(correlations_CP.shape[1], np.nan)
+    seen_P = (~np.isnan(correlations_CP)).sum(axis=0) >= _NEEDED
+    if seen_P.any():
+        with warnings.catch_warnings():  # of correlations that are all but equal: so they are
+            warnings.simplefilter("ignore", RuntimeWarning)
+            tested = stats.ttest_1samp(
+                correlations_CP[:, seen_P], 0.0, nan_policy="omit", alternative="less"
+            )
+        p_P[seen_P] = np.ma.filled(tested.pvalue, np.nan)
+    return p_P
+
+
+def false_discovery_rates(p_values_P: FloatArray) -> FloatArray:
+    """Benjamini and Hochberg's adjusted p-values over the prompts that have one, [P].
+
+    Calling all below q interfering, a share of q at most is expected not to be.
+    """
+    known_P = ~np.isnan(p_values_P)
+    q_P = np.full(len(p_values_P), np.nan)
+    if known_P.any():
+        q_P[known_P] = stats.false_discovery_control(p_values_P[known_P])
+    return q_P
+
+
+def random_control(chosen_P: np.ndarray, eligible_P: np.ndarray, seed: int) -> np.ndarray:
+    """As many prompts as are chosen, at random from all that are eligible, bool [P]."""
+    rng = np.random.default_rng(seed)
+    picked_P = np.zeros(len(chosen_P), dtype=bool)
+    picked_P[rng.choice(np.flatnonzero(eligible_P), int(chosen_P.sum()), replace=False)] = True
+    return picked_P
+
+
+def matched_control(
+    chosen_P: np.ndarray, eligible_P: np.ndarray, success_P: FloatArray, seed: int
+) -> np.ndarray:
+    """Prompts that are not chosen, as hard as those that are where there are such, bool [P].
+
+    Each chosen prompt, in random order, takes the eligible one of the nearest success that is left
+    (ties at random): difficulty without interference. Fewer where fewer are left.
+    """
+    rng = np.random.default_rng(seed)
+    pool = rng.permutation(np.flatnonzero(eligible_P & ~chosen_P))
+    pool = pool[np.argsort(success_P[pool], kind="stable")]
+    free = np.ones(len(pool), dtype=bool)
+    picked_P = np.zeros(len(chosen_P), dtype=bool)
+    for chosen in rng.permutation(np.flatnonzero(chosen_P)):
+        if not free.any():
+            break
+        distance = np.where(free, np.abs(success_P[pool] - success_P[chosen]), inf)
+        nearest = int(rng.choice(np.flatnonzero(distance == distance.min())))
+        free[nearest] = False
+        picked_P[pool[nearest]] = True
+    return picked_P

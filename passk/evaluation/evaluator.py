@@ -1,0 +1,58 @@
+"""Samples of a policy on held-out problems, a row each; `passk.evaluation.tables` measures them."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from passk.config.schema import RunConfig
+from passk.data.prompts import PromptEncoder
+from passk.evaluation.tables import SAMPLE_COLUMNS
+from passk.rollout.base import Sampler
+from passk.rollout.rollout import SampleKey, eval_params, rollout, sample_fields
+from passk.types import Problem
+from passk.verifiers.base import Verifier
+
+
+def draw_samples(
+    sampler: Sampler,
+    verifier: Verifier,
+    encoder: PromptEncoder,
+    problems: Sequence[Problem],
+    cfg: RunConfig,
+) -> pd.DataFrame:
+    """Sample each problem `eval.num_samples` times, and with `eval.greedy` once more, greedily.
+
+    Seeds do not depend on the step or the run, so that two policies are compared with common random
+    numbers. A row per sample, those of a pass together: problem_id, kind, level, type, sample
+    (0 to n-1; 0 for the greedy one), greedy, answer (what the verifier took as the answer),
+    completion, num_tokens, finish_reason, reward (NaN where not judged), reason, logprob_sampler
+    (of the whole completion, in nats).
+    """
+    rows = []
+    for greedy in (False, True) if cfg.eval.greedy else (False,):
+        sampled = rollout(
+            sampler,
+            verifier,
+            encoder,
+            problems,
+            1 if greedy else cfg.eval.num_samples,
+            eval_params(cfg, greedy=greedy),
+            SampleKey(cfg.eval.seed, "eval", 0),
+        )
+        rows += [
+            {
+                "problem_id": group.problem.id,
+                "kind": group.problem.kind,
+                "level": group.problem.level,
+                "type": group.problem.type,
+                "sample": i,
+                "greedy": greedy,
+                "answer": verdict.answer,
+                **sample_fields(completion, verdict),
+            }
+            for group in sampled.groups
+            for i, (completion, verdict) in enumerate(
+                zip(group.completions, group.verdicts, strict=True)
+            )
+        ]
+    return pd.DataFrame(rows, columns=SAMPLE_COLUMNS).astype({"reward": float})

@@ -1,0 +1,225 @@
+"""The tables of an evaluation, computed from its samples alone: pure functions over data frames.
+
+`samples` has a row per sample with the columns `SAMPLE_COLUMNS`, which `evaluator.draw_samples`
+explains, and its problems in the order of the evaluation; completions are not needed here. Values
+are probabilities in [0, 1] or token counts, each with a percentile bootstrap over problems.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from passk.config.schema import EvalConfig
+from passk.objectives.pass_at_k import pass_at_k
+from passk.statistics import bootstrap_interval, bootstrap_intervals
+
+SAMPLE_COLUMNS = [
+    *("problem_id", "kind", "level", "type"),
+    *("sample", "greedy", "answer", "completion"),
+    *("num_tokens", "finish_reason", "reward", "reason", "logprob_sampler"),
+]
+GROUPINGS = ("kind", "level", "type")
+NO_GROUP = "(none)"  # where problems that have no level stand among others that do
+REASONS = ("correct", "wrong", "unparsed", "truncated", "timeout", "error")
+_PASS_COLUMNS = ["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
+_SUMMARY_COLUMNS = ["metric", "value", "ci_low", "ci_high", "num_problems"]
+_SUMMARY_NAMES = {
+    "pass_at_1": "Pass@1 (%)",
+    "greedy_accuracy": "Greedy accuracy (%)",
+    "majority_accuracy": "Majority vote of all samples (%)",
+    "mean_tokens": "Tokens of a completion",
+    "truncation_rate": "Completions cut at the length limit (%)",
+}
+
+
+def eval_tables(samples: pd.DataFrame, cfg: EvalConfig) -> dict[str, pd.DataFrame]:
+    """The tables of every evaluation by the name of their file.
+
+    `table`, `summary`, and `table_by_kind`, `table_by_level`, `table_by_type` where problems have
+    such groups.
+    """
+    counts = count_correct(samples)
+    table = pass_table(counts, cfg)
+    by_group = {
+        f"table_by_{grouping}": pass_table_by(counts, grouping, cfg)
+        for grouping in GROUPINGS
+        if grouping in counts and (counts[grouping] != "").any()
+    }
+    return {"table": table, "summary": summary_table(samples, table, cfg)} | by_group
+
+
+def count_correct(samples: pd.DataFrame) -> pd.DataFrame:
+    """A row per problem: problem_id, kind, then level and type where there are any, n and c.
+
+    `n` counts judged samples, `c` correct ones; the greedy sample is not among them.
+    """
+    drawn = _drawn(samples)
+    groupings = ["kind", *(name for name in GROUPINGS[1:] if (drawn[name] != "").any())]
+    problems = drawn.groupby("problem_id", sort=False)
+    counts = problems[groupings].first()
+    counts["n"] = problems["reward"].count()
+    counts["c"] = problems["reward"].sum().astype(np.int64)
+    return counts.reset_index()
+
+
+def with_kind(frame: pd.DataFrame) -> pd.DataFrame:
+    """Problems with levels, or else types, for kinds where they have none; empty without any."""
+    groupings = [name for name in GROUPINGS if name in frame and (frame[name] != "").any()]
+    kind = frame[groupings[0]].replace("", NO_GROUP) if groupings else ""
+    return frame.assign(kind=kind).astype({"kind": str})
+
+
+def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
+    """Long form: k, value, ci_low, ci_high, num_problems, num_samples for each k of `eval.ks`.
+
+    `num_samples` is n, the judged samples of one problem (the fewest, where they differ).
+
+    Unbiased Pass@k per problem (Chen et al. 2021), mean over problems, percentile bootstrap over
+    problems. Problems with fewer judged samples than the largest k are left out of all rows, and
+    `num_problems` says how many remain.
+    """
+    usable = counts[counts["n"] >= max(cfg.ks)]
+    if usable.empty:
+        return pd.DataFrame(columns=_PASS_COLUMNS)
+    n_P, c_P = usable["n"].to_numpy(), usable["c"].to_numpy()
+    values_PK = np.stack([pass_at_k(n_P, c_P, k) for k in cfg.ks], axis=1)
+    intervals = bootstrap_intervals(values_PK, num_resamples=cfg.num_resamples, seed=cfg.seed)
+    rows = [
+        (k, interval.value, interval.low, interval.high, len(usable), int(n_P.min()))
+        for k, interval in zip(cfg.ks, intervals, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=_PASS_COLUMNS)
+
+
+def pass_table_by(counts: pd.DataFrame, grouping: str, cfg: EvalConfig) -> pd.DataFrame:
+    """`pass_table` for each group, with a leading column `grouping`.
+
+    A group without usable problems has rows too: no value, `num_problems` and `num_samples` 0.
+    Problems that belong to no group are the group `NO_GROUP`.
+    """
+    if counts.empty:
+        return pd.DataFrame(columns=[grouping, *_PASS_COLUMNS])
+    nothing = dict.fromkeys(_PASS_COLUMNS, np.nan) | {"num_problems": 0, "num_samples": 0}
+    parts = []
+    for name, group in counts.groupby(counts[grouping].replace("", NO_GROUP), sort=True):
+        table = pass_table(group, cfg)
+        if table.empty:
+            table = pd.DataFrame([nothing | {"k": k} for k in cfg.ks])
+        table.insert(0, grouping, name)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def pass_curve(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
+    """`pass_table` at every k, from 1 to the fewest judged samples of a problem in the table.
+
+    So it holds the same problems as the table, and its numbers where both have a k. Beyond n/4 it
+    is unbiased but noisy: few sets of k samples are disjoint.
+    """
+    n_P = counts["n"][counts["n"] >= max(cfg.ks)]
+    if n_P.empty:
+        return pd.DataFrame(columns=_PASS_COLUMNS)
+    return pass_table(counts, replace(cfg, ks=list(range(1, int(n_P.min()) + 1))))
+
+
+def summary_table(samples: pd.DataFrame, table: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
+    """Long form: metric, value, ci_low, ci_high, num_problems; what cannot be told has no row.
+
+    pass_at_1 (that of `table`), greedy_accuracy (of the greedy samples), majority_accuracy
+    (`majority_votes`), mean_tokens and truncation_rate of the samples, and share_REASON of each
+    verdict reason, unjudged samples included. Greedy samples count for greedy_accuracy alone.
+    """
+    at_1 = table[table["k"] == 1][["value", "ci_low", "ci_high", "num_problems"]]
+    rows = [("pass_at_1", *row) for row in at_1.itertuples(index=False, name=None)]
+    for name, values_P in _per_problem(samples):
+        if len(values_P):
+            rows.append((name, *_interval(values_P, cfg), len(values_P)))
+    return pd.DataFrame(rows, columns=_SUMMARY_COLUMNS)
+
+
+def _per_problem(samples: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """Each metric's name and its value of every problem that has one."""
+    drawn, greedy = _drawn(samples), samples[samples["greedy"]]
+    yield "greedy_accuracy", greedy.groupby("problem_id", sort=False)["reward"].mean().dropna()
+    yield "majority_accuracy", majority_votes(samples)
+
+    def mean(values: pd.Series) -> pd.Series:
+        return values.astype(float).groupby(drawn["problem_id"], sort=False).mean()
+
+    yield "mean_tokens", mean(drawn["num_tokens"])
+    yield "truncation_rate", mean(drawn["finish_reason"] == "length")
+    for reason in dict.fromkeys([*REASONS, *sorted(drawn["reason"].unique())]):
+        yield f"share_{reason}", mean(drawn["reason"] == reason)
+
+
+def majority_votes(samples: pd.DataFrame) -> pd.Series:
+    """Whether the most frequent answer of each problem is right, by problem_id; a tie is shared.
+
+    Samples judged correct or wrong vote, with their answer; all correct ones are one class, since
+    each of them equals the gold answer. Unparsed, truncated and unjudged samples do not vote, nor
+    does a wrong one without an answer. Where j classes tie for the most votes, the problem counts
+    1/j if the correct class is among them. A problem without a vote counts 0, one without a judged
+    sample is left out, and the whole is empty if the verifier names no answers to be voted on.
+    """
+    drawn = _drawn(samples)
+    wrong = drawn[(drawn["reason"] == "wrong") & drawn["reward"].notna()]
+    if len(wrong) and (wrong["answer"] == "").all():
+        return pd.Series(dtype=float)
+    right = drawn[(drawn["reason"] == "correct") & drawn["reward"].notna()]
+    votes = pd.concat([right.assign(answer="", right=1.0), wrong[wrong["answer"] != ""]])
+    votes["right"] = votes["right"].fillna(0.0)
+    classes = votes.groupby(["problem_id", "right", "answer"], sort=False).size().reset_index()
+    most = classes.groupby("problem_id")[0].transform("max")
+    tied = classes[classes[0] == most]  # at most one of a problem's classes is the correct one
+    judged = drawn["problem_id"][drawn["reward"].notna()].unique()
+    return tied.groupby("problem_id")["right"].mean().reindex(judged, fill_value=0.0)
+
+
+def percent_cells(table: pd.DataFrame) -> list[str]:
+    """`54.7 [52.0, 57.5]`, in percent, for each row of a table."""
+    return [_cell(100 * row) for row in table[["value", "ci_low", "ci_high"]].to_numpy(float)]
+
+
+def pass_markdown(table: pd.DataFrame, grouping: str) -> str:
+    """A Pass@k table for people, in percent: a row per step or group, a column per k."""
+    cells = table.assign(cell=percent_cells(table))
+    wide = cells.pivot(index=grouping, columns="k", values="cell")
+    header = [grouping, *(f"Pass@{k}" for k in wide.columns)]
+    rows = [[str(name), *map(str, row)] for name, row in zip(wide.index, wide.values, strict=True)]
+    return _markdown(header, rows)
+
+
+def summary_markdown(summary: pd.DataFrame) -> str:
+    """The summary for people: a row per metric, rates in percent, with intervals and problems."""
+    rows = []
+    for row, in_percent in zip(summary.to_dict("records"), percent_cells(summary), strict=True):
+        metric = str(row["metric"])
+        name = _SUMMARY_NAMES.get(metric, f"Samples {metric.removeprefix('share_')} (%)")
+        plain = _cell(np.array([row["value"], row["ci_low"], row["ci_high"]]))
+        cell = plain if metric == "mean_tokens" else in_percent
+        rows.append([name, cell, str(row["num_problems"])])
+    return _markdown(["measure", "value", "problems"], rows)
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---:"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value_low_high: np.ndarray) -> str:
+    value, low, high = value_low_high
+    if np.isnan(value):
+        return "\u2013"
+    return f"{value:.1f}" if np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _interval(values_P: pd.Series, cfg: EvalConfig) -> tuple[float, float, float]:
+    interval = bootstrap_interval(values_P, num_resamples=cfg.num_resamples, seed=cfg.seed)
+    return interval.value, interval.low, interval.high
+
+
+def _drawn(samples: pd.DataFrame) -> pd.DataFrame:
+    """Without the greedy samples."""
+    return samples[~samples["greedy"]]

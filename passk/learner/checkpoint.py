@@ -1,0 +1,189 @@
+"""Checkpoints: a model in Hugging Face form, what resuming needs, and hashes that catch damage.
+
+`passk.learner.checkpoint_writer` writes them under a temporary name, and renames the folder when
+all is there, so one with its final name was complete once; `files.json` tells whether it still is.
+What resuming needs lies in shards in the folder `learner`, in safetensors' form: nothing is
+pickled.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from passk.errors import UserError
+from passk.files import read_table, steps_of
+from passk.learner.learner import Learner
+from passk.learner.lora import adapter_parameters, base_fingerprint
+from passk.learner.weight_files import refuse_adapter
+from passk.objectives.adaptive import History
+from passk.ranks import from_own, num_ranks, share
+
+LEARNER, STATE, MANIFEST = "learner", "state.json", "files.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a file was when it was written."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainState:
+    """Where a run stands: optimiser steps, problems taken from the stream, what was measured."""
+
+    step: int
+    stream_position: int
+    history: History = field(default_factory=History)
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder's name under `checkpoints/`; it sorts by step."""
+    return f"step-{step:06d}"
+
+
+def restore(folder: Path, learner: Learner) -> TrainState:
+    """Load optimiser, adapters, random state and counters of a whole checkpoint into a learner.
+
+    Each rank reads its part, however many ranks wrote. The learner's model must have been loaded
+    from the same folder; with adapters, from where the run started.
+    """
+    learner.init_moments()
+    random_state = torch.get_rng_state()
+    tensors = learner.state_tensors() | {"rng/torch": random_state}
+    if any(adapter_parameters(learner.model)):
+        base = base_fingerprint(learner.model)
+        tensors["base"] = torch.zeros_like(base)
+    reader = HuggingFaceStorageReader(str(folder / LEARNER))
+    load(tensors, storage_reader=reader, no_dist=num_ranks() == 1)  # type: ignore[arg-type]  # a dict of tensors is a state dict
+    if "base" in tensors and not torch.allclose(tensors["base"], base, rtol=1e-9):
+        raise UserError(
+            f"{folder} holds adapters of other base weights than those of model.path (or "
+            "train.init_from) now; resuming needs the model that the run started from"
+        )
+    torch.set_rng_state(random_state)
+    saved = json.loads((folder / STATE).read_text())
+    if "history" in saved:  # a run of an earlier version had none
+        saved["history"] = History.read(saved["history"])
+    state = TrainState(**saved)
+    learner.step = state.step
+    return state
+
+
+def saved_step(folder: Path) -> int:
+    """The optimiser steps behind a checkpoint."""
+    return int(json.loads((folder / STATE).read_text())["step"])
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint (a file missing, cut short or altered), or None.
+
+    All ranks ask, each reads its share of the files, and all have the answer.
+    """
+    try:
+        listed = json.loads((folder / MANIFEST).read_text())
+        files = {name: Fingerprint(**written) for name, written in listed.items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # gone, or no such list
+        return f"{MANIFEST} is missing or unreadable"
+    if STATE not in files:
+        return f"{MANIFEST} does not list {STATE}"
+    problems = from_own([_difference(folder, *file) for file in share(list(files.items()))])
+    return next((problem for problem in problems if problem), None)
+
+
+def _difference(folder: Path, name: str, written: Fingerprint) -> str | None:
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != written.bytes:
+        return f"{name} has {path.stat().st_size} bytes where {written.bytes} were written"
+    if fingerprint(path) != written:
+        return f"{name} differs from what was written (SHA-256)"
+    return None
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Size and hash of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Fingerprint(path.stat().st_size, digest)
+
+
+def checkpoints(run_dir: Path) -> dict[int, Path]:
+    """The folders of a run's checkpoints by step, ascending."""
+    return {step: path for step, path in steps_of(run_dir / "checkpoints").items() if path.is_dir()}
+
+
+def chosen_checkpoint(run_dir: Path, which: str) -> Path:
+    """The checkpoint `last`, `best` or of a step, proved whole; otherwise a sentence."""
+    if which == "last":
+        return last_checkpoint(run_dir)
+    steps = best_steps(run_dir) if which == "best" else [int(which)]
+    folders = checkpoints(run_dir)
+    found = next((folders[step] for step in steps if step in folders), None)
+    if found is None:
+        there = [folder.name for folder in folders.values()]
+        raise UserError(
+            f"checkpoint={which} is not among those of {run_dir} "
+            f"({', '.join(there) or 'none'}{'' if steps else '; none was evaluated'})"
+        )
+    return _proved(found, ())
+
+
+def best_steps(run_dir: Path) -> list[int]:
+    """The evaluated steps by their Pass@1 on the held-out problems, the best first."""
+    path = run_dir / "eval" / "summary.csv"
+    if not path.is_file():
+        return []
+    rows = read_table(path, columns=["metric"], numbers=["step", "value"])
+    rows = rows[(rows["metric"] == "pass_at_1") & rows["value"].notna()]
+    best_first = rows.sort_values("value", ascending=False, kind="stable")
+    return [int(step) for step in best_first["step"]]
+
+
+def last_checkpoint(run_dir: Path) -> Path:
+    """The newest checkpoint of a run, proved whole; otherwise a sentence that offers another."""
+    folders = list(checkpoints(run_dir).values())[::-1]
+    if not folders:
+        raise UserError(f"{run_dir} holds no checkpoint (checkpoints/step-NNNNNN is missing)")
+    return _proved(folders[0], folders[1:])
+
+
+def _proved(folder: Path, earlier: Sequence[Path]) -> Path:
+    """The checkpoint if it is whole; otherwise a sentence that offers the first whole earlier."""
+    problem = damage(folder)
+    if problem is None:
+        return folder
+    whole = next((other for other in earlier if damage(other) is None), None)
+    advice = (
+        f"{whole.name} before it is whole: remove the damaged folder to go on from there"
+        if whole
+        else "and no earlier one is whole"
+    )
+    raise UserError(f"checkpoint {folder} is damaged: {problem}; {advice}")
+
+
+def resolve_model(path: str, key: str) -> str:
+    """What a user may name as a starting point: a run directory, a checkpoint, or a model.
+
+    `key` is the configuration key for the error message. Checkpoints are proved whole.
+    """
+    folder = Path(path)
+    if (folder / "checkpoints").is_dir():
+        return str(last_checkpoint(folder))
+    if (folder / MANIFEST).is_file():
+        siblings = list(steps_of(folder.resolve().parent).values())[::-1]
+        return str(_proved(folder, [other for other in siblings if other.name < folder.name]))
+    if not folder.is_dir():
+        raise UserError(f"{key}={path} does not exist; give a run directory or a checkpoint")
+    refuse_adapter(folder, f"{key}={path}")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{key}={path} is neither a run directory nor a checkpoint")
+    return path

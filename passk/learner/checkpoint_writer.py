@@ -1,0 +1,330 @@
+"""Writing checkpoints: every rank its own part, beside the training that goes on.
+
+What is written is copied to main memory first. The folder has a temporary name until it is whole.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_saver import save
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+
+from passk.errors import UserError
+from passk.files import make_folder, remove_folder, sync, sync_folders, write_text
+from passk.learner.checkpoint import (
+    LEARNER,
+    MANIFEST,
+    STATE,
+    Fingerprint,
+    TrainState,
+    checkpoint_name,
+    fingerprint,
+)
+from passk.learner.fsdp import on_rank_0
+from passk.learner.learner import Learner
+from passk.learner.lora import adapter_parameters, base_fingerprint, base_parameters
+from passk.learner.policy import GENERATION_CONFIG, Tokenizer
+from passk.ranks import gather, num_ranks, rank
+
+MAX_FILE_BYTES = 2 * 2**30  # a file is put together in memory, a rank's part of it
+# Of one process, which is what it is.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a checkpoint holds: the plain model, what resuming needs beside it, and the counters.
+
+    The weights are in shards, or whole on rank 0 and missing on others.
+    """
+
+    weights: dict[str, Tensor]
+    in_shards: bool
+    own: dict[str, Tensor]
+    state: TrainState
+
+
+class CheckpointWriter:
+    """The writer of a run's checkpoints. State: the one that is being written, if any."""
+
+    def __init__(
+        self, folder: Path, *, in_background: bool, generation: bytes | None = None
+    ) -> None:
+        """`folder` will hold the checkpoints; all ranks make their writer at the same moment.
+
+        `generation` is the starting model's generation_config.json, see `save_model`.
+        """
+        self._folder = folder
+        self._generation = generation
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if in_background else None
+        self._pending: Future[None] | None = None
+        # What ranks tell each other here must not get between what they tell each other elsewhere.
+        self._group = dist.new_group(backend="gloo") if num_ranks() > 1 else None
+
+    def save(
+        self, learner: Learner, tokenizer: Tokenizer, state: TrainState, drop: Sequence[Path]
+    ) -> None:
+        """Write the checkpoint of `state.step`, and remove those in `drop` once it is whole.
+
+        Returns when everything has been copied. Waits for the checkpoint before it, and raises what
+        kept that one from being written.
+        """
+        self.settle()
+        moment = _moment(learner, state, copy=self._thread is not None)
+        folder = self._folder / checkpoint_name(state.step)
+        plain = partial(_save_plain, learner.model, tokenizer, self._generation)
+        write = partial(_write, folder, plain, moment, self._group)
+        if self._thread is None:
+            _finish(write, drop)
+        else:
+            self._pending = self._thread.submit(_finish, write, drop)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being written; raises what kept it from being whole."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def check(self) -> None:
+        """Raise what has kept the checkpoint before this moment from being written, if anything."""
+        if self._pending is not None and self._pending.done():
+            self.settle()
+
+    def close(self) -> None:
+        """Wait, but leave the word to the error that is on its way."""
+        if self._pending is not None:
+            wait([self._pending])
+        if self._thread is not None:
+            self._thread.shutdown()
+
+
+def _moment(learner: Learner, state: TrainState, *, copy: bool) -> Moment:
+    """The learner as it is; with `copy` as it is now, whatever is trained later."""
+    own = learner.state_tensors() | {"rng/torch": torch.get_rng_state()}
+    if any(adapter_parameters(learner.model)):
+        own["base"] = base_fingerprint(learner.model)
+    in_shards = num_ranks() > 1 and _is_saved_as_named(learner)
+    weights = learner.plain_state() if in_shards else _gathered(learner)
+    if copy:
+        return Moment(dict(_copied(weights)), in_shards, dict(_copied(own.items())), state)
+    return Moment(dict(weights), in_shards, own, state)
+
+
+def _is_saved_as_named(learner: Learner) -> bool:
+    """Whether the model's file names its tensors as the model does, so that ranks can write it.
+
+    Not so with experts, which transformers joins while it loads. Such a model is gathered by rank
+    0, and transformers takes it apart again. Gathered too is one with a tensor of no dimension:
+    torch puts the ranks' parts of it together to 0.
+    """
+    if any(tensor.dim() == 0 for tensor in learner.model.state_dict().values()):
+        return False
+    shapes = {name: parameter.shape for name, parameter in base_parameters(learner.model)}
+    named = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    saved = revert_weight_conversion(learner.model, named)
+    return {name: tensor.shape for name, tensor in saved.items()} == shapes
+
+
+def _gathered(learner: Learner) -> Iterator[tuple[str, Tensor]]:
+    """The plain model's tensors put together on rank 0; nothing on others."""
+    for name, tensor in learner.plain_state():
+        gathered = on_rank_0(tensor)
+        if rank() == 0:
+            yield name, gathered
+
+
+def _copied(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Copies in main memory, in shards where the tensors are, which training will not change."""
+    stager = DefaultStager(StagingOptions(False, False, False, False))
+    for name, tensor in tensors:
+        staged: dict[str, Tensor] = stager.stage({name: tensor})  # type: ignore[assignment]  # at once
+        yield name, staged[name]
+    stager.close()
+
+
+def _finish(write: partial[None], drop: Sequence[Path]) -> None:
+    write()
+    if rank() == 0:
+        for old in drop:
+            remove_folder(old)
+
+
+def _write(
+    folder: Path,
+    plain: Callable[[Path, dict[str, Tensor]], None],
+    moment: Moment,
+    group: dist.ProcessGroup | None,
+) -> None:
+    """Write `folder`, replacing one of the same name; every rank does its part of it.
+
+    `plain` writes what a model folder holds, with the weights that it is given.
+    """
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    try:
+        if rank() == 0:
+            make_folder(unfinished)
+            # The model's configuration, and its weights unless they come in shards.
+            plain(unfinished, {} if moment.in_shards else moment.weights)
+            (unfinished / STATE).write_text(json.dumps(asdict(moment.state)) + "\n")
+        if moment.in_shards:
+            _save(unfinished, moment.weights, group, put_together=True)
+            if rank() == 0:
+                shutil.rmtree(unfinished / "sharded")
+                _rename_if_alone(unfinished)
+        _save(unfinished / LEARNER, moment.own, group)
+        _write_manifest(unfinished, group)
+        if rank() == 0:
+            _rename(unfinished, folder)
+    except (Exception, CheckpointException) as error:
+        if rank() == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise _cause(error, folder) from error
+
+
+def _save_plain(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    generation: bytes | None,
+    folder: Path,
+    weights: dict[str, Tensor],
+) -> None:
+    save_model(folder, model, weights, generation)
+    tokenizer.save_pretrained(folder)
+
+
+def save_model(
+    folder: Path,
+    model: PreTrainedModel,
+    weights: dict[str, Tensor] | None,
+    generation: bytes | None,
+) -> None:
+    """Write a model's configuration and weights (None: its own).
+
+    Its generation_config.json becomes `generation` as it is, and is left out for None: how to
+    sample from the model is its author's word, and the library writes only part of what it reads.
+    """
+    model.save_pretrained(folder, state_dict=weights)
+    file = folder / GENERATION_CONFIG
+    if generation is None:
+        file.unlink(missing_ok=True)
+    else:
+        file.write_bytes(generation)
+
+
+def check_saving(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> None:
+    """Raise UserError unless what a checkpoint holds beside its weights can be written.
+
+    A configuration or a tokenizer may load and not be saved. `name` is what the sentence calls the
+    model.
+    """
+    with TemporaryDirectory() as folder:
+        try:
+            _save_plain(model, tokenizer, None, Path(folder), {})
+        except OSError:  # the disk's
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{name} can be loaded and not be saved, so no checkpoint could be written "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); correct its "
+                "configuration or tokenizer files"
+            ) from error
+
+
+def _save(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    group: dist.ProcessGroup | None,
+    *,
+    put_together: bool = False,
+) -> None:
+    """Each rank's shards of the tensors in safetensors' form; `put_together`: whole ones too."""
+    writer = HuggingFaceStorageWriter(
+        str(folder),
+        fqn_to_index_mapping=_files_by_size(tensors),
+        save_distributed=True,
+        enable_consolidation=put_together,
+    )
+    save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)  # type: ignore[arg-type]  # a dict of tensors is a state dict
+
+
+def _files_by_size(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number, from 1, of the file that each tensor goes to."""
+    files, size = {}, 0
+    for name, tensor in tensors.items():
+        size += tensor.numel() * tensor.element_size()
+        files[name] = math.ceil(size / MAX_FILE_BYTES) or 1
+    numbers = {file: i for i, file in enumerate(sorted(set(files.values())), 1)}
+    return {name: numbers[file] for name, file in files.items()}
+
+
+def _rename_if_alone(folder: Path) -> None:
+    """One file of weights is called as `save_pretrained` calls it."""
+    files = list(folder.glob("model-*.safetensors"))
+    if len(files) == 1:
+        os.replace(files[0], folder / "model.safetensors")
+        (folder / "model.safetensors.index.json").unlink()
+
+
+def _write_manifest(folder: Path, group: dist.ProcessGroup | None) -> None:
+    """Sizes and hashes of all files; each rank reads again what it wrote itself.
+
+    All are on the disk then, but for the names in their folders.
+    """
+    shards = f"shard-{rank() + 1:05d}-*"
+    mine = [path for path in folder.rglob(shards) if path.is_file()]
+    if rank() == 0:
+        others = (path for path in folder.rglob("*") if not path.name.startswith("shard-"))
+        mine += [path for path in others if path.is_file()]
+    for path in mine:
+        sync(path)
+    found = {str(path.relative_to(folder)): fingerprint(path) for path in mine}
+    files: dict[str, Fingerprint] = {}
+    for part in gather(found, group):
+        files |= part
+    if rank() == 0:
+        listed = {name: asdict(files[name]) for name in sorted(files)}
+        write_text(folder / MANIFEST, json.dumps(listed, indent=2) + "\n")
+
+
+def _rename(unfinished: Path, folder: Path) -> None:
+    """Give a checkpoint whose files are on the disk its name, in place of one that has it."""
+    sync_folders(unfinished)
+    remove_folder(folder)
+    os.replace(unfinished, folder)
+    sync(folder.parent)
+
+
+def _cause(error: BaseException, folder: Path) -> Exception:
+    """What a rank met, or a library that passes on a system's error as a text of its own."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    if isinstance(error, SafetensorError):
+        return system_error(error, folder)
+    return error if isinstance(error, Exception) else RuntimeError(str(error))
+
+
+def system_error(error: SafetensorError, folder: Path) -> Exception:
+    """The system's error, such as of a full disk, that safetensors passes on as text, if it is."""
+    passed_on = re.search(r"os error (\d+)", str(error))
+    if passed_on is None:
+        return error
+    number = int(passed_on[1])
+    return OSError(number, os.strerror(number), str(folder))

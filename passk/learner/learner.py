@@ -1,0 +1,289 @@
+"""The learner: owns the trained model and its optimiser; one update per batch of rollouts."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from passk.config.schema import LearnerConfig
+from passk.errors import Diverged, PolicyMismatch
+from passk.learner.batch import TokenBatch, TokenRow, micro_batches
+from passk.learner.fsdp import local, reduce_gradients, reshard, whole
+from passk.learner.layers import checkpoint_layers, compile_layers
+from passk.learner.lora import adapter_parameters, base_parameters, plain_tensors
+from passk.learner.policy import token_logprobs
+from passk.ranks import gather, num_ranks, rank
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyGap:
+    """|log p_learner - log p_sampler| over the sampled tokens of a batch, in nats.
+
+    `truncated_fraction` is the share of tokens whose importance weight was cut to the cap.
+    """
+
+    mean: float
+    max: float
+    truncated_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class LearnStats:
+    """What an update reports: the loss, the norm of the gradient before clipping, the step size.
+
+    `logprobs` is the learner's log pi(y|x) of each row it was fed, before the update. The loss is
+    -sum w log pi, whatever importance weights the gradient had. `gap` is None where no row knows
+    what the sampler said.
+    """
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    logprobs: tuple[float, ...]
+    gap: PolicyGap | None
+
+
+class Learner:
+    """A policy under optimisation. State: weights, optimiser moments, and the step count."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        cfg: LearnerConfig,
+        num_steps: int,
+        temperature: float,
+        *,
+        importance_cap: float | None = None,
+        max_logprob_gap: float = math.inf,
+    ) -> None:
+        self.model = model.eval()  # no dropout: the policy that learns is the one that sampled
+        if cfg.compile:
+            compile_layers(model, model.device)
+        if cfg.gradient_checkpointing:  # around it: what is computed again is compiled too
+            checkpoint_layers(model)
+        self.cfg = cfg
+        self.num_steps = num_steps
+        self.temperature = temperature
+        self.importance_cap = importance_cap
+        self.max_logprob_gap = max_logprob_gap
+        self.compute_dtype: torch.dtype | None = (
+            getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
+        )
+        self.step = 0
+        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self._trained.values(),
+            lr=cfg.lr,
+            betas=(cfg.betas[0], cfg.betas[1]),
+            eps=cfg.eps,
+            weight_decay=cfg.weight_decay,
+        )
+
+    def update(self, rows: Sequence[TokenRow]) -> LearnStats:
+        """One optimiser step on L = -sum_rows w sum_t rho_t log pi(y_t | x, y_<t).
+
+        On-policy with one step per batch of rollouts: rho_t = min(pi / pi_sampler, cap), taken as
+        a constant, only makes up for how a sampler's arithmetic differs from the learner's. It is
+        1 without a cap, or where a row does not know what the sampler said. With no rows the
+        gradient is zero, which is what the estimate says, and the optimiser still takes its step.
+        Raises PolicyMismatch, before the step, if the two differ by more than `max_logprob_gap`,
+        and Diverged if the loss or its gradient is not finite.
+        """
+        for parameter in self._trained.values():
+            parameter.grad = torch.zeros_like(parameter)
+        loss, logprobs, gap = self.accumulate_gradient(rows)
+        if math.isfinite(loss) and gap is not None and not gap.mean <= self.max_logprob_gap:
+            raise PolicyMismatch(_mismatch(self.step, gap, self.max_logprob_gap))
+        limit = self.cfg.max_grad_norm
+        norm = whole(
+            torch.nn.utils.clip_grad_norm_(
+                self._trained.values(), math.inf if limit is None else limit
+            )
+        )
+        if not math.isfinite(loss) or not torch.isfinite(norm):
+            raise Diverged(
+                f"step {self.step}: the loss is {loss:g} and the norm of its gradient "
+                f"{norm.item():g}, so the run has diverged; the steps before it are kept; start "
+                "again with a lower learner.lr or with learner.max_grad_norm=1"
+            )
+        learning_rate = self.cfg.lr * schedule(self.cfg, self.step, self.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # a sampler on the same GPU wants it
+        self.step += 1
+        return LearnStats(loss, norm.item(), learning_rate, logprobs, gap)
+
+    def accumulate_gradient(
+        self, rows: Sequence[TokenRow]
+    ) -> tuple[float, tuple[float, ...], PolicyGap | None]:
+        """Add the loss gradient of the rows to `.grad`; loss, log pi(y|x) per row, and the gap.
+
+        All ranks are given the same rows, and each computes its share of them.
+        """
+        loss_sum, logprobs, log_ratios = 0.0, dict[int, float](), []
+        max_tokens, device = self.cfg.max_tokens_per_batch, self.model.device
+        batches = list(micro_batches(rows, max_tokens, device, rank(), num_ranks()))
+        for turn, batch in enumerate(batches, 1):
+            is_last = turn == len(batches)
+            reduce_gradients(self.model, is_last or not self.cfg.defer_reduction)
+            logp_BT = token_logprobs(
+                self.model, batch.input_ids_BT, batch.mask_BT, self.temperature, self.compute_dtype
+            )
+            log_ratio_BT = logp_BT.detach() - batch.sampler_logprobs_BT
+            log_ratios.append(log_ratio_BT[batch.sampled_BT])
+            weights_B = batch.weights_BO[:, 0]
+            objective_BT = self._importance(log_ratio_BT, batch) * logp_BT
+            # FSDP takes the mean over ranks, and what is wanted is the sum.
+            (-num_ranks() * (weights_B * objective_BT.sum(dim=1)).sum()).backward()
+            logp_B = logp_BT.detach().sum(dim=1)
+            loss_sum -= (weights_B * logp_B).sum().item()
+            logprobs |= zip(batch.rows, logp_B.tolist(), strict=bool(batch.rows))
+        parts = gather((loss_sum, logprobs, _gap_sums(log_ratios, self.importance_cap)))
+        everywhere = {b: value for _, values, _ in parts for b, value in values.items()}
+        return (
+            sum(loss for loss, _, _ in parts),
+            tuple(everywhere[b] for b in range(len(rows))),
+            _policy_gap([sums for _, _, sums in parts]),
+        )
+
+    def gradient(self, rows: Sequence[TokenRow]) -> Tensor:
+        """The loss gradient of the rows as one float32 vector on the CPU; `.grad` stays empty.
+
+        Of several ranks each has its part: sums over ranks of products of parts are products of
+        gradients, also where shards are held more than once.
+        """
+        whole_parts = torch.cat([part.cpu() for part in self.gradient_parts(rows)])
+        return whole_parts / math.sqrt(self.cfg.replicas)
+
+    def gradient_parts(self, rows: Sequence[TokenRow]) -> list[Tensor]:
+        """What `gradient` is made of, parameter by parameter, where each is: nothing is copied.
+
+        Not yet divided by the root of the number of replicas.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accumulate_gradient(rows)
+        parts = [
+            local(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float()
+            for p in self._trained.values()
+        ]
+        self.optimizer.zero_grad(set_to_none=True)
+        return parts
+
+    def num_local_parameters(self) -> int:
+        """How many trained numbers this rank holds."""
+        return sum(part.numel() for part in self.trained_parts().values())
+
+    def trained_parts(self) -> dict[str, Tensor]:
+        """What this rank holds of each trained parameter, itself; in the order of `gradient`."""
+        return {name: local(p.detach()) for name, p in self._trained.items()}
+
+    def moments(self) -> list[dict[str, Tensor]]:
+        """This rank's part of Adam's state of each parameter, in the order of `gradient`."""
+        states = (self.optimizer.state[parameter] for parameter in self._trained.values())
+        return [{name: local(value) for name, value in state.items()} for state in states]
+
+    @torch.no_grad()
+    def logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
+        """log pi(y|x) of each row, computed in the dtype of the weights."""
+        max_tokens, device = self.cfg.max_tokens_per_batch, self.model.device
+        logprobs = dict[int, float]()
+        for batch in micro_batches(rows, max_tokens, device, rank(), num_ranks()):
+            logp_BT = token_logprobs(
+                self.model, batch.input_ids_BT, batch.mask_BT, self.temperature
+            )
+            sums_B = logp_BT.double().sum(dim=1)
+            logprobs |= zip(batch.rows, sums_B.tolist(), strict=bool(batch.rows))
+        reshard(self.model)
+        everywhere = {b: value for part in gather(logprobs) for b, value in part.items()}
+        return [everywhere[b] for b in range(len(rows))]
+
+    def _importance(self, log_ratio_BT: Tensor, batch: TokenBatch) -> Tensor | float:
+        """The truncated importance weights [B, T], 1 where the sampler's part is not known."""
+        if self.importance_cap is None:
+            return 1.0
+        return log_ratio_BT.exp().clamp(max=self.importance_cap).where(batch.sampled_BT, 1.0)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The parameters of the plain model by name, each once, for `Sampler.load_weights`."""
+        return (
+            (name, whole(tensor))
+            for name, tensor in plain_tensors(self.model, self.model.named_parameters())
+        )
+
+    def weight_names(self) -> list[str]:
+        """The names that `weights` yields, without what they name."""
+        return [name for name, _ in base_parameters(self.model)]
+
+    def plain_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and saved buffers of the plain model by name, each once, for a checkpoint.
+
+        In shards where the model is; adapters are merged into it, one tensor at a time.
+        """
+        names = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        buffers = [item for item in self.model.state_dict().items() if item[0] not in names]
+        tensors = [*self.model.named_parameters(), *buffers]
+        return plain_tensors(self.model, tensors)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """What resuming needs beside the plain model: the tensors themselves, to save or to fill.
+
+        Adam's moments and counts are `optimizer/<parameter>/<moment>`; adapters, which the plain
+        model does not tell, `adapter/<parameter>`.
+        """
+        tensors = {
+            f"optimizer/{name}/{moment}": value
+            for name, parameter in self._trained.items()
+            for moment, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        adapters = adapter_parameters(self.model)
+        return tensors | {f"adapter/{name}": parameter.detach() for name, parameter in adapters}
+
+    def init_moments(self) -> None:
+        """Give the optimiser the state of no steps, which it has by itself only after the first."""
+        for parameter in self._trained.values():
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+
+
+GapSums = tuple[int, float, float, int]  # tokens, sum and maximum of their gaps, how many were cut
+
+
+def _gap_sums(log_ratios: Sequence[Tensor], cap: float | None) -> GapSums:
+    """What this rank's tokens say of the gap, from log p_learner - log p_sampler in parts."""
+    log_ratio_N = torch.cat([torch.empty(0), *(part.double().cpu() for part in log_ratios)])
+    if not len(log_ratio_N):
+        return 0, 0.0, 0.0, 0
+    gap_N = log_ratio_N.abs()
+    num_cut = int((log_ratio_N > math.log(cap or math.inf)).sum())
+    return len(gap_N), gap_N.sum().item(), gap_N.max().item(), num_cut
+
+
+def _policy_gap(parts: Sequence[GapSums]) -> PolicyGap | None:
+    """The gap over the tokens of all ranks; None where no token knows what the sampler said."""
+    counts, sums, largest, cut = zip(*parts, strict=True)
+    total = sum(counts)
+    return PolicyGap(sum(sums) / total, max(largest), sum(cut) / total) if total else None
+
+
+def _mismatch(step: int, gap: PolicyGap, limit: float) -> str:
+    return (
+        f"step {step}: sampler and learner differ by {gap.mean:.3g} nats a token on average "
+        f"(at most {gap.max:.3g}), more than rollout.max_logprob_gap={limit:g}; the sampler may "
+        "hold old weights, or compute in another dtype, with another attention or at another "
+        "temperature than the learner; if the difference is meant, raise rollout.max_logprob_gap"
+    )
+
+
+def schedule(cfg: LearnerConfig, step: int, num_steps: int) -> float:
+    """The factor on the learning rate at `step` (from 0): linear warm-up, then the schedule."""
+    warmup = min(1.0, (step + 1) / (cfg.warmup_steps + 1))
+    progress = min(1.0, step / max(1, num_steps))
+    if cfg.schedule == "linear":
+        return warmup * (1.0 - progress)
+    if cfg.schedule == "cosine":
+        return warmup * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return warmup

@@ -1,0 +1,149 @@
+"""Regimes that choose their objective anew at every step, from what training has measured so far.
+
+Nothing here knows of gradients or models: a rule takes the history of measurements and gives the
+numbers of the objective (k, the weight of Pass@1, the success a prompt needs to enter). f(k) below
+is the product of gradients <grad J_k, grad J_1>, measured from the batches themselves
+(`passk.diagnostics.conflict_curve`). A choice rests on earlier batches only, so the next batch's
+gradient is unbiased for it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from passk.config.schema import RegimeConfig, uses_products
+from passk.objectives.objective import Objective, as_configured
+from passk.statistics import Interval, seed_interval, slope_interval
+
+_UNKNOWN = Interval(np.nan, np.nan, np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a regime remembers, oldest first: at most `regime.window` of each.
+
+    `products` are measurements of f(1) to f(regime.k); `pass1` is the Pass@1 of the batches that
+    were drawn under `objective`, the last one in force.
+    """
+
+    products: tuple[tuple[float, ...], ...] = ()
+    pass1: tuple[float, ...] = ()
+    objective: Objective | None = None
+
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> "History":
+        """From what `dataclasses.asdict` and JSON made of one."""
+        in_force = saved["objective"]
+        return cls(
+            tuple(tuple(row) for row in saved["products"]),
+            tuple(saved["pass1"]),
+            None if in_force is None else Objective(**in_force),
+        )
+
+
+def choose(regime: RegimeConfig, history: History) -> Objective:
+    """The objective of the next step."""
+    configured = as_configured(regime)
+    if regime.name == "adaptive_k":
+        return replace(configured, k=_lowered_k(regime, history))
+    if regime.name == "projected":
+        return replace(configured, pass1_weight=_projecting_weight(regime, history))
+    if regime.name == "curriculum" and not _has_levelled_off(regime, history):
+        return replace(configured, min_success=regime.min_success)
+    return configured
+
+
+def remember(
+    regime: RegimeConfig,
+    history: History,
+    objective: Objective,
+    pass1: float | None,
+    products: tuple[float, ...] | None,
+) -> History:
+    """The history after a step under `objective`; None is what the step did not tell."""
+    if not regime.is_remedy:
+        return history
+    # Slopes are of one objective: another one begins a new line.
+    same = objective == history.objective
+    batches = (history.pass1 if same else ()) + (() if pass1 is None else (pass1,))
+    measured = history.products + (() if products is None else (products,))
+    return History(measured[-regime.window :], batches[-regime.window :], objective)
+
+
+def evidence(regime: RegimeConfig, history: History, objective: Objective) -> dict[str, float]:
+    """What the choice of `objective` rested on, as columns; NaN where it is not known yet."""
+    if not regime.is_remedy:
+        return {}
+    known = {"pass1_slope": _slope(regime, history)}
+    if uses_products(regime):
+        products = pooled(regime, history) or [_UNKNOWN] * regime.k
+        known = {
+            "product_1": products[0],
+            "product_used": products[objective.k - 1],
+            "product_asked": products[regime.k - 1],
+        }
+    return {
+        f"{name}{'' if end == 'value' else f'_{end}'}": number
+        for name, interval in known.items()
+        for end, number in asdict(interval).items()
+    }
+
+
+def pooled(regime: RegimeConfig, history: History) -> list[Interval]:
+    """f(1), f(2), ... as means over the measurements, with Student-t intervals over them.
+
+    Measurements come from prompts and samples of their own, so their scatter holds all that chance
+    adds, through both gradients of the product. What intervals leave out: the policy moves from
+    one measurement to the next, so this is the mean over the window's policies, and they are
+    looked at in every step.
+    """
+    if not history.products:
+        return []
+    return [seed_interval(f, regime.level) for f in zip(*history.products, strict=True)]
+
+
+def _lowered_k(regime: RegimeConfig, history: History) -> int:
+    """`products`: the k before the first that is in conflict; up again when there is none.
+
+    With `regime.cautious` a conflict is what is not clearly none, so that it begins at 1; else
+    what clearly is one, so that it begins at regime.k. `slope`: half of the last k, once Pass@1 has
+    clearly fallen over a window under it.
+    """
+    if uses_products(regime):
+        products = pooled(regime, history) or [_UNKNOWN] * regime.k
+        in_conflict = [not f.low > 0 if regime.cautious else f.high < 0 for f in products]
+        in_conflict[0] = False  # f(1) is a squared norm, and below 0 by chance alone
+        return in_conflict.index(True) if any(in_conflict) else regime.k
+    k = history.objective.k if history.objective else regime.k
+    falls = len(history.pass1) == regime.window and _slope(regime, history).high < 0
+    return max(k // 2, 1) if falls else k
+
+
+def _projecting_weight(regime: RegimeConfig, history: History) -> float:
+    """The weight of Pass@1 that takes out of grad J_k its component against grad J_1.
+
+    grad J_k + l grad J_1 with l = max(0, -f(k)/f(1)) is orthogonal to grad J_1 where the two are in
+    conflict, and weights l/(1+l) and 1/(1+l) are the same direction, at a length of its own, which
+    Adam takes out. With `regime.cautious` f(k) is the lower end of its interval. Where f(1) is not
+    clearly above 0, the last weight stays.
+    """
+    products = pooled(regime, history)
+    if not (products and products[0].low > 0):
+        return history.objective.pass1_weight if history.objective else regime.pass1_weight
+    of_k = products[regime.k - 1]
+    needed = max(0.0, -(of_k.low if regime.cautious else of_k.value) / products[0].value)
+    return needed / (1 + needed)
+
+
+def _has_levelled_off(regime: RegimeConfig, history: History) -> bool:
+    """Whether Pass@1 has not clearly risen over a whole window; for good, once it was so."""
+    if history.objective is not None and history.objective.min_success == 0:
+        return True
+    return len(history.pass1) == regime.window and not _slope(regime, history).low > 0
+
+
+def _slope(regime: RegimeConfig, history: History) -> Interval:
+    """How fast the Pass@1 of batches rises a step, under the objective in force."""
+    return slope_interval(history.pass1, regime.level) if len(history.pass1) > 2 else _UNKNOWN

@@ -1,0 +1,274 @@
+"""Rewards of a group in, advantages out: the mixture of Pass@1 and Pass@k, and named baselines.
+
+One convention for all of them: the loss averages over samples, so that the gradient is
+(1/P) sum_x (1/n_x) sum_i A_i grad log pi(y_i|x). A weight w_i that enters a sum over samples, as in
+PKPO, is returned as A_i = n_x w_i.
+
+Rewards are 0, 1 or NaN, as float64 [P, n]. NaN is a sample that could not be judged: it leaves the
+numerator and the counts and gets advantage 0; n below is the judged samples n_x of the prompt.
+A prompt with fewer judged samples than the estimator needs (k, and at least 2) gets only zeros.
+
+Notation: r the reward of a sample, c the correct samples of its prompt, c' = c - r the correct ones
+among the others, rho(n, c, k) the unbiased Pass@k, D(c') = C(n-1-c', k-1) / C(n-1, k-1).
+Every function raises ValueError for rewards that are not [P, n >= 2] or not 0/1/NaN, for a k that
+n samples cannot support, and for a pass1_weight outside [0, 1].
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from passk.objectives.pass_at_k import (
+    FloatArray,
+    IntArray,
+    all_wrong,
+    leave_one_out_failure,
+    pass_at_k,
+)
+
+GRPO_EPSILON = 1e-4  # TRL's; verl has 1e-6
+# (r, n, c) of each judged sample, flat -> its advantage
+Rule = Callable[[IntArray, IntArray, IntArray], FloatArray]
+
+
+def mixture_advantages(rewards_PG: FloatArray, k: int, pass1_weight: float) -> FloatArray:
+    """A = [pass1_weight + (1 - pass1_weight) k D(c')] (r - c'/(n-1)), [P, n].
+
+    Unbiased for the gradient of pass1_weight Pass@1 + (1 - pass1_weight) Pass@k. Pass@1 alone at
+    weight 1 (RLOO), Pass@k alone at weight 0. Source: passk itself, from `rloo_k`.
+    """
+    return estimate_advantages(rewards_PG, "mixture", k, pass1_weight)
+
+
+def rloo_k(rewards_PG: FloatArray, k: int) -> FloatArray:
+    """A = k D(c') (r - c'/(n-1)); at k = 1 it is RLOO (Kool et al. 2019; arXiv 2402.14740).
+
+    Both factors see only the other samples, so the weight is unbiased for k (1-p)^(k-1) and the
+    baseline costs no bias. Source: passk itself: PKPO's weight (equation 33), RLOO's baseline.
+    """
+
+    def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
+        return k * leave_one_out_failure(n, c - r, k) * (r - (c - r) / (n - 1))
+
+    return _per_sample(rewards_PG, rule, k, needs=k)
+
+
+def grpo(rewards_PG: FloatArray, k: int) -> FloatArray:
+    """A = (r - c/n) / (std + 1e-4), std = sqrt(c (n-c) / (n (n-1))). k is not used.
+
+    Source: GRPO, Shao et al. 2024 (DeepSeekMath, arXiv 2402.03300), section 4.1.
+    """
+
+    def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
+        std: FloatArray = np.sqrt(c * (n - c) / (n * (n - 1)))
+        return (r - c / n) / (std + GRPO_EPSILON)
+
+    return _per_sample(rewards_PG, rule, k, needs=1)
+
+
+def dr_grpo(rewards_PG: FloatArray, k: int) -> FloatArray:
+    """A = r - c/n: GRPO without the division by std. k is not used.
+
+    Its other half, dividing by a constant in place of the length, is the loss's business.
+    Source: Dr. GRPO, Liu et al. 2025 (arXiv 2503.20783).
+    """
+    return _per_sample(rewards_PG, lambda r, n, c: r - c / n, k, needs=1)
+
+
+def pkpo_s(rewards_PG: FloatArray, k: int) -> FloatArray:
+    """A = n s: k if r = 1, k rho(n-1, c, k-1) if r = 0.
+
+    s_i is the sum over the k-subsets that hold sample i of their largest reward, over C(n, k).
+    Unbiased, without a baseline. Source: PKPO, Walder and Karkhanis 2025 (arXiv 2505.15201).
+    """
+    return _per_sample(rewards_PG, lambda r, n, c: _pkpo_s(r, n, c, k), k, needs=k)
+
+
+def pkpo_s_loo(rewards_PG: FloatArray, k: int) -> FloatArray:
+    """A = n s - n k/(n-1) rho(n-1, c', k), which needs k <= n-1.
+
+    As printed: the baseline is not scaled to the mean of s, which leaves noise on easy prompts.
+    Source: PKPO, Walder and Karkhanis 2025 (arXiv 2505.15201), equation 29.
+    """
+
+    def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
+        return _pkpo_s(r, n, c, k) - n * k / (n - 1) * pass_at_k(n - 1, c - r, k)
+
+    return _per_sample(rewards_PG, rule, k, needs=k + 1)
+
+
+def pkpo_s_loo_minus_1(rewards_PG: FloatArray, k: int) -> FloatArray:
+    """A = k C(n-c, k-1) / C(n-1, k-1) if r = 1, else 0; at k = 1 it is plain REINFORCE.
+
+    A sample earns what the subsets of size k gain by holding it; no advantage is negative.
+    Source: PKPO, Walder and Karkhanis 2025 (arXiv 2505.15201), equation 33.
+    """
+    return _per_sample(
+        rewards_PG, lambda r, n, c: r * k * leave_one_out_failure(n, c - r, k), k, needs=k
+    )
+
+
+def chen(rewards_PG: FloatArray, k: int) -> FloatArray:
+    """With R = rho(n, c, k) and S = sqrt(R (1-R)):
+
+    A = (1-R)/S if r = 1, (1 - R - C(n-c-1, k-1)/C(n-1, k-1))/S if r = 0, and 0 where S = 0.
+    The same without cancellation: sqrt((1-R)/R) times 1 or -c/(n-c). Biased: dividing by S and
+    centring flatten the weight of Pass@k. Source: Chen et al. 2025 (arXiv 2508.10751).
+    """
+
+    def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
+        failure, success = all_wrong(n, c, k), pass_at_k(n, c, k)
+        odds = np.divide(failure, success, out=np.zeros_like(failure), where=success > 0)
+        signed: FloatArray = np.sqrt(odds) * np.where(r == 1, 1.0, -c / np.maximum(n - c, 1))
+        return signed
+
+    return _per_sample(rewards_PG, rule, k, needs=k)
+
+
+def maxrl(rewards_PG: FloatArray, k: int) -> FloatArray:
+    """A = (r - c/n) / (c/n) = n r/c - 1, and 0 where c = 0. k is not used.
+
+    Ascends log p cut off after n terms. Source: MaxRL, Tajwar et al. 2026 (arXiv 2602.02710).
+    """
+
+    def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
+        gain: FloatArray = np.where(c > 0, n * r / np.maximum(c, 1) - 1, 0.0)
+        return gain
+
+    return _per_sample(rewards_PG, rule, k, needs=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimator:
+    """An entry of `ESTIMATORS`: the function, whether it reads k, the samples needed beyond k."""
+
+    advantages: Callable[[FloatArray, int], FloatArray]
+    uses_k: bool = True
+    spare_samples: int = 0
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "mixture": Estimator(rloo_k),
+    "grpo": Estimator(grpo, uses_k=False),
+    "dr_grpo": Estimator(dr_grpo, uses_k=False),
+    "s": Estimator(pkpo_s),
+    "s_loo": Estimator(pkpo_s_loo, spare_samples=1),
+    "s_loo_minus_1": Estimator(pkpo_s_loo_minus_1),
+    "chen": Estimator(chen),
+    "maxrl": Estimator(maxrl, uses_k=False),
+}
+
+
+def estimate_advantages(
+    rewards_PG: FloatArray, estimator: str, k: int, pass1_weight: float
+) -> FloatArray:
+    """Advantages [P, n] of pass1_weight Pass@1 + (1 - pass1_weight) Pass@k by a named estimator.
+
+    pass1_weight f(rewards, 1) + (1 - pass1_weight) f(rewards, k) for f of `ESTIMATORS`. Those
+    without k have one objective only, and any pass1_weight but 1 is a ValueError for them.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}.")
+    _check_weight(pass1_weight)
+    chosen = ESTIMATORS[estimator]
+    if not chosen.uses_k:
+        if pass1_weight != 1:
+            raise ValueError(f"{estimator} has no k: pass1_weight must be 1, got {pass1_weight}.")
+        return chosen.advantages(rewards_PG, k)
+    # A prompt that cannot estimate Pass@k leaves both terms, or it would follow Pass@1 alone.
+    usable_P = _usable(rewards_PG, k, k + chosen.spare_samples)
+    kept_PG = np.where(usable_P[:, None], rewards_PG, np.nan)
+    pass1_PG, passk_PG = chosen.advantages(kept_PG, 1), chosen.advantages(kept_PG, k)
+    return pass1_weight * pass1_PG + (1 - pass1_weight) * passk_PG
+
+
+def prompt_weights(
+    rewards_PG: FloatArray, k: int, pass1_weight: float, min_success: float = 0.0
+) -> FloatArray:
+    """What the mixture multiplies each prompt's Pass@1 gradient with, without bias, [P].
+
+    The mean over samples of the weight in `mixture_advantages`, which is 0 for those without
+    `enough_success`; of all samples, pass1_weight + (1 - pass1_weight) k C(n-c, k-1)/C(n, k-1).
+    0 for a prompt with too few judged samples, as its advantages are.
+    """
+    _check_weight(pass1_weight)
+
+    def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
+        return pass1_weight + (1 - pass1_weight) * k * leave_one_out_failure(n, c - r, k)
+
+    weights_PG = _per_sample(rewards_PG, rule, k, needs=k)
+    weights_PG *= enough_success(rewards_PG, min_success)
+    means_P: FloatArray = weights_PG.sum(axis=1) / np.maximum(_counts(rewards_PG)[0], 1)
+    return means_P
+
+
+def enough_success(rewards_PG: FloatArray, min_success: float) -> np.ndarray:
+    """Whether of the *other* judged samples of its prompt such a share is right, bool [P, n].
+
+    c'/(n-1) >= min_success. It does not depend on the sample's own reward, so multiplying an
+    advantage with it adds no bias: the weight w(p) becomes E[w_i 1[c'/(n-1) >= min_success]].
+    """
+    n_P, c_P = _counts(rewards_PG)
+    others_PG = c_P[:, None] - (np.asarray(rewards_PG) == 1)
+    enough_PG: np.ndarray = others_PG / np.maximum(n_P[:, None] - 1, 1) >= min_success
+    return enough_PG
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroups:
+    """Fractions of prompts whose advantages are all zero: any, those with c = 0, with c > 0."""
+
+    dead_group_fraction: float
+    dead_fail_fraction: float
+    dead_solved_fraction: float
+
+
+def dead_groups(advantages_PG: FloatArray, rewards_PG: FloatArray) -> DeadGroups:
+    """How many prompts give no gradient, because nothing or because too much was right."""
+    dead_P = ~np.any(advantages_PG, axis=1)
+    solved_P = _counts(rewards_PG)[1] > 0
+    kinds = (dead_P, dead_P & ~solved_P, dead_P & solved_P)
+    return DeadGroups(*(float(kind_P.mean()) for kind_P in kinds))
+
+
+def _pkpo_s(r: IntArray, n: IntArray, c: IntArray, k: int) -> FloatArray:
+    return k * (1 - (1 - r) * leave_one_out_failure(n, c - r, k))
+
+
+def _per_sample(rewards_PG: FloatArray, rule: Rule, k: int, needs: int) -> FloatArray:
+    """Apply a rule to the judged samples of the prompts that have enough of them."""
+    rewards_PG = np.asarray(rewards_PG, dtype=np.float64)
+    live_PG = _usable(rewards_PG, k, needs)[:, None] & ~np.isnan(rewards_PG)
+    r = rewards_PG[live_PG].astype(np.int64)
+    n_P, c_P = _counts(rewards_PG)
+    n, c = (np.broadcast_to(x_P[:, None], live_PG.shape)[live_PG] for x_P in (n_P, c_P))
+    advantages_PG = np.zeros(rewards_PG.shape)
+    advantages_PG[live_PG] = rule(r, n, c) + 0.0  # no negative zeros
+    return advantages_PG
+
+
+def _usable(rewards_PG: FloatArray, k: int, needs: int) -> np.ndarray:
+    """Which prompts have the judged samples that are needed, bool [P]; refuses an impossible k."""
+    n_P, _ = _counts(rewards_PG)
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}.")
+    if needs > (num_samples := np.shape(rewards_PG)[1]):
+        raise ValueError(f"no unbiased estimator: k={k} needs n >= {needs}, got n={num_samples}.")
+    return n_P >= max(needs, 2)
+
+
+def _counts(rewards_PG: FloatArray) -> tuple[IntArray, IntArray]:
+    """Judged and correct samples of each prompt, [P]; refuses what is not a table of rewards."""
+    rewards_PG = np.asarray(rewards_PG, dtype=np.float64)
+    if rewards_PG.ndim != 2 or rewards_PG.shape[1] < 2:
+        raise ValueError(f"rewards must be [prompts, 2 samples or more], got {rewards_PG.shape}.")
+    judged_PG = ~np.isnan(rewards_PG)
+    if not np.isin(rewards_PG[judged_PG], (0.0, 1.0)).all():
+        raise ValueError("rewards must be 0 (wrong), 1 (right) or NaN (not judged).")
+    return judged_PG.sum(axis=1), (rewards_PG == 1).sum(axis=1)
+
+
+def _check_weight(pass1_weight: float) -> None:
+    if not 0 <= pass1_weight <= 1:
+        raise ValueError(f"pass1_weight must be between 0 and 1, got {pass1_weight}.")

@@ -1,0 +1,40 @@
+"""The objective in force at a step: which weight each sample of a batch gets."""
+
+from dataclasses import dataclass
+
+from passk.config.schema import RegimeConfig, trained_k
+from passk.objectives.advantages import enough_success, estimate_advantages, prompt_weights
+from passk.objectives.pass_at_k import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """pass1_weight Pass@1 + (1 - pass1_weight) Pass@k by an estimator of `advantages.ESTIMATORS`.
+
+    With `min_success` a sample counts only where at least that share of the *other* samples of its
+    prompt is right. The factor does not depend on the sample itself, so the estimate stays
+    unbiased, for the objective whose weight is multiplied by the chance of that at p.
+    """
+
+    estimator: str = "mixture"
+    k: int = 1
+    pass1_weight: float = 1.0
+    min_success: float = 0.0
+
+    def advantages(self, rewards_PG: FloatArray) -> FloatArray:
+        """What each sample is worth, [P, n]; see `passk.objectives.advantages`."""
+        advantages_PG = estimate_advantages(rewards_PG, self.estimator, self.k, self.pass1_weight)
+        masked_PG: FloatArray = advantages_PG * enough_success(rewards_PG, self.min_success)
+        return masked_PG
+
+    def prompt_weights(self, rewards_PG: FloatArray) -> FloatArray:
+        """What the mixture multiplies each prompt's Pass@1 gradient with, without bias, [P]."""
+        return prompt_weights(rewards_PG, self.k, self.pass1_weight, self.min_success)
+
+
+PASS1 = Objective()
+
+
+def as_configured(regime: RegimeConfig) -> Objective:
+    """The objective that the configuration names, of all prompts."""
+    return Objective(regime.estimator, trained_k(regime), regime.pass1_weight)

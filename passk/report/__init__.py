@@ -1,0 +1,1 @@
+"""Reports: files of runs in; tables, figures, pages and model cards out. No torch."""

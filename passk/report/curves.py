@@ -1,0 +1,221 @@
+"""The figures of the report over runs: tables and records in, Vega-Lite drawings out.
+
+Each function returns a `Drawing`, or None where the files at hand hold nothing to draw. Rates are
+in percent, changes in percentage points; a regime keeps its colour through all figures.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from passk.report.chart_style import (
+    MOST_NAMED,
+    PANEL,
+    SIZES,
+    Drawing,
+    Series,
+    Titles,
+    label_color,
+    line_at,
+    rounded,
+    series_of,
+    tips,
+    zoom,
+)
+from passk.report.tables import in_order, reported_k
+from passk.runs.reader import RunRecord
+from passk.style import INK
+
+MOST_BANDS = 5  # more of them would hide one another
+_CURVE = ["step", "value", "low", "high"]
+
+
+def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:
+    """Held-out Pass@1 and Pass@k over training steps.
+
+    One run: its line with the bootstrap interval over problems. Several seeds: each a thin line,
+    their mean a thick one. SFT is the level the others start from, unless there is nothing else.
+    """
+    groups = _by_label([r for r in records if len(r.evals)])
+    if not groups:
+        return None
+    shown = [record for members in groups.values() for record in members]
+    ks = {reported_k(record, records) for record in records if record.regime != "sft"}
+    k_name = f"Pass@{ks.pop()}" if len(ks) == 1 else "Pass@k, k of each run"
+    only_sft = all(members[0].regime == "sft" for members in groups.values())
+    series, frames = series_of(shown, titles), []
+    for name in ("Pass@1", k_name):
+        for label, members in groups.items():
+            k = 1 if name == "Pass@1" else reported_k(members[0], records)
+            lines = _of_seeds([(record.seed, _percent(_curve(record, k))) for record in members])
+            if not lines:
+                continue
+            level = members[0].regime == "sft" and not only_sft
+            frame = _end_level(lines) if level else _with_mean(lines)
+            frames.append(frame.assign(measure=name, **series.columns[label]))
+    data = pd.concat(frames, ignore_index=True)
+    bands = len(groups) <= MOST_BANDS
+    panels = [
+        _lines(series, name, f"Held-out {name} (%)", bands=bands)
+        for name in dict.fromkeys(data["measure"])
+    ]
+    chart = alt.concat(*panels, columns=2).resolve_scale(
+        color="shared", strokeDash="shared", shape="shared"
+    )
+    return Drawing(chart, rounded(data, _CURVE[1:]), series.legends)
+
+
+def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:
+    """Cosine of each regime's gradient with the Pass@1 gradient while training, with intervals."""
+    groups = _by_label([r for r in records if len(_alignment(r)) > 1])
+    if not groups:
+        return None
+    series = series_of([record for members in groups.values() for record in members], titles)
+    frames = [
+        _with_mean(_of_seeds([(record.seed, _alignment(record)) for record in members])).assign(
+            measure="alignment", **series.columns[label]
+        )
+        for label, members in groups.items()
+    ]
+    data = pd.concat(frames, ignore_index=True)
+    zero = line_at(y=alt.datum(0))
+    lines = _lines(series, "alignment", "", bands=len(groups) <= MOST_BANDS, below=[zero])
+    return Drawing(lines.properties(width=2 * PANEL), rounded(data, _CURVE[1:], 4), series.legends)
+
+
+def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
+    """Alignment at the starting checkpoint: a point with its interval per regime, seeds faint."""
+    table = table.dropna(subset=["alignment"])
+    if table.empty:
+        return None
+    several = set(table[table["seed"] == "all"]["regime"])
+    role = np.where((table["seed"] == "all") | ~table["regime"].isin(several), "main", "seed")
+    data = pd.DataFrame({"run": table["regime"].map(titles), "seed": table["seed"].astype(str)})
+    data = data.assign(role=role, value=table["alignment"])
+    data = data.assign(low=table["alignment_low"], high=table["alignment_high"])
+    colors = {titles[label]: label for label in table["regime"]}
+    y = alt.Y("run:N", sort=list(colors), title=None, axis=alt.Axis(labelLimit=260, grid=False))
+    unit = "cosine with the Pass@1 gradient"
+    x = alt.X("value:Q", title=unit, scale=alt.Scale(padding=12))
+    color = _label_scale(colors, list(titles))
+    base = alt.Chart().encode(y=y, x=x, color=color)
+    main = base.transform_filter("datum.role == 'main'")
+    shown_at_point = tips("run", "seed", value="value", low="low", high="high")
+    chart = alt.layer(
+        line_at(x=alt.datum(0)),
+        base.transform_filter("datum.role == 'seed'")
+        .mark_point(filled=True, size=SIZES[0], opacity=0.45)
+        .encode(tooltip=shown_at_point),
+        main.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q", title=unit), x2="high:Q"),
+        main.mark_point(filled=True, size=SIZES[2], opacity=1).encode(tooltip=shown_at_point),
+    ).properties(width=2 * PANEL - 40, height=34 * table["regime"].nunique())
+    return Drawing(chart, rounded(data, ["value", "low", "high"], 4))
+
+
+def _lines(
+    series: Series, measure: str, title: str, *, bands: bool, below: Sequence[Any] = ()
+) -> Any:
+    """One panel of lines over steps: means or single runs thick with their bands, seeds thin."""
+    name = "".join(filter(str.isalnum, measure))
+    test = f"datum.measure == '{measure}' && {series.test()}"
+    unit = "cosine with the Pass@1 gradient" if measure == "alignment" else None
+    x = alt.X(
+        "step:Q",
+        title="training step",
+        axis=alt.Axis(tickMinStep=1, grid=False),
+        scale=alt.Scale(padding=8, nice=False),
+    )
+    y = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False, padding=6))
+    base = alt.Chart().transform_filter(test).encode(x=x, y=y, color=series.color())
+    main = base.transform_filter("datum.role == 'main'")
+    seeds = base.transform_filter("datum.role == 'seed'")
+    dashed, level_tips = series.dash(), tips(series.legends[0].field, value="value")
+    layers = [
+        *below,
+        seeds.mark_line(strokeWidth=0.9, opacity=0.5).encode(detail="seed:N", strokeDash=dashed),
+        alt.Chart()
+        .transform_filter(f"{test} && datum.role == 'level'")
+        .mark_rule(strokeWidth=1.4)
+        .encode(y=y, color=series.color(), strokeDash=dashed, tooltip=level_tips),
+        main.mark_line().encode(strokeDash=dashed),
+        main.mark_point(filled=True, opacity=1, size=SIZES[0]).encode(
+            shape=series.shape(),
+            tooltip=tips(
+                *[legend.field for legend in series.legends], "seed", "step:Q",
+                value="value", low="low", high="high",
+            ),
+        ).add_params(zoom(name)),
+    ]  # fmt: skip
+    if bands:
+        banded = main.transform_filter("isValid(datum.low)")
+        band = banded.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=unit), y2="high:Q")
+        layers.insert(len(below), band)
+    return alt.layer(*layers).properties(width=PANEL, height=260, title=title)
+
+
+def _label_scale(labels: dict[str, str], everywhere: list[str]) -> Any:
+    """Colours of titles, for a figure that names them on an axis; of many, one for all."""
+    many = len(labels) > MOST_NAMED
+    colors = [INK if many else label_color(label, everywhere) for label in labels.values()]
+    return alt.Color("run:N", legend=None, scale=alt.Scale(domain=list(labels), range=colors))
+
+
+def _by_label(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    groups: dict[str, list[RunRecord]] = {}
+    for label, record in in_order(records):
+        groups.setdefault(label, []).append(record)
+    return groups
+
+
+def _curve(record: RunRecord, k: int) -> pd.DataFrame:
+    rows = record.evals[record.evals["k"] == k]
+    return rows.rename(columns={"ci_low": "low", "ci_high": "high"})[_CURVE]
+
+
+def _percent(line: pd.DataFrame) -> pd.DataFrame:
+    return line.assign(**{name: 100 * line[name] for name in _CURVE[1:]})
+
+
+def _alignment(record: RunRecord) -> pd.DataFrame:
+    columns = ["step", "alignment", "alignment_low", "alignment_high"]
+    rows = record.metrics.reindex(columns=columns).dropna(subset=["alignment"]).astype(float)
+    return rows.set_axis(_CURVE, axis=1)
+
+
+def _of_seeds(lines: Sequence[tuple[int, pd.DataFrame]]) -> dict[int, pd.DataFrame]:
+    """The lines that have points, by seed; runs of one seed are averaged where all have a point."""
+    runs: dict[int, list[pd.DataFrame]] = {}
+    for seed, line in lines:
+        if len(line):
+            runs.setdefault(seed, []).append(line.set_index("step"))
+    means = {}
+    for seed, found in runs.items():
+        points = pd.concat(found).groupby(level="step")
+        whole = points.size() == len(found)
+        means[seed] = points.mean()[whole].reset_index()[_CURVE]
+    return means
+
+
+def _with_mean(lines: dict[int, pd.DataFrame]) -> pd.DataFrame:
+    """One line as it is; of several seeds, each without its interval, and their mean."""
+    if len(lines) == 1:
+        ((seed, line),) = lines.items()
+        return line.assign(seed=str(seed), role="main")
+    values = [line.set_index("step")["value"] for line in lines.values()]
+    mean = pd.concat(values, axis=1).dropna().mean(axis=1).rename("value").reset_index()
+    thin = [
+        line[["step", "value"]].assign(seed=str(seed), role="seed") for seed, line in lines.items()
+    ]
+    both = [*thin, mean.assign(seed="mean", role="main")]
+    return pd.concat(both).reindex(columns=[*_CURVE, "seed", "role"])
+
+
+def _end_level(lines: dict[int, pd.DataFrame]) -> pd.DataFrame:
+    """Where the lines end, averaged, as one row without a step."""
+    level = float(np.mean([line["value"].iloc[-1] for line in lines.values()]))
+    seed = "mean" if len(lines) > 1 else str(next(iter(lines)))
+    row = {"step": None, "value": level, "low": None, "high": None, "seed": seed, "role": "level"}
+    return pd.DataFrame([row])

@@ -1,0 +1,129 @@
+"""The tables of `passk diagnose`: a row per prompt, per k, and per kind of prompt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from passk.diagnostics.agreement import Agreement, FirstConflict, curve_table, first_conflict
+from passk.diagnostics.bounds import Promise, promise, success_groups
+from passk.diagnostics.gold_errors import agreement_table, injected_table, vote_table
+from passk.objectives.pass_at_k import FloatArray
+from passk.report.tables import kind_order
+from passk.statistics import bootstrap_intervals
+from passk.types import Group
+
+GROUPINGS = ("kind", "level", "type")
+_ERRORS = 1.96  # standard errors on either side of an agreement
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All that was found, as tables; `k` is the one that groups of prompts are shown at."""
+
+    k: int
+    ks: tuple[int, ...]
+    prompts: pd.DataFrame
+    curve: pd.DataFrame
+    groups: dict[str, pd.DataFrame]  # by kind, level or type, where the data have several
+    first: FirstConflict
+    promised: Promise | None
+    agreed: pd.DataFrame  # prompts whose samples agree on an answer
+    injected: pd.DataFrame  # what errors of the verifier made on purpose weigh; empty without them
+
+
+def diagnosis(
+    groups: Sequence[Group],
+    rewards_PG: FloatArray,
+    derivatives_PG: FloatArray,
+    measured: Agreement,
+    ks: Sequence[int],
+    k: int,
+    num_resamples: int,
+    false_negative_rate: float = 0.0,
+) -> Diagnosis:
+    """Every table, from the samples and what was measured of them."""
+    prompts = prompt_table(groups, rewards_PG, measured, ks)
+    by_group = {
+        grouping: group_table(prompts, grouping, k, num_resamples)
+        for grouping in GROUPINGS
+        if prompts[grouping].nunique() > 1
+    }
+    return Diagnosis(
+        k,
+        tuple(ks),
+        prompts,
+        curve_table(measured, num_resamples, seed=0),
+        by_group,
+        first_conflict(measured, num_resamples, seed=0),
+        promise(success_groups(rewards_PG, derivatives_PG), k),
+        agreement_table(groups, prompts),
+        injected_table(prompts, ks, false_negative_rate),
+    )
+
+
+def prompt_table(
+    groups: Sequence[Group], rewards_PG: FloatArray, measured: Agreement, ks: Sequence[int]
+) -> pd.DataFrame:
+    """problem_id, kind, level, type, n, c, p, signal, agreement and its error; for each of ks the
+    weight w_k and the contribution w_k a.
+
+    `signal` is `none right` or `all right` where no gradient can be seen, else empty. At the end
+    the columns of `suspects.vote_table`.
+    """
+    n_P, c_P = (~np.isnan(rewards_PG)).sum(axis=1), (rewards_PG == 1).sum(axis=1)
+    problems = [group.problem for group in groups]
+    return pd.DataFrame(
+        {
+            "problem_id": [p.id for p in problems],
+            **{name: [getattr(p, name) for p in problems] for name in GROUPINGS},
+            "n": n_P,
+            "c": c_P,
+            "p": np.divide(c_P, n_P, out=np.full(len(n_P), np.nan), where=n_P > 0),
+            "signal": np.where(c_P == 0, "none right", np.where(c_P == n_P, "all right", "")),
+            "agreement": measured.scores_P,
+            "agreement_error": measured.errors_P,
+            **{f"weight_{k}": measured.weights_PK[:, k - 1] for k in ks},
+            **{f"contribution_{k}": measured.contributions_PK[:, k - 1] for k in ks},
+        }
+    ).join(vote_table(groups))
+
+
+def group_table(prompts: pd.DataFrame, grouping: str, k: int, num_resamples: int) -> pd.DataFrame:
+    """A row per kind, level or type: how many, how good, how they agree, what they contribute.
+
+    `clearly_negative` is the share of prompts whose agreement lies below 0 by 1.96 of its errors;
+    `weight_share` that of all weight w_k; contributions add up to f(k) over the groups. Intervals
+    are bootstraps over prompts, the direction given.
+    """
+    rows = []
+    total_weight = prompts[f"weight_{k}"].sum()
+    for name in kind_order(prompts[grouping]):
+        within = (prompts[grouping] == name).to_numpy()
+        part = prompts[within]
+        clear = part["agreement"] < -_ERRORS * part["agreement_error"]
+        (agreement,) = bootstrap_intervals(
+            part[["agreement"]].to_numpy(), num_resamples=num_resamples
+        )
+        (contribution,) = bootstrap_intervals(
+            np.where(within, prompts[f"contribution_{k}"], 0.0)[:, None],
+            num_resamples=num_resamples,
+        )
+        rows.append(
+            {
+                grouping: name,
+                "num_prompts": len(part),
+                "without_signal": int((part["signal"] != "").sum()),
+                "pass1": part["p"].mean(),
+                "agreement": agreement.value,
+                "agreement_low": agreement.low,
+                "agreement_high": agreement.high,
+                "clearly_negative": float(clear.mean()),
+                "weight_share": part[f"weight_{k}"].sum() / total_weight if total_weight else 0.0,
+                "contribution": contribution.value,
+                "contribution_low": contribution.low,
+                "contribution_high": contribution.high,
+            }
+        )
+    return pd.DataFrame(rows)

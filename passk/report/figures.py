@@ -1,0 +1,131 @@
+"""Which figures a report has, what they are called, and what is said below them."""
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from passk.report import curves, prompt_plots, sweep_plots, verdicts
+from passk.report.chart_style import Drawing, Titles
+from passk.report.tables import in_order, prompt_changes, reported_k, sweep_table
+from passk.report.verdicts import verdict_shares
+from passk.runs.labels import run_title
+from passk.runs.reader import DiagnosisRecord, RunRecord, agreement_rows
+
+AGREEMENT = "weight_against_agreement"
+_TOLD = {
+    "training_curves": (
+        "Held-out success while training",
+        "Bands, for few lines, are 95 % intervals over problems; with several seeds, each is a "
+        "thin line and their mean a thick one. The level line is where SFT ended.",
+    ),
+    "pareto_regimes": (
+        "What each regime trades",
+        "Change in Pass@1 against change in Pass@{k} from {baseline}, with 95 % intervals. Dashed: "
+        "those that none beats in both.",
+    ),
+    "pareto_sweep": (
+        "What each cell of the sweep trades",
+        "Change in Pass@1 against change in Pass@{k} from {baseline}, with 95 % intervals. Dashed: "
+        "cells that no other one beats in both.",
+    ),
+    "heatmaps": (
+        "Pass@1 and Pass@{k} over k and the weight of Pass@1",
+        "Where each cell ended, and its change from {baseline}: blue gained, orange lost.",
+    ),
+    "alignment_at_start": (
+        "Alignment with Pass@1 at the start",
+        "Direction of each regime's gradient at the starting checkpoint: below 0 it works against "
+        "Pass@1. Bars are 95 % intervals, faint points single seeds.",
+    ),
+    "alignment_curves": (
+        "Alignment with Pass@1 while training",
+        "The same direction on the policy of that step.",
+    ),
+    "prompt_scatter": (
+        "Success of each problem, before and after",
+        "On the line, nothing changed. A point is every problem that lies there; outlined markers "
+        "are the means of a kind.",
+    ),
+    "weight_by_kind": (
+        "Which problems Pass@{k} up-weights",
+        "Where {run} started: the weight of a problem by its success, how many problems are where, "
+        "and the share of all problems and of all weight that falls on each kind.",
+    ),
+    AGREEMENT: (
+        "Weight against agreement: {diagnosis}",
+        "Each prompt of passk diagnose: the weight that Pass@{k} gives it against how far its "
+        "gradient agrees with that of Pass@1, with standard errors. Prompts at the left with much "
+        "weight are those that pull against Pass@1; hollow ones show no gradient.",
+    ),
+    "verdict_reasons": (
+        "Reasons of the verdicts",
+        "Shares of the samples of each training step, in the mean over seeds, and of the held-out "
+        "evaluations.",
+    ),
+}
+
+
+def told(name: str, **words: object) -> tuple[str, str]:
+    """Title and caption of a figure."""
+    title, caption = _TOLD[re.sub(r"_\d+$", "", name)]
+    return title.format(**words), caption.format(**words)
+
+
+def report_figures(
+    records: Sequence[RunRecord],
+    table: pd.DataFrame,
+    titles: Titles,
+    cells: pd.DataFrame,
+    k: int,
+    among: Sequence[RunRecord],
+    against: Sequence[RunRecord] | None,
+    diagnoses: Sequence[DiagnosisRecord],
+) -> dict[str, Drawing]:
+    """The figures that the material allows, by name, in the order of the page.
+
+    `records` are those of the headline table, `among` all of them, with the cells of a sweep.
+    """
+    prompts = prompt_changes(records)
+    of_focus = prompts[prompts["regime"] == focus(records, k)]
+    trained = [r for r in records if r.regime != "sft"]
+    is_reproduction = any(r.seed_dir for r in records)
+    regimes = None
+    if trained and (is_reproduction or not len(cells)):
+        points = sweep_table(trained, against, among)
+        regimes = sweep_plots.pareto(points, shown_k(points, k), trained, titles)
+    swept = [r for r in among if r.seed_dir is None and r.regime != "sft"]
+    k_cells = shown_k(cells, k)
+    drawn = {
+        "training_curves": curves.training_curves(records, titles),
+        "pareto_regimes": regimes,
+        "pareto_sweep": sweep_plots.pareto(cells, k_cells, swept, titles_of(swept)),
+        "heatmaps": sweep_plots.heatmaps(cells, k_cells),
+        "alignment_at_start": curves.alignment_at_start(table, titles),
+        "alignment_curves": curves.alignment_curves(records, titles),
+        "prompt_scatter": prompt_plots.prompt_scatter(prompts, titles),
+        "weight_by_kind": prompt_plots.weight_by_kind(of_focus, k),
+    }
+    for place, found in enumerate(diagnoses, 1):
+        rows = agreement_rows([found])
+        name = AGREEMENT if place == 1 else f"{AGREEMENT}_{place}"
+        drawn[name] = prompt_plots.weight_against_agreement(rows, found.k)
+    drawn["verdict_reasons"] = verdicts.verdict_reasons(verdict_shares(records), titles)
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def shown_k(cells: pd.DataFrame, k: int) -> int:
+    """k where all cells evaluated it, else the largest that all did."""
+    grid = [int(name[4:]) for name in map(str, cells) if re.fullmatch(r"pass\d+", name)]
+    return k if k in grid else max(grid, default=1)
+
+
+def focus(records: Sequence[RunRecord], k: int) -> str:
+    """The label whose start the weights are shown for: Pass@k-only if there, else the first."""
+    at_k = [(label, r) for label, r in in_order(records) if reported_k(r, records) == k]
+    return min(at_k, key=lambda item: (not item[1].optimises_passk, item[1].pass1_weight))[0]
+
+
+def titles_of(records: Sequence[RunRecord]) -> Titles:
+    """What people read for each label."""
+    return {label: run_title(record, label) for label, record in in_order(records)}

@@ -1,0 +1,239 @@
+"""`passk report`: tables, figures and one self-contained HTML page over any set of runs.
+
+Everything is rebuilt from the files of the runs; a section without material is left out.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from passk.files import filled_at_once, read_manifest
+from passk.report import table_formats
+from passk.report.costs import cost_sentences, cost_sheet, cost_table, price_sheet
+from passk.report.figures import AGREEMENT, focus, report_figures, shown_k, titles_of, told
+from passk.report.html import figure_data, render, save_figures
+from passk.report.samples import SampleRows, sample_rows
+from passk.report.table_formats import write_table
+from passk.report.tables import (
+    headline_table,
+    in_order,
+    reported_k,
+    reproduction_table,
+    sweep_table,
+)
+from passk.runs.baselines import baseline_runs, repeat_sentences, without_copies
+from passk.runs.command_lines import outermost
+from passk.runs.labels import markdown, reading, sweep_reading
+from passk.runs.ledger import FOLDER as LEDGER
+from passk.runs.reader import DiagnosisRecord, RunRecord, find_diagnoses, find_measured, find_runs
+
+SAMPLE_BYTES = 2_000_000  # of the page; the scripts that draw the figures take 900 kB
+_NOTE = (
+    "Deltas are against {baseline}, in percentage points, with 95 % "
+    "intervals in brackets: a paired bootstrap over held-out problems for one seed, Student's t "
+    "over seeds for several. Alignment is the cosine of the regime's gradient with the Pass@1 "
+    "gradient at the checkpoint that the run started from."
+)
+_PRICES = (
+    "What one run took, in the mean over its seeds, and what a point gained or lost took. Seconds "
+    "include evaluations and saving (other), not the loading of the model."
+)
+_EXPORTS = (
+    "Beside this page lie tables/ (each table as CSV, Markdown and LaTeX with booktabs) and "
+    "figures/ (each figure as PNG and PDF). Click a heading to sort a table. The buttons above a "
+    "figure hide and show its series; with Shift, the wheel zooms and dragging moves it, and "
+    "a double click returns. The menu at its right saves what it shows as SVG or PNG."
+)
+_PAGE, _TITLE = "report.html", "passk report: "  # and how its title begins
+_MOST_READ = 4  # runs that are told one by one in words
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the files hold, read once: the runs, in their parts, and the tables over them.
+
+    Attributes:
+        records: all runs, each once; `headline` those of the first table, with `titles` by label.
+        repeats: what is said of runs that are there more than once.
+        against: the runs that `baseline` names; None is the starting checkpoints.
+        table, cells, costs: `reproduction_table` and `cost_table` of the headline, `sweep_table`
+            of the sweep.
+        k: the largest that a row of the headline table reports.
+    """
+
+    records: list[RunRecord]
+    repeats: list[str]
+    headline: list[RunRecord]
+    against: list[RunRecord] | None
+    table: pd.DataFrame
+    cells: pd.DataFrame
+    titles: Mapping[str, str]
+    ks: Mapping[str, int]
+    costs: pd.DataFrame
+    diagnoses: list[DiagnosisRecord]
+    samples: SampleRows
+
+    @property
+    def k(self) -> int:
+        return max(self.ks.values())
+
+
+def write_report(
+    dirs: Iterable[str | Path], out_dir: str | Path, baseline: str | None = None
+) -> Path:
+    """Write report.html, table.csv, table.md, sweep.csv, tables/ and figures/; returns the page.
+
+    `dirs` may be runs, reproductions and sweeps, with evaluations and diagnoses beside them. The
+    headline table holds the runs of reproductions, or all runs where there is none. RL runs outside
+    a reproduction make a sweep where they are not all there is, or more than one. Deltas are
+    against the starting checkpoints, or the runs that `baseline` names.
+
+    Raises:
+        UserError: a directory holds no run, a file cannot be read, or no run is `baseline`.
+    """
+    found = _read(list(dirs), baseline)
+    cells, k, titles = found.cells, found.k, found.titles
+    other = f"the last evaluation of {baseline}" if baseline else ""
+    start = other or "the checkpoint that the run started from"
+    note = _NOTE.format(baseline=start)
+    few = len(titles) <= _MOST_READ or found.headline[0].seed_dir is not None
+    sentences = reading(found.table, titles, found.ks, other) if few else []
+    sentences += (
+        sweep_reading(table_formats.summary_rows(cells), shown_k(cells, k)) if len(cells) else []
+    )
+    sentences += found.repeats
+    headings = table_formats.column_names(set(found.ks.values()))
+    people = found.table.assign(regime=found.table["regime"].map(titles))
+    drawings = report_figures(
+        found.headline,
+        found.table,
+        titles,
+        cells,
+        k,
+        found.records,
+        found.against,
+        found.diagnoses,
+    )
+    tables = _tables(found, people, headings)
+    shown = {name: table for name, (table, _) in tables.items()}
+    page = shown | {
+        "title": _page_title(found.headline),
+        "kind": _TITLE,
+        "sentences": sentences,
+        "note": note,
+        "facts": table_formats.facts(found.records),
+        "figures": _told(drawings, found, start),
+        "agreement": [name for name in drawings if name.startswith(AGREEMENT)],
+        "samples": found.samples.sentence if len(found.samples.samples) else None,
+        "cost_words": [_PRICES, *cost_sentences(found.costs, titles)],
+        "exports": _EXPORTS,
+    }
+    data = figure_data(drawings) | {
+        "titles": titles_of(found.records),
+        "several_seeds": len({record.seed for record in found.records}) > 1,
+    }
+    samples = found.samples.as_json() if page["samples"] else None
+    words = "".join(f"\n{sentence}\n" for sentence in [*sentences, note])
+    out = Path(out_dir)
+    with filled_at_once(out, last=_PAGE, advice="make room, and report again") as folder:
+        found.table.to_csv(folder / "table.csv", index=False)
+        if len(cells):
+            cells.to_csv(folder / "sweep.csv", index=False)
+        (folder / "table.md").write_text(markdown(people, headings) + words, encoding="utf-8")
+        save_figures(drawings, folder / "figures")
+        for name, (table, numbers) in tables.items():
+            if table is not None:
+                write_table(folder / "tables", name, table, numbers)
+        (folder / _PAGE).write_text(render(page, data, samples), encoding="utf-8")
+    return out / _PAGE
+
+
+def keeps_report(folder: Path) -> bool:
+    """Whether the report of one directory belongs into it: of a sweep, a reproduction, or an older
+    report's. What else lies in a folder is not ours to write over, and a run is written by itself.
+    """
+    if (folder / "metrics.jsonl").is_file():
+        return False
+    is_whole = (folder / LEDGER).is_dir() or read_manifest(folder).get("command") == "reproduce"
+    page = folder / _PAGE
+    return is_whole or (page.is_file() and f"<title>{_TITLE}" in _beginning(page))
+
+
+def _beginning(file: Path) -> str:
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        return opened.read(2000)
+
+
+def _read(dirs: Sequence[str | Path], baseline: str | None) -> Material:
+    records, copies = without_copies(find_runs(dirs))
+    against = baseline_runs(baseline, records) if baseline else None
+    reproduced = [record for record in records if record.seed_dir is not None]
+    headline = reproduced or records
+    swept = [r for r in records if r.seed_dir is None and r.regime != "sft"]
+    is_sweep = len(swept) > (0 if reproduced else 1)
+    table = reproduction_table(headline, against)
+    return Material(
+        records=records,
+        repeats=repeat_sentences(records, copies),
+        headline=headline,
+        against=against,
+        table=table,
+        cells=sweep_table(swept, against, records) if is_sweep else pd.DataFrame(),
+        titles=titles_of(headline),
+        ks={label: reported_k(record, headline) for label, record in in_order(headline)},
+        costs=cost_table(headline, None if against else table),
+        diagnoses=find_diagnoses(dirs),
+        samples=sample_rows(records, SAMPLE_BYTES, find_measured(dirs, "eval")),
+    )
+
+
+def _tables(
+    found: Material, people: pd.DataFrame, headings: Mapping[str, str]
+) -> dict[str, tuple[table_formats.Sheet | None, pd.DataFrame | None]]:
+    """The page's tables by name, None without rows; with the numbers that stand in their CSV."""
+    first = headline_table(found.headline, found.table)
+    first["regime"] = first["regime"].map(found.titles)
+    costs = found.costs
+    several = (people["seed"] == "all").any()
+    cells, k = found.cells, shown_k(found.cells, found.k)
+    shown = {
+        "headline": table_formats.sheet(first, headings),
+        "per_seed": table_formats.sheet(people, headings) if several else None,
+        "sweep": table_formats.cells(cells, k, headings) if len(cells) else None,
+        "kinds": table_formats.kinds(found.headline, found.titles, headings),
+        "kernel": table_formats.kernel(found.headline),
+        "costs": cost_sheet(costs, found.titles),
+        "prices": price_sheet(costs, found.titles),
+        "differences": table_formats.differences(found.records),
+        "runs": table_formats.runs(found.records),
+        "versions": table_formats.versions(found.records),
+    }
+    numbers = {"headline": first, "per_seed": found.table, "sweep": cells, "costs": costs}
+    return {
+        name: (table if table is not None and table.rows else None, numbers.get(name))
+        for name, table in shown.items()
+    }
+
+
+def _told(drawings: Iterable[str], found: Material, start: str) -> dict[str, tuple[str, str]]:
+    """Title and caption of each figure."""
+    run = found.titles[focus(found.headline, found.k)]
+    of_name = {}
+    diagnoses = iter(found.diagnoses)
+    for name in drawings:
+        swept = name in ("pareto_sweep", "heatmaps")
+        k = shown_k(found.cells, found.k) if swept else found.k
+        words: dict[str, object] = {"k": k, "run": run, "baseline": start}
+        if name.startswith(AGREEMENT):
+            diagnosis = next(diagnoses)
+            words |= {"k": diagnosis.k, "diagnosis": diagnosis.title}
+        of_name[name] = told(name, **words)
+    return of_name
+
+
+def _page_title(records: Sequence[RunRecord]) -> str:
+    """The name of the reproduction or sweep, or the run's where there is only one."""
+    roots = {outermost(record).name for record in records}
+    return roots.pop() if len(roots) == 1 else f"{len(records)} runs"

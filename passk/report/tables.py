@@ -1,0 +1,314 @@
+"""Run records in, tables out: the headline, the reproduction, the sweep, the kinds, the prompts.
+
+All values are probabilities in [0, 1] (alignments are cosines); `passk.runs.labels` writes percent.
+A quantity X with an interval has the columns X, X_low, X_high. What cannot be computed from the
+files at hand is NaN, never a guess.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from passk.objectives.pass_at_k import all_wrong, pass_at_k
+from passk.report.table_formats import summary_rows
+from passk.runs.baselines import counts_before, last_counts, sft_of, starting_counts
+from passk.runs.labels import in_order
+from passk.runs.reader import RunRecord, find_runs, load_run, read_seed_table
+from passk.statistics import Interval, bootstrap_intervals, seed_interval
+
+__all__ = ["RunRecord", "find_runs", "in_order", "load_run", "reproduction_table", "sweep_table"]
+
+ALL_SEEDS = "all"
+NOTHING = Interval(np.nan, np.nan, np.nan)
+REPRODUCTION_COLUMNS = [
+    "regime",
+    "seed",
+    "pass1",
+    "passk",
+    *("delta_pass1", "delta_pass1_low", "delta_pass1_high"),
+    *("delta_passk", "delta_passk_low", "delta_passk_high"),
+    *("alignment", "alignment_low", "alignment_high"),
+]
+
+
+def reproduction_table(
+    records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
+) -> pd.DataFrame:
+    """What each regime did to Pass@1 and Pass@k: a row per regime and seed, SFT first.
+
+    `pass1` and `passk` are of the last evaluation; k is `reported_k`. Deltas are against the
+    starting checkpoint, or the last evaluation of the baseline's run of the same seed
+    (`baselines.counts_before`), with a paired bootstrap over held-out problems.
+    A regime with several runs ends in a row of seed `all`, see `with_all_seeds`. `regime` is the
+    label of `run_labels`. Columns: `REPRODUCTION_COLUMNS`.
+    """
+    rows = []
+    for label, record in in_order(records):
+        k = reported_k(record, records)
+        row: dict[str, object] = {"regime": label, "seed": record.seed}
+        before, after = counts_before(record, records, baseline), last_counts(record)
+        ks = {"pass1": 1, "passk": k}
+        deltas = paired_deltas(before, after, list(ks.values()))
+        for (name, this_k), delta in zip(ks.items(), deltas, strict=True):
+            row[name] = _mean_pass_at_k(after, this_k)
+            row |= _columns(f"delta_{name}", delta)
+        rows.append(row | _alignment(record))
+    table = pd.DataFrame(rows, columns=REPRODUCTION_COLUMNS)
+    return with_all_seeds(table, ["regime"])
+
+
+def sweep_table(
+    records: Sequence[RunRecord],
+    baseline: Sequence[RunRecord] | None = None,
+    among: Sequence[RunRecord] | None = None,
+) -> pd.DataFrame:
+    """Cells of a sweep at a grid of k that all of them evaluated, whatever k each one optimised.
+
+    A row per run: regime (label), k, pass1_weight, seed, then for each j of the grid the columns
+    `pass{j}` and `delta_pass{j}`, each with `_low` and `_high`. Values carry the intervals of
+    `eval/table.csv`; deltas are as in `reproduction_table`, where the runs that others started from
+    are looked for `among` those given. Cells with several runs end in a row of seed `all`.
+    """
+    grid = common_ks(records)
+    rows = []
+    for label, record in in_order(records):
+        row: dict[str, object] = {"regime": label, "k": record.k}
+        row |= {"pass1_weight": record.pass1_weight, "seed": record.seed}
+        before, after = counts_before(record, among or records, baseline), last_counts(record)
+        for k, delta in zip(grid, paired_deltas(before, after, grid), strict=True):
+            row |= _columns(f"pass{k}", _last_value(record, k))
+            row |= _columns(f"delta_pass{k}", delta)
+        rows.append(row)
+    table = pd.DataFrame(rows).sort_values(
+        ["k", "pass1_weight", "regime", "seed"], ascending=[True, False, True, True]
+    )
+    return with_all_seeds(table, ["regime", "k", "pass1_weight"])
+
+
+def reported_k(record: RunRecord, records: Sequence[RunRecord]) -> int:
+    """The k of the `passk` column: the run's own where it optimises Pass@k.
+
+    SFT and Pass@1-only runs take the largest k that the runs of their seed optimise (of all runs
+    given, where none of their seed does), and without any such run the largest k they evaluated.
+    """
+    if record.optimises_passk:
+        return record.k
+    ks = [r.k for r in records if r.optimises_passk and r.path.parent == record.path.parent]
+    ks = ks or [r.k for r in records if r.optimises_passk]
+    return max(ks or [int(k) for k in record.evals["k"]], default=1)
+
+
+def common_ks(records: Sequence[RunRecord]) -> list[int]:
+    """Every k that all runs with an evaluation have evaluated."""
+    grids = [set(record.evals["k"].astype(int)) for record in records if len(record.evals)]
+    return sorted(set.intersection(*grids)) if grids else []
+
+
+def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """After the rows of each cell that has several, a row of seed `all`: means over seeds.
+
+    Runs of one seed share its data, so they are averaged first and count as one. Intervals are
+    Student-t over seeds: each seed has its own data and its own start, so they cover the sampling
+    of problems as well. Those of cosines end at -1 and 1. Of one seed alone the ends of its runs'
+    intervals are averaged: no narrower than the interval of their mean.
+    """
+    frames = []
+    for _, cell in table.groupby(keys, sort=False):
+        frames.append(cell.astype({"seed": object}))
+        if len(cell) < 2:
+            continue
+        numbers = cell.drop(columns=keys).astype(
+            dict.fromkeys(cell.columns.drop([*keys, "seed"]), float)
+        )
+        of_seed = numbers.groupby("seed").mean()
+        row: dict[Any, Any] = cell.iloc[0].to_dict() | of_seed.mean().to_dict()
+        for name in map(str, of_seed) if len(of_seed) > 1 else ():
+            if f"{name}_low" in of_seed:
+                values = of_seed[name].dropna().to_numpy()
+                row |= _columns(name, seed_interval(values) if len(values) else NOTHING)
+        row["seed"] = ALL_SEEDS
+        frames.append(pd.DataFrame([row], columns=table.columns).astype({"seed": object}))
+    merged = pd.concat(frames, ignore_index=True) if frames else table
+    cosines = merged.columns.intersection(["alignment", "alignment_low", "alignment_high"])
+    merged[cosines] = merged[cosines].astype(float).clip(-1, 1)
+    return merged
+
+
+def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:
+    """Pass@k averaged over the problems with at least k judged samples."""
+    counts = None if counts is None else counts[counts["n"] >= k]
+    if counts is None or counts.empty:
+        return np.nan
+    return float(pass_at_k(counts["n"].to_numpy(), counts["c"].to_numpy(), k).mean())
+
+
+def paired_deltas(
+    before: pd.DataFrame | None, after: pd.DataFrame | None, ks: Sequence[int]
+) -> list[Interval]:
+    """Change in Pass@k for each k, after minus before, over the problems that both evaluated.
+
+    All k share their resamples of the problems, as long as all problems have samples for each.
+    """
+    if before is None or after is None:
+        return [NOTHING] * len(ks)
+    both = before.merge(after, on="problem_id", suffixes=("_before", "_after"), validate="1:1")
+    least_P = both[["n_before", "n_after"]].min(axis=1).to_numpy()
+    if len(ks) > 1 and not (least_P >= max(ks)).all():
+        return [interval for k in ks for interval in paired_deltas(before, after, [k])]
+    both = both[least_P >= max(ks, default=1)]
+    if both.empty or not ks:
+        return [NOTHING] * len(ks)
+    n_P, c_P, later_n_P, later_c_P = (
+        both[f"{count}_{when}"].to_numpy() for when in ("before", "after") for count in "nc"
+    )
+    gains = [pass_at_k(later_n_P, later_c_P, k) - pass_at_k(n_P, c_P, k) for k in ks]
+    return bootstrap_intervals(np.stack(gains, axis=1))
+
+
+def _last_value(record: RunRecord, k: int) -> Interval:
+    last = record.evals[record.evals["step"] == record.evals["step"].max()]
+    row = last[last["k"] == k]
+    if row.empty:
+        return NOTHING
+    return Interval(*row[["value", "ci_low", "ci_high"]].iloc[0].astype(float))
+
+
+def _alignment(record: RunRecord) -> dict[str, float]:
+    """Cosine with the Pass@1 gradient at the starting checkpoint, with its interval.
+
+    From the seed's `alignment.csv`; for a run on its own, what it measured at its first step.
+    """
+    names = ["alignment", "alignment_low", "alignment_high"]
+    table = read_seed_table(record, "alignment.csv")
+    if table is not None:
+        rows = table[table["regime"] == record.regime]
+        if len(rows) > 1:
+            rows = rows[(rows["k"] == record.k) & (rows["pass1_weight"] == record.pass1_weight)]
+    else:
+        rows = record.metrics.reindex(columns=names).head(1)
+    first = rows[names].astype(float).head(1).to_dict("list")
+    return {str(name): values[0] for name, values in first.items() if values}
+
+
+def _columns(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def kind_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Success by kind of problem at the start and the end, averaged over seeds.
+
+    Columns: regime, kind, num_problems (of all seeds), pass1_before, pass1, passk_before, passk.
+    SFT has rows only where there is nothing else: it is what the others had before. Read from
+    `eval/table_by_kind.csv` of the run and of its starting point.
+    """
+    rows = []
+    trained = any(record.regime != "sft" for record in records)
+    for label, record in in_order(records):
+        if trained and record.regime == "sft":
+            continue
+        k = reported_k(record, records)
+        start = sft_of(record, records)
+        before = _by_kind(start, last=True) if start else _by_kind(record, last=False)
+        after = _by_kind(record, last=True)
+        for kind in kind_order(after["kind"]):
+            row: dict[str, object] = {"regime": label, "kind": kind, "seed": record.seed}
+            row["num_problems"] = _cell(after, kind, None)
+            for name, this_k in (("pass1", 1), ("passk", k)):
+                row[f"{name}_before"] = _cell(before, kind, this_k)
+                row[name] = _cell(after, kind, this_k)
+            rows.append(row)
+    columns = ["regime", "kind", "num_problems", "pass1_before", "pass1", "passk_before", "passk"]
+    table = pd.DataFrame(rows, columns=[*columns, "seed"])
+    of_seed = table.groupby(["regime", "kind", "seed"], sort=False, as_index=False).mean()
+    cells = of_seed[columns].groupby(["regime", "kind"], sort=False, as_index=False)
+    means = cells.mean()
+    means["num_problems"] = cells["num_problems"].sum()["num_problems"]
+    return means
+
+
+def prompt_changes(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Each held-out problem before and after: the runs that have both evaluations, all seeds.
+
+    Columns: regime, seed, problem_id, kind, p_before, p_after, passk_weight. The weight that Pass@k
+    puts on a problem, k (1-p)^(k-1), is estimated without bias at the starting checkpoint: k-1
+    samples are all wrong with probability (1-p)^(k-1).
+    """
+    frames = []
+    for label, record in in_order(records):
+        before, after = starting_counts(record, records), last_counts(record)
+        if before is None or after is None:
+            continue
+        both = before.merge(
+            after[["problem_id", "n", "c"]], on="problem_id", suffixes=("", "_after")
+        )
+        k = reported_k(record, records)
+        both = both[(both["n"] >= max(k - 1, 1)) & (both["n_after"] > 0)]
+        both["p_before"], both["p_after"] = both["c"] / both["n"], both["c_after"] / both["n_after"]
+        n_P, c_P = both["n"].to_numpy(), both["c"].to_numpy()
+        both["passk_weight"] = k * all_wrong(n_P, c_P, k - 1) if k > 1 else 1.0
+        frames.append(both.assign(regime=label, seed=record.seed))
+    columns = ["regime", "seed", "problem_id", "kind", "p_before", "p_after", "passk_weight"]
+    return pd.concat(frames)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def kind_order(kinds: Iterable[str]) -> list[str]:
+    """Kinds as they are shown: those of the embedded task from common to rare, others by name."""
+    known = ("textbook", "calculator", "skill")
+    return sorted(set(kinds), key=lambda kind: (known.index(kind) if kind in known else 9, kind))
+
+
+def _by_kind(record: RunRecord, *, last: bool) -> pd.DataFrame:
+    steps = record.by_kind["step"]
+    wanted = steps.max() if last else 0
+    return record.by_kind[steps == wanted]
+
+
+def _cell(by_kind: pd.DataFrame, kind: str, k: int | None) -> float:
+    """Value of a kind at k, or with k None its number of problems."""
+    rows = by_kind[by_kind["kind"] == kind]
+    rows = rows if k is None else rows[rows["k"] == k]
+    return np.nan if rows.empty else float(rows["num_problems" if k is None else "value"].iloc[0])
+
+
+def headline_table(records: Sequence[RunRecord], table: pd.DataFrame) -> pd.DataFrame:
+    """`tables.reproduction_table` of the records, a row per label, with what the label's runs are.
+
+    Before its columns stand k, pass1_weight and num_seeds, of those that were evaluated; `pass1`
+    and `passk` get intervals: of one seed over problems, as the run recorded it, of several
+    Student's t over seeds (`tables.with_all_seeds`).
+    """
+    runs: dict[str, list[RunRecord]] = {}
+    for label, record in in_order(records):
+        runs.setdefault(label, []).append(record)
+    rows = []
+    for row in summary_rows(table).to_dict("records"):
+        label, members = str(row["regime"]), runs[str(row["regime"])]
+        trained = members[0].regime != "sft"
+        about: dict[str, object] = {
+            "regime": label,
+            "k": members[0].k if members[0].optimises_passk else None,
+            "pass1_weight": members[0].pass1_weight if trained else np.nan,
+            "num_seeds": len({record.seed for record in members if len(record.evals)}),
+        }
+        for name in ("pass1", "passk"):
+            about[name] = row.pop(name)
+            low, high = _interval(members, name, records)
+            about |= {f"{name}_low": low, f"{name}_high": high}
+        rows.append(about | {name: row[name] for name in row if name not in ("regime", "seed")})
+    frame = pd.DataFrame(rows)
+    return frame.astype({"k": "Int64", "num_seeds": int})
+
+
+def _interval(
+    members: Sequence[RunRecord], name: str, records: Sequence[RunRecord]
+) -> tuple[float, float]:
+    names = {"value": "x", "ci_low": "x_low", "ci_high": "x_high"}
+    last = []
+    for record in members:
+        k = 1 if name == "pass1" else reported_k(record, records)
+        rows = record.evals[record.evals["k"] == k].tail(1)
+        last.append(rows[list(names)].rename(columns=names).assign(cell=name, seed=record.seed))
+    ends = with_all_seeds(pd.concat(last), ["cell"])[["x_low", "x_high"]].to_numpy(float)
+    return (ends[-1, 0], ends[-1, 1]) if len(ends) else (np.nan, np.nan)

@@ -1,0 +1,184 @@
+"""How answers were judged: shares of verdict reasons in training and held out, and their figure."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from passk.evaluation.tables import REASONS
+from passk.report.chart_style import PANEL, Drawing, Legend, Titles, rounded, tips
+from passk.report.tables import in_order
+from passk.runs.reader import RunRecord
+from passk.style import K_COLORS
+
+SHARE_COLUMNS = [
+    *("regime", "seed", "split", "step", "reason"),
+    *("share", "share_low", "share_high", "num_samples", "num_problems", "unjudged"),
+]
+
+
+def verdict_shares(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """A row per run, split, step and reason that occurs in the run: `SHARE_COLUMNS`.
+
+    split `train`: the samples of a step, `num_samples` of them, `unjudged` the share of them that
+    got no reward (whatever their reason). Split `heldout`: `eval/summary.csv`, the mean over
+    `num_problems` with its interval. The shares of a step add up to 1; a reason that the step does
+    not have is 0.
+    """
+    frames = []
+    for label, record in in_order(records):
+        for split, rows in (("train", _trained(record)), ("heldout", _held_out(record))):
+            if rows:
+                filled = _filled(pd.DataFrame(rows))
+                frames.append(filled.assign(regime=label, seed=record.seed, split=split))
+    if not frames:
+        return pd.DataFrame(columns=SHARE_COLUMNS)
+    return pd.concat(frames, ignore_index=True).reindex(columns=SHARE_COLUMNS)
+
+
+def reason_order(reasons: Iterable[str]) -> list[str]:
+    """Reasons as they are shown: the known ones first, from right to unjudged."""
+    known = {reason: place for place, reason in enumerate(REASONS)}
+    return sorted(set(reasons), key=lambda reason: (known.get(reason, len(known)), reason))
+
+
+def _trained(record: RunRecord) -> list[dict[str, Any]]:
+    """Of each step: as logged, or of an older run as its rollout files say."""
+    rows: list[dict[str, Any]] = []
+    logged = record.metrics.reindex(columns=["step", "reasons", "unjudged_fraction"])
+    missing = set(record.rollout_steps)
+    for step, reasons, unjudged in logged.itertuples(index=False, name=None):
+        if isinstance(reasons, dict) and reasons:
+            rows += _shares(int(step), reasons, unjudged)
+            missing.discard(int(step))
+    for step in sorted(missing):
+        samples = record.rollouts(step, ["reason", "reward"])
+        counts = dict(Counter(samples["reason"]))
+        rows += _shares(step, counts, float(samples["reward"].isna().mean()))
+    return sorted(rows, key=lambda row: int(row["step"]))
+
+
+def _shares(step: int, counts: Mapping[str, int], unjudged: float) -> list[dict[str, Any]]:
+    num_samples = sum(counts.values())
+    about = {"step": step, "num_samples": num_samples, "unjudged": unjudged}
+    return [{**about, "reason": r, "share": c / num_samples} for r, c in counts.items()]
+
+
+def _held_out(record: RunRecord) -> list[dict[str, Any]]:
+    """Reasons that the run's evaluations saw at least once."""
+    summary = record.summary
+    shares = summary[summary["metric"].str.startswith("share_")]
+    seen = shares.groupby("metric")["value"].max()
+    shares = shares[shares["metric"].isin(seen[seen > 0].index)]
+    return [
+        {
+            "step": int(row["step"]),
+            "reason": str(row["metric"]).removeprefix("share_"),
+            "share": row["value"],
+            "share_low": row["ci_low"],
+            "share_high": row["ci_high"],
+            "num_problems": row["num_problems"],
+        }
+        for row in shares.to_dict("records")
+    ]
+
+
+def _filled(rows: pd.DataFrame) -> pd.DataFrame:
+    """With a row of share 0 for each reason of the run that a step does not have."""
+    reasons = reason_order(rows["reason"])
+    of_step = [name for name in rows if name in ("num_samples", "num_problems", "unjudged")]
+    facts = rows.groupby("step", as_index=False)[of_step].first()
+    full = facts.merge(pd.DataFrame({"reason": reasons}), how="cross")
+    found = rows.drop(columns=of_step)
+    table = full.merge(found, on=["step", "reason"], how="left")
+    return table.assign(share=table["share"].astype(float).replace(np.nan, 0.0))
+
+
+MOST_PANELS = 6  # with more runs, one is shown at a time
+MOST_STEPS = 30  # points of a run; steps between them are averaged
+_RIGHT = "#009E73"
+_SPLITS = {"train": "while training", "heldout": "held out"}
+_KEYS = ["run", "split", "step", "reason"]
+
+
+def verdict_reasons(shares: pd.DataFrame, titles: Titles) -> Drawing | None:
+    """Shares of reasons stacked to 100 %, a panel per run; `shares` is `verdict_shares`.
+
+    Means over seeds. Training samples are shown, or held-out ones where the reader chooses so.
+    """
+    data = _thinned(shares.assign(run=shares["regime"].map(titles)))
+    if data.empty:
+        return None
+    reasons = reason_order(data["reason"])
+    others = [color for color in K_COLORS if color != _RIGHT]
+    colors = {reason: others[place % len(others)] for place, reason in enumerate(reasons)}
+    colors |= {"correct": _RIGHT} if "correct" in colors else {}
+    legend = Legend("reason", "", [{"name": r, "color": colors[r]} for r in reasons])
+    data = data.assign(place=data["reason"].map({r: i for i, r in enumerate(reasons)}))
+    names = list(dict.fromkeys(data["run"]))
+    splits = [name for split, name in _SPLITS.items() if name in set(data["split"])]
+    chosen = [_choice("split", splits, "Samples")] if len(splits) > 1 else []
+    if len(names) > MOST_PANELS:
+        chosen.append(_choice("run", names, "Run"))
+        chart: Any = _panel(legend, "datum.run == run", splits).properties(width=2 * PANEL)
+    else:
+        panels = [
+            _panel(legend, f"datum.run == '{name}'", splits).properties(title=name)
+            for name in names
+        ]
+        chart = alt.concat(*panels, columns=2 if len(panels) in (2, 4) else 3).resolve_scale(
+            color="shared"
+        )
+    return Drawing(chart.add_params(*chosen) if chosen else chart, data, [legend])
+
+
+def _choice(name: str, options: list[str], title: str) -> Any:
+    select = alt.binding_select(options=options, name=f"{title} ")
+    return alt.param(name=name, value=options[0], bind=select)
+
+
+def _panel(legend: Legend, test: str, splits: list[str]) -> Any:
+    of_split = "datum.split == split" if len(splits) > 1 else "true"
+    return (
+        alt.Chart()
+        .transform_filter(f"{test} && {of_split} && {legend.test}")
+        .mark_area(line=False, opacity=0.85, stroke="#FFFFFF", strokeWidth=0.8)
+        .encode(
+            x=alt.X(
+                "step:Q",
+                title="training step",
+                axis=alt.Axis(tickMinStep=1, grid=False),
+                scale=alt.Scale(nice=False),
+            ),
+            y=alt.Y("share:Q", title="share (%)", stack="zero", scale=alt.Scale(domain=[0, 100])),
+            color=legend.channel(alt.Color, "color"),
+            order="place:Q",
+            tooltip=tips("run", "reason"),
+        )
+        .properties(width=PANEL, height=190)
+    )
+
+
+def _thinned(shares: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds, in percent, at no more than MOST_STEPS steps of each run.
+
+    Of runs and splits that have more than one step.
+    """
+    means = shares.groupby(_KEYS, sort=False, as_index=False)[["share"]].mean()
+    frames = []
+    for _, rows in means.groupby(["run", "split"], sort=False):
+        steps = np.sort(rows["step"].astype(int).unique())
+        if len(steps) < 2:
+            continue
+        parts = np.array_split(steps, min(MOST_STEPS, len(steps)))
+        last = {step: int(part[-1]) for part in parts for step in part}
+        rows = rows.assign(step=rows["step"].astype(int).map(last))
+        frames.append(rows.groupby(_KEYS, sort=False, as_index=False)[["share"]].mean())
+    if not frames:
+        return means.iloc[:0]
+    data = pd.concat(frames, ignore_index=True)
+    data = data.assign(share=100 * data["share"], split=data["split"].map(_SPLITS))
+    return rounded(data, ["share"])

@@ -1,0 +1,1 @@
+"""Rollout: engines that sample, and prompts turned into judged groups of completions."""

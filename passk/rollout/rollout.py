@@ -1,0 +1,138 @@
+"""The rollout phase: problems in, groups of n judged completions out."""
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from passk.config.schema import RunConfig
+from passk.data.prompts import PromptEncoder
+from passk.errors import Diverged
+from passk.memory import memory_advice
+from passk.ranks import from_own, gather, own, share
+from passk.rollout.base import Sampler, SamplingParams
+from passk.rollout.seeds import group_seeds
+from passk.types import Completion, Group, Problem, Verdict
+from passk.verifiers.base import Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """P groups, the seconds each half of the phase took, and the tokens that were drawn."""
+
+    groups: list[Group]
+    sample_seconds: float
+    verify_seconds: float
+
+    @property
+    def rewards_PG(self) -> np.ndarray:
+        """Rewards as float64 [P, n], NaN where the verifier gave none."""
+        return np.array([group.rewards() for group in self.groups], dtype=np.float64)
+
+    @property
+    def num_tokens(self) -> int:
+        """Sampled tokens over all completions, end tokens included."""
+        return sum(len(c.token_ids) for group in self.groups for c in group.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleKey:
+    """What, with the problem and the sample's index, names a sample and so its seed."""
+
+    run_seed: int
+    purpose: str  # `train`, `eval`, `diagnose` or `filter`: they never share a draw
+    step: int
+
+
+def training_params(cfg: RunConfig) -> SamplingParams:
+    """How answers are sampled for training and its diagnostics."""
+    rollout = cfg.rollout
+    return SamplingParams(
+        rollout.temperature, rollout.max_new_tokens, tuple(cfg.data.prompt.stop), rollout.top_p
+    )
+
+
+def eval_params(cfg: RunConfig, *, greedy: bool = False) -> SamplingParams:
+    """How answers are sampled for measurement."""
+    temperature = 0.0 if greedy else cfg.eval.temperature
+    max_new_tokens = cfg.eval.max_new_tokens or cfg.rollout.max_new_tokens
+    stop = tuple(cfg.data.prompt.stop)
+    return SamplingParams(temperature, max_new_tokens, stop, cfg.eval.top_p)
+
+
+def rollout(
+    sampler: Sampler,
+    verifier: Verifier,
+    encoder: PromptEncoder,
+    problems: Sequence[Problem],
+    num_samples: int,
+    params: SamplingParams,
+    key: SampleKey,
+) -> Rollout:
+    """Draw `num_samples` completions of each problem, and judge them while others are drawn.
+
+    Each rank draws and judges its share of the problems, and all have all groups then; ranks with
+    one engine draw their problems together, and each judges its part of them. Seeds belong to
+    problems, whichever rank they come to. Identical completions of a problem are judged once: the
+    verdict depends on nothing else.
+    `verify_seconds` is what judging took beyond sampling. Raises Diverged where the sampler's
+    log-probabilities are NaN: its samples mean nothing, and may all be wrong without a NaN in the
+    loss.
+    """
+    started = time.perf_counter()
+    group_size = sampler.ranks_per_engine
+    seeds_PG = share(
+        group_seeds(key.run_seed, key.purpose, key.step, [p.id for p in problems], num_samples),
+        group_size,
+    )
+    problems = share(list(problems), group_size)
+    prompts = encoder.prompts(problems)
+    mine = own(list(range(len(problems))), group_size)
+    drawn: dict[int, list[Completion]] = {}
+    judged: dict[int, Future[list[Verdict]]] = {}
+    with memory_advice("rollout"), ThreadPoolExecutor(1) as judging:
+        for index, completions in sampler.sample(prompts, seeds_PG, params):
+            if index not in mine:
+                continue
+            drawn[index] = completions
+            distinct = {c.token_ids: (problems[index], c) for c in completions}
+            judged[index] = judging.submit(verifier.verify, list(distinct.values()))
+        sampled = time.perf_counter()
+
+    groups = []
+    for index in mine:
+        distinct_ids = dict.fromkeys(c.token_ids for c in drawn[index])
+        verdicts = dict(zip(distinct_ids, judged[index].result(), strict=True))
+        groups.append(
+            Group(
+                problem=problems[index],
+                prompt_ids=tuple(prompts[index]),
+                completions=tuple(drawn[index]),
+                verdicts=tuple(verdicts[c.token_ids] for c in drawn[index]),
+                policy_version=sampler.policy_version,
+            )
+        )
+    seconds = gather((sampled - started, time.perf_counter() - sampled))
+    groups = from_own(groups, group_size)
+    if any(math.isnan(sum(c.logprobs)) for group in groups for c in group.completions):
+        raise Diverged(
+            f"step {key.step}: the policy's log-probabilities are not numbers, so the run has "
+            "diverged, or began with broken weights; the steps before it are kept"
+        )
+    return Rollout(groups, *map(max, zip(*seconds, strict=True)))
+
+
+def sample_fields(completion: Completion, verdict: Verdict) -> dict[str, Any]:
+    """What a file of samples says of one: the log-probability is of the whole completion, nats."""
+    return {
+        "completion": completion.text,
+        "num_tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason.value,
+        "reward": verdict.reward,
+        "reason": verdict.reason,
+        "logprob_sampler": sum(completion.logprobs),
+    }

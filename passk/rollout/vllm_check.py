@@ -1,0 +1,128 @@
+"""What vLLM's model really multiplies with, compared with the weights of a checkpoint.
+
+vLLM joins some of a checkpoint's layers into one, pads vocabularies, packs weights on CPUs, and
+under tensor parallelism each rank holds a part: some output rows of most layers, some input columns
+of those that follow them, some rows of the vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passk.rollout.base import same_checksum
+
+
+def refresh_packed_heads(worker: Any) -> None:
+    """Pack tied output heads again, which vLLM forgets to do when it reloads on a CPU.
+
+    On CPUs vLLM multiplies with a packed copy of each weight. A head that is tied to the embedding
+    has no weight of its own, so reloading skips it and it would go on with the old ones (seen with
+    0.32: log-probabilities off by 0.2 to 0.8 after one reload).
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in worker.model_runner.model.modules():
+        if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
+            module.quant_method.process_weights_after_loading(module)
+
+
+@torch.no_grad()
+def holds(model: nn.Module, name: str, tensor: Tensor) -> bool | None:
+    """Whether this rank's model multiplies with its part of `tensor`, the checkpoint's `name`.
+
+    None where that cannot be told.
+    """
+    found = _find(model, name)
+    if found is None:
+        return None
+    module, place = found
+    first_row = sum(module.output_partition_sizes[:place]) if place else 0
+    weight = getattr(module, name.rpartition(".")[2])
+    parts = [_part(module, place, way) for way in _ways(module, tensor)]
+    answers = [
+        None if part is None else _holds_part(model, module, weight, part, first_row)
+        for part in parts
+    ]
+    return True if True in answers else False if False in answers else None
+
+
+def _find(model: nn.Module, name: str) -> tuple[Any, int | None] | None:
+    """The module that holds a parameter of the checkpoint, and its place where layers are joined.
+
+    The place is None where the checkpoint has the layer as the engine has it.
+    """
+    path, _, kind = name.rpartition(".")
+    parent, _, leaf = path.rpartition(".")
+    modules = dict(model.named_modules())
+    if path in modules and getattr(modules[path], kind, None) is not None:
+        return modules[path], None
+    packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+    for fused, parts in packed.items():
+        module = modules.get(f"{parent}.{fused}")
+        if leaf in parts and module is not None and hasattr(module, "output_partition_sizes"):
+            return module, parts.index(leaf)
+    return None
+
+
+def _ways(module: Any, tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor as [out, in]; GPT-2's are turned, and of a square one nobody knows."""
+    if tensor.dim() != 2 or not hasattr(module, "input_size"):
+        yield tensor
+        return
+    for way in (tensor, tensor.t()):
+        if way.shape[1] == module.input_size:
+            yield way
+
+
+def _part(module: Any, place: int | None, tensor: Tensor) -> Tensor | None:
+    """What this rank holds of a tensor [out, in] or [out]; None where it is not known."""
+    if getattr(module, "tp_size", 1) == 1:
+        return tensor
+    if hasattr(module, "shard_indices"):  # a vocabulary: its padding is in no checkpoint
+        rows = module.shard_indices
+        return tensor[rows.org_vocab_start_index : rows.org_vocab_end_index]
+    width = getattr(module, "input_size_per_partition", module.input_size)
+    if width != module.input_size:
+        return tensor[:, width * module.tp_rank :][:, :width] if tensor.dim() == 2 else tensor
+    sizes = module.output_partition_sizes
+    if place is None and len(sizes) > 1:  # joined in the checkpoint already, in the model's own way
+        return None
+    size = sizes[place or 0]
+    # Fewer parts than ranks: several ranks hold the same key and value heads, or all the whole.
+    num_parts = len(tensor) // size
+    first = size * (module.tp_rank * num_parts // module.tp_size)
+    return tensor[first : first + size]
+
+
+def _holds_part(
+    model: nn.Module, module: Any, weight: Tensor, part: Tensor, first_row: int
+) -> bool | None:
+    """Whether the rows of a weight from `first_row` on, and what is packed of it, are `part`."""
+    if not part.numel():  # a rank whose rows of the vocabulary are all padding
+        return None
+    if weight.numel():
+        if len(weight) < first_row + len(part):  # cut in a way that is not known
+            return None
+        rows = weight[first_row : first_row + len(part)]
+        if not same_checksum(rows, part.to(weight.dtype)):
+            return False
+    # Where weights are packed, what counts is what the packed copies make of a vector. A tied head
+    # shares the embedding's weight and has a copy of its own.
+    copies = [m for m in model.modules() if getattr(m, "weight", None) is weight]
+    packed = [copy for copy in copies if hasattr(copy, "cpu_linear")]
+    if packed and weight.dtype != torch.float32:  # rounding hides what a step changes
+        return True if weight.numel() else None
+    return all(_multiplies_with(copy, part, first_row) for copy in packed)
+
+
+def _multiplies_with(module: Any, part: Tensor, first_row: int) -> bool:
+    """Whether a linear layer's output rows from `first_row` on are those of `part` [N, D]."""
+    dtype = module.weight.dtype
+    random = torch.Generator().manual_seed(0)
+    probe_1D = torch.randn(1, part.shape[1], generator=random).to(module.weight)
+    made_N = module.quant_method.apply(module, probe_1D, None)[0, first_row:][: len(part)]
+    expected_N = part.to(made_N) @ probe_1D[0]
+    error = (made_N - expected_N).norm() / expected_N.norm()
+    return bool(error < 20 * torch.finfo(dtype).eps)  # another order of summation

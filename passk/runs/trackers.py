@@ -1,0 +1,386 @@
+"""Trackers that a run's metrics can go to: TensorBoard, Weights & Biases, trackio and MLflow.
+
+A library is imported where it was chosen, and held by a thread: the run neither waits for it nor
+fails with it. `metrics.jsonl` always has everything. See docs/trackers.md.
+"""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, ClassVar, Protocol
+from uuid import uuid4
+
+from passk.config.schema import TrainConfig
+from passk.files import write_text
+from passk.runs.ledger import FOLDER
+
+PATIENCE_SECONDS = 60.0  # with a library, once the run has ended
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a tracker is told of a run when it is opened.
+
+    Attributes:
+        path: the run's directory.
+        name: of the run, and `group` of those it belongs to: a reproduction, a sweep.
+        folder: where the user wants the files; None: where they belong.
+        id: what the library called this run in an earlier session; None in the first.
+        place: where that session was written.
+        step: of training, at which the session begins.
+        config: the hyper-parameters, nested.
+        facts: versions, commit, device and the like.
+    """
+
+    path: Path
+    project: str
+    name: str
+    group: str | None
+    folder: Path | None
+    mode: str
+    id: str | None
+    place: str | None
+    step: int
+    config: dict[str, Any]
+    facts: dict[str, str]
+
+
+class Tracker(Protocol):
+    """An open run of a library; opened by calling the class with a `Session`."""
+
+    id: str
+    place: str  # for people: a folder or an address
+    rewinds: ClassVar[bool]  # drops what it holds of steps that a resumed run repeats
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Metrics of a step; a step may come in several parts."""
+        ...
+
+    def finish(self, status: str) -> None:
+        """Send what is left and close the run: `finished`, `interrupted` or `failed`."""
+        ...
+
+
+class TensorBoard:
+    """Event files, in the run's directory."""
+
+    id = ""
+    rewinds: ClassVar[bool] = True
+
+    def __init__(self, session: Session) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        folder = session.path / "tensorboard"
+        if session.folder is not None:
+            folder = session.folder / (session.group or "") / session.name
+        self.place = str(folder)
+        self._writer = SummaryWriter(self.place, purge_step=session.step)
+        settings = {key: _plain(value) for key, value in flat(session.config, ".").items()}
+        shown = {f"eval/pass@{k}": 0.0 for k in session.config["eval"]["ks"]}
+        for summary in hparams(settings, shown):
+            self._writer.file_writer.add_summary(summary)
+        self._writer.add_text("facts", json.dumps(session.facts, indent=2), session.step)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Written at once: whoever looks sees the last step, and a kill takes none."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def finish(self, status: str) -> None:
+        """The status stands among the texts."""
+        self._writer.add_text("status", status)
+        self._writer.close()
+
+
+class WandB:
+    """Weights & Biases: offline files in the run's directory, or its server."""
+
+    rewinds: ClassVar[bool] = False
+
+    def __init__(self, session: Session) -> None:
+        import wandb
+
+        folder = session.folder or session.path
+        folder.mkdir(parents=True, exist_ok=True)  # wandb would go to a temporary one
+        wandb.setup(settings=wandb.Settings(silent=True))  # nor does it ask who one is
+        self._run = wandb.init(
+            project=session.project,
+            name=session.name,
+            group=session.group,
+            id=session.id or uuid4().hex[:8],
+            resume="allow",
+            mode=session.mode,
+            dir=str(folder),
+            config=session.config | {"manifest": session.facts},
+            reinit="create_new",  # whoever else uses wandb in this process keeps their run
+            settings=wandb.Settings(
+                console="off",
+                finish_timeout=PATIENCE_SECONDS,  # the hook at exit keeps to it too
+                finish_timeout_raises=True,
+            ),
+        )
+        self.id = self._run.id
+        offline = session.mode == "offline"
+        self.place = str(Path(self._run.dir).parent) if offline else str(self._run.url)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Parts of a step become one row."""
+        self._run.log(dict(values), step=step)
+
+    def finish(self, status: str) -> None:
+        """What did not finish is shown as failed; the summary says which it was."""
+        self._run.summary["status"] = status
+        self._run.finish(exit_code=0 if status == "finished" else 1)
+
+
+class Trackio:
+    """The local database that all runs of trackio share, in TRACKIO_DIR."""
+
+    rewinds: ClassVar[bool] = False
+
+    def __init__(self, session: Session) -> None:
+        import trackio
+
+        # Not trackio.init: it finds a run to go on with by its name alone, and sends to where
+        # TRACKIO_SPACE_ID says.
+        self._run = trackio.Run(
+            url=None,
+            project=session.project,
+            client=None,
+            name=session.name,
+            run_id=session.id,
+            group=session.group,
+            config=session.config | {"manifest": session.facts},
+        )
+        self.id, self.place = self._run.id, str(trackio.utils.TRACKIO_DIR)
+        self._sent: set[tuple[int, str]] = set()
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """A row for each part of a step."""
+        self._run.log(dict(values), step=step)
+        self._sent |= {(step, name) for name in values}
+
+    def finish(self, status: str) -> None:
+        """There is no status here. What could not be written trackio only warns of: look."""
+        from trackio.sqlite_storage import SQLiteStorage
+        from trackio.utils import get_storage_mode
+
+        self._run.finish()
+        if get_storage_mode() == "sqlite":  # else files that its dashboard reads in later
+            rows = SQLiteStorage.get_logs(self._run.project, self._run.name, run_id=self.id)
+            lost = self._sent - {(row["step"], name) for row in rows for name in row}
+            if lost:
+                raise OSError(f"{len(lost)} of {len(self._sent)} values are not in its database")
+
+
+class MLflow:
+    """The store at MLFLOW_TRACKING_URI, or files in ./mlruns that all runs share."""
+
+    rewinds: ClassVar[bool] = False
+    _STATUS: ClassVar = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+    _PER_BATCH = 100  # parameters that a server takes at once
+    _LONGEST = 5000  # characters of a value
+
+    def __init__(self, session: Session) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+        from mlflow.environment_variables import MLFLOW_TRACKING_URI
+
+        self.place = MLFLOW_TRACKING_URI.get() or ""
+        if session.folder or not self.place:
+            self.place = (session.folder or Path("mlruns")).absolute().as_uri()
+        self.place = session.place or self.place  # its run is there, wherever one stands now
+        self._metric, self._client = Metric, MlflowClient(tracking_uri=self.place)
+        if session.id is not None:
+            self.id = session.id
+            self._client.update_run(self.id, status="RUNNING")
+            return
+        tags = session.facts | ({"group": session.group} if session.group else {})
+        run = self._client.create_run(
+            self._experiment(session.project),
+            tags={key: value[: self._LONGEST] for key, value in tags.items()},
+            run_name=session.name,
+        )
+        self.id = run.info.run_id
+        settings = [
+            Param(key, str(value)[: self._LONGEST])
+            for key, value in flat(session.config, ".").items()
+        ]
+        for start in range(0, len(settings), self._PER_BATCH):
+            self._client.log_batch(self.id, params=settings[start : start + self._PER_BATCH])
+
+    def _experiment(self, name: str) -> str:
+        """The id of the experiment, which another run may be making at this moment."""
+        if (found := self._client.get_experiment_by_name(name)) is not None:
+            return str(found.experiment_id)
+        try:
+            return str(self._client.create_experiment(name))
+        except Exception:
+            if (found := self._client.get_experiment_by_name(name)) is None:
+                raise
+            return str(found.experiment_id)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Names may hold few signs here: `eval/pass@8` is `eval/pass_at_8`."""
+        now = int(time.time() * 1000)
+        names = {key: re.sub(r"[^\w/.\- :]", "_", key.replace("@", "_at_")) for key in values}
+        metrics = [self._metric(names[key], value, now, step) for key, value in values.items()]
+        self._client.log_batch(self.id, metrics=metrics)
+
+    def finish(self, status: str) -> None:
+        """An interrupted run counts as killed here."""
+        self._client.set_terminated(self.id, self._STATUS[status])
+
+
+TRACKERS: dict[str, Callable[[Session], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "trackio": Trackio,
+    "mlflow": MLflow,
+}
+
+
+def flat(node: Mapping[str, Any], joint: str) -> dict[str, Any]:
+    """Nested settings under one name each: `regime.k`."""
+    named: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            named |= {f"{key}{joint}{name}": inner for name, inner in flat(value, joint).items()}
+        else:
+            named[key] = value
+    return named
+
+
+def _plain(value: Any) -> str | float | bool:
+    return value if isinstance(value, str | int | float) else str(value)
+
+
+_LONGEST_REASON = 300  # characters of what a library said when it failed
+_OF_THE_MOMENT = ("status", "start")  # facts of a manifest that say nothing of the run's making
+
+
+class Tracking:
+    """A tracker that cannot hurt the run. State: its thread, and what kept it from going on.
+
+    `tracker.json` in the run's directory says for each library under which id it knows the run,
+    and the step before which it has everything of a kind.
+    """
+
+    def __init__(self, cfg: TrainConfig, path: Path, facts: Mapping[str, Any], step: int) -> None:
+        """`facts` are those of the manifest; the session begins at `step`."""
+        chosen = cfg.tracker
+        group, name = place_among_runs(path)
+        self._name, self._file = chosen.name, path / "tracker.json"
+        self._place: str | None = None
+        self._failure: str | None = None
+        self._handed: SimpleQueue[tuple[str, int, dict[str, float]] | str] = SimpleQueue()
+        session = Session(
+            path=path,
+            project=chosen.project,
+            name=chosen.run_name or name,
+            group=chosen.group or group,
+            folder=Path(chosen.dir) if chosen.dir else None,
+            mode=chosen.mode,
+            id=None,
+            place=None,
+            step=step,
+            config=asdict(cfg),
+            facts={
+                key: str(value)
+                for key, value in flat(facts, ".").items()
+                if key not in _OF_THE_MOMENT
+            },
+        )
+        self._thread = Thread(target=self._work, args=(session,), name="tracker", daemon=True)
+        self._thread.start()
+
+    def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Hand a step's values over; `kind` tells lines of metrics from evaluations."""
+        if self._failure is None:
+            self._handed.put((kind, step, scalars(values)))
+
+    def finish(self, status: str) -> dict[str, str]:
+        """Wait for the tracker, but not for ever; facts for the manifest."""
+        self._handed.put(status)
+        self._thread.join(PATIENCE_SECONDS)
+        if self._thread.is_alive():
+            self._fail(f"it was not done {PATIENCE_SECONDS:g} s after the run had ended")
+        elif self._failure is None:
+            print(f"tracker={self._name}: {self._place}", flush=True)
+        facts = {"tracker": self._place, "tracker_failure": self._failure}
+        return {key: fact for key, fact in facts.items() if fact is not None}
+
+    def _work(self, session: Session) -> None:
+        """The life of the thread."""
+        try:
+            known = json.loads(self._file.read_text()) if self._file.is_file() else {}
+            own = known.setdefault(self._name, {"id": None, "place": None})
+            before = replace(session, id=own["id"], place=own.get("place"))
+            tracker = TRACKERS[self._name](before)
+            self._place, own["id"] = tracker.place, tracker.id
+            own["place"] = self._place
+            self._remember(known)
+            while not isinstance(item := self._handed.get(), str):
+                kind, step, values = item
+                if tracker.rewinds or step >= own.get(kind, 0):
+                    tracker.log(values, step)
+                    own[kind] = step + 1
+                    self._remember(known)
+            tracker.finish(item)
+        except BaseException as error:  # libraries end threads by SystemExit too
+            said = str(error).strip().splitlines() or [""]
+            self._fail(f"{type(error).__name__}: {said[0][:_LONGEST_REASON]}".removesuffix(": "))
+
+    def _remember(self, known: Mapping[str, Any]) -> None:
+        write_text(self._file, json.dumps(known) + "\n")
+
+    def _fail(self, reason: str) -> None:
+        """Tell it, the first time."""
+        if self._failure is None:
+            self._failure = reason
+            print(
+                f"passk: tracker={self._name} failed: {reason}; the run goes on without it; "
+                "metrics.jsonl has everything",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def place_among_runs(path: Path) -> tuple[str | None, str]:
+    """The group and the name that a run's directory gives it.
+
+    Runs of a reproduction and cells of a sweep are named after their place in it.
+    """
+    path = path.resolve()
+    if re.fullmatch(r"seed-\d+", path.parent.name):
+        return path.parent.parent.name, f"{path.parent.name}/{path.name}"
+    if (path.parent / FOLDER).is_dir():
+        return path.parent.name, path.name
+    return None, path.name
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among a step's metrics, but for the step itself, under names of their own.
+
+    Lists are counted from 1 (`products/1`), counts by name are `reasons/NAME`; null is left out.
+    """
+    nested = {
+        key: {str(i): entry for i, entry in enumerate(value, start=1)}
+        if isinstance(value, list | tuple)
+        else value
+        for key, value in metrics.items()
+    }
+    return {
+        key: float(value)
+        for key, value in flat(nested, "/").items()
+        if isinstance(value, int | float) and isfinite(value) and key != "step"
+    }

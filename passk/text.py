@@ -1,0 +1,157 @@
+"""Text as people and shells write it: plain numbers and digits, and command lines as typed."""
+
+import re
+import shlex
+import unicodedata
+from collections.abc import Collection, Sequence
+from decimal import Decimal
+from os.path import exists, expanduser
+
+MOST_DIGITS = 10_000  # of a number: 1e999999999 would be written with as many zeros
+
+# A float as Python and pandas write it, which nobody does by hand: 1e-05, -2.5e+16.
+_PYTHON_EXPONENT = re.compile(r"-?\d(?:\.\d+)?e[+-]\d{2,3}")
+
+
+def plain_number(number: int | Decimal) -> str | None:
+    """Return a finite number in decimal digits, without exponent or zeros that say nothing.
+
+    None where it is not finite, or would need more than `MOST_DIGITS` digits.
+
+    Example:
+        plain_number(Decimal("1.50e-5"))  # "0.000015"
+    """
+    value = Decimal(number)
+    if not value.is_finite():
+        return None
+    exponent = value.as_tuple().exponent
+    assert isinstance(exponent, int)
+    if max(abs(value.adjusted()), abs(exponent)) >= MOST_DIGITS:
+        return None
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def plain_text(text: str) -> str:
+    """Return a text with ASCII digits and minus signs, and without characters that nobody sees.
+
+    Digits of every script count, such as those of Arabic and Devanagari.
+    """
+    if text.isascii():
+        return text
+    return "".join(map(_plain_character, text))
+
+
+def plain_answer(answer: str) -> str:
+    """Return an answer as people write it: `plain_text`, and no exponent that a program wrote."""
+    answer = plain_text(answer)
+    if not _PYTHON_EXPONENT.fullmatch(answer.strip()):
+        return answer
+    return plain_number(Decimal(answer.strip())) or answer
+
+
+def _plain_character(character: str) -> str:
+    if character == "\u2212":
+        return "-"
+    kind = unicodedata.category(character)
+    if kind == "Nd":
+        return str(unicodedata.decimal(character))
+    return "" if kind == "Cf" else character  # direction marks, joiners, byte order marks
+
+
+_ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\r": r"\r", "\t": r"\t"}  # backslash first
+_BARE = re.compile(r"[A-Za-z0-9_./$%*@?|+-]+")  # what Hydra's grammar takes without quotes
+_ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # and with a backslash
+_SWEEP_FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
+_HOME = re.compile(r"""((?:^|,)["']?)(~[^/,"']*)(?=[/,"']|$)""")
+
+
+def one_line(words: Sequence[str]) -> str:
+    """The words for a shell, on one line: a table keeps no line breaks."""
+    return " ".join(_quoted(word) for word in words)
+
+
+def as_value(name: str) -> str:
+    """A name as an override's value: in quotes where Hydra would not read it bare."""
+    return name if _is_read_bare(name) else in_quotes(name)
+
+
+def in_quotes(text: str) -> str:
+    """The text in double quotes, as Hydra reads them: only a quote needs a backslash.
+
+    A backslash is itself unless it stands before a quote; those are doubled.
+    """
+    escaped = re.sub(r'(\\*)("|\Z)', _escaped, text)
+    return f'"{escaped}"'
+
+
+def without_quotes(value: str) -> str:
+    """What `in_quotes` was given; any other value as it is."""
+    if not _is_quoted(value):
+        return value
+    return re.sub(rf"\\+(?:{value[0]}|\Z)", lambda found: found[0][1::2], value[1:-1])
+
+
+def with_home(word: str, paths: Collection[str]) -> str:
+    """An override of a key that takes a path, with `~` and `~user` as the folders they mean.
+
+    No shell does that behind the sign of equality, nor in quotes.
+    """
+    key, sign, value = word.partition("=")
+    if key.lstrip("+") not in paths or "~" not in value:
+        return word
+    return key + sign + _HOME.sub(lambda found: found[1] + expanduser(found[2]), value)
+
+
+def with_quotes(word: str, texts: Collection[str], is_sweep: bool) -> str:
+    """An override of a key that takes a text, such as a path, in quotes where Hydra needs them.
+
+    `SWEEP/regime.k=2,regime.pass1_weight=0.5` is a directory that exists: it should be typed as it
+    is. In a sweep a comma stands between values, unless the whole is a path that is there. What
+    has quotes, an interpolation or a function of Hydra's grammar is left alone; a backslash before
+    one of its signs is taken for the escape that the grammar knows.
+    """
+    key, sign, value = word.partition("=")
+    is_hydras = is_sweep and _SWEEP_FUNCTION.fullmatch(value) is not None
+    if key.lstrip("+") not in texts or value in ("", "null") or "${" in value or is_hydras:
+        return word
+    is_list = is_sweep and not exists(value)
+    values = re.split(r"(?<!\\),", value) if is_list else [value]
+    if any(_is_quoted(text) for text in values):
+        return word
+    plain = [text if exists(text) else _ESCAPED.sub(r"\1", text) for text in values]
+    return key + sign + ",".join(map(as_value, plain))
+
+
+def _is_read_bare(text: str) -> bool:
+    """Whether Hydra takes a bare text for this text, not for a sign, a number, a switch or null."""
+    if not _BARE.fullmatch(text) or text.lower() in ("true", "false", "null"):
+        return False
+    try:
+        return str(int(text)) == text
+    except ValueError:
+        pass
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] in "\"'" and value[-1] == value[0]
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[1] * 2 + (r"\"" if found[2] else "")
+
+
+def _quoted(word: str) -> str:
+    """As `shlex.quote`, but with the escapes of bash where a word holds white space but blanks."""
+    if not re.search(r"[^\S ]", word):
+        return shlex.quote(word)
+    for letter, escape in _ESCAPES.items():
+        word = word.replace(letter, escape)
+    return f"$'{word}'"

@@ -1,0 +1,1 @@
+"""The paper's contextual bandit, computed exactly."""

@@ -1,0 +1,1 @@
+"""Training: assemble a run from its configuration, and the loop."""

@@ -1,0 +1,236 @@
+"""Builds the objects a run is made of from its configuration; the one place that picks engines."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib.util import find_spec
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from passk.config.schema import LearnerConfig, RolloutConfig, TrainConfig, VerifierConfig
+from passk.data.problems import Data, load_data
+from passk.data.prompts import (
+    PromptEncoder,
+    check_characters,
+    check_room,
+    check_shown,
+    check_solutions,
+    check_vocabulary,
+)
+from passk.errors import UserError
+from passk.learner.fsdp import load_sharded
+from passk.learner.layers import freeze_outside
+from passk.learner.learner import Learner
+from passk.learner.lora import add_adapters
+from passk.learner.policy import (
+    Tokenizer,
+    context_length,
+    end_ids,
+    load_policy,
+    load_tokenizer,
+    vocabulary_size,
+)
+from passk.ranks import from_rank_0, num_ranks
+from passk.rollout.base import Sampler
+from passk.rollout.torch_sampler import TorchSampler
+from passk.rollout.vllm_sampler import VLLMSampler
+from passk.verifiers.base import ConventionsVerifier, Verifier
+from passk.verifiers.code.verifier import PythonVerifier
+from passk.verifiers.exact import ExactVerifier
+from passk.verifiers.math.verifier import MathVerifier
+from passk.verifiers.noise import with_noise
+
+# Below this size threads cost more than they bring: a step of the shipped model takes 0.14 s with
+# one thread and 0.22 s with two (docs/benchmarks.md).
+SINGLE_THREADED_PARAMETERS = 1_000_000
+
+VERIFIERS: dict[str, Callable[[VerifierConfig], Verifier]] = {
+    "conventions": lambda _: ConventionsVerifier(),
+    "exact": ExactVerifier,
+    "math": MathVerifier,
+    "python": PythonVerifier,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The objects of a run, built once and shared by every phase."""
+
+    data: Data
+    tokenizer: Tokenizer
+    encoder: PromptEncoder
+    sampler: Sampler
+    verifier: Verifier
+    training_verifier: Verifier  # the same, or one that errs on purpose
+    learner: Learner
+    engine: str
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the manifest says of them."""
+        device = str(self.learner.model.device)
+        facts = {"device": device, "engine": self.engine} | self.data.digests
+        return facts | self.encoder.facts(self.data.heldout)
+
+
+@contextmanager
+def open_parts(
+    cfg: TrainConfig,
+    start: str,
+    *,
+    day: date,
+    needs_training: bool = True,
+    parameters: str = "all",
+) -> Iterator[Parts]:
+    """Load data, and the policy at `start` (a folder, a hub id, or `tiny`) twice: to learn with
+    and to sample from. Engine and worker processes end with the block.
+
+    `day` is the date that chat templates write. The learner has gradients of `parameters` only, see
+    `layers.freeze_outside`.
+    """
+    if not needs_training:  # what is measured has its adapters merged, and is not compiled
+        model_cfg = replace(cfg.model, lora_rank=0)
+        cfg = replace(cfg, model=model_cfg, learner=replace(cfg.learner, compile=False))
+    data = load_data(cfg.data, cfg.eval, needs_training=needs_training)
+    if needs_training and cfg.regime.name == "sft" and not data.corpus:
+        raise UserError(
+            f"regime=sft needs worked solutions: no row of data.path={cfg.data.path} has one "
+            "(data.solution_column)"
+        )
+    engine = sampling_engine(cfg.rollout)
+    _check_groups(cfg.rollout, engine)
+    # An engine that only measures brings its own weights; these would take the GPU's memory.
+    measures = engine == "vllm" and not needs_training
+    device = torch.device("cpu") if measures else _device(cfg.learner)
+    tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
+    model = (
+        load_sharded(cfg.model, start, device, cfg.learner, cfg.train.seed, parameters)
+        if num_ranks() > 1
+        else load_policy(cfg.model, start, device)
+    )
+    if cfg.num_threads is None and model.num_parameters() < SINGLE_THREADED_PARAMETERS:
+        torch.set_num_threads(1)
+    encoder = PromptEncoder(
+        tokenizer, cfg.data.prompt, data.shots, end_ids(model), from_rank_0(day)
+    )
+    data = replace(data, notes=(*data.notes, *encoder.notes))
+    max_model_len = _needed_length(cfg, data, encoder, model, needs_training)
+    with ExitStack() as opened:
+        sampler = _open_sampler(cfg, engine, start, tokenizer, model, max_model_len)
+        opened.callback(sampler.close)
+        verifier = build_verifier(cfg.verifier)
+        opened.callback(verifier.close)
+        if num_ranks() == 1:  # elsewhere they are in it
+            add_adapters(model, cfg.model, cfg.train.seed)
+            freeze_outside(model, parameters)
+        learner = Learner(
+            model,
+            cfg.learner,
+            cfg.train.num_steps,
+            cfg.rollout.temperature,
+            importance_cap=cfg.rollout.importance_cap,
+            max_logprob_gap=cfg.rollout.max_logprob_gap,
+        )
+        erring = with_noise(verifier, cfg.verifier)
+        yield Parts(data, tokenizer, encoder, sampler, verifier, erring, learner, engine)
+
+
+def _open_sampler(
+    cfg: TrainConfig,
+    engine: str,
+    start: str,
+    tokenizer: Tokenizer,
+    model: PreTrainedModel,
+    max_model_len: int,
+) -> Sampler:
+    """The engine, with weights of its own; `model` is the one that learns."""
+    if engine == "vllm":
+        return VLLMSampler(
+            start,
+            tokenizer,
+            cfg.model,
+            cfg.rollout,
+            max_model_len=max_model_len,
+            end_ids=end_ids(model),
+        )
+    whole = model if num_ranks() == 1 else load_policy(cfg.model, start, _device(cfg.learner))
+    # Copied even where it is not shared: what lies in a file's memory lies there unaligned, and
+    # products then round otherwise than in a run that read its weights elsewhere.
+    own = copy.deepcopy(whole).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
+    return TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
+
+
+def build_verifier(cfg: VerifierConfig) -> Verifier:
+    """The verifier that `verifier.name` asks for."""
+    if cfg.name not in VERIFIERS:
+        raise UserError(f"verifier.name={cfg.name} is unknown; allowed: {', '.join(VERIFIERS)}")
+    return VERIFIERS[cfg.name](cfg)
+
+
+def sampling_engine(cfg: RolloutConfig) -> str:
+    """`torch` or `vllm`: what `rollout.engine` means on this machine."""
+    if cfg.engine != "auto":
+        return cfg.engine
+    return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "torch"
+
+
+def _check_groups(cfg: RolloutConfig, engine: str) -> None:
+    """Refuse groups of ranks that the engine or the number of ranks does not allow."""
+    size = cfg.tensor_parallel
+    if size > 1 and engine == "torch":
+        raise UserError(
+            f"rollout.tensor_parallel={size} needs rollout.engine=vllm: the torch sampler holds "
+            "the whole model on each rank"
+        )
+    if num_ranks() % size:
+        raise UserError(
+            f"rollout.tensor_parallel={size} does not divide the number of ranks of the run, "
+            f"{num_ranks()}; see learner.num_processes"
+        )
+
+
+def _needed_length(
+    cfg: TrainConfig, data: Data, encoder: PromptEncoder, model: PreTrainedModel, training: bool
+) -> int:
+    """The most tokens of prompt and answer that will be sampled; refuses data that do not fit."""
+    context = context_length(model)
+    room = (cfg.rollout.max_new_tokens, context, cfg.rollout.max_model_len)
+    eval_room, key = room, "rollout.max_new_tokens"
+    if cfg.eval.max_new_tokens is not None:
+        eval_room, key = (cfg.eval.max_new_tokens, *room[1:]), "eval.max_new_tokens"
+    for problems in (data.heldout, data.train):
+        check_shown(encoder, problems)
+        check_characters(encoder, problems, cfg.model.path)
+    size = vocabulary_size(model)
+    check_vocabulary(encoder, data.heldout, size)
+    if training:
+        is_sft = cfg.regime.name == "sft"
+        trained = data.corpus if is_sft else data.train
+        check_vocabulary(encoder, trained, size, with_solutions=is_sft)
+    needed = check_room(encoder, data.heldout, *eval_room, key)
+    if training and cfg.regime.name == "sft":
+        check_solutions(encoder, data.corpus, context)
+    elif training:
+        needed = max(needed, check_room(encoder, data.train, *room))
+    return needed
+
+
+def prepare_torch(num_threads: int | None, seed: int = 0) -> None:
+    """Process-wide settings: seed (for dropout), threads, no library chatter between our lines."""
+    torch.manual_seed(seed)
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _device(cfg: LearnerConfig) -> torch.device:
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("learner.device=cuda, but torch sees no GPU here; use cpu or auto")
+    if cfg.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(cfg.device)

@@ -1,0 +1,67 @@
+"""Evaluations: one in memory on the way of a training run, one kept sample by sample on its own."""
+
+import time
+
+import pandas as pd
+
+from passk.config.schema import TrainConfig
+from passk.console import Display, InterruptFlag
+from passk.evaluation.evaluator import draw_samples
+from passk.evaluation.tables import count_correct, eval_tables, percent_cells
+from passk.ranks import any_rank, from_rank_0, rank
+from passk.runs.writer import Run
+from passk.training.build import Parts
+
+
+def evaluate(step: int, cfg: TrainConfig, parts: Parts, run: Run, shown: Display) -> None:
+    """Measure the sampler's policy on the held-out problems and write the tables of `step`."""
+    samples = draw_samples(parts.sampler, parts.verifier, parts.encoder, parts.data.heldout, cfg)
+    tables = eval_tables(samples, cfg.eval)
+    run.write_eval(step, count_correct(samples), tables)
+    table = tables["table"]
+    values = "  ".join(
+        f"Pass@{k} {cell}" for k, cell in zip(table["k"], percent_cells(table), strict=True)
+    )
+    shown.say(f"{shown.name} step {step}: {values}")
+
+
+def sample_in_chunks(
+    cfg: TrainConfig, parts: Parts, run: Run, shown: Display, stop: InterruptFlag
+) -> bool:
+    """Sample the held-out problems that have no samples on disk, `eval.chunk_size` at a time.
+
+    Each chunk is on disk before the next begins. Returns whether all of them are: False when `stop`
+    was set before the last.
+    """
+    problems = parts.data.heldout
+    drawn = from_rank_0(run.samples() if rank() == 0 else None)
+    known = set(drawn["problem_id"])
+    left = [place for place, problem in enumerate(problems) if problem.id not in known]
+    rewards = drawn["reward"][~drawn["greedy"].astype(bool)]
+    right, judged = rewards.sum(), rewards.count()
+    shown.step(len(known), {"pass1": right / judged if judged else None})
+    for start in range(0, len(left), cfg.eval.chunk_size):
+        if any_rank(stop.is_set()):
+            return False
+        places = left[start : start + cfg.eval.chunk_size]
+        started = time.perf_counter()
+        samples = draw_samples(
+            parts.sampler, parts.verifier, parts.encoder, [problems[p] for p in places], cfg
+        )
+        run.write_samples(places[0], samples)
+        rewards = samples["reward"][~samples["greedy"]]
+        right, judged = right + rewards.sum(), judged + rewards.count()
+        metrics = {
+            "pass1": right / judged if judged else None,
+            "tokens_per_second": samples["num_tokens"].sum() / (time.perf_counter() - started),
+        }
+        shown.step(len(known) + start + len(places), metrics)
+    return True
+
+
+def samples_in_order(run: Run, parts: Parts) -> pd.DataFrame:
+    """All samples on disk in the order of the held-out problems, however they were chunked."""
+    samples = run.samples()
+    place = {problem.id: i for i, problem in enumerate(parts.data.heldout)}
+    order = samples["problem_id"].map(place)
+    return samples.iloc[order.argsort(kind="stable")].reset_index(drop=True)

@@ -1,0 +1,52 @@
+"""What every command does before its work: one writer, a verifier that works, golds that pass."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from passk.config.schema import RunConfig, TrainConfig
+from passk.data.problems import Data
+from passk.errors import UserError
+from passk.files import only_writer
+from passk.ranks import rank
+from passk.training.build import Parts
+from passk.types import Problem
+from passk.verifiers.checks import GoldCheck, check_gold, self_test
+
+
+def alone(work: Callable[..., None], cfg: RunConfig, run_dir: Path, *others: Any) -> None:
+    """Do the work while no other run writes in `run_dir`: one that was left may not have ended."""
+    with only_writer(run_dir) if rank() == 0 else nullcontext():
+        work(cfg, run_dir, *others)
+
+
+def print_notes(data: Data) -> None:
+    """What was left out of the data, a line each."""
+    print(*data.notes, sep="\n", end="\n" if data.notes else "", flush=True)
+
+
+def require_weights(cfg: TrainConfig, data: Data) -> None:
+    """Refuse problems of which none would change the policy."""
+    source = data.corpus if cfg.regime.name == "sft" else data.train
+    if source and not any(problem.weight for problem in source):
+        raise UserError(
+            f"all {len(source)} training problems have weight 0, so nothing would be trained; give "
+            "some a weight above 0, or leave the weights out with data.weight_column=null"
+        )
+
+
+def checked(cfg: RunConfig, parts: Parts, train: Sequence[Problem]) -> tuple[Parts, GoldCheck]:
+    """The parts, once their verifier has shown that it works, without hopeless training problems.
+
+    `train` are the training problems whose gold answers matter.
+    """
+    self_test(parts.verifier)
+    if not cfg.data.check_gold:
+        return parts, GoldCheck(0, ())
+    gold = check_gold(parts.verifier, train, parts.data.heldout)
+    kept = gold.kept(parts.data.train)
+    if gold.refused:
+        print(gold.sentence(len(parts.data.train) - len(kept)), flush=True)
+    return replace(parts, data=replace(parts.data, train=kept)), gold

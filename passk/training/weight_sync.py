@@ -1,0 +1,49 @@
+"""Weights from the learner to the sampler, and proof that they have arrived.
+
+A sampler that goes on with old weights trains a run to nothing without an error, which has happened
+to every large trainer. So after each hand-over some tensors are drawn, others each time, and the
+sampler must show that it holds the learner's values.
+"""
+
+import random
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from passk.errors import Diverged, PolicyMismatch
+from passk.learner.learner import Learner
+from passk.memory import memory_advice
+from passk.rollout.base import Sampler
+
+
+def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
+    """Give the sampler the learner's weights as policy version `learner.step`.
+
+    Compares `num_checks` tensors, drawn anew at each step; those that the sampler cannot tell are
+    passed over. Raises PolicyMismatch for the first one that differs or was not taken, and Diverged
+    for one that is not finite.
+    """
+    names = learner.weight_names()
+    drawn = random.Random(f"sync/{learner.step}").sample(names, min(num_checks, len(names)))
+    taken: dict[str, Tensor] = {}
+
+    def stream() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in learner.weights():
+            if name in drawn:
+                taken[name] = tensor
+            yield name, tensor
+
+    with memory_advice("rollout"):  # an engine that slept takes its memory back
+        sampler.load_weights(stream(), version=learner.step)
+    for name in drawn:
+        if name in taken and not taken[name].isfinite().all():
+            raise Diverged(
+                f"step {learner.step}: the learner's {name} is not finite, so the run has "
+                "diverged, or began with broken weights"
+            )
+        if name not in taken or sampler.holds(name, taken[name]) is False:
+            raise PolicyMismatch(
+                f"step {learner.step}: the sampler does not hold the learner's {name} after the "
+                "weights were handed over, so it would sample from an old policy; the run stops "
+                "before it learns from such samples"
+            )
