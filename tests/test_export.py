@@ -272,7 +272,7 @@ def test_the_code_makes_the_prompts_of_training(tmp_path, template, prompt):
     known = tokenizer(template, adds_bos=True)
     cfg = TrainConfig(data=ConventionsConfig(prompt=prompt))
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 3]}')
-    section = prompt_section(cfg, tmp_path, known)
+    section = prompt_section(cfg, tmp_path, PromptEncoder(known, cfg.data.prompt))
     text = "What is \\frac{1}{2}?"
     problem = Problem("p", text, "")
     encoder = PromptEncoder(known, prompt)
@@ -302,15 +302,22 @@ def test_defaults_of_the_starting_model_that_were_not_measured_are_named(tmp_pat
     settings = {"eos_token_id": 1, "temperature": 0.6, "top_k": 20, "top_p": 1.0, "max_length": 9}
     (tmp_path / "generation_config.json").write_text(json.dumps(settings))
     cfg = TrainConfig(data=ConventionsConfig(), eval=EvalConfig(temperature=0.6))
-    assert prompt_section(cfg, tmp_path, tokenizer())["own_defaults"] == "`top_k=20`"
+    assert (
+        prompt_section(cfg, tmp_path, PromptEncoder(tokenizer(), cfg.data.prompt))["own_defaults"]
+        == "`top_k=20`"
+    )
     cfg.eval.temperature = 1.0
-    told = prompt_section(cfg, tmp_path, tokenizer())["own_defaults"]
+    told = prompt_section(cfg, tmp_path, PromptEncoder(tokenizer(), cfg.data.prompt))[
+        "own_defaults"
+    ]
     assert told == "`temperature=0.6`, `top_k=20`"
 
 
 def test_worked_problems_before_a_prompt_are_named(tmp_path):
     cfg = TrainConfig(data=ConventionsConfig(prompt=PromptConfig(num_shots=3)))
-    told = prompt_section(cfg, tmp_path, tokenizer())["prompt_style"]
+    told = prompt_section(cfg, tmp_path, PromptEncoder(tokenizer(), cfg.data.prompt))[
+        "prompt_style"
+    ]
     assert "after 3 worked training problems" in told and "the code below leaves out" in told
 
 

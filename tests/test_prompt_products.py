@@ -5,9 +5,10 @@ import pytest
 import torch
 from sampling import judged, learner_of
 
-from passk.diagnostics import paper_sets as module
+from passk.diagnostics import paper_gradients as module
 from passk.diagnostics.alignment import weighted_gradients
-from passk.diagnostics.paper_sets import plain_coefficients, prompt_products, unbiased_coefficients
+from passk.diagnostics.paper_gradients import prompt_products
+from passk.diagnostics.paper_sets import plain_coefficients, unbiased_coefficients
 from passk.errors import UserError
 from passk.learner.batch import advantage_weights, make_rows
 from passk.objectives.advantages import mixture_advantages

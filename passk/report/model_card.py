@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
@@ -24,32 +24,32 @@ from passk.config.schema import (
     TableConfig,
     TrainConfig,
 )
-from passk.data.prompts import PromptEncoder
 from passk.data.sources import is_file_name
 from passk.evaluation.tables import percent_cells
-from passk.learner.policy import Tokenizer
 from passk.report.tables import paired_deltas, reported_k
 from passk.runs.command_lines import Lineage, command_line, hub_id, shown_name
 from passk.runs.labels import markdown, objective_in_words, reading, run_labels, run_title
 from passk.runs.reader import RunRecord
 from passk.types import Problem
 
+if TYPE_CHECKING:  # no torch here
+    from passk.data.prompts import PromptEncoder
+
 # What a generation_config.json may set, each with the value that passk samples by.
 _SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
 _SAMPLING |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
 
-def prompt_section(cfg: TrainConfig, folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+def prompt_section(cfg: TrainConfig, folder: Path, encoder: "PromptEncoder") -> dict[str, Any]:
     """The parts of the card's template that depend on prompts; `folder` holds the model."""
     prompt = cfg.data.prompt
-    encoder = PromptEncoder(tokenizer, prompt)
     text = encoder.prompt_text(Problem("", "{problem}", ""))
     messages = _messages(prompt, encoder.chat is not None and encoder.chat.in_parts)
     return {
         "is_chat": encoder.is_chat,
         "prompt_style": _style(prompt, encoder),
         "prompt": _fenced(text),
-        "answer_end": _answer_end(prompt, folder, tokenizer),
+        "answer_end": _answer_end(prompt, folder, encoder),
         "prompt_code": _chat_code(prompt, messages) if encoder.is_chat else _plain_code(prompt),
         "vllm_code": _vllm_code(prompt, messages if encoder.is_chat else None),
         "temperature": cfg.eval.temperature,
@@ -61,7 +61,7 @@ def prompt_section(cfg: TrainConfig, folder: Path, tokenizer: Tokenizer) -> dict
     }
 
 
-def _style(prompt: PromptConfig, encoder: PromptEncoder) -> str:
+def _style(prompt: PromptConfig, encoder: "PromptEncoder") -> str:
     if encoder.is_chat:
         text = "The chat template of the tokenizer, which is in this folder. A prompt is"
     else:
@@ -75,7 +75,8 @@ def _style(prompt: PromptConfig, encoder: PromptEncoder) -> str:
     return f"{text} shown here, and which the code below leaves out (so expect other figures):"
 
 
-def _answer_end(prompt: PromptConfig, folder: Path, tokenizer: Tokenizer) -> str:
+def _answer_end(prompt: PromptConfig, folder: Path, encoder: "PromptEncoder") -> str:
+    tokenizer = encoder.tokenizer
     ends = _end_ids(folder)
     known = [end for end in ends if type(end) is int and 0 <= end < len(tokenizer)]
     tokens = [f"`{token}`" for token in tokenizer.convert_ids_to_tokens(known)]
@@ -191,7 +192,7 @@ class Exported:
     folder: Path
     step: int
     is_best: bool  # it was chosen by its evaluation
-    tokenizer: Tokenizer
+    encoder: "PromptEncoder"
     publishing: PublishingConfig
 
 
@@ -224,7 +225,7 @@ def _content(exported: Exported) -> dict[str, Any]:
         "table": _shown(table),
         "measured": _measured(exported, table),
         "data": list(_data_lines(exported)),
-        **prompt_section(cfg, exported.folder, exported.tokenizer),
+        **prompt_section(cfg, exported.folder, exported.encoder),
         "settings": list(_settings(record)),
         "commands": [command_line(run, named=run is not record) for run in exported.line.runs],
         "is_cut_short": exported.line.model is None,

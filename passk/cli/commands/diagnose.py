@@ -16,7 +16,8 @@ from passk.diagnostics.alignment import alignment, weighted_gradients
 from passk.diagnostics.derivatives import Derivatives, derivatives_along, saved_adam_metric
 from passk.diagnostics.gold_errors import suspect_golds
 from passk.diagnostics.matrix import Matrix, measure_matrix
-from passk.diagnostics.paper_sets import Filtered, measure_filtered
+from passk.diagnostics.paper_gradients import measure_filtered
+from passk.diagnostics.paper_sets import Filtered
 from passk.errors import UserError
 from passk.files import replacing, write_text
 from passk.learner.batch import advantage_weights

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from passk.config.commands import ExportConfig
 from passk.config.compose import load_run_config
 from passk.config.schema import ModelConfig
+from passk.data.prompts import PromptEncoder
 from passk.errors import UserError
 from passk.files import LOCK, filled_at_once
 from passk.learner.checkpoint import LEARNER, MANIFEST, STATE, chosen_checkpoint, saved_step
@@ -42,7 +43,7 @@ def run_export(cfg: ExportConfig, run_dir: Path, overrides: Sequence[str]) -> No
             folder=checkpoint,
             step=saved_step(checkpoint),
             is_best=cfg.checkpoint == "best",
-            tokenizer=tokenizer,
+            encoder=PromptEncoder(tokenizer, trained.data.prompt),
             publishing=cfg.export,
         )
     )
