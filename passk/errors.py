@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake in what the user asked for, told in one sentence.
+    """A mistake in what the user asked for, said in one sentence.
 
     The sentence names the key, file or row and says what is allowed. The command line prints it
     on stderr and exits with code 2; no traceback, and nothing half-written stays behind.

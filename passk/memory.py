@@ -1,4 +1,4 @@
-"""Running out of memory, told as a sentence that says which settings to lower."""
+"""Explain in one sentence which settings to lower when memory runs out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The processes of one run: which of them this is, and what they tell each other.
+"""The processes of one run: which of them this is, and what they exchange.
 
 Every rank runs the same program on the same data. Where nothing was joined there is one rank, and
 everything here is the identity, so that callers need not ask how many there are.

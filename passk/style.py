@@ -1,6 +1,6 @@
 """What the figures share: palette, matplotlib settings, direct labels.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart.
+Colours are those of Okabe and Ito (2008), which colour-blind readers distinguish.
 """
 
 import warnings

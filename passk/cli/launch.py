@@ -67,7 +67,7 @@ def _join(*work_and_arguments: Any) -> None:
 
 
 def _let_others_speak(number: int, error: Exception) -> None:
-    """Wait a little with an error that is told better by another rank, which ends this one then.
+    """Wait a little with an error that another rank explains better, which ends this one then.
 
     By rank 0, which has most errors too, or by the rank whose end this one has noticed.
     """
@@ -91,7 +91,7 @@ def ranks_to_start(cfg: LearnerConfig) -> int:
 def launch(work: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
     """Run `work(*arguments)` on `num_ranks` ranks of this machine, and wait for all of them.
 
-    SIGINT and SIGTERM go to rank 0, which tells the others. Raises what ended the rank that ended
+    SIGINT and SIGTERM go to rank 0, which passes them on. Raises what ended the rank that ended
     first, before its time: an error of `passk.errors`, RankFailure with a traceback for any other.
     """
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):

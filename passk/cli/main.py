@@ -35,7 +35,7 @@ from passk.config.command_rules import claim_directory
 from passk.config.compose import check_groups, explain, groups_and_keys, register, to_config
 from passk.config.registry import conf_dir, text_keys
 from passk.config.schema import RunConfig
-from passk.console import check_words, lose_output, open_streams, restart_in_utf8, tell
+from passk.console import check_words, lose_output, open_streams, restart_in_utf8, say
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.files import is_full, missing_folders, only_writer
 from passk.text import in_quotes, with_home, with_quotes
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_full(error):
             raise
         lose_output()
-        tell(_no_room(error))
+        say(_no_room(error))
         return 1
 
 
@@ -221,7 +221,7 @@ def _run_alone(command: str, composed: DictConfig, run_dir: Path, overrides: lis
 
 
 def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: Any) -> int:
-    """Do the work; what stops it is told in one sentence, or with a traceback if unexpected."""
+    """Do the work; what stops it is said in one sentence, or with a traceback if unexpected."""
     try:
         work(*arguments)
         return 0
@@ -239,12 +239,12 @@ def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: An
     except Exception as error:
         if isinstance(error, OSError) and is_full(error) and error.filename is None:
             lose_output()
-            tell(prefix + _no_room(error))
+            say(prefix + _no_room(error))
             return 1
         traceback.print_exc()
         code = 1
         sentence = f"failed; see the traceback above ({type(error).__name__}: {error})"
-    tell(prefix + sentence)
+    say(prefix + sentence)
     return code
 
 
@@ -293,7 +293,7 @@ def _no_room(error: OSError) -> str:
 
 
 def _refuse(sentence: str) -> int:
-    tell(sentence)
+    say(sentence)
     return 2
 
 

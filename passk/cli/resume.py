@@ -176,7 +176,7 @@ def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[st
 def _refuse_other_architecture(trained: TrainConfig, checkpoint: Path) -> None:
     """A run's checkpoint must be of the model that its configuration starts from.
 
-    Told where that model lies here: one of the hub, or that was removed, is not asked for.
+    Checked where that model lies here: one of the hub, or that was removed, is not asked for.
     """
     origin = Path(trained.train.init_from or model_folder(trained.model.path))
     steps = list(checkpoints(origin).values())

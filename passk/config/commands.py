@@ -36,7 +36,7 @@ class DiagnosisConfig:
     # sets of easy and hard prompts as in the paper's section 5, [EASY_ABOVE,HARD_BELOW] each
     filtered_sets: list[Any] = field(default_factory=list)
     keep_unsolved: bool = False  # among the hard prompts those of which no sample is right
-    fresh_sets: bool = False  # tell easy and hard prompts from other samples than are measured
+    fresh_sets: bool = False  # split easy from hard by other samples than are measured
 
 
 @dataclass(kw_only=True)

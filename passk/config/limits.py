@@ -148,7 +148,7 @@ _ITEMS: dict[object, tuple[str, type | tuple[type, ...]]] = {
 
 
 def choices(key: str) -> tuple[str, ...]:
-    """The values that a field takes, where they can be told one by one."""
+    """Return the values that a field takes, where they can be listed."""
     return _CHOICES.get(key, ())
 
 

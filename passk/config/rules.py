@@ -1,4 +1,4 @@
-"""What one field alone cannot tell: the rules between fields, each as a sentence."""
+"""The rules between fields, each as a sentence."""
 
 from datetime import date
 from importlib.util import find_spec
@@ -46,7 +46,7 @@ def check_tracker(cfg: TrackerConfig) -> None:
     if spec is None or spec.origin is None:  # a folder of that name here is no library
         raise UserError(
             f"tracker={cfg.name} needs {cfg.name}, which is not installed: "
-            "pip install 'passk[tracking]'"
+            "pip install 'passk-rl[tracking]'"
         )
     if cfg.mode == "online" and cfg.name != "wandb":
         raise UserError(

@@ -37,7 +37,7 @@ class PromptConfig:
     instruction: str = ""  # the line below the problem in a chat's user turn
     separator: str = "\n\n"  # between shots of a plain prompt
     system: str | None = None  # the system turn, chat only
-    # what the chat template is told besides, such as enable_thinking
+    # further arguments of the chat template, such as enable_thinking
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     date: str | None = None  # that a chat template may write, YYYY-MM-DD; null: of the run's start
     num_shots: int = 0  # worked training problems shown first; they are not trained on
@@ -110,7 +110,7 @@ class RegimeConfig:
     num_demonstrations: int = 256  # worked solutions a step, for `sft` only
     # Of the regimes that choose k or pass1_weight anew at every step; see docs/remedies.md. f(k) is
     # the product of the gradients of Pass@k and Pass@1.
-    window: int = 20  # last measurements of f that are pooled; steps that a slope is told from
+    window: int = 20  # last measurements of f that are pooled; steps that a slope is fitted to
     measure_every: int = 2  # steps between measurements of f, of adaptive_k and projected
     num_blocks: int = 8  # of a batch's prompts; a prompt meets the gradient over the other blocks
     preconditioned: bool = False  # f along Adam's step, not along the gradient
@@ -255,7 +255,7 @@ class TrackerConfig:
 
 @dataclass(kw_only=True)
 class SweepConfig:
-    """How the cells of `-m` are run; no cell is told."""
+    """Sweep execution (`-m`). Not forwarded to individual runs."""
 
     num_parallel: int = 1  # cells at a time on this machine; each gets its share of the GPUs
     retries: int = 1  # further attempts at a cell that failed, but not for bad input

@@ -88,7 +88,7 @@ class PromptEncoder:
         if self.chat is None:
             return ()
         parts = "prompts: the chat template shows content as a list of parts, and is given it so"
-        day = f"prompts: the chat template is told that today is {self.chat.day} (data.prompt.date)"
+        day = f"prompts: the chat template gets as today's date {self.chat.day} (data.prompt.date)"
         said = ((parts, self.chat.in_parts), (day, self.chat.writes_date))
         return tuple(note for note, holds in said if holds)
 

@@ -44,7 +44,7 @@ def measure(
     """Agreement and products from rewards (0, 1, NaN where not judged) and derivatives d_i.
 
     A prompt enters f(k) twice: with its part of grad J_k, and with its part of grad J_1. `towards`
-    tells the second, <grad p(x), grad J_k> of each prompt for some k; between them it is
+    shows the second, <grad p(x), grad J_k> of each prompt for some k; between them it is
     interpolated over log k, and held beyond the last. Without it intervals take the gradient of
     Pass@1 as given.
     """

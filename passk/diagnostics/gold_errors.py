@@ -62,7 +62,7 @@ def agreement_table(groups: Sequence[Group], prompts: pd.DataFrame) -> pd.DataFr
     many was looked for: an answer with half of it or less passes in at most 2.5 % of prompts.
     `score` is share_low less the upper bound of the share of accepted answers (NaN where the
     majority is accepted): both bounds hold together with 95 %, so it is a lower bound of how much
-    likelier the refused answer is. `injected` tells whether the majority was refused on purpose.
+    likelier the refused answer is. `injected` says whether the majority was refused on purpose.
     """
     n_P, c_P = prompts["n"].to_numpy(), prompts["c"].to_numpy()
     accepted_P = prompts["majority_accepted"].to_numpy()

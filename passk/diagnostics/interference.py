@@ -92,7 +92,7 @@ def _linkage(cosines_PP: FloatArray) -> FloatArray:
 
 
 def recovered(labels: Sequence[int], names: Sequence[str]) -> tuple[float, float]:
-    """How well clusters tell the names apart: their purity, and the adjusted Rand index.
+    """How well clusters separate the names: their purity, and the adjusted Rand index.
 
     Purity is the share of prompts that are of the commonest name of their cluster; the index
     (Hubert and Arabie 1985) counts pairs that are together in both, 0 by chance and 1 at best.
@@ -116,7 +116,7 @@ def between_groups(
 
     Within a group the products of prompts with themselves are left out, also where a resample
     holds a prompt twice. Each group is resampled by itself. `cosine` is that of the mean gradients
-    of the two groups, where their norms can be told from 0.
+    of the two groups, where their norms differ clearly from 0.
     """
     kappa_PP = kappa_PP - np.diag(np.diag(kappa_PP))
     counts = {

@@ -107,18 +107,18 @@ def measure_filtered(
     """Both ways for each of `diagnose.filtered_sets`; `k` is that of the corrected one."""
     started = time.perf_counter()
     rewards_PG = np.array([group.rewards() for group in groups])
-    told = {
+    chosen_sets = {
         (way, chosen): members(told_PG, chosen, keep_unsolved=asked.keep_unsolved)
         for chosen in (FilteredSet(*pair) for pair in asked.filtered_sets)
         for way, told_PG in ((PAPER, rewards_PG), (CORRECTED, selecting_PG))
     }
-    directions = _directions(rewards_PG, told, k)
+    directions = _directions(rewards_PG, chosen_sets, k)
     none = np.zeros((*rewards_PG.shape[:1], 2, 0))
     coefficients_P2O = np.stack([*directions.values()], axis=2) if directions else none
     products = prompt_products(learner, groups, coefficients_P2O)
     along = dict(zip(directions, np.moveaxis(products.along_P2O, 2, 0), strict=True))
     rows, by_prompt = [], []
-    for (way, chosen), within in told.items():
+    for (way, chosen), within in chosen_sets.items():
         row = _counted(way, chosen, within)
         if within.is_whole:
             sides = (("easy", chosen.easy_above), ("hard", chosen.hard_below))
@@ -152,7 +152,7 @@ def measure_filtered(
 
 
 def _directions(
-    rewards_PG: FloatArray, told: Mapping[tuple[str, FilteredSet], Members], k: int
+    rewards_PG: FloatArray, chosen_sets: Mapping[tuple[str, FilteredSet], Members], k: int
 ) -> dict[Direction, FloatArray]:
     """The gradients, summed over easy or hard prompts, that sets with both are put together of."""
     coefficients = {
@@ -162,7 +162,7 @@ def _directions(
     }
     return {
         (name, side, threshold): coefficients[name] * inside_P[:, None]
-        for (way, chosen), within in told.items()
+        for (way, chosen), within in chosen_sets.items()
         if within.is_whole
         for name in _ESTIMATES[way]
         for side, threshold, inside_P in (

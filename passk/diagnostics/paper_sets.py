@@ -60,7 +60,7 @@ class SetValues:
 
 
 def members(rewards_PG: FloatArray, chosen: FilteredSet, *, keep_unsolved: bool) -> Members:
-    """Told from rewards; prompts of which no sample is right are left out unless they are kept."""
+    """Chosen by rewards; prompts of which no sample is right are left out unless they are kept."""
     n_P, c_P = counts(rewards_PG)
     p_P = np.divide(c_P, n_P, out=np.full(len(n_P), np.nan), where=n_P > 0)
     hard_P = (p_P < chosen.hard_below) & ((c_P > 0) | keep_unsolved)
@@ -218,7 +218,7 @@ class Filtered:
     """A row per set and way, and a row per set, way and prompt; `k` is that of the corrected way.
 
     `num_samples` is n, and the k of the paper's way; `hardest` and `easiest` are the least and the
-    largest success that sets were told from.
+    largest success by which sets were split.
     """
 
     table: pd.DataFrame

@@ -16,7 +16,7 @@ from scipy import stats
 
 from passk.objectives.pass_at_k import FloatArray
 
-_NEEDED = 3  # checkpoints from which on their spread is told
+_NEEDED = 3  # checkpoints from which on their spread is estimated
 
 
 def correlations(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> FloatArray:

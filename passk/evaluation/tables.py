@@ -125,7 +125,7 @@ def pass_curve(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
 
 
 def summary_table(samples: pd.DataFrame, table: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
-    """Long form: metric, value, ci_low, ci_high, num_problems; what cannot be told has no row.
+    """Long form: metric, value, ci_low, ci_high, num_problems; what cannot be computed has no row.
 
     pass_at_1 (that of `table`), greedy_accuracy (of the greedy samples), majority_accuracy
     (`majority_votes`), mean_tokens and truncation_rate of the samples, and share_REASON of each

@@ -1,7 +1,7 @@
 """Checkpoints: a model in Hugging Face form, what resuming needs, and hashes that catch damage.
 
 `passk.learner.checkpoint_writer` writes them under a temporary name, and renames the folder when
-all is there, so one with its final name was complete once; `files.json` tells whether it still is.
+all is there, so one with its final name was complete once; `files.json` shows whether it still is.
 What resuming needs lies in shards in the folder `learner`, in safetensors' form: nothing is
 pickled.
 """

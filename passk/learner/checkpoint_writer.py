@@ -76,7 +76,7 @@ class CheckpointWriter:
         self._generation = generation
         self._thread = ThreadPoolExecutor(1, "checkpoint") if in_background else None
         self._pending: Future[None] | None = None
-        # What ranks tell each other here must not get between what they tell each other elsewhere.
+        # Messages between ranks here must not mix with those of the main thread.
         self._group = dist.new_group(backend="gloo") if num_ranks() > 1 else None
 
     def save(

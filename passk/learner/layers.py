@@ -89,7 +89,7 @@ def _wanted_layers(model: nn.Module, key: str, participle: str) -> list[Gradient
 
 
 def _try_compiler(device: torch.device) -> None:
-    """Refuse to go on where torch cannot compile, which it would tell with a long traceback."""
+    """Refuse to go on where torch cannot compile, which it would say in a long traceback."""
     double = torch.compile(lambda x: x + x, options={"fx_graph_cache": False})
     try:
         double(torch.ones(2, device=device))

@@ -232,7 +232,7 @@ class Learner:
         """What resuming needs beside the plain model: the tensors themselves, to save or to fill.
 
         Adam's moments and counts are `optimizer/<parameter>/<moment>`; adapters, which the plain
-        model does not tell, `adapter/<parameter>`.
+        model does not hold, `adapter/<parameter>`.
         """
         tensors = {
             f"optimizer/{name}/{moment}": value

@@ -34,7 +34,7 @@ def add_adapters(model: PreTrainedModel, cfg: ModelConfig, seed: int) -> None:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError:
-        raise UserError("model.lora_rank needs peft: pip install 'passk[lora]'") from None
+        raise UserError("model.lora_rank needs peft: pip install 'passk-rl[lora]'") from None
     targets = cfg.lora_targets
     lora = LoraConfig(
         r=cfg.lora_rank,

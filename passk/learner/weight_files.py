@@ -183,7 +183,7 @@ def refuse_integers(stored: Mapping[str, Stored], name: str) -> None:
     if integers:
         raise UserError(
             f"{name} holds weights as integers ({_counted(integers)}), and its config.json names "
-            "no quantisation that tells what they mean; give the model that they were made from"
+            "no quantisation that says what they mean; give the model that they were made from"
         )
 
 

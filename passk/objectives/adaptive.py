@@ -62,7 +62,7 @@ def remember(
     pass1: float | None,
     products: tuple[float, ...] | None,
 ) -> History:
-    """The history after a step under `objective`; None is what the step did not tell."""
+    """The history after a step under `objective`; None is what the step did not measure."""
     if not regime.is_remedy:
         return history
     # Slopes are of one objective: another one begins a new line.

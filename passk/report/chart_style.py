@@ -1,4 +1,4 @@
-"""What the report's figures share: Vega-Lite settings, and how series are told apart.
+"""What the report's figures share: Vega-Lite settings, and how series are distinguished.
 
 A figure is defined once, with altair: the page draws it interactively, `passk.report.html` writes
 it as PNG and PDF too. Series differ in colour (Okabe and Ito, 2008), dash and shape, so that colour
@@ -20,7 +20,7 @@ from passk.style import FAINT, INK, K_COLORS, REGIME_COLORS
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2, 1, 2], [1, 4])
 SIZES = (40, 70, 110, 160, 220, 290)
-MOST_NAMED = 8  # series with a colour of their own; a larger sweep is told apart by k and weight
+MOST_NAMED = 8  # series with a colour of their own; a larger sweep is coloured by k and weight
 PANEL = 380  # width of a panel in the files; the page fits panels to the window
 GRID = "#E6E6E6"
 SOFT = "#5D636D"
@@ -92,7 +92,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """How the runs of a figure are told apart.
+    """How the runs of a figure are distinguished.
 
     Few runs: each label has a colour, a dash and a shape (legend `run`). More of them, over k and
     the weight of Pass@1: a colour and shape for each k, a dash and size for each weight.
@@ -111,7 +111,7 @@ class Series:
         return self.legends[-1].channel(alt.StrokeDash, "dash")
 
     def size(self) -> Any:
-        """Of a point: by weight of Pass@1 where runs are told apart by it."""
+        """Of a point: by weight of Pass@1 where that sets runs apart."""
         if len(self.legends) == 1:
             return alt.value(SIZES[1])
         return self.legends[1].channel(alt.Size, "size", sort=self.legends[1].names)

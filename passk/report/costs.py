@@ -56,7 +56,7 @@ def run_cost(record: RunRecord) -> dict[str, float]:
     """num_steps, num_drawn (samples), num_demonstrations, num_sampled_tokens, num_learned_tokens,
     seconds of each of `PHASES`, other_seconds, seconds, num_processes, device_seconds.
 
-    NaN is what the files do not tell.
+    NaN is what the files do not hold.
     """
     metrics, num_steps = record.metrics, len(record.metrics)
     is_sft = record.regime == "sft"
@@ -203,10 +203,12 @@ def cost_sentences(costs: pd.DataFrame, titles: Mapping[str, str]) -> list[str]:
         if reference is not None and row["regime"] != reference["regime"]:
             sentences.append(_step(row, reference, titles))
     if sentences:
-        sentences.append("Seconds are those of a machine as busy as it was; tokens tell the work.")
+        sentences.append(
+            "Seconds are those of a machine as busy as it was; tokens measure the work."
+        )
     for name in ("pass1", "passk"):
-        told = [_told(row, name, titles) for row in rl.to_dict("records")]
-        clauses = [clause for clause in told if clause]
+        said = [_cost(row, name, titles) for row in rl.to_dict("records")]
+        clauses = [clause for clause in said if clause]
         if clauses:
             sentences.append(f"{'; '.join(clauses)}.")
     return sentences
@@ -235,7 +237,7 @@ def _step(row: Mapping[Any, Any], reference: Mapping[Any, Any], titles: Mapping[
     return f"{', '.join(parts[:-1])} and {parts[-1]}."
 
 
-def _told(row: Mapping[Any, Any], name: str, titles: Mapping[str, str]) -> str:
+def _cost(row: Mapping[Any, Any], name: str, titles: Mapping[str, str]) -> str:
     """`Pass@8-only gained a point of Pass@8 for each 15,360 samples ...`; empty where unknown."""
     what, title = row[f"{name}_change"], titles.get(str(row["regime"]), str(row["regime"]))
     k = 1 if name == "pass1" else row["k"]

@@ -110,7 +110,7 @@ def product_curve(curve: pd.DataFrame) -> Figure:
     return figure
 
 
-_COLORS = "RdBu_r"  # blue interferes; red and blue are told apart by colour-blind readers too
+_COLORS = "RdBu_r"  # blue interferes; colour-blind readers too distinguish red and blue
 
 
 @matplotlib.rc_context(STYLE)

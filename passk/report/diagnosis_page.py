@@ -53,7 +53,7 @@ def _intervals(found: Diagnosis) -> str:
         return (
             "Inner products have bootstrap intervals over prompts, which count that a prompt "
             "enters both gradients; cosines those of the jackknife over blocks of prompts, and "
-            "nothing where a norm cannot be told from 0."
+            "nothing where a norm does not differ clearly from 0."
         )
     return (
         "Intervals are bootstraps over prompts that take the gradient of Pass@1 as given "

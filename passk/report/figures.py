@@ -66,7 +66,7 @@ _TOLD = {
 }
 
 
-def told(name: str, **words: object) -> tuple[str, str]:
+def caption(name: str, **words: object) -> tuple[str, str]:
     """Title and caption of a figure."""
     title, caption = _TOLD[re.sub(r"_\d+$", "", name)]
     return title.format(**words), caption.format(**words)

@@ -128,7 +128,7 @@ def _tested(num_checkpoints: int, asked: FilteringConfig) -> str:
     return (
         f"{rate}: a problem interferes if its agreement is below 0 {where}, by its error over "
         "samples. **With fewer than 3 checkpoints, interference that passes while training goes on "
-        "cannot be told from interference that lasts**; save more of them (train.save_every, "
+        "cannot be separated from interference that lasts**; save more of them (train.save_every, "
         "train.keep_last) for a filter to rely on."
     )
 

@@ -23,7 +23,7 @@ from passk.runs.labels import markdown
 from passk.types import Group
 
 _PAIRS_SHOWN = 10
-_LEAST_CLUSTER = 5  # prompts of a cluster that is told of
+_LEAST_CLUSTER = 5  # prompts of a cluster that is described
 _CLUSTERS_SHOWN = 12
 _LONGEST_SHOWN = 60  # characters of a prompt on the page
 
@@ -217,7 +217,7 @@ def _worst(pairs: pd.DataFrame) -> str:
     return (
         f"The {len(pairs)} pairs that look most antagonistic in the first halves of their samples "
         f"have a mean kappa of {pairs['selected_by'].mean():.4g} there, which is too low as they "
-        f"were chosen by it, and {pairs['kappa'].mean():.4g} in the other halves, which are told "
+        f"were chosen by it, and {pairs['kappa'].mean():.4g} in the other halves, which are used "
         f"below with their errors; {clear} of them are clearly negative there (1.96 errors)."
     )
 

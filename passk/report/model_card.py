@@ -119,10 +119,10 @@ def _plain(prompt: PromptConfig) -> str:
 
 
 def _chat_code(prompt: PromptConfig, messages: str) -> str:
-    told = "".join(f", {key}={value!r}" for key, value in prompt.chat_template_kwargs.items())
+    further = "".join(f", {key}={value!r}" for key, value in prompt.chat_template_kwargs.items())
     return (
         f"messages = {messages}\ninputs = tokenizer.apply_chat_template(\n    messages, "
-        f'add_generation_prompt=True, return_dict=True, return_tensors="pt"{told}\n)'
+        f'add_generation_prompt=True, return_dict=True, return_tensors="pt"{further}\n)'
     )
 
 
@@ -130,8 +130,8 @@ def _vllm_code(prompt: PromptConfig, messages: str | None) -> str:
     if messages is None:
         return f"(output,) = llm.generate({_plain(prompt)}, params)"
     extra = prompt.chat_template_kwargs
-    told = f", chat_template_kwargs={extra!r}" if extra else ""
-    return f"(output,) = llm.chat({messages}, params{told})"
+    further = f", chat_template_kwargs={extra!r}" if extra else ""
+    return f"(output,) = llm.chat({messages}, params{further})"
 
 
 def _messages(prompt: PromptConfig, in_parts: bool) -> str:

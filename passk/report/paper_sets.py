@@ -46,9 +46,9 @@ def filtered_section(found: Filtered, asked: DiagnosisConfig) -> str:
     unsolved = "kept among" if asked.keep_unsolved else "left out of"
     measured = {way: table[(table["way"] == way) & ~_empty(table)] for way in (PAPER, CORRECTED)}
     fresh = (
-        "Here easy and hard are told from other samples than are measured."
+        "Here other samples split easy from hard than are measured."
         if asked.fresh_sets
-        else "Easy and hard are told from the samples that are measured, so a hard prompt may only "
+        else "The samples that are measured also split easy from hard, so a hard prompt may only "
         "have been unlucky (diagnose.fresh_sets=true draws others)."
     )
     sections = [

@@ -12,7 +12,7 @@ import pandas as pd
 from passk.files import filled_at_once, read_manifest
 from passk.report import table_formats
 from passk.report.costs import cost_sentences, cost_sheet, cost_table, price_sheet
-from passk.report.figures import AGREEMENT, focus, report_figures, shown_k, titles_of, told
+from passk.report.figures import AGREEMENT, caption, focus, report_figures, shown_k, titles_of
 from passk.report.html import figure_data, render, save_figures
 from passk.report.samples import SampleRows, sample_rows
 from passk.report.table_formats import write_table
@@ -47,7 +47,7 @@ _EXPORTS = (
     "a double click returns. The menu at its right saves what it shows as SVG or PNG."
 )
 _PAGE, _TITLE = "report.html", "passk report: "  # and how its title begins
-_MOST_READ = 4  # runs that are told one by one in words
+_MOST_READ = 4  # runs described one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ def _told(drawings: Iterable[str], found: Material, start: str) -> dict[str, tup
         if name.startswith(AGREEMENT):
             diagnosis = next(diagnoses)
             words |= {"k": diagnosis.k, "diagnosis": diagnosis.title}
-        of_name[name] = told(name, **words)
+        of_name[name] = caption(name, **words)
     return of_name
 
 

@@ -39,7 +39,7 @@ class SampleFile:
         problems: kind, prompt and answer by problem_id; empty for older runs.
         groups: each prompt's samples, with the columns of the file and `advantage`.
         weights_P: what the objective of the step puts on each prompt, NaN held out.
-        num_on_disk: samples of the run or evaluation, told by its first file.
+        num_on_disk: samples of the run or evaluation, by its first file.
     """
 
     source: str

@@ -34,7 +34,7 @@ def pareto(
     """Change in Pass@1 against change in Pass@k from the starting checkpoint, with intervals.
 
     `cells` comes from `tables.sweep_table(records)`. A point per run, seeds averaged; where runs
-    are told apart by k, a line per k. Dashed: those that none beats in both.
+    differ by k, a line per k. Dashed: those that none beats in both.
     """
     x, y = "delta_pass1", f"delta_pass{k}"
     if y not in cells or k < 2:

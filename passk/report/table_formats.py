@@ -72,7 +72,7 @@ def sheet(table: pd.DataFrame, headings: Mapping[str, str]) -> Sheet:
 def kinds(
     records: Sequence[RunRecord], titles: Mapping[str, str], headings: Mapping[str, str]
 ) -> Sheet | None:
-    """Success by kind of prompt, a row per run and kind; None where no run tells kinds."""
+    """Success by kind of prompt, a row per run and kind; None where no run has kinds."""
     kinds = kind_table(records)
     kinds["regime"] = kinds["regime"].map(titles)
     after = {name: headings[name].replace(" (", " after (") for name in ("pass1", "passk")}
@@ -149,7 +149,7 @@ def differences(records: Sequence[RunRecord]) -> Sheet | None:
 def _setting(record: RunRecord, key: str, places: Places) -> str:
     value = record.setting(key)
     is_idle = record.regime == "sft" and key.startswith("regime.") and key not in _KNOWN_TO_SFT
-    return "" if value is None or is_idle else places.told(str(value))
+    return "" if value is None or is_idle else places.as_shown(str(value))
 
 
 def runs(records: Sequence[RunRecord]) -> Sheet:

@@ -72,7 +72,7 @@ class Sampler(Protocol):
         ...
 
     def holds(self, name: str, tensor: Tensor) -> bool | None:
-        """Whether it samples with these values of the parameter `name`; None if it cannot tell."""
+        """Whether it samples with these values of the parameter `name`; None if unknown."""
         ...
 
     def sleep(self) -> None:

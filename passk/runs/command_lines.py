@@ -158,7 +158,7 @@ class Places:
         """A directory below the root, as a line typed there names it."""
         return folder.relative_to(self._root).as_posix()
 
-    def told(self, text: str) -> str:
+    def as_shown(self, text: str) -> str:
         """An absolute path below the root from there; any other text as it is."""
         path = Path(text)
         is_below = path.is_absolute() and len(self._root.parts) > 1 and self._root in path.parents
@@ -177,8 +177,8 @@ class Places:
         parts = [without_quotes(value)] if is_quoted else value.split(",")  # a sweep's has several
         names_runs = key.lstrip("+") in _MAY_NAME_RUNS
         runs = [self._run_at(part, seed_dir) if names_runs else None for part in parts]
-        told = [run or self.told(part) for run, part in zip(runs, parts, strict=True)]
-        return word if told == parts else f"{key}={','.join(map(as_value, told))}"
+        shown = [run or self.as_shown(part) for run, part in zip(runs, parts, strict=True)]
+        return word if shown == parts else f"{key}={','.join(map(as_value, shown))}"
 
     def _run_at(self, text: str, seed_dir: Path | None) -> str | None:
         """The name of the run, or of its checkpoint, that a path means, if it is one of these."""

@@ -11,7 +11,7 @@ from passk.config.schema import FREE_ON_RESUME, REGIMES, RegimeConfig, target_k
 from passk.runs.reader import RunRecord, natural_order
 
 # Settings that say where or how often a run happened, not what it did; `init_from` only where it
-# tells two runs of a seed apart.
+# sets two runs of a seed apart.
 _INCIDENTAL = {"seed", "noise_seed", "init_from", "device", "save_every", "ks"}
 _PLAIN = ("k", "pass1_weight", "num_problems")  # numbers that are not rates
 _MOST_IN_A_SENTENCE = 4

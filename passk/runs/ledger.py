@@ -293,7 +293,7 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _difference(one: Cell, other: Cell) -> str:
-    """What tells two cells apart, in words."""
+    """Say what sets two cells apart."""
     if one.command != other.command:
         return f"passk {one.command}, not passk {other.command}"
     mine, others = set(one.overrides), set(other.overrides)

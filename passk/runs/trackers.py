@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 60.0  # with a library, once the run has ended
 
 @dataclass(frozen=True)
 class Session:
-    """What a tracker is told of a run when it is opened.
+    """What a tracker gets of a run when it is opened.
 
     Attributes:
         path: the run's directory.
@@ -304,7 +304,7 @@ class Tracking:
         self._thread.start()
 
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Hand a step's values over; `kind` tells lines of metrics from evaluations."""
+        """Hand a step's values over; `kind` separates metrics from evaluations."""
         if self._failure is None:
             self._handed.put((kind, step, scalars(values)))
 
@@ -344,7 +344,7 @@ class Tracking:
         write_text(self._file, json.dumps(known) + "\n")
 
     def _fail(self, reason: str) -> None:
-        """Tell it, the first time."""
+        """Say it, the first time."""
         if self._failure is None:
             self._failure = reason
             print(

@@ -121,7 +121,7 @@ class Run:
         try:
             self._write_manifest()
         except DiskFull:
-            if status != "failed":  # the run's own error is what must be told
+            if status != "failed":  # the run's own error comes first
                 raise
 
     def _write_manifest(self) -> None:

@@ -19,7 +19,7 @@ from passk.rollout.base import Sampler
 def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
     """Give the sampler the learner's weights as policy version `learner.step`.
 
-    Compares `num_checks` tensors, drawn anew at each step; those that the sampler cannot tell are
+    Compares `num_checks` tensors, drawn anew at each step; those that the sampler cannot see are
     passed over. Raises PolicyMismatch for the first one that differs or was not taken, and Diverged
     for one that is not finite.
     """

@@ -59,7 +59,7 @@ def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
     return replace(
         base,
         # Adapters of a run are merged into its checkpoints: what is measured is the plain model,
-        # in a precision in which log-probabilities can be told apart.
+        # in a precision in which log-probabilities can be distinguished.
         model=replace(base.model, lora_rank=0, dtype=dtype),
         learner=replace(base.learner, compile=False),
         # Of a nucleus the sampler knows other log-probabilities than the policy has.
@@ -134,7 +134,7 @@ def diagnose(
 
 
 def refuse_silence(rewards_PG: np.ndarray) -> None:
-    """Refuse samples from which no gradient can be told."""
+    """Raise UserError unless some prompt has both right and wrong samples."""
     num_prompts, num_samples = rewards_PG.shape
     sampled = f"{num_prompts} prompts x {num_samples} samples"
     if num_prompts < 3:

@@ -53,7 +53,7 @@ def run_explain(cfg: ExplainConfig, run_dir: Path) -> None:
     shown = list(dict.fromkeys([regime.estimator, *cfg.explain.compare]))
     groups = {
         name: objective_advantages(name, k, regime.pass1_weight, n)
-        for name in {*shown, "mixture"}  # against mixture noise is told
+        for name in {*shown, "mixture"}  # noise is compared with mixture's
     }
     p_P = np.unique(cfg.explain.p)
     target_P = target_weight(p_P, k, regime.pass1_weight)
@@ -151,8 +151,8 @@ def _bias_in_words(table: Mapping[str, FloatArray]) -> str:
         return "No bias: ω(p) is the target at every p."
     if not weight_P.any():
         return "ω(p) is 0 at every p: no prompt is learned from."
-    told = ~np.isnan(table["bias_ratio"])
-    p_P, ratio_P = table["p"][told], table["bias_ratio"][told]
+    known = ~np.isnan(table["bias_ratio"])
+    p_P, ratio_P = table["p"][known], table["bias_ratio"][known]
     low, high = int(ratio_P.argmin()), int(ratio_P.argmax())
     if ratio_P[high] <= 1.001 * ratio_P[low]:
         return (

@@ -103,7 +103,7 @@ def _sft_overrides(cfg: ReproduceConfig, overrides: Sequence[str], seed: int) ->
 
 def _rl_overrides(regime: str, overrides: Sequence[str], seed: int) -> list[str]:
     words = [word for word in _shared(overrides) if not _plain(word).startswith("regime=")]
-    if regime != "hybrid":  # pass1_weight is what tells the regimes apart
+    if regime != "hybrid":  # pass1_weight is what sets the regimes apart
         words = [word for word in words if not _plain(word).startswith("regime.pass1_weight=")]
     return [f"regime={regime}", *words, f"train.seed={seed}", f"data.seed={seed}"]
 

@@ -33,7 +33,7 @@ from passk.cli.sweep.slurm import from_submitit
 from passk.cli.sweep.status import close, reporting, say_what_is_left
 from passk.config.registry import conf_dir
 from passk.config.schema import SweepConfig
-from passk.console import tell
+from passk.console import say
 from passk.errors import UserError
 from passk.files import only_writer
 from passk.runs.ledger import (
@@ -50,7 +50,7 @@ from passk.runs.ledger import (
 )
 
 _OWN_NAME = "."  # hydra.sweep.subdir of those who leave the names of cells to us
-# What a cell is not told: how the sweep is run.
+# Not forwarded to cells: how the sweep is run.
 _NOT_THE_CELLS = ("sweep.", "resume=")
 _NOT_THE_RUNS = (
     "hydra.run.",
@@ -196,7 +196,7 @@ def _launch(sweep: _Composed, cells: Sequence[list[str]]) -> bool:
         if not from_submitit(error):
             raise
         lines = " ".join(str(error).splitlines()[:2])  # the job's log has all
-        tell(f"a job gave no answer: {lines}")
+        say(f"a job gave no answer: {lines}")
     return False
 
 
@@ -283,6 +283,6 @@ def _is_of(word: str, starts: tuple[str, ...]) -> bool:
 
 
 def _cell_name(words: Sequence[str], swept: Sequence[str]) -> str:
-    """What a cell is called: what tells it from the others."""
+    """Name a cell by what sets it apart from the others."""
     telling = [word for word in words if word.partition("=")[0] in swept]
     return as_name(",".join(word.lstrip("+") for word in telling) or "cell")

@@ -37,7 +37,7 @@ from passk.runs.ledger import (
 )
 from passk.text import in_quotes
 
-CELL = "PASSK_CELL"  # tells a process which file of the ledger it is the cell of
+CELL = "PASSK_CELL"  # names the ledger file of the cell that a process runs
 RESUMABLE = ("train", "eval", "reproduce", "filter")
 # That Slurm runs the job again says nothing of a cell: whether it goes on, the ledger knows.
 _NEW_JOB = {"SLURM_RESTART_COUNT": "0"}
@@ -176,19 +176,19 @@ def _how_it_died(code: int) -> str:
 def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -> int:
     """Run `words` as the cell that the environment announced; the exit code.
 
-    What is told goes into the ledger, and the sweep tells it.
+    Sentences go into the ledger, and the sweep prints them.
     """
     name, _, parent = announced.rpartition(":")
     file = Path(name)
     _end_with(int(parent))
-    with attempting(file) as has_work, listening() as told:
+    with attempting(file) as has_work, listening() as said:
         if not has_work:
             return 0
         cell = read_cell(file)
         more = _going_on(cell, cell_dir(file, cell))
         code = 0 if more is None else run([*words, *more])
         _remove_empty(cell_dir(file, cell), file.parent.parent)
-        end_attempt(file, code, told[-1] if code and told else "")
+        end_attempt(file, code, said[-1] if code and said else "")
         return code
 
 

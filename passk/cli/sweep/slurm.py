@@ -50,7 +50,7 @@ def check_launcher(words: Sequence[str]) -> None:
     if extra is not None and find_spec(f"hydra_plugins.hydra_{extra}_launcher") is None:
         raise UserError(
             f"hydra/launcher={name} needs hydra-{extra}-launcher, which is not installed: "
-            f"pip install 'passk[{_PIP.get(extra, extra)}]'"
+            f"pip install 'passk-rl[{_PIP.get(extra, extra)}]'"
         )
     if values.get("sweep.num_parallel", "1") != "1":
         raise UserError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from passk.console import tell
+from passk.console import say
 from passk.errors import UserError
 from passk.runs.ledger import (
     FINISHED,
@@ -59,16 +59,16 @@ def sweep_sentences(cells: Sequence[Cell]) -> list[str]:
     return [f"cell {c.name}: {c.last.sentence}" for c in cells if c.last and c.has_failed]
 
 
-def changes(sweep_dir: Path, told: dict[str, Cell]) -> Iterator[tuple[str, bool]]:
-    """A sentence per beginning and end since the cells in `told`, which are brought up to date.
+def changes(sweep_dir: Path, known: dict[str, Cell]) -> Iterator[tuple[str, bool]]:
+    """A sentence per beginning and end since the cells in `known`, which are brought up to date.
 
     And whether it is of something that failed.
     """
     for cell in read_ledger(sweep_dir):
-        before = told.get(cell.name)
+        before = known.get(cell.name)
         if before is None or before == cell:
             continue
-        told[cell.name] = cell
+        known[cell.name] = cell
         for number, attempt in _events(cell)[len(_events(before)) :]:
             yield (
                 f"cell {cell.name}: {_happened(sweep_dir, cell, number, attempt)}",
@@ -90,18 +90,18 @@ def say_what_is_left(sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell
 def reporting(sweep_dir: Path, cells: Sequence[Cell]) -> Iterator[None]:
     """Say what happens to the cells as it happens, whoever runs them, in a thread beside."""
     done = threading.Event()
-    told = {cell.name: cell for cell in cells}
+    known = {cell.name: cell for cell in cells}
 
-    def say() -> None:
-        for sentence, is_bad in changes(sweep_dir, told):
+    def report() -> None:
+        for sentence, is_bad in changes(sweep_dir, known):
             if is_bad:
-                tell(sentence)
+                say(sentence)
             else:
                 print(f"passk: {sentence}", flush=True)
 
     def watch() -> None:
         while not done.wait(_REPORT_EVERY_SECONDS):
-            say()
+            report()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -110,7 +110,7 @@ def reporting(sweep_dir: Path, cells: Sequence[Cell]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        say()
+        report()
 
 
 def close(sweep_dir: Path, cells: Sequence[Cell], stopped: bool) -> int:
@@ -119,7 +119,7 @@ def close(sweep_dir: Path, cells: Sequence[Cell], stopped: bool) -> int:
     ended = [cell for cell in read_ledger(sweep_dir) if cell.name in names]
     print(sweep_markdown(sweep_dir, ended), flush=True)
     for sentence in sweep_sentences(ended):
-        tell(sentence)
+        say(sentence)
     left = [cell for cell in ended if not cell.is_finished]
     if left:
         print(f"passk: the same line again goes on; {FOLDER}: {sweep_dir / FOLDER}", flush=True)

@@ -27,7 +27,7 @@ class Link:
         self.num_calls = 0
 
     def end(self, reason: str | None = None) -> None:
-        """Kill and reap the solution. Without a reason, its own end tells it."""
+        """Kill and reap the solution. Without a reason, its own end gives it."""
         if self.pid == 0:
             return
         os.kill(self.pid, signal.SIGKILL)  # does nothing to one that has ended

@@ -61,7 +61,7 @@ class GoldUnparsed(Exception):
 
 
 def same_by_algebra(gold: str, answer: str) -> bool:
-    """Whether an answer says what the gold answer says; what no one can tell is not equal.
+    """Whether an answer says what the gold answer says; what cannot be decided is not equal.
 
     Raises GoldUnparsed when the gold answer cannot be read.
     """
@@ -119,7 +119,7 @@ def _same_expression(gold: Any, answer: Any) -> bool | None:
 
 
 def _same_in_value(gold: Expr, answer: Expr) -> bool | None:
-    r"""Whether two expressions agree at random points; None where that cannot tell.
+    r"""Whether two expressions agree at random points; None where that decides nothing.
 
     math-verify calls numbers equal whose difference is small: 2^{-100} is not 2^{-99}. A point
     where one is not real says nothing: \sqrt{1/n} and 1/\sqrt{n} are equal where both are. Those

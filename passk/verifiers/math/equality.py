@@ -27,7 +27,7 @@ from passk.verifiers.math.reader import as_named_pair, read_answer
 from passk.verifiers.math.spelling import normalise_latex
 
 MAX_ELEMENTS = 50
-SameFormula = Callable[[str, str], bool | None]  # of gold and answer; None: cannot tell
+SameFormula = Callable[[str, str], bool | None]  # of gold and answer; None: unknown
 _RELATIONS = ("<", ">", r"\le", r"\ge", r"\ne")
 
 

@@ -148,7 +148,7 @@ def describe(form: Form) -> str:
 
 
 def fold(text: str) -> str:
-    """Letters, digits and colons of a text in lower case: all that tells words apart."""
+    """Letters, digits and colons of a text in lower case: all that distinguishes words."""
     return "".join(c for c in text.casefold() if c.isalnum() or c == ":")
 
 
