@@ -1,1 +1,1 @@
-"""Evaluation: samples of held-out problems turned into Pass@1/Pass@k tables."""
+"""Evaluation: samples of held-out problems and the Pass@1/Pass@k tables computed from them."""

@@ -1,4 +1,4 @@
-"""Samples of a policy on held-out problems, a row each; `passk.evaluation.tables` measures them."""
+"""Sample a policy on held-out problems, one row per sample; see `passk.evaluation.tables`."""
 
 from collections.abc import Sequence
 
@@ -20,13 +20,13 @@ def draw_samples(
     problems: Sequence[Problem],
     cfg: RunConfig,
 ) -> pd.DataFrame:
-    """Sample each problem `eval.num_samples` times, and with `eval.greedy` once more, greedily.
+    """Sample each problem `eval.num_samples` times; with `eval.greedy`, once more greedily.
 
-    Seeds do not depend on the step or the run, so that two policies are compared with common random
-    numbers. A row per sample, those of a pass together: problem_id, kind, level, type, sample
-    (0 to n-1; 0 for the greedy one), greedy, answer (what the verifier took as the answer),
-    completion, num_tokens, finish_reason, reward (NaN where not judged), reason, logprob_sampler
-    (of the whole completion, in nats).
+    Seeds do not depend on the step or the run, so two policies are compared with common random
+    numbers. Returns a row per sample, all rows of a pass together, with the columns problem_id,
+    kind, level, type, sample (0 to n-1; 0 for the greedy one), greedy, answer (as the verifier
+    extracted it), completion, num_tokens, finish_reason, reward (NaN where not judged), reason,
+    logprob_sampler (of the whole completion, in nats).
     """
     rows = []
     for greedy in (False, True) if cfg.eval.greedy else (False,):

@@ -1,7 +1,7 @@
-"""The tables of an evaluation, computed from its samples alone: pure functions over data frames.
+"""Compute the tables of an evaluation from its samples alone: pure functions over data frames.
 
 `samples` has a row per sample with the columns `SAMPLE_COLUMNS`, which `evaluator.draw_samples`
-explains, and its problems in the order of the evaluation; completions are not needed here. Values
+explains, and lists problems in the order of the evaluation; completions are not needed here. Values
 are probabilities in [0, 1] or token counts, each with a percentile bootstrap over problems.
 """
 
@@ -21,7 +21,7 @@ SAMPLE_COLUMNS = [
     *("num_tokens", "finish_reason", "reward", "reason", "logprob_sampler"),
 ]
 GROUPINGS = ("kind", "level", "type")
-NO_GROUP = "(none)"  # where problems that have no level stand among others that do
+NO_GROUP = "(none)"  # group of problems without a level, where others have one
 REASONS = ("correct", "wrong", "unparsed", "truncated", "timeout", "error")
 _PASS_COLUMNS = ["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
 _SUMMARY_COLUMNS = ["metric", "value", "ci_low", "ci_high", "num_problems"]
@@ -35,10 +35,10 @@ _SUMMARY_NAMES = {
 
 
 def eval_tables(samples: pd.DataFrame, cfg: EvalConfig) -> dict[str, pd.DataFrame]:
-    """The tables of every evaluation by the name of their file.
+    """Compute all tables of an evaluation, keyed by the name of their file.
 
-    `table`, `summary`, and `table_by_kind`, `table_by_level`, `table_by_type` where problems have
-    such groups.
+    The keys are `table`, `summary`, and `table_by_kind`, `table_by_level`, `table_by_type` where
+    problems have such groups.
     """
     counts = count_correct(samples)
     table = pass_table(counts, cfg)
@@ -51,9 +51,9 @@ def eval_tables(samples: pd.DataFrame, cfg: EvalConfig) -> dict[str, pd.DataFram
 
 
 def count_correct(samples: pd.DataFrame) -> pd.DataFrame:
-    """A row per problem: problem_id, kind, then level and type where there are any, n and c.
+    """Count the samples of each problem: problem_id, kind, level and type if there are any, n, c.
 
-    `n` counts judged samples, `c` correct ones; the greedy sample is not among them.
+    `n` counts judged samples, `c` correct ones; the greedy sample is not counted.
     """
     drawn = _drawn(samples)
     groupings = ["kind", *(name for name in GROUPINGS[1:] if (drawn[name] != "").any())]
@@ -65,20 +65,24 @@ def count_correct(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_kind(frame: pd.DataFrame) -> pd.DataFrame:
-    """Problems with levels, or else types, for kinds where they have none; empty without any."""
+    """Return `frame` with levels, or else types, as `kind` where its problems have no kinds.
+
+    `kind` is empty where there are none of the three.
+    """
     groupings = [name for name in GROUPINGS if name in frame and (frame[name] != "").any()]
     kind = frame[groupings[0]].replace("", NO_GROUP) if groupings else ""
     return frame.assign(kind=kind).astype({"kind": str})
 
 
 def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
-    """Long form: k, value, ci_low, ci_high, num_problems, num_samples for each k of `eval.ks`.
+    """Compute Pass@k for each k of `eval.ks`, in long form.
 
-    `num_samples` is n, the judged samples of one problem (the fewest, where they differ).
+    The columns are k, value, ci_low, ci_high, num_problems, num_samples. `num_samples` is n, the
+    judged samples of one problem (the fewest, where they differ).
 
-    Unbiased Pass@k per problem (Chen et al. 2021), mean over problems, percentile bootstrap over
-    problems. Problems with fewer judged samples than the largest k are left out of all rows, and
-    `num_problems` says how many remain.
+    The value is the unbiased Pass@k of each problem (Chen et al. 2021), averaged over problems,
+    with a percentile bootstrap over problems. Problems with fewer judged samples than the largest k
+    are left out of all rows, and `num_problems` counts those that remain.
     """
     usable = counts[counts["n"] >= max(cfg.ks)]
     if usable.empty:
@@ -94,10 +98,10 @@ def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
 
 
 def pass_table_by(counts: pd.DataFrame, grouping: str, cfg: EvalConfig) -> pd.DataFrame:
-    """`pass_table` for each group, with a leading column `grouping`.
+    """Compute `pass_table` for each group, with a leading column `grouping`.
 
-    A group without usable problems has rows too: no value, `num_problems` and `num_samples` 0.
-    Problems that belong to no group are the group `NO_GROUP`.
+    A group without usable problems has rows too, with no value and with `num_problems` and
+    `num_samples` 0. Problems that belong to no group form the group `NO_GROUP`.
     """
     if counts.empty:
         return pd.DataFrame(columns=[grouping, *_PASS_COLUMNS])
@@ -113,10 +117,10 @@ def pass_table_by(counts: pd.DataFrame, grouping: str, cfg: EvalConfig) -> pd.Da
 
 
 def pass_curve(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
-    """`pass_table` at every k, from 1 to the fewest judged samples of a problem in the table.
+    """Compute `pass_table` at every k from 1 to n, the fewest judged samples of a problem in it.
 
-    So it holds the same problems as the table, and its numbers where both have a k. Beyond n/4 it
-    is unbiased but noisy: few sets of k samples are disjoint.
+    The curve covers the same problems as the table and has the same values wherever both have a k.
+    Beyond n/4 it is unbiased but noisy: few sets of k samples are disjoint.
     """
     n_P = counts["n"][counts["n"] >= max(cfg.ks)]
     if n_P.empty:
@@ -125,11 +129,12 @@ def pass_curve(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
 
 
 def summary_table(samples: pd.DataFrame, table: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
-    """Long form: metric, value, ci_low, ci_high, num_problems; what cannot be computed has no row.
+    """Compute the summary in long form; metrics that cannot be computed have no row.
 
-    pass_at_1 (that of `table`), greedy_accuracy (of the greedy samples), majority_accuracy
-    (`majority_votes`), mean_tokens and truncation_rate of the samples, and share_REASON of each
-    verdict reason, unjudged samples included. Greedy samples count for greedy_accuracy alone.
+    The columns are metric, value, ci_low, ci_high, num_problems. Metrics: pass_at_1 (from `table`),
+    greedy_accuracy (of the greedy samples), majority_accuracy (`majority_votes`), mean_tokens and
+    truncation_rate of the samples, and share_REASON of each verdict reason, unjudged samples
+    included. Greedy samples count only for greedy_accuracy.
     """
     at_1 = table[table["k"] == 1][["value", "ci_low", "ci_high", "num_problems"]]
     rows = [("pass_at_1", *row) for row in at_1.itertuples(index=False, name=None)]
@@ -140,7 +145,7 @@ def summary_table(samples: pd.DataFrame, table: pd.DataFrame, cfg: EvalConfig) -
 
 
 def _per_problem(samples: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
-    """Each metric's name and its value of every problem that has one."""
+    """Yield each metric's name and its value for every problem that has one."""
     drawn, greedy = _drawn(samples), samples[samples["greedy"]]
     yield "greedy_accuracy", greedy.groupby("problem_id", sort=False)["reward"].mean().dropna()
     yield "majority_accuracy", majority_votes(samples)
@@ -155,13 +160,14 @@ def _per_problem(samples: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
 
 
 def majority_votes(samples: pd.DataFrame) -> pd.Series:
-    """Whether the most frequent answer of each problem is right, by problem_id; a tie is shared.
+    """Score the majority vote of each problem_id: 1 if its most frequent answer is right, else 0.
 
-    Samples judged correct or wrong vote, with their answer; all correct ones are one class, since
-    each of them equals the gold answer. Unparsed, truncated and unjudged samples do not vote, nor
-    does a wrong one without an answer. Where j classes tie for the most votes, the problem counts
-    1/j if the correct class is among them. A problem without a vote counts 0, one without a judged
-    sample is left out, and the whole is empty if the verifier names no answers to be voted on.
+    Samples judged correct or wrong vote with their answer. All correct ones form one class, since
+    each equals the gold answer. Unparsed, truncated and unjudged samples do not vote, nor does a
+    wrong one without an answer. Where j classes tie for the most votes, the problem counts 1/j if
+    the correct class is among them. A problem without a vote counts 0, and one without a judged
+    sample is left out. The result is empty if there are wrong samples and the verifier reports an
+    answer for none of them.
     """
     drawn = _drawn(samples)
     wrong = drawn[(drawn["reason"] == "wrong") & drawn["reward"].notna()]
@@ -178,12 +184,12 @@ def majority_votes(samples: pd.DataFrame) -> pd.Series:
 
 
 def percent_cells(table: pd.DataFrame) -> list[str]:
-    """`54.7 [52.0, 57.5]`, in percent, for each row of a table."""
+    """Format each row of a table in percent, as in `54.7 [52.0, 57.5]`."""
     return [_cell(100 * row) for row in table[["value", "ci_low", "ci_high"]].to_numpy(float)]
 
 
 def pass_markdown(table: pd.DataFrame, grouping: str) -> str:
-    """A Pass@k table for people, in percent: a row per step or group, a column per k."""
+    """Format a Pass@k table in percent as Markdown: a row per step or group, a column per k."""
     cells = table.assign(cell=percent_cells(table))
     wide = cells.pivot(index=grouping, columns="k", values="cell")
     header = [grouping, *(f"Pass@{k}" for k in wide.columns)]
@@ -192,7 +198,7 @@ def pass_markdown(table: pd.DataFrame, grouping: str) -> str:
 
 
 def summary_markdown(summary: pd.DataFrame) -> str:
-    """The summary for people: a row per metric, rates in percent, with intervals and problems."""
+    """Format the summary as Markdown: a row per metric, rates in percent, with intervals."""
     rows = []
     for row, in_percent in zip(summary.to_dict("records"), percent_cells(summary), strict=True):
         metric = str(row["metric"])
@@ -221,5 +227,5 @@ def _interval(values_P: pd.Series, cfg: EvalConfig) -> tuple[float, float, float
 
 
 def _drawn(samples: pd.DataFrame) -> pd.DataFrame:
-    """Without the greedy samples."""
+    """Return the samples without the greedy ones."""
     return samples[~samples["greedy"]]
