@@ -1,1 +1,1 @@
-"""Training: assemble a run from its configuration, and the loop."""
+"""Training: the assembly of a run from its configuration, and the training loop."""

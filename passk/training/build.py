@@ -1,4 +1,4 @@
-"""Builds the objects a run is made of from its configuration; the one place that picks engines."""
+"""Build the objects of a run from its configuration. Only this module chooses engines."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -65,13 +65,13 @@ class Parts:
     encoder: PromptEncoder
     sampler: Sampler
     verifier: Verifier
-    training_verifier: Verifier  # the same, or one that errs on purpose
+    training_verifier: Verifier  # the same verifier, or one that errs on purpose
     learner: Learner
     engine: str
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the manifest says of them."""
+        """Facts about these objects for the manifest."""
         device = str(self.learner.model.device)
         facts = {"device": device, "engine": self.engine} | self.data.digests
         return facts | self.encoder.facts(self.data.heldout)
@@ -86,13 +86,13 @@ def open_parts(
     needs_training: bool = True,
     parameters: str = "all",
 ) -> Iterator[Parts]:
-    """Load data, and the policy at `start` (a folder, a hub id, or `tiny`) twice: to learn with
-    and to sample from. Engine and worker processes end with the block.
+    """Load the data, and the policy at `start` twice: once to learn with, once to sample from.
 
-    `day` is the date that chat templates write. The learner has gradients of `parameters` only, see
-    `layers.freeze_outside`.
+    `start` is a folder, a hub id, or `tiny`. `day` is the date that chat templates write. The
+    learner computes gradients of `parameters` only, see `layers.freeze_outside`. The engine and the
+    worker processes end with the block.
     """
-    if not needs_training:  # what is measured has its adapters merged, and is not compiled
+    if not needs_training:  # measured models have merged adapters and are not compiled
         model_cfg = replace(cfg.model, lora_rank=0)
         cfg = replace(cfg, model=model_cfg, learner=replace(cfg.learner, compile=False))
     data = load_data(cfg.data, cfg.eval, needs_training=needs_training)
@@ -103,7 +103,7 @@ def open_parts(
         )
     engine = sampling_engine(cfg.rollout)
     _check_groups(cfg.rollout, engine)
-    # An engine that only measures brings its own weights; these would take the GPU's memory.
+    # vLLM loads its own weights; where nothing is trained, these would only take GPU memory.
     measures = engine == "vllm" and not needs_training
     device = torch.device("cpu") if measures else _device(cfg.learner)
     tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
@@ -124,7 +124,7 @@ def open_parts(
         opened.callback(sampler.close)
         verifier = build_verifier(cfg.verifier)
         opened.callback(verifier.close)
-        if num_ranks() == 1:  # elsewhere they are in it
+        if num_ranks() == 1:  # on several ranks load_sharded did both
             add_adapters(model, cfg.model, cfg.train.seed)
             freeze_outside(model, parameters)
         learner = Learner(
@@ -147,7 +147,7 @@ def _open_sampler(
     model: PreTrainedModel,
     max_model_len: int,
 ) -> Sampler:
-    """The engine, with weights of its own; `model` is the one that learns."""
+    """Open the engine with its own copy of the weights; `model` is the one that learns."""
     if engine == "vllm":
         return VLLMSampler(
             start,
@@ -158,28 +158,28 @@ def _open_sampler(
             end_ids=end_ids(model),
         )
     whole = model if num_ranks() == 1 else load_policy(cfg.model, start, _device(cfg.learner))
-    # Copied even where it is not shared: what lies in a file's memory lies there unaligned, and
-    # products then round otherwise than in a run that read its weights elsewhere.
+    # Copy even where nothing is shared: tensors in a memory-mapped file are unaligned, and products
+    # then round differently than in a run that read its weights elsewhere.
     own = copy.deepcopy(whole).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
     return TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
 
 
 def build_verifier(cfg: VerifierConfig) -> Verifier:
-    """The verifier that `verifier.name` asks for."""
+    """Build the verifier named by `verifier.name`. Raises UserError if it is unknown."""
     if cfg.name not in VERIFIERS:
         raise UserError(f"verifier.name={cfg.name} is unknown; allowed: {', '.join(VERIFIERS)}")
     return VERIFIERS[cfg.name](cfg)
 
 
 def sampling_engine(cfg: RolloutConfig) -> str:
-    """`torch` or `vllm`: what `rollout.engine` means on this machine."""
+    """Return the engine that `rollout.engine` selects on this machine: `torch` or `vllm`."""
     if cfg.engine != "auto":
         return cfg.engine
     return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "torch"
 
 
 def _check_groups(cfg: RolloutConfig, engine: str) -> None:
-    """Refuse groups of ranks that the engine or the number of ranks does not allow."""
+    """Raise UserError if the engine or the number of ranks rules out `rollout.tensor_parallel`."""
     size = cfg.tensor_parallel
     if size > 1 and engine == "torch":
         raise UserError(
@@ -196,7 +196,10 @@ def _check_groups(cfg: RolloutConfig, engine: str) -> None:
 def _needed_length(
     cfg: TrainConfig, data: Data, encoder: PromptEncoder, model: PreTrainedModel, training: bool
 ) -> int:
-    """The most tokens of prompt and answer that will be sampled; refuses data that do not fit."""
+    """Return the largest number of prompt and answer tokens to be sampled.
+
+    Raises UserError for data that do not fit.
+    """
     context = context_length(model)
     room = (cfg.rollout.max_new_tokens, context, cfg.rollout.max_model_len)
     eval_room, key = room, "rollout.max_new_tokens"
@@ -220,7 +223,7 @@ def _needed_length(
 
 
 def prepare_torch(num_threads: int | None, seed: int = 0) -> None:
-    """Process-wide settings: seed (for dropout), threads, no library chatter between our lines."""
+    """Set the seed (for dropout) and the threads of torch, and silence its libraries."""
     torch.manual_seed(seed)
     if num_threads is not None:
         torch.set_num_threads(num_threads)

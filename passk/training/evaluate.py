@@ -1,4 +1,4 @@
-"""Evaluations: one in memory on the way of a training run, one kept sample by sample on its own."""
+"""Evaluate a policy: in memory during a training run, or sample by sample on disk for itself."""
 
 import time
 
@@ -30,8 +30,8 @@ def sample_in_chunks(
 ) -> bool:
     """Sample the held-out problems that have no samples on disk, `eval.chunk_size` at a time.
 
-    Each chunk is on disk before the next begins. Returns whether all of them are: False when `stop`
-    was set before the last.
+    Each chunk is written before the next begins. Returns True once all problems have samples, False
+    if `stop` was set before the last chunk.
     """
     problems = parts.data.heldout
     drawn = from_rank_0(run.samples() if rank() == 0 else None)
@@ -60,7 +60,7 @@ def sample_in_chunks(
 
 
 def samples_in_order(run: Run, parts: Parts) -> pd.DataFrame:
-    """All samples on disk in the order of the held-out problems, however they were chunked."""
+    """Read all samples on disk, in the order of the held-out problems, whatever the chunks."""
     samples = run.samples()
     place = {problem.id: i for i, problem in enumerate(parts.data.heldout)}
     order = samples["problem_id"].map(place)

@@ -1,4 +1,4 @@
-"""What a step learns from: its own judged samples (RL) or worked solutions (SFT)."""
+"""Build what a training step learns from: judged samples (RL) or worked solutions (SFT)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from passk.verifiers.base import Verifier
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """Weighted rows for the learner, what to log of them, and the rollout behind them."""
+    """Weighted rows for the learner, their metrics to log, and the rollout they come from."""
 
     rows: list[TokenRow]
     metrics: dict[str, Any]
@@ -30,9 +30,9 @@ class Experience:
 
 
 def imitate(encoder: PromptEncoder, problems: Sequence[Problem]) -> Experience:
-    """Worked solutions; the loss is the mean negative log-likelihood of a completion token.
+    """Build rows from worked solutions; the loss is the mean negative log-likelihood per token.
 
-    Tokens of a problem count as often as its weight says, in the sum but not in their number.
+    The tokens of a problem are weighted by its weight in the sum, but not in the number of tokens.
     """
     prompts = encoder.prompts(problems)
     completions = encoder.completions(problems)
@@ -72,7 +72,7 @@ def explore(
     encoder: PromptEncoder,
     problems: Sequence[Problem],
 ) -> Experience:
-    """n judged samples of each problem, weighted by the objective's advantages."""
+    """Sample and judge each problem n times, and weight samples by the objective's advantages."""
     sampled = rollout(
         sampler,
         verifier,
@@ -110,7 +110,7 @@ def explore(
 
 
 def _success(rewards_PG: np.ndarray, k: int) -> dict[str, Any]:
-    """Mean reward and unbiased Pass@1 and Pass@k of the batch, over prompts judged k times."""
+    """Compute the mean reward, and unbiased Pass@1 and Pass@k over prompts judged k times."""
     judged_P = (~np.isnan(rewards_PG)).sum(axis=1)
     usable = judged_P >= k
     n_P, c_P = judged_P[usable], np.nansum(rewards_PG[usable], axis=1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The loop: roll out, judge, estimate, learn, hand the weights back; measured along the way."""
+"""The training loop: roll out, judge, estimate, learn, hand over the weights, and measure."""
 
 import time
 
@@ -23,7 +23,7 @@ from passk.types import Group
 
 
 class Stopped(Exception):
-    """The user or the scheduler asked the run to stop, and it has been saved at `step`."""
+    """Raised once a run has been saved at `step` because the user or the scheduler stopped it."""
 
     def __init__(self, step: int) -> None:
         super().__init__(step)
@@ -38,9 +38,9 @@ def train(
     stop: InterruptFlag,
     start: TrainState,
 ) -> None:
-    """Run `regime` from `start` to `train.num_steps`, leaving everything in `run`.
+    """Run `regime` from `start` to `train.num_steps`, and write all results to `run`.
 
-    Raises Stopped, after saving, when `stop` is set before the last step.
+    Raises Stopped, after saving, if `stop` is set before the last step.
     """
     learner, sampler, history = parts.learner, parts.sampler, start.history
     supervised = cfg.regime.name == "sft"
@@ -103,7 +103,7 @@ def train(
 
 
 def learning_metrics(learned: LearnStats) -> dict[str, float | None]:
-    """The step, and how far the sampler's log-probabilities are from the learner's, if known."""
+    """Collect the metrics of an update, and the gap to the sampler's log-probabilities if known."""
     gap = learned.gap
     return {
         "loss": learned.loss,
@@ -116,14 +116,14 @@ def learning_metrics(learned: LearnStats) -> dict[str, float | None]:
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something that happens every so many steps (0: never) happens at `step`."""
+    """Return True if an event that occurs every `every` steps (0: never) occurs at `step`."""
     return every > 0 and step % every == 0
 
 
 def measure_products(
     step: int, cfg: TrainConfig, learner: Learner, experience: Experience
 ) -> tuple[float, ...] | None:
-    """f(1) to f(regime.k) from the batch itself, where the regime rests on them and it is due."""
+    """Estimate f(1) to f(regime.k) from the batch if the regime uses them and they are due."""
     regime = cfg.regime
     if not experience.sampled or not uses_products(regime):
         return None
@@ -141,10 +141,10 @@ def measure_products(
 def measure_alignment(
     step: int, cfg: TrainConfig, objective: Objective, parts: Parts
 ) -> dict[str, float | None]:
-    """Cosine of the objective's gradient with the Pass@1 gradient, when it is due at this step.
+    """Measure the cosine of the objective's gradient with the Pass@1 gradient, if due at this step.
 
-    From samples of its own: `diagnostics.num_prompts` training problems, the same at every step,
-    and `diagnostics.num_samples` fresh samples of each, in disjoint halves.
+    Uses its own samples: `diagnostics.num_prompts` training problems, the same at every step, and
+    `diagnostics.num_samples` fresh samples of each, in disjoint halves.
     """
     diagnostics = cfg.diagnostics
     if cfg.regime.name == "sft" or not is_due(step, diagnostics.every):
@@ -171,7 +171,10 @@ def diagnostic_groups(
     num_samples: int,
     purpose: str = "diagnose",
 ) -> list[Group]:
-    """Fresh samples of training problems, each once: all for None, or where there are fewer."""
+    """Draw fresh samples of training problems, each problem once.
+
+    None, or a number larger than there are, takes all problems.
+    """
     available = len(parts.data.train)
     stream = ProblemStream(parts.data.train, cfg.train.seed)
     return rollout(

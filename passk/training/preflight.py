@@ -1,4 +1,4 @@
-"""What every command does before its work: one writer, a verifier that works, golds that pass."""
+"""Checks that every command makes before its work: single writer, verifier, gold answers."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,18 +17,21 @@ from passk.verifiers.checks import GoldCheck, check_gold, self_test
 
 
 def alone(work: Callable[..., None], cfg: RunConfig, run_dir: Path, *others: Any) -> None:
-    """Do the work while no other run writes in `run_dir`: one that was left may not have ended."""
+    """Run `work` while holding the write lock of `run_dir`.
+
+    A process of an earlier run in the same directory may still be alive.
+    """
     with only_writer(run_dir) if rank() == 0 else nullcontext():
         work(cfg, run_dir, *others)
 
 
 def print_notes(data: Data) -> None:
-    """What was left out of the data, a line each."""
+    """Print what was left out of the data, one line each."""
     print(*data.notes, sep="\n", end="\n" if data.notes else "", flush=True)
 
 
 def require_weights(cfg: TrainConfig, data: Data) -> None:
-    """Refuse problems of which none would change the policy."""
+    """Raise UserError if every training problem has weight 0, so that nothing would be trained."""
     source = data.corpus if cfg.regime.name == "sft" else data.train
     if source and not any(problem.weight for problem in source):
         raise UserError(
@@ -38,9 +41,9 @@ def require_weights(cfg: TrainConfig, data: Data) -> None:
 
 
 def checked(cfg: RunConfig, parts: Parts, train: Sequence[Problem]) -> tuple[Parts, GoldCheck]:
-    """The parts, once their verifier has shown that it works, without hopeless training problems.
+    """Test the verifier; return the parts without training problems that it can never reward.
 
-    `train` are the training problems whose gold answers matter.
+    `train` are the training problems whose gold answers are checked with the held-out ones.
     """
     self_test(parts.verifier)
     if not cfg.data.check_gold:

@@ -1,7 +1,7 @@
-"""Weights from the learner to the sampler, and proof that they have arrived.
+"""Copy the weights from the learner to the sampler, and prove that they have arrived.
 
-A sampler that goes on with old weights trains a run to nothing without an error, which has happened
-to every large trainer. So after each hand-over some tensors are drawn, others each time, and the
+A sampler that keeps old weights ruins a run without any error, which has happened to every large
+trainer. So after each copy some tensors are chosen at random, different ones each time, and the
 sampler must show that it holds the learner's values.
 """
 
@@ -19,9 +19,9 @@ from passk.rollout.base import Sampler
 def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
     """Give the sampler the learner's weights as policy version `learner.step`.
 
-    Compares `num_checks` tensors, drawn anew at each step; those that the sampler cannot see are
-    passed over. Raises PolicyMismatch for the first one that differs or was not taken, and Diverged
-    for one that is not finite.
+    Compares `num_checks` tensors, drawn anew at each step; tensors that the sampler cannot see are
+    skipped. Raises PolicyMismatch for the first one that differs or was not taken, and Diverged for
+    one that is not finite.
     """
     names = learner.weight_names()
     drawn = random.Random(f"sync/{learner.step}").sample(names, min(num_checks, len(names)))
@@ -33,7 +33,7 @@ def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
                 taken[name] = tensor
             yield name, tensor
 
-    with memory_advice("rollout"):  # an engine that slept takes its memory back
+    with memory_advice("rollout"):  # an engine that slept allocates its memory again
         sampler.load_weights(stream(), version=learner.step)
     for name in drawn:
         if name in taken and not taken[name].isfinite().all():
