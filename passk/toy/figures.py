@@ -1,6 +1,6 @@
-"""The figures of `passk toy`: who interferes, where the objectives conflict, what the ascent does.
+"""Draw the figures of `passk toy`: interference, the region of conflict, and the ascent.
 
-As in `passk.report.curves`, each function returns a new `Figure`.
+Each function returns a new matplotlib `Figure`.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from passk.objectives.theory import FloatArray, inner_product, kernel, pass_at_k
 from passk.style import FAINT, INK, K_COLORS, STYLE, label_ends
 from passk.toy.bandit import best_theta, policy_at, population, sample_prompts
 
-NUM_EASY, NUM_HARD = 120, 80  # of the heatmap, as the paper's
+NUM_EASY, NUM_HARD = 120, 80  # prompts of the heatmap, as in the paper
 KIND_COLORS = {"easy": K_COLORS[0], "hard": K_COLORS[1]}
-_GRID = 81  # points a side of the contours
+_GRID = 81  # points per side of the contour plots
 _CONFLICT = "#999999"
 
 
 @matplotlib.rc_context(STYLE)
 def kernel_heatmap(cfg: PopulationConfig) -> Figure:
-    """Cosines of grad p(x) and grad p(x') over a sample, easy before hard, each by rising s."""
+    """Draw cosines of grad p(x) and grad p(x') over a sample: easy before hard, by rising s."""
     prompts = sample_prompts(NUM_EASY, NUM_HARD, cfg.delta, cfg.seed)
     products = kernel(policy_at(cfg.theta, prompts))
     norms = np.sqrt(np.diag(products))
@@ -45,7 +45,7 @@ def kernel_heatmap(cfg: PopulationConfig) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def contours(cfg: PopulationConfig, path_SD: FloatArray) -> Figure:
-    """J_1 and J_k over theta, the region where their gradients conflict, and the ascent on J_k."""
+    """Draw J_1 and J_k over theta, the region where their gradients conflict, and the ascent."""
     best = best_theta(cfg.p_hard, cfg.delta, cfg.k)
     shown = np.vstack([path_SD, best, [[-3, -3], [3, 3]]])
     sides = [
@@ -91,7 +91,7 @@ def contours(cfg: PopulationConfig, path_SD: FloatArray) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def agreement_histogram(table: pd.DataFrame) -> Figure:
-    """How a(x) is spread at the start and after the ascent, easy and hard prompts apart."""
+    """Draw the distribution of a(x) for easy and hard prompts, at the start and at the end."""
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True)
     for axes, (iteration, of_time) in zip(panels, table.groupby("iteration"), strict=True):
@@ -109,7 +109,7 @@ def agreement_histogram(table: pd.DataFrame) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def ascent_curves(table: pd.DataFrame, k: int) -> Figure:
-    """Pass@1 and Pass@k over the iterations of an ascent on Pass@k: all, easy and hard prompts."""
+    """Draw Pass@1 and Pass@k during an ascent on Pass@k, for all, easy and hard prompts."""
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     lines = {"": ("all", INK), "_easy": ("easy", K_COLORS[0]), "_hard": ("hard", K_COLORS[1])}
     for axes, (column, name) in zip(

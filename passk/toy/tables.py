@@ -1,4 +1,4 @@
-"""What `passk toy` computes, as tables: the paper's two prompts, the population, its ascent."""
+"""Compute the tables of `passk toy`: the paper's two prompts, the population, and its ascent."""
 
 from dataclasses import asdict
 
@@ -26,17 +26,17 @@ from passk.objectives.theory import (
 )
 from passk.toy.bandit import Prompts, ascend, policy_at, policy_bounds, population, two_prompts
 
-# The example of section 3.3. Its theta is not printed there: it follows from the printed weights,
-# and every other printed number then comes out.
+# The example of section 3.3. The paper does not print its theta: it follows from the printed
+# weights, and reproduces every other printed number.
 EXAMPLE_THETA, EXAMPLE_DELTA, EXAMPLE_K, EXAMPLE_STEP = (-2.0, -2.0), 0.2, 10, 5.0
-FINE_NODES = 20_001  # of the histogram, and of the check of the quadrature
+FINE_NODES = 20_001  # for the histogram and the check of the quadrature
 NUM_BINS = 60
 
-Row = tuple[str, str, float]  # quantity, as the paper prints it ("" where it does not), our value
+Row = tuple[str, str, float]  # quantity, value printed in the paper (or ""), our value
 
 
 def two_prompts_table() -> pd.DataFrame:
-    """quantity, paper, here, agrees: the example, and what follows from it."""
+    """Compare the example with the paper: columns quantity, paper, here, agrees."""
     prompts = two_prompts(EXAMPLE_DELTA)
     start = policy_at(EXAMPLE_THETA, prompts)
     rows = [*_printed(prompts, start), *_not_printed(prompts, start)]
@@ -46,7 +46,7 @@ def two_prompts_table() -> pd.DataFrame:
 
 
 def _printed(prompts: Prompts, start: PromptGradients) -> list[Row]:
-    """Every number of the example, in the paper's order."""
+    """Return every number that the paper prints for the example, in its order."""
     k = EXAMPLE_K
     easy, hard = prompts.features_PD
     p_easy, p_hard = start.success_P
@@ -71,7 +71,7 @@ def _printed(prompts: Prompts, start: PromptGradients) -> list[Row]:
 
 
 def _not_printed(prompts: Prompts, start: PromptGradients) -> list[Row]:
-    """What follows: agreement, from which k on they conflict, and how loose the bounds are."""
+    """Return numbers that follow: agreement, the k in conflict, and how loose the bounds are."""
     k, bounds = EXAMPLE_K, policy_bounds(prompts)
     a_easy, a_hard = agreement(start)
     separated = separation(start, -a_hard)
@@ -99,12 +99,12 @@ def _not_printed(prompts: Prompts, start: PromptGradients) -> list[Row]:
 
 
 def _after(start: PromptGradients, step: float | FloatArray) -> FloatArray:
-    """Where a step along grad J_k leads from the example's theta."""
+    """Return theta after a step along grad J_k from the example's theta."""
     return np.asarray(EXAMPLE_THETA) + step * passk_gradient(start, EXAMPLE_K)
 
 
 def _largest_step(prompts: Prompts, start: PromptGradients) -> float:
-    """Every step of a fine grid up to this one lowers J_1 and raises J_k."""
+    """Find the step of a fine grid up to which every step lowers J_1 and raises J_k."""
     steps_N = np.geomspace(1e-5, 1e5, 100_001)
     ends = policy_at(_after(start, steps_N[:, None]), prompts)
     falls_N = pass_at_k(ends, 1) < pass_at_k(start, 1)
@@ -117,20 +117,24 @@ def _cosine(a: FloatArray, b: FloatArray) -> float:
 
 
 def _agrees(printed: str, value: float) -> str:
-    """Whether our value, rounded as the paper rounds it, is what the paper prints."""
+    """Return "yes" if our value, rounded as the paper rounds it, equals the printed one."""
     mantissa, e, _ = printed.partition("e")
     decimals = len(mantissa.partition(".")[2])
     return "yes" if float(f"{value:.{decimals}{e or 'f'}}") == float(printed) else "no"
 
 
 def ascent_path(cfg: PopulationConfig) -> FloatArray:
-    """Every theta of the ascent on J_k, the start first: [num_steps + 1, 2]."""
+    """Return every theta of the ascent on J_k, starting point first: [num_steps + 1, 2]."""
     prompts = population(cfg.p_hard, cfg.delta)
     return ascend(cfg.theta, prompts, cfg.k, cfg.step_size, cfg.num_steps)
 
 
 def ascent_table(cfg: PopulationConfig, path_SD: FloatArray) -> pd.DataFrame:
-    """A row per iteration: theta, Pass@1 and Pass@k of all, of easy and of hard; the conflict."""
+    """Compute a row per iteration of the ascent.
+
+    The columns are iteration, theta, Pass@1 and Pass@k of all, easy and hard prompts, and the inner
+    product and cosine of grad J_1 and grad J_k.
+    """
     prompts = population(cfg.p_hard, cfg.delta)
     policies = policy_at(path_SD, prompts)
     columns = {"theta_bias": path_SD[:, 0], "theta_slope": path_SD[:, 1]}
@@ -147,7 +151,7 @@ def ascent_table(cfg: PopulationConfig, path_SD: FloatArray) -> pd.DataFrame:
 
 
 def population_table(cfg: PopulationConfig, path_SD: FloatArray) -> pd.DataFrame:
-    """quantity, start, end: the parts of <grad J_1, grad J_k> before and after the ascent."""
+    """Decompose <grad J_1, grad J_k> before and after the ascent: quantity, start, end."""
     ends = [_summary(theta, cfg) for theta in path_SD[[0, -1]]]
     rows = [(name, *(end[name] for end in ends)) for name in ends[0]]
     return pd.DataFrame(rows, columns=["quantity", "start", "end"])
@@ -155,7 +159,7 @@ def population_table(cfg: PopulationConfig, path_SD: FloatArray) -> pd.DataFrame
 
 def _summary(theta: FloatArray, cfg: PopulationConfig) -> dict[str, float]:
     policy = policy_at(theta, population(cfg.p_hard, cfg.delta))
-    prompts = population(cfg.p_hard, cfg.delta, FINE_NODES)  # where a(x) changes sign is a jump
+    prompts = population(cfg.p_hard, cfg.delta, FINE_NODES)  # fine: a(x) < 0 is a step function
     fine, of_hard = policy_at(theta, prompts), prompts.is_hard_P
     a_P = agreement(fine)
     negative_P = prompts.share_P * (a_P < 0)
@@ -176,9 +180,9 @@ def _summary(theta: FloatArray, cfg: PopulationConfig) -> dict[str, float]:
 
 
 def quadrature_error(cfg: PopulationConfig, path_SD: FloatArray) -> float:
-    """How far J_1, J_k and grad J_1 . grad J_k move with fifty times as many nodes, at most.
+    """Return the largest change of J_1, J_k and grad J_1 . grad J_k with fifty times as many nodes.
 
-    Asked at both ends of the ascent.
+    The maximum is over both ends of the ascent.
     """
     coarse, fine = (
         policy_at(path_SD[[0, -1]], population(cfg.p_hard, cfg.delta, *nodes))
@@ -195,7 +199,7 @@ def quadrature_error(cfg: PopulationConfig, path_SD: FloatArray) -> float:
 
 
 def agreement_table(cfg: PopulationConfig, path_SD: FloatArray) -> pd.DataFrame:
-    """iteration, kind, low, high, share: how a(x) is spread, before and after the ascent.
+    """Compute histograms of a(x) before and after the ascent: iteration, kind, low, high, share.
 
     `share` is the part of the whole population that is of this kind and in this bin. The outermost
     bins also hold the thin tails beyond them, and 0 lies between two bins.
