@@ -1,3 +1,3 @@
-"""passk: what does optimising Pass@k do to Pass@1, on which prompts, and what can be done?"""
+"""Measure what optimising Pass@k does to Pass@1, on which prompts, and what helps against it."""
 
 __version__ = "0.1.0"

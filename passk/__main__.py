@@ -1,10 +1,10 @@
-"""`python -m passk`, and where the console script `passk` enters."""
+"""Entry point of `python -m passk` and of the console script `passk`."""
 
 import sys
 
 
 def main() -> int:
-    """Answer the shell's question at once, without Hydra; run any other command line."""
+    """Answer a shell's completion request without Hydra; run any other command line."""
     if sys.argv[1:2] == ["__complete"]:
         from passk.cli.completion import answer
 

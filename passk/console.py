@@ -1,4 +1,4 @@
-"""What passk shows and hears: streams, sentences on stderr, progress, Ctrl-C and SIGTERM."""
+"""Console input and output: streams, sentences on stderr, progress, Ctrl-C and SIGTERM."""
 
 import codecs
 import io
@@ -16,21 +16,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from passk.errors import UserError
 
-_KEPT: list[list[str]] = []  # of those who listen instead, the innermost last
+_KEPT: list[list[str]] = []  # one list per open `listening` block, the innermost last
 
 
 def say(sentence: str) -> None:
-    """Say a sentence, or leave it to who listens."""
+    """Print a sentence on stderr, or hand it to the innermost `listening` block."""
     if _KEPT:
         _KEPT[-1].append(sentence)
     else:
-        with suppress(OSError):  # no room, or nobody listens: the exit code still says it
+        with suppress(OSError):  # no room, or a closed pipe: the exit code still says it
             print(f"passk: {sentence}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def listening() -> Iterator[list[str]]:
-    """Collect the sentences said inside the block instead of printing them."""
+    """Collect the sentences of `say` inside the block instead of printing them."""
     _KEPT.append([])
     try:
         yield _KEPT[-1]
@@ -39,10 +39,10 @@ def listening() -> Iterator[list[str]]:
 
 
 def open_streams() -> None:
-    """Give this process the standard streams that it was started without, as by `>&-`.
+    """Open the standard streams that this process was started without, as by `>&-`.
 
-    What they would have shown goes nowhere. Files that are opened later cannot get their numbers,
-    under which libraries would print into them.
+    Their output is discarded. Files that are opened later then cannot get the numbers 0 to 2, to
+    which libraries print.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
@@ -55,11 +55,11 @@ def open_streams() -> None:
             text = io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace")
             setattr(sys, name, text)
         elif number and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # text of a model may be anything
+            stream.reconfigure(errors="backslashreplace")  # a model may write any text
 
 
 def restart_in_utf8(environment: Mapping[str, str]) -> None:
-    """Start this program again where names of files could only be ASCII, as by LC_ALL=C."""
+    """Start this program again in UTF-8 mode if file names are limited to ASCII, as by LC_ALL=C."""
     is_ascii = codecs.lookup(sys.getfilesystemencoding()).name == "ascii"
     if is_ascii and environment.get("PYTHONUTF8") != "1":
         words = [sys.executable, *sys.orig_argv[1:]]
@@ -67,7 +67,7 @@ def restart_in_utf8(environment: Mapping[str, str]) -> None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Refuse words of the command line that are not UTF-8."""
+    """Raise UserError if a word of the command line is not UTF-8."""
     for word in words:
         try:
             word.encode()
@@ -78,7 +78,10 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def lose_output() -> None:
-    """Print no more: nobody reads it, or there is no room. Python's own end would complain."""
+    """Discard further output, since nobody reads it or there is no room.
+
+    Otherwise Python reports an error when it flushes stdout at exit.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -86,7 +89,7 @@ _PLAIN_EVERY_SECONDS = 5.0
 
 
 class Display:
-    """Shows steps of a run or problems of an evaluation: `step` after some, `say` for a line."""
+    """Progress of a run in steps, or of an evaluation in problems."""
 
     def __init__(self, name: str, num_steps: int, bar: Progress | None) -> None:
         self.name = name
@@ -97,7 +100,7 @@ class Display:
         self._last_plain = -_PLAIN_EVERY_SECONDS
 
     def step(self, done: int, metrics: Mapping[str, Any]) -> None:
-        """`done` steps are behind us; `metrics` is the line just logged."""
+        """Show that `done` steps are complete; `metrics` is the line just logged."""
         shown = _describe(metrics)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, shown=shown)
@@ -128,9 +131,9 @@ class Display:
 
 @contextmanager
 def display(name: str, num_steps: int, done: int = 0) -> Iterator[Display]:
-    """A `Display` for the length of a run that has `done` steps behind it."""
+    """Open a `Display` for a run that has completed `done` steps."""
     console = Console()
-    if not sys.stdout.isatty() or console.is_dumb_terminal:  # where a line cannot be drawn again
+    if not sys.stdout.isatty() or console.is_dumb_terminal:  # a line cannot be redrawn
         yield Display(name, num_steps, None)
         return
     with Progress(
@@ -146,9 +149,9 @@ def display(name: str, num_steps: int, done: int = 0) -> Iterator[Display]:
 
 
 def _describe(metrics: Mapping[str, Any]) -> str:
-    """Reward and batch estimates of Pass@1 and Pass@k (SFT: the loss), and the speed.
+    """Format reward (SFT: the loss), batch estimates of Pass@1 and Pass@k, and the speed.
 
-    An evaluation has Pass@1 alone: of the problems so far.
+    An evaluation shows Pass@1 alone, over the problems so far.
     """
     shown = []
     if metrics.get("reward_mean") is not None:
@@ -169,7 +172,7 @@ _ONE_WORD_SECONDS = 0.3  # a killed launcher signals its ranks once for each of 
 
 
 class InterruptFlag:
-    """Set by the first signal; a second one, a moment later, interrupts at once."""
+    """Flag that the first signal sets. A second signal, a moment later, interrupts at once."""
 
     def __init__(self, unit: str, *, silent: bool = False) -> None:
         self._unit = unit
@@ -178,11 +181,11 @@ class InterruptFlag:
         self._first = 0.0
 
     def is_set(self) -> bool:
-        """Whether the run should save and stop after the unit at hand."""
+        """Return True if the run should save and stop after the current unit."""
         return self._set
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Handle a signal: set the flag, or raise KeyboardInterrupt if it is set already."""
         if self._set and time.monotonic() - self._first < _ONE_WORD_SECONDS:
             return
         if self._set:
@@ -200,9 +203,9 @@ class InterruptFlag:
 
 @contextmanager
 def interrupt_flag(unit: str = "step", *, silent: bool = False) -> Iterator[InterruptFlag]:
-    """Catch SIGINT and SIGTERM inside the block; the former handlers come back after it.
+    """Catch SIGINT and SIGTERM inside the block, and restore the former handlers after it.
 
-    `unit` names what is finished first on the screen, unless `silent`.
+    The message on stderr says that the current `unit` is finished first; `silent` prints none.
     """
     flag = InterruptFlag(unit, silent=silent)
     signals = (signal.SIGINT, signal.SIGTERM)

@@ -1,8 +1,8 @@
 """Write files whole or not at all, read them back, and let one command at a time write in a folder.
 
-A file is written under a temporary name, brought to the disk (fsync) and renamed, then its folder
-is brought to the disk. A kill or a power cut leaves the old file or the new one. A file that cannot
-be read back is named in one sentence.
+A file is written under a temporary name, flushed to the disk (fsync) and renamed, then its folder
+is flushed. A kill or a power cut leaves the old file or the new one. A file that cannot be read
+back raises UserError with one sentence that names it.
 """
 
 import errno
@@ -21,19 +21,19 @@ import yaml
 
 from passk.errors import DiskFull, UserError
 
-LOCK = ".passk.lock"  # in each folder that a command writes in, as long as it does
+LOCK = ".passk.lock"  # lies in each folder that a command writes in, while it does
 _RESUME = "what was saved before is kept: make room, and go on with resume=true"
-_TRIES = 100  # at a folder that others make and remove
+_TRIES = 100  # to lock a folder that other processes make and remove
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system that knows none
-_NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF)  # ... or that cannot sync a folder
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without locks
+_NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF)  # ... that cannot sync a folder
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it becomes `path` when the block is done.
+    """Yield a temporary path beside `path` to write to; rename it to `path` after the block.
 
-    A kill or a power cut leaves the old file or the new one, and an error the old one. Raises
+    A kill or a power cut leaves the old file or the new one; an error leaves the old one. Raises
     DiskFull.
     """
     make_folder(path.parent)
@@ -46,13 +46,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by one with this text, as `replacing` does."""
+    """Replace a file by one with this text, atomically as in `replacing`."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file and bring it to the disk. Raises DiskFull."""
+    """Append a line to a file and flush it to the disk. Raises DiskFull."""
     is_new = not path.exists()
     with full_disk_told(path), path.open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
@@ -64,13 +64,13 @@ def append_line(path: Path, line: str) -> None:
 
 @contextmanager
 def filled_at_once(folder: Path, last: str, advice: str) -> Iterator[Path]:
-    """A folder to write into; its files come into `folder` when all are there, `last` at the end.
+    """Yield a temporary folder to write to; move its files into `folder` after the block.
 
-    Other files of `folder` stay, and whatever fails leaves all of them as they were. `advice` says
-    what to do when the disk is full.
+    The file named `last` is moved last. Other files of `folder` stay. An error inside the block
+    leaves `folder` as it was. `advice` says what to do when the disk is full.
     """
     partial = folder / ".filling.partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     make_folder(partial)
     try:
         with full_disk_told(folder, advice=advice):
@@ -86,7 +86,7 @@ def filled_at_once(folder: Path, last: str, advice: str) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make a folder and those around it that are missing; the ones made, the innermost first."""
+    """Make a folder and its missing parents; return those that were made, the innermost first."""
     missing = missing_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
@@ -95,12 +95,12 @@ def make_folder(folder: Path) -> list[Path]:
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """The folder and those around it that do not exist, the innermost first."""
+    """Return the folder and its parents that do not exist, the innermost first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, if it is there; a kill leaves it whole or under a temporary name."""
+    """Remove a folder if it exists; a kill leaves it whole or under a temporary name."""
     if folder.is_dir():
         dropped = folder.with_name(f".{folder.name}.dropped.partial")
         shutil.rmtree(dropped, ignore_errors=True)
@@ -109,7 +109,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the list of names in a folder, to the disk."""
+    """Flush a file, or the list of names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -121,7 +121,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring all that lies in a folder to the disk."""
+    """Flush everything in a folder to the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             sync(path)
@@ -129,14 +129,14 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folders(folder: Path) -> None:
-    """Bring the names in a folder, and in those inside it, to the disk."""
+    """Flush the lists of names in a folder and in its subfolders to the disk."""
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
             sync(path)
 
 
 def is_full(error: OSError) -> bool:
-    """Whether there was no room, on a disk or in a quota."""
+    """Return True if the error means that a disk or a quota has no room."""
     return error.errno in _FULL
 
 
@@ -144,7 +144,7 @@ def is_full(error: OSError) -> bool:
 def full_disk_told(
     path: Path, partial: Path | None = None, advice: str = _RESUME
 ) -> Iterator[None]:
-    """Turn having no room for `path` into DiskFull with advice; the file `partial` is removed."""
+    """Raise DiskFull with advice if `path` finds no room; remove `partial` on any OSError."""
     try:
         yield
     except OSError as error:
@@ -159,8 +159,10 @@ def full_disk_told(
 
 
 class _Lock:
-    """A locked file, open in this process. It may be handed to processes that this one spawns:
-    the lock ends when the last of them has ended, in whatever way.
+    """A locked file, open in this process.
+
+    It may be handed to processes that this one spawns. The lock ends when the last of them has
+    ended, however it ends.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -170,7 +172,7 @@ class _Lock:
         return _received, (DupFd(self.descriptor),)
 
     def is_at(self, path: Path) -> bool:
-        """Whether the file of this name is the one that is locked, and not a newer one."""
+        """Return True if the file at this path is the locked one, and not a newer one."""
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(self.descriptor), path.stat())
         return False
@@ -180,11 +182,11 @@ def _received(handed: Any) -> _Lock:
     return _Lock(handed.detach())
 
 
-_HELD: list[_Lock] = []  # by this process, or by the one that spawned it
+_HELD: list[_Lock] = []  # locks of this process, or of the one that spawned it
 
 
 def locks_held() -> tuple[_Lock, ...]:
-    """The locks of this process, for those that it spawns to `keep`."""
+    """Return the locks of this process, for spawned processes to `keep`."""
     return tuple(_HELD)
 
 
@@ -195,21 +197,22 @@ def keep(locks: Sequence[_Lock]) -> None:
 
 @contextmanager
 def only_writer(folder: Path, made: Sequence[Path] = ()) -> Iterator[None]:
-    """Keep every other process that asks out of a folder; UserError where one is in it.
+    """Hold the lock of a folder inside the block; raise UserError if another process holds it.
 
-    The folder is made. In the end the lock file goes, and what is still empty of the folders that
-    were made here or just before (`made`, the innermost first). The system lets go of the lock when
-    this process ends, however it ends.
+    The folder is made if it is missing. After the block the lock file is removed, and so are those
+    folders made here or just before (`made`, the innermost first) that are still empty. The system
+    releases the lock when this process ends, however it ends.
     """
     if any(lock.is_at(folder / LOCK) for lock in _HELD):
-        yield  # a part of what this process already does there
+        yield  # this process already holds the lock
         return
     lock, also_made = _lock(folder)
     _HELD.append(lock)
     try:
         yield
     finally:
-        # While it is still locked: who opened the file before looks again once it has the lock.
+        # Remove the file while it is still locked: a process that opened it before checks again
+        # once it has the lock.
         if lock.is_at(folder / LOCK):
             (folder / LOCK).unlink()
             with suppress(OSError):  # not empty
@@ -220,14 +223,14 @@ def only_writer(folder: Path, made: Sequence[Path] = ()) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> tuple[_Lock, list[Path]]:
-    """Lock the folder's lock file; also the folders that were made for it."""
+    """Lock the folder's lock file; return the lock and the folders that were made for it."""
     also_made: list[Path] = []
     for _ in range(_TRIES):
         try:
             with full_disk_told(folder, advice="make room"):
                 also_made += make_folder(folder)
                 lock = _Lock(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666))
-        except FileNotFoundError:  # whoever made the folder has just removed it
+        except FileNotFoundError:  # the process that made the folder has just removed it
             continue
         except OSError as error:
             raise UserError(f"{folder} cannot be written in: {error.strerror}") from None
@@ -248,7 +251,7 @@ def _lock(folder: Path) -> tuple[_Lock, list[Path]]:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a folder is not there or holds nothing but what a kill leaves: a temporary name."""
+    """Return True if a folder is missing, or holds only lock and partial files, as after a kill."""
     if not folder.exists():
         return True
     return folder.is_dir() and all(
@@ -256,14 +259,14 @@ def is_free(folder: Path) -> bool:
     )
 
 
-if TYPE_CHECKING:  # else imported with the first table: a line that is refused does not wait for it
+if TYPE_CHECKING:  # at run time it is imported with the first table: a refusal does not wait for it
     import pandas as pd
 
-# Text, also where it looks like a number or like a missing value.
+# Columns of text, also where a value looks like a number or like a missing value.
 _TEXT = ("kind", "level", "type", "problem_id", "signal", "metric")
 _NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _WITHOUT = "put it back from a copy, or remove it, and "
-# What to do about a file of a run that is broken; others can only be put back.
+# Advice for a broken file of a run; any other file can only be put back.
 _ADVICE = {
     "manifest.json": _WITHOUT + "the run goes on without its times and the hashes of its problems",
     "metrics.jsonl": "put it back from a copy, or remove the lines that are broken",
@@ -284,15 +287,15 @@ _MANIFEST_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def broken(file: Path, reason: str) -> UserError:
-    """The sentence for a file that is not what passk wrote: which, why, and what to do."""
+    """Return the error for a broken file: its sentence names the file, the reason and a remedy."""
     return UserError(f"{file} {reason}; {_ADVICE.get(file.name, 'put it back from a copy')}")
 
 
 def read_file(reader: Any, file: Path, default: Any = None) -> Any:
-    """What the reader makes of a file; `default`, if there is one, where there is no file.
+    """Return `reader(file)`; if the file is missing and a default is given, return the default.
 
     Raises:
-        UserError: the file cannot be read; says which, why, and what to do.
+        UserError: the file cannot be read; the sentence names the file, the reason and a remedy.
     """
     if default is not None and not file.is_file():
         return default
@@ -300,7 +303,7 @@ def read_file(reader: Any, file: Path, default: Any = None) -> Any:
         return reader(file)
     except UserError:
         raise
-    except Exception as error:  # a library meets what is broken anywhere, in any way
+    except Exception as error:  # a broken file may raise anything inside a library
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         elif file.stat().st_size == 0:
@@ -311,7 +314,7 @@ def read_file(reader: Any, file: Path, default: Any = None) -> Any:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """A JSON file that holds an object."""
+    """Read a JSON file that holds an object."""
     found = read_file(lambda f: json.loads(f.read_text(encoding="utf-8")), file)
     if not isinstance(found, dict):
         raise broken(file, f"holds {_named(found)} where a JSON object is needed")
@@ -319,7 +322,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that holds keys and values."""
+    """Read a YAML file that holds keys and values."""
     found = read_file(lambda f: yaml.safe_load(f.read_text(encoding="utf-8")), file)
     if not isinstance(found, dict):
         raise broken(file, f"holds {_named(found)} where keys and values are needed")
@@ -337,9 +340,9 @@ def read_table(
     columns: Iterable[str] = (),
     numbers: Iterable[str] = (),
 ) -> "pd.DataFrame":
-    """A CSV file, in which the names of groups and problems are text.
+    """Read a CSV file; names of groups and problems are text.
 
-    It needs these columns; those of `numbers` hold numbers, or nothing.
+    Raises UserError if one of `columns` or `numbers` is missing, or if one of `numbers` holds text.
     """
     table: pd.DataFrame = read_file(_read_csv, file, default=default)
     return with_columns(file, table, columns=columns, numbers=numbers)
@@ -352,7 +355,7 @@ def with_columns(
     columns: Iterable[str] = (),
     numbers: Iterable[str] = (),
 ) -> "pd.DataFrame":
-    """The table of a file, if it has the columns that are needed."""
+    """Return the table of a file; raise UserError if it lacks a needed column."""
     from pandas.api.types import is_numeric_dtype
 
     needed = list(dict.fromkeys([*columns, *numbers]))
@@ -366,7 +369,7 @@ def with_columns(
 
 
 def _read_csv(file: Path) -> "pd.DataFrame":
-    """Only in columns of numbers is a value missing where there is nothing."""
+    """Read a CSV file; an empty cell is a missing value only in columns of numbers."""
     import pandas as pd
 
     columns = pd.read_csv(file, nrows=0).columns
@@ -379,12 +382,12 @@ def _read_csv(file: Path) -> "pd.DataFrame":
 
 
 def printable(text: str) -> str:
-    """Text with each character replaced that neither XML nor LaTeX can hold, such as NUL."""
+    """Replace each character that neither XML nor LaTeX can hold, such as NUL."""
     return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:
-    """`manifest.json` of any directory that a command wrote; empty where there is none."""
+    """Read `manifest.json` of a directory that a command wrote; empty if there is none."""
     file = folder / "manifest.json"
     if not file.is_file():
         return {}
@@ -396,10 +399,9 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
 
 
 def read_lines(file: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The lines of `metrics.jsonl`, as text and as values; empty where there is no file.
+    """Read the lines of `metrics.jsonl`, as text and as values; empty if there is no file.
 
-    What was being written when the machine stopped is the last line, and is left out if it is not
-    whole.
+    The last line is left out if it is incomplete: it was being written when the machine stopped.
     """
     text: str = read_file(lambda f: f.read_bytes().decode("utf-8", "replace"), file, default="")
     lines = text.split("\n")
@@ -415,7 +417,7 @@ def read_lines(file: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _metrics(line: str) -> dict[str, Any] | None:
-    """The values of one step's line; None if it is broken."""
+    """Parse one step's line; return None if it is broken."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -426,13 +428,13 @@ def _metrics(line: str) -> dict[str, Any] | None:
 
 
 def recorded(run_dir: Path) -> tuple[list[tuple[str, dict[str, Any]]], "dict[Path, pd.DataFrame]"]:
-    """What a run goes on from: the lines of its metrics, and the tables of its evaluations."""
+    """Read what a resumed run continues: the lines of its metrics, and its evaluation tables."""
     tables = {file: read_file(_read_rows, file) for file in (run_dir / "eval").glob("*.csv")}
     return read_lines(run_dir / "metrics.jsonl"), tables
 
 
 def _read_rows(file: Path) -> "pd.DataFrame":
-    """As text, so that numbers keep their digits, but for the column `step`."""
+    """Read a CSV file as text, so that numbers keep their digits; only `step` becomes an int."""
     import pandas as pd
 
     rows = pd.read_csv(file, dtype=str, keep_default_na=False)
@@ -442,20 +444,23 @@ def _read_rows(file: Path) -> "pd.DataFrame":
 
 
 def overrides_text(words: Sequence[str]) -> str:
-    """What `overrides.txt` holds: an override a line, one that is not a line of text as JSON."""
+    """Format `overrides.txt`: an override per line, as JSON if a plain line would not read back."""
     lines = (word if _overrides(word) == (word,) else json.dumps(word) for word in words)
     return "".join(f"{line}\n" for line in lines)
 
 
 def read_overrides(folder: Path) -> tuple[str, ...]:
-    """`overrides.txt` of any directory that a command wrote: what was typed, word by word."""
+    """Read `overrides.txt` of a directory that a command wrote: the overrides as typed."""
     file = folder / "overrides.txt"
     text: str = read_file(lambda f: f.read_text(encoding="utf-8"), file, default="")
     return _overrides(text)
 
 
 def _overrides(text: str) -> tuple[str, ...]:
-    """Older files may begin each line with a dash; no override begins with a quotation mark."""
+    """Parse the lines of `overrides.txt`.
+
+    Older files may begin each line with a dash. No override begins with a quotation mark.
+    """
     lines = (line.removeprefix("- ").strip() for line in text.splitlines())
     return tuple(_unquoted(line) for line in lines if line)
 
@@ -468,11 +473,11 @@ def _unquoted(line: str) -> str:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps of `step-NNNNNN.parquet` in a folder, ascending."""
+    """Return the steps of the files `step-NNNNNN.parquet` in a folder, ascending."""
     return list(steps_of(folder, ".parquet"))
 
 
 def steps_of(folder: Path, ending: str = "") -> dict[int, Path]:
-    """What is named `step-NNNNNN` in a folder, by step; copies under other names are left out."""
+    """Map each step to its `step-NNNNNN` in a folder, ascending; skip copies under other names."""
     named = ((re.fullmatch(rf"step-(\d{{6,}}){ending}", p.name), p) for p in folder.glob("step-*"))
     return dict(sorted((int(match[1]), path) for match, path in named if match))

@@ -18,13 +18,13 @@ _ADVICE = {
         "rollout.num_prompts or rollout.max_new_tokens"
     ),
 }
-# What has no class of its own: torch on the CPU, and the allocator that wakes vLLM.
+# Errors without a class of their own: torch on the CPU, and the allocator that wakes vLLM.
 _MESSAGES = ("DefaultCPUAllocator", "not enough memory", "CUDA Error: out of memory")
 
 
 @contextmanager
 def memory_advice(phase: str) -> Iterator[None]:
-    """Turn running out of memory into a UserError; `phase` is `learner` or `rollout`."""
+    """Raise UserError when memory runs out in the block; `phase` is `learner` or `rollout`."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

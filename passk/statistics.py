@@ -1,8 +1,8 @@
 """Intervals: bootstrap over problems, Student's t over seeds and slopes, jackknife over blocks.
 
-Resampling is by problem, never by sample: problems are what a run would have drawn differently.
+Resampling is by problem, never by sample, since another run would draw other problems.
 The same seed and number of problems give the same resamples, so intervals repeat exactly.
-An interval that one observation cannot give has NaN ends.
+An interval from a single observation has NaN ends.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ MAX_DRAWS = 1 << 21  # problems x resamples held at once
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value and the ends of its interval, in the value's unit; NaN ends where there is none."""
+    """A value and the ends of its interval, in the value's unit; NaN ends if there is none."""
 
     value: float
     low: float
@@ -29,7 +29,7 @@ class Interval:
 def bootstrap_interval(
     values_P: ArrayLike, *, num_resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap of the mean of one value per problem.
+    """Compute the percentile bootstrap of the mean of one value per problem.
 
     Source: Efron and Tibshirani 1993, chapter 13.
 
@@ -43,7 +43,7 @@ def bootstrap_interval(
 def bootstrap_intervals(
     values_PK: ArrayLike, *, num_resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> list[Interval]:
-    """`bootstrap_interval` of each of K columns, all from the same resamples of the P problems."""
+    """Compute `bootstrap_interval` of each of K columns from the same resamples of P problems."""
     values_PK = _finite(values_PK, ndim=2)
     tails = _tails(level)
     num_problems = len(values_PK)
@@ -61,7 +61,7 @@ def bootstrap_intervals(
 def bootstrap_means(
     values_PK: ArrayLike, *, num_resamples: int = 2000, seed: int = 0
 ) -> FloatArray:
-    """The means of each of K columns over each resample of the P problems, [R, K].
+    """Compute the mean of each of K columns over each resample of the P problems, [R, K].
 
     Raises:
         ValueError: no values, or a value that is not finite.
@@ -82,7 +82,7 @@ def paired_difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Mean of after - before over the same P problems in the same order, bootstrapped in pairs.
+    """Bootstrap the mean of after - before over the same P problems, in the same order, in pairs.
 
     Raises:
         ValueError: different numbers of problems, or as `bootstrap_interval`.
@@ -96,7 +96,9 @@ def paired_difference(
 
 
 def seed_interval(values_S: ArrayLike, level: float = 0.95) -> Interval:
-    """Mean over seeds with a Student-t interval: mean +- t std/sqrt(S), S - 1 degrees of freedom.
+    """Compute the mean over seeds with a Student-t interval.
+
+    The interval is mean +- t std/sqrt(S), with S - 1 degrees of freedom.
 
     Raises:
         ValueError: as `bootstrap_interval`.
@@ -110,9 +112,10 @@ def seed_interval(values_S: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def slope_interval(values_S: ArrayLike, level: float = 0.95) -> Interval:
-    """Slope a step of the least-squares line through S >= 3 values, with a Student-t interval.
+    """Fit a least-squares line to S >= 3 values; return its slope with a Student-t interval.
 
-    S - 2 degrees of freedom; values scatter about the line independently and equally.
+    The slope is per step. The interval has S - 2 degrees of freedom and assumes that values
+    scatter about the line independently and equally.
 
     Raises:
         ValueError: as `bootstrap_interval`, or fewer than 3 values.
@@ -131,9 +134,10 @@ def slope_interval(values_S: ArrayLike, level: float = 0.95) -> Interval:
 def jackknife_interval(
     leave_one_out_values: ArrayLike, full_value: float, level: float = 0.95
 ) -> Interval:
-    """Delete-a-block jackknife around the estimate from all the data, with a Student-t quantile.
+    """Compute the delete-a-block jackknife interval of `full_value`, with a Student-t quantile.
 
-    `leave_one_out_values` holds the estimate without each of g blocks of equal size; the variance
+    `full_value` is the estimate from all the data. `leave_one_out_values` holds the estimate
+    without each of g blocks of equal size; the variance
     is (g-1)/g times their sum of squares about their mean, with g - 1 degrees of freedom.
     Source: Efron and Tibshirani 1993, chapter 11.
 
@@ -149,9 +153,9 @@ def jackknife_interval(
 
 
 def resample_counts(num_problems: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
-    """How often each resample holds each problem, [R, P], in chunks of at most MAX_DRAWS cells.
+    """Count how often each resample holds each problem: [R, P], in chunks of at most MAX_DRAWS.
 
-    What is one chunk is kept for the next call: a report asks for the same one again and again.
+    Counts that fit one chunk are cached, since a report asks for the same ones repeatedly.
     """
     whole = num_resamples * num_problems <= MAX_DRAWS
     draw = _kept_counts if whole else _draw_counts

@@ -1,6 +1,6 @@
-"""What the figures share: palette, matplotlib settings, direct labels.
+"""Style shared by all figures: palette, matplotlib settings, direct labels.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers distinguish.
+Colours are those of Okabe and Ito (2008), which colour-blind readers can distinguish.
 """
 
 import warnings
@@ -18,12 +18,12 @@ KIND_COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#009E73", "#F0E442")
 K_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")
 INK, FAINT = "#222222", "#B8B8B8"
-# Fonts for names in scripts that DejaVu Sans lacks, in the order of preference.
+# Fonts for names in scripts that DejaVu Sans lacks, in order of preference.
 _WIDER = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei"),
     *("Droid Sans Fallback", "Noto Sans Devanagari", "Unifont"),
 )
-# Without such a font boxes stand for these letters: a warning for each of them says no more.
+# Without such a font these letters are drawn as boxes; a warning for each adds nothing.
 warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from", category=UserWarning)
 STYLE: Any = {
     "font.family": ["DejaVu Sans", *(n for n in _WIDER if n in fontManager.get_font_names())],
@@ -50,21 +50,21 @@ STYLE: Any = {
 
 
 def kind_colors(kinds: Iterable[str]) -> dict[str, str]:
-    """A colour per kind, for kinds in the order of `breakdown.kind_order`."""
+    """Map each kind to a colour; kinds come in the order of `tables.kind_order`."""
     return dict(zip(kinds, cycle(KIND_COLORS), strict=False))
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0.065) -> None:
-    """Name each line at the right of its end, `(height, name, colour)`; close ones pushed apart.
+    """Write the name of each line, `(height, name, colour)`, to the right of its end.
 
-    `gap` is the least distance of two names, as a share of the axes' height.
+    Names closer than `gap`, a share of the axes' height, are pushed apart.
     """
     low, high = axes.get_ylim()
     ends = sorted(ends)
     heights = [(end[0] - low) / (high - low) for end in ends]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + gap)
-    # What was pushed up is centred again over where it belongs.
+    # Names were only pushed up: centre them again on the heights of their lines.
     shift = float(
         np.mean([(end[0] - low) / (high - low) - h for end, h in zip(ends, heights, strict=True)])
     )

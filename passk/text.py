@@ -1,4 +1,4 @@
-"""Text as people and shells write it: plain numbers and digits, and command lines as typed."""
+"""Write numbers and digits as people do, and quote command lines for the shell and for Hydra."""
 
 import re
 import shlex
@@ -7,16 +7,16 @@ from collections.abc import Collection, Sequence
 from decimal import Decimal
 from os.path import exists, expanduser
 
-MOST_DIGITS = 10_000  # of a number: 1e999999999 would be written with as many zeros
+MOST_DIGITS = 10_000  # of a number: 1e999999999 would need 999,999,999 zeros
 
-# A float as Python and pandas write it, which nobody does by hand: 1e-05, -2.5e+16.
+# A float as Python and pandas write it, and nobody by hand: 1e-05, -2.5e+16.
 _PYTHON_EXPONENT = re.compile(r"-?\d(?:\.\d+)?e[+-]\d{2,3}")
 
 
 def plain_number(number: int | Decimal) -> str | None:
-    """Return a finite number in decimal digits, without exponent or zeros that say nothing.
+    """Return a finite number in decimal digits, without exponent or trailing zeros.
 
-    None where it is not finite, or would need more than `MOST_DIGITS` digits.
+    Return None if it is not finite, or would need more than `MOST_DIGITS` digits.
 
     Example:
         plain_number(Decimal("1.50e-5"))  # "0.000015"
@@ -35,9 +35,9 @@ def plain_number(number: int | Decimal) -> str | None:
 
 
 def plain_text(text: str) -> str:
-    """Return a text with ASCII digits and minus signs, and without characters that nobody sees.
+    """Return a text with ASCII digits and minus signs, and without invisible characters.
 
-    Digits of every script count, such as those of Arabic and Devanagari.
+    Digits of every script are converted, such as those of Arabic and Devanagari.
     """
     if text.isascii():
         return text
@@ -45,7 +45,7 @@ def plain_text(text: str) -> str:
 
 
 def plain_answer(answer: str) -> str:
-    """Return an answer as people write it: `plain_text`, and no exponent that a program wrote."""
+    """Return an answer as people write it: `plain_text`, and no exponent in Python's notation."""
     answer = plain_text(answer)
     if not _PYTHON_EXPONENT.fullmatch(answer.strip()):
         return answer
@@ -62,42 +62,42 @@ def _plain_character(character: str) -> str:
 
 
 _ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\r": r"\r", "\t": r"\t"}  # backslash first
-_BARE = re.compile(r"[A-Za-z0-9_./$%*@?|+-]+")  # what Hydra's grammar takes without quotes
-_ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # and with a backslash
+_BARE = re.compile(r"[A-Za-z0-9_./$%*@?|+-]+")  # text that Hydra's grammar takes without quotes
+_ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # signs that it takes after a backslash
 _SWEEP_FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
 _HOME = re.compile(r"""((?:^|,)["']?)(~[^/,"']*)(?=[/,"']|$)""")
 
 
 def one_line(words: Sequence[str]) -> str:
-    """The words for a shell, on one line: a table keeps no line breaks."""
+    """Join words for a shell, on one line, since a table keeps no line breaks."""
     return " ".join(_quoted(word) for word in words)
 
 
 def as_value(name: str) -> str:
-    """A name as an override's value: in quotes where Hydra would not read it bare."""
+    """Return a name as an override's value, in quotes if Hydra would not read it bare."""
     return name if _is_read_bare(name) else in_quotes(name)
 
 
 def in_quotes(text: str) -> str:
-    """The text in double quotes, as Hydra reads them: only a quote needs a backslash.
+    """Return the text in double quotes, as Hydra reads them: only a quote needs a backslash.
 
-    A backslash is itself unless it stands before a quote; those are doubled.
+    Hydra keeps backslashes as they are, except before a quote; those are doubled.
     """
     escaped = re.sub(r'(\\*)("|\Z)', _escaped, text)
     return f'"{escaped}"'
 
 
 def without_quotes(value: str) -> str:
-    """What `in_quotes` was given; any other value as it is."""
+    """Undo `in_quotes`; return a value without quotes as it is."""
     if not _is_quoted(value):
         return value
     return re.sub(rf"\\+(?:{value[0]}|\Z)", lambda found: found[0][1::2], value[1:-1])
 
 
 def with_home(word: str, paths: Collection[str]) -> str:
-    """An override of a key that takes a path, with `~` and `~user` as the folders they mean.
+    """Expand `~` and `~user` in an override, if its key is one of `paths`.
 
-    No shell does that behind the sign of equality, nor in quotes.
+    No shell expands them after an equals sign or in quotes.
     """
     key, sign, value = word.partition("=")
     if key.lstrip("+") not in paths or "~" not in value:
@@ -113,12 +113,12 @@ def _home(place: str) -> str:
 
 
 def with_quotes(word: str, texts: Collection[str], is_sweep: bool) -> str:
-    """An override of a key that takes a text, such as a path, in quotes where Hydra needs them.
+    """Quote an override's value where Hydra needs quotes, if its key is one of `texts`.
 
-    `SWEEP/regime.k=2,regime.pass1_weight=0.5` is a directory that exists: it should be typed as it
-    is. In a sweep a comma stands between values, unless the whole is a path that is there. What
-    has quotes, an interpolation or a function of Hydra's grammar is left alone; a backslash before
-    one of its signs is taken for the escape that the grammar knows.
+    A user may type a path such as `SWEEP/regime.k=2,regime.pass1_weight=0.5` as it is. In a sweep
+    a comma separates values, unless the whole value is a path that exists. A value with quotes, an
+    interpolation or, in a sweep, a function of Hydra's grammar is left as it is. A backslash
+    before one of the grammar's signs is read as an escape, unless the text is a path that exists.
     """
     key, sign, value = word.partition("=")
     is_hydras = is_sweep and _SWEEP_FUNCTION.fullmatch(value) is not None
@@ -133,7 +133,7 @@ def with_quotes(word: str, texts: Collection[str], is_sweep: bool) -> str:
 
 
 def _is_read_bare(text: str) -> bool:
-    """Whether Hydra takes a bare text for this text, not for a sign, a number, a switch or null."""
+    """Return True if Hydra reads a bare text as this text, not as a sign, number, bool or null."""
     if not _BARE.fullmatch(text) or text.lower() in ("true", "false", "null"):
         return False
     try:
@@ -156,7 +156,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def _quoted(word: str) -> str:
-    """As `shlex.quote`, but with the escapes of bash where a word holds white space but blanks."""
+    """Quote as `shlex.quote` does, but use bash escapes for white space other than blanks."""
     if not re.search(r"[^\S ]", word):
         return shlex.quote(word)
     for letter, escape in _ESCAPES.items():

@@ -1,8 +1,7 @@
-"""What flows through the loop on the text side: Problem -> Completion -> Verdict -> Group.
+"""Types on the text side of the training loop: Problem -> Completion -> Verdict -> Group.
 
-Text lives on this side of `passk.learner.batch`, tensors on the other. Dimension letters used as
-suffixes all over the package: P problems, G samples of one problem (n), B rows, T tokens, V
-vocabulary, K values of k.
+`passk.learner.batch` turns them into tensors. Dimension letters used as suffixes in the whole
+package: P problems, G samples of one problem (n), B rows, T tokens, V vocabulary, K values of k.
 """
 
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from enum import StrEnum
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended: it drew the end token, or it met the length limit."""
+    """Reason why a completion ended: the end token, or the length limit."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -27,11 +26,11 @@ class Problem:
     id: str
     prompt: str
     answer: str
-    kind: str = ""  # the groups it is counted under in tables, empty where there are none
-    solution: str = ""  # a worked answer for supervised fine-tuning, empty where there is none
+    kind: str = ""  # group in tables, as are level and type; empty if there is none
+    solution: str = ""  # worked answer for supervised fine-tuning; empty if there is none
     level: str = ""
     type: str = ""
-    weight: float = 1.0  # of its part in the gradients that train
+    weight: float = 1.0  # factor of its part in training gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +49,15 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's judgement: the reward (1 right, 0 wrong, None not judged), why, and of what.
+    """A verifier's judgement: the reward (1 right, 0 wrong, None not judged), reason and answer.
 
     Reasons in use: `correct`, `wrong`, `unparsed` (no answer found), `truncated` (length limit),
-    `timeout` and `error`. The last two come with reward 0 where the answer, or a program, caused
-    that its check ran out of time or failed, and with reward None where the gold answer or the
-    machine may have caused it. Training may see errors made on purpose (`passk.verifiers.noise`):
-    `false_negative`, a right answer refused, and `false_positive`, a wrong one accepted. A sample
-    that was not judged leaves both the numerator and the counts of every estimator. `answer` is
-    what the verifier took as the answer of the completion, normalised as far as it can; majority
-    votes are over it.
+    `timeout` and `error`. The last two come with reward 0 if the completion's answer or program
+    made its check time out or fail, and with reward None if the gold answer or the machine may be
+    the cause. Training may see deliberate errors (`passk.verifiers.noise`): `false_negative`, a
+    right answer refused, and `false_positive`, a wrong one accepted. A sample that was not judged
+    leaves both the numerator and the counts of every estimator. `answer` is the answer that the
+    verifier found in the completion, normalised where possible; majority votes use it.
     """
 
     reward: float | None
@@ -78,5 +76,5 @@ class Group:
     policy_version: int
 
     def rewards(self) -> list[float]:
-        """The n rewards, NaN where the verifier gave none."""
+        """Return the n rewards, NaN where the verifier gave none."""
         return [float("nan") if v.reward is None else v.reward for v in self.verdicts]
