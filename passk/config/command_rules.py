@@ -1,4 +1,4 @@
-"""The rules of the commands that measure, compare and report; `check` is where all are kept."""
+"""Rules of the commands that measure, compare and report; `check` applies all rules."""
 
 import re
 from math import isfinite
@@ -22,7 +22,7 @@ from passk.config.schema import ESTIMATOR_NAMES, REGIMES, RunConfig, TrainConfig
 from passk.errors import UserError
 from passk.files import is_free
 
-MOST_MATRIX_PROMPTS = 2000  # for which matrix and figure are still of use
+MOST_MATRIX_PROMPTS = 2000  # matrix and figure are of no use above this
 
 
 def check(
@@ -30,7 +30,7 @@ def check(
     *,
     trains: bool = True,
 ) -> None:
-    """Raise UserError, with a sentence that names the key, for the first rule that is broken.
+    """Raise UserError for the first broken rule, with a sentence that names the key.
 
     `trains` is False for the configuration of a run that is only measured.
     """
@@ -196,9 +196,10 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
 
 
 def claim_directory(path: Path, resume: bool | None, key: str = "hydra.run.dir") -> None:
-    """Refuse a directory that holds something, unless the run in it is to be resumed.
+    """Raise UserError if a directory is not empty, unless the run in it is to be resumed.
 
-    `resume` is None where the command cannot go on with anything, `key` what names the directory.
+    Also raise it if there is no run to resume. `resume` is None for commands that cannot resume;
+    `key` is the configuration key that names the directory.
     """
     if resume and not (path / "config.yaml").is_file():
         raise UserError(

@@ -11,7 +11,7 @@ from passk.config.schema import RegimeConfig, RolloutConfig, RunConfig, SweepCon
 
 @dataclass(kw_only=True)
 class EvaluateConfig(RunConfig):
-    """`passk eval`: the table of a run's checkpoint, or of `model.path`."""
+    """`passk eval`: table of Pass@k of a run's checkpoint, or of `model.path`."""
 
     run: str | None = None
     checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
@@ -20,7 +20,7 @@ class EvaluateConfig(RunConfig):
 
 @dataclass(kw_only=True)
 class DiagnosisConfig:
-    """What `passk diagnose` measures: training problems, with samples of their own."""
+    """Measurements of `passk diagnose`, on training problems with newly drawn samples."""
 
     num_prompts: int | None = 512  # null, or where there are fewer: all
     num_samples: int = 32  # of each; products are measured for every k up to it
@@ -41,7 +41,7 @@ class DiagnosisConfig:
 
 @dataclass(kw_only=True)
 class DiagnoseConfig(RunConfig):
-    """`passk diagnose`: who interferes at a run's checkpoint, or at `model.path`."""
+    """`passk diagnose`: prompts that interfere at a run's checkpoint, or at `model.path`."""
 
     run: str | None = None
     checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
@@ -50,7 +50,7 @@ class DiagnoseConfig(RunConfig):
 
 @dataclass(kw_only=True)
 class FilteringConfig:
-    """Which prompts `passk filter` takes out."""
+    """Choice of the prompts that `passk filter` removes or down-weights."""
 
     fdr: float = 0.1  # false-discovery rate: the share of harmless prompts among them, at most
     weight: float = 0.0  # that they keep in training; 0 drops them
@@ -59,10 +59,10 @@ class FilteringConfig:
 
 @dataclass(kw_only=True)
 class FilterConfig(DiagnoseConfig):
-    """`passk filter`: the training problems without those that interfere at every checkpoint.
+    """`passk filter`: training problems without those that interfere at every checkpoint.
 
-    `diagnose` says how that is measured; of it num_prompts, num_samples, num_blocks, parameters,
-    preconditioned and seed are used.
+    Of `diagnose` it uses num_prompts, num_samples, num_blocks, parameters, preconditioned and
+    seed.
     """
 
     checkpoint: str = "all"  # of the run: all, last, best (by its own evaluations), or a step
@@ -83,7 +83,7 @@ class ReproduceConfig(TrainConfig):
 
 @dataclass(kw_only=True)
 class ReportConfig:
-    """`passk report DIR...`."""
+    """`passk report DIR...`: tables and figures of runs."""
 
     dirs: list[str] = field(default_factory=list)
     out: str | None = None  # null: a single sweep or reproduction, else a new directory
@@ -92,7 +92,7 @@ class ReportConfig:
 
 @dataclass(kw_only=True)
 class PublishingConfig:
-    """What a run cannot know of the model that `passk export` writes."""
+    """Facts about the model of `passk export` that its run does not record."""
 
     dtype: str | None = None  # of the weights; null: as they were trained
     license: str | None = None  # as the hub spells it: apache-2.0, mit, other, ...
@@ -101,7 +101,7 @@ class PublishingConfig:
 
 @dataclass(kw_only=True)
 class ExportConfig:
-    """`passk export`: a run's checkpoint as a model folder with a model card."""
+    """`passk export`: model folder of a run's checkpoint, with a model card."""
 
     run: str | None = None
     checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
@@ -111,14 +111,14 @@ class ExportConfig:
 
 @dataclass(kw_only=True)
 class GroupConfig:
-    """The part of `RolloutConfig` that `passk explain` needs."""
+    """Part of `RolloutConfig` that `passk explain` needs."""
 
     num_samples: int = RolloutConfig.num_samples
 
 
 @dataclass(kw_only=True)
 class CurveConfig:
-    """Where `passk explain` looks, and what it shows beside `regime.estimator`."""
+    """Success probabilities and further estimators that `passk explain` shows."""
 
     # success probabilities of the table
     p: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
@@ -127,7 +127,7 @@ class CurveConfig:
 
 @dataclass(kw_only=True)
 class ExplainConfig:
-    """`passk explain`: the weight that an objective really puts on a prompt."""
+    """`passk explain`: weight that an objective puts on a prompt, by its success probability."""
 
     regime: RegimeConfig = field(default_factory=RegimeConfig)
     rollout: GroupConfig = field(default_factory=GroupConfig)
@@ -137,7 +137,7 @@ class ExplainConfig:
 
 @dataclass(kw_only=True)
 class PopulationConfig:
-    """The population of `passk toy`, and the gradient ascent on its Pass@k."""
+    """Population of `passk toy`, and gradient ascent on its Pass@k."""
 
     k: int = 5
     p_hard: float = 0.4  # share of hard prompts
@@ -150,7 +150,7 @@ class PopulationConfig:
 
 @dataclass(kw_only=True)
 class ToyConfig:
-    """`passk toy`; the two-prompt example has the paper's own settings."""
+    """`passk toy`: two toy examples; the one with two prompts has the paper's own settings."""
 
     toy: PopulationConfig = field(default_factory=PopulationConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)

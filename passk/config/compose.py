@@ -1,8 +1,9 @@
-r"""Compose a configuration: YAML and overrides in, checked plain dataclasses out.
+r"""Compose YAML and overrides into checked plain dataclasses.
 
-The only module besides the command line that imports hydra and omegaconf. A shell hands over a
-typed `\n` as two characters; commands of LaTeX begin so too (`\nabla`, `\text`). A known command
-stays, a sign before anything but a small letter is a break, and the rest is refused.
+No module but this one and the command line imports hydra and omegaconf. A shell hands over a typed
+`\n` as two characters, and LaTeX commands begin in the same way (`\nabla`, `\text`). `with_breaks`
+keeps a known command, reads `\n` before anything but a small letter as a break, and refuses the
+rest.
 """
 
 import difflib
@@ -46,10 +47,10 @@ def _chosen(group: str, *, _root_: DictConfig) -> str:
 
 
 def register() -> None:
-    """Put the schemas where the `defaults` lists of `conf/` find them.
+    """Register the schemas under the names that the `defaults` lists of `conf/` use.
 
-    Also `${sft_or_rl:A,B}`, for experiments: A where the regime is `sft`, B elsewhere; and
-    `${chosen:GROUP}`, for defaults lists: what was typed for a group, else none.
+    Also register two resolvers: `${sft_or_rl:A,B}`, for experiments, is A if the regime is `sft`,
+    else B; `${chosen:GROUP}`, for defaults lists, is the option typed for a group, else none.
     """
     OmegaConf.register_new_resolver("sft_or_rl", _sft_or_rl, replace=True)
     OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
@@ -61,16 +62,16 @@ def register() -> None:
 
 
 def to_config(composed: DictConfig) -> Any:
-    """A composed configuration as checked plain dataclasses, whose class is in `SCHEMAS`."""
+    """Convert a composed configuration into checked plain dataclasses of a class in `SCHEMAS`."""
     with_values = OmegaConf.to_object(composed)
-    check_fields(with_values)  # what is filled in follows from fields that are as they should be
+    check_fields(with_values)  # `settle` relies on fields that are valid
     cfg = settle(with_values)
     check(cfg)
     return cfg
 
 
 def check_groups(command: str, words: Sequence[str]) -> None:
-    """Raise UserError for a group that is given a number or a list, on which Hydra breaks."""
+    """Raise UserError for a group that is set to a number or a list, on which Hydra fails."""
     known = groups(command)
     for word in words:
         key, _, value = word.partition("=")
@@ -80,9 +81,10 @@ def check_groups(command: str, words: Sequence[str]) -> None:
 
 
 def settle(cfg: Any) -> Any:
-    r"""Fill what follows from other fields: the k that is trained is also evaluated, Pass@1 too.
+    r"""Fill fields that follow from others, in place, and return the configuration.
 
-    Texts of prompts get the line breaks that were typed as `\n`.
+    `eval.ks` gets 1 and the trained k, an `auto` verifier becomes the one of the data, and texts of
+    prompts get the line breaks that were typed as `\n`.
     """
     if isinstance(cfg, RunConfig):
         _read_breaks(cfg.data.prompt)
@@ -103,14 +105,14 @@ def _read_breaks(prompt: PromptConfig) -> None:
 
 
 def compose_train(overrides: Sequence[str]) -> TrainConfig:
-    """The configuration of `passk train OVERRIDES...`; Hydra must be initialised."""
+    """Compose the configuration of `passk train OVERRIDES...`; Hydra must be initialised."""
     cfg = to_config(compose("train", overrides=list(overrides)))
     assert isinstance(cfg, TrainConfig)
     return cfg
 
 
 def groups_and_keys(command: str, overrides: Sequence[str]) -> tuple[str, str]:
-    """For `--help`: a line per group with its options, and the configuration as YAML."""
+    """Return the texts of `--help`: a line per group with its options, and the YAML."""
     with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         composed = compose(command, overrides=list(overrides))
     lines = [f"{name}: {', '.join(options)}" for name, options in groups(command).items()]
@@ -118,12 +120,15 @@ def groups_and_keys(command: str, overrides: Sequence[str]) -> tuple[str, str]:
 
 
 def load_run_config(run_dir: Path) -> TrainConfig:
-    """The configuration that a run was started with, from its `config.yaml`."""
+    """Load the configuration that a training run was started with, from its `config.yaml`."""
     return load_config(run_dir, TrainConfig)
 
 
 def load_config(run_dir: Path, kind: type[C]) -> C:
-    """The same of a command that has a configuration of its own."""
+    """Load `config.yaml` of a directory as a configuration of class `kind`.
+
+    Raises UserError if the file is missing or broken, or sets a key that this version lacks.
+    """
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run directory: it holds no config.yaml")
@@ -148,7 +153,7 @@ def load_config(run_dir: Path, kind: type[C]) -> C:
 
 
 def _unknown_key(schema: DictConfig, saved: dict[str, Any]) -> str | None:
-    """The first key of a saved configuration, dotted, that the schema lacks."""
+    """Return the first key of a saved configuration, dotted, that the schema lacks."""
     for key, value in saved.items():
         if key not in schema:
             return str(key)
@@ -160,12 +165,12 @@ def _unknown_key(schema: DictConfig, saved: dict[str, Any]) -> str | None:
 
 
 def explain(error: Exception, command: str) -> str:
-    """One sentence for a composition error of Hydra or OmegaConf, naming key and choices."""
+    """Explain an error of Hydra or OmegaConf in one sentence that names key and choices."""
     causes = [str(e) for e in (error, error.__cause__) if e is not None]
     text = "\n".join(causes)
     if isinstance(error, OverrideParseException):
         return _explain_unread(error)
-    if "Config group override must be" in text:  # of all that Hydra refuses, in words of its own
+    if "Config group override must be" in text:  # Hydra's own words for any value
         return f"{', '.join(groups(command))} take the name of an option, as --help lists them"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
@@ -194,7 +199,7 @@ def explain(error: Exception, command: str) -> str:
 
 
 def _explain_unread(error: OverrideParseException) -> str:
-    """What to type instead of a word that Hydra's grammar does not take."""
+    """Explain how to write a word that Hydra's grammar does not accept."""
     key, sign, _ = error.override.partition("=")
     word = " ".join(error.override.split())
     if not sign:
@@ -208,13 +213,13 @@ def _explain_unread(error: OverrideParseException) -> str:
 
 
 def _explain_unknown_key(key: str, command: str) -> str:
-    """Name the nearest known keys; the schema is walked as far as the key is right."""
+    """Suggest the nearest known key; walk the schema as far as the key is right."""
     if key.startswith("hydra."):
         return f"{key} is not a key of Hydra, or not one of the chosen hydra/launcher"
     node: Any = SCHEMAS[command]()
     path: list[str] = []
     for part in key.split("."):
-        # Which data set was chosen is not known here: its fields may be those of any of them.
+        # The chosen data set is not known here, so take the fields of all of them.
         schemas = [schema() for schema in (ConventionsConfig, TableConfig)]
         nodes = schemas if isinstance(node, DataConfig) else [node]
         names = list(
@@ -235,9 +240,9 @@ def _explain_unknown_key(key: str, command: str) -> str:
 
 
 _BREAKS = {"n": "\n", "t": "\t"}
-# An escaped backslash, or a word of letters that begins with n or t behind a backslash.
+# A word that begins with n or t after a backslash, which may itself be escaped.
 _TYPED = re.compile(r"(?P<escaped>\\)?\\(?P<letter>[nt])(?P<rest>[A-Za-z]*)")
-# Commands of LaTeX and amsmath that begin with n or t, as far as a prompt may hold them.
+# Commands of LaTeX and amsmath that begin with n or t and may occur in a prompt.
 _LATEX = """
 nabla natural ncong ne nearrow neg neq newcommand newline nexists ngeq ngeqq ngeqslant ngtr ni
 nleftarrow nleftrightarrow nleq nleqq nleqslant nless nmid noindent nolimits nonumber norm not notag
@@ -254,10 +259,10 @@ _COMMANDS = frozenset(_LATEX.split())
 
 
 def with_breaks(key: str, text: str) -> str:
-    r"""`text` with typed `\n` and `\t` as the breaks that they mean.
+    r"""Replace `\n` and `\t`, as typed in `text`, by the characters that they mean.
 
-    Two backslashes before n or t are one, and no break. Raises UserError, naming `key`, for a word
-    that may be either.
+    Two backslashes before n or t become one, and no break. Raises UserError, naming `key`, for a
+    word that may be a break or a LaTeX command.
     """
 
     def read(found: re.Match[str]) -> str:

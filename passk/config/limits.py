@@ -1,4 +1,4 @@
-"""What each field of the configuration may be by itself, as a sentence where it is not."""
+"""Check each field of the configuration by itself: choices, bounds and types."""
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
@@ -94,7 +94,7 @@ _AT_LEAST = {
     "diagnostics.num_samples": 2,
     **dict.fromkeys(_SEEDS, 0),
 }
-_MOST = 10**9  # of any count: what is above is a slip of the hand
+_MOST = 10**9  # of any count: a larger one is a typing mistake
 _AT_MOST = {
     "rollout.temperature": 100,
     "eval.temperature": 100,
@@ -148,12 +148,12 @@ _ITEMS: dict[object, tuple[str, type | tuple[type, ...]]] = {
 
 
 def choices(key: str) -> tuple[str, ...]:
-    """Return the values that a field takes, where they can be listed."""
+    """Return the values that a field may have, if they can be listed; else an empty tuple."""
     return _CHOICES.get(key, ())
 
 
 def check_fields(cfg: object) -> None:
-    """Raise UserError for the first field whose value is not allowed, or that is no field."""
+    """Raise UserError for the first field that is unknown or has a value that is not allowed."""
     for key, value in _flatten(cfg):
         check_field(key, value)
 
@@ -175,7 +175,7 @@ def _flatten(node: object, prefix: str = "") -> Iterable[tuple[str, object]]:
 
 
 def _check_items(key: str, kind: object, value: object) -> None:
-    """Refuse a list in a list, which OmegaConf takes for an item of any type."""
+    """Raise UserError for a list inside a list, which OmegaConf accepts as an item of any type."""
     kinds = get_args(kind) if get_origin(kind) is list else ()
     if kinds and kinds[0] in _ITEMS and isinstance(value, list):
         name, allowed = _ITEMS[kinds[0]]
@@ -184,7 +184,7 @@ def _check_items(key: str, kind: object, value: object) -> None:
 
 
 def check_field(key: str, value: object) -> None:
-    """Raise UserError where a field may not have this value, whatever the others have."""
+    """Raise UserError if a field may not have this value, whatever the values of the others."""
     if value is None:
         return
     if key in _CHOICES and value not in _CHOICES[key]:

@@ -1,4 +1,4 @@
-"""What each command is configured by: its dataclass, and its groups in `conf/`."""
+"""Look up the configuration of each command: its dataclass, and its groups in `conf/`."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -42,7 +42,7 @@ _TEXTS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
 def text_keys(command: str) -> frozenset[str]:
-    """The keys of a command that take a text, such as a path or an instruction."""
+    """Return the keys of a command that take a text, such as a path or an instruction."""
     own = _text_fields(SCHEMAS[command])
     of_data = [f"data.{key}" for schema in DATA_SCHEMAS.values() for key in _text_fields(schema)]
     return frozenset((*own, *of_data, *_TEXTS_OF_HYDRA))
@@ -58,16 +58,16 @@ def _text_fields(schema: type) -> Iterator[str]:
 
 
 def conf_dir() -> Path:
-    """The YAML tree: inside the package when installed, beside it in a checkout."""
+    """Return the folder of the YAML files: inside the package if installed, else beside it."""
     package = Path(__file__).parent.parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
 
 
 def groups(command: str) -> dict[str, list[str]]:
-    """The groups that a command lets one choose from, with their options.
+    """Return the configuration groups of a command, each with its options.
 
-    Hydra's own listing copies all that was read for each of them: more than a second.
+    Hydra's own listing takes more than a second: it copies all that it has read for each group.
     """
     defaults = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
     named = {name for entry in defaults if not isinstance(entry, str) for name in entry}

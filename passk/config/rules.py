@@ -1,4 +1,4 @@
-"""The rules between fields, each as a sentence."""
+"""Check rules between fields; each broken rule raises UserError with one sentence."""
 
 from datetime import date
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from passk.errors import UserError
 
 
 def check_run(cfg: RunConfig) -> None:
-    """Raise UserError for the first rule of what every command that needs a model has to keep."""
+    """Raise UserError for the first broken rule of those for every command that needs a model."""
     if isinstance(cfg, TrainConfig):
         _check_regime(cfg)
         _check_diagnostics(cfg)
@@ -33,17 +33,17 @@ def check_run(cfg: RunConfig) -> None:
 
 
 def check_exists(key: str, path: str) -> None:
-    """Refuse a run or checkpoint that is not there."""
-    if not isdir(path):  # which a name that is too long does not upset
+    """Raise UserError if a run or checkpoint does not exist."""
+    if not isdir(path):  # unlike Path.is_dir, it accepts names that are too long
         raise UserError(f"{key}={path} does not exist; give a run directory or a checkpoint")
 
 
 def check_tracker(cfg: TrackerConfig) -> None:
-    """Raise UserError for a library that is not installed, or settings that it has no use for."""
+    """Raise UserError if the tracker is not installed, or cannot use one of its settings."""
     if cfg.name == "none":
         return
     spec = find_spec(cfg.name)
-    if spec is None or spec.origin is None:  # a folder of that name here is no library
+    if spec is None or spec.origin is None:  # a folder of that name here is not the library
         raise UserError(
             f"tracker={cfg.name} needs {cfg.name}, which is not installed: "
             "pip install 'passk-rl[tracking]'"
@@ -126,7 +126,7 @@ def _check_noise(cfg: RunConfig) -> None:
 
 def _check_template(key: str, template: str, field: str) -> None:
     try:
-        # Pairs of braces that are signs have no field; `{problem!r}` and `{problem:9}` are refused.
+        # Doubled braces stand for themselves; `{problem!r}` and `{problem:9}` are refused.
         found = {tuple(part[1:]) for part in Formatter().parse(template) if part[1] is not None}
     except ValueError:
         found = set()
@@ -178,7 +178,7 @@ def _check_regime(cfg: TrainConfig) -> None:
 
 
 def _check_remedy(cfg: TrainConfig) -> None:
-    """What the regimes need that choose their objective while training."""
+    """Check the regimes that choose their objective while training."""
     regime = cfg.regime
     if (regime.min_success > 0) != (regime.name == "curriculum"):
         raise UserError(
@@ -214,7 +214,7 @@ def _check_remedy(cfg: TrainConfig) -> None:
 
 
 def check_group(key: str, estimator: str, k: int, n: int) -> None:
-    """Refuse what no estimator of that name can do with n samples of a prompt."""
+    """Raise UserError if the estimator cannot estimate Pass@k from n samples of a prompt."""
     if k > n:
         raise UserError(
             f"regime.k={k} with rollout.num_samples={n} is refused: no unbiased estimator "

@@ -1,4 +1,4 @@
-"""The configuration schema: plain dataclasses, no imports, so that bad input is refused at once.
+"""Configuration schema: plain dataclasses, standard library only, so bad input is refused at once.
 
 Hydra composes YAML from `conf/` over these (`passk.config.compose`); `passk.config.rules` checks
 the rules between fields. `null` in YAML is None here. Paths are strings, as the user typed them.
@@ -16,7 +16,7 @@ ESTIMATORS_WITHOUT_K = ("grpo", "dr_grpo", "maxrl")
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """Which causal language model to start from."""
+    """Causal language model to start from."""
 
     path: str = "tiny"  # `tiny` (shipped in the package), a folder, or a Hugging Face hub id
     dtype: str = "float32"  # of the weights that are trained
@@ -29,7 +29,7 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class PromptConfig:
-    """How a problem becomes a prompt, and a worked solution its completion."""
+    """Format of prompts, made from problems, and of completions, made from worked solutions."""
 
     style: str = "plain"  # chat (the tokenizer's chat template), plain, or auto: chat if it has one
     template: str = "{problem}"  # of a plain prompt
@@ -46,7 +46,7 @@ class PromptConfig:
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """Where problems come from. `path` replaces the training problems by those of a file."""
+    """Source of the problems. `path` replaces the training problems by those of a file."""
 
     name: str = ""
     path: str | None = None
@@ -84,7 +84,7 @@ class TableConfig(DataConfig):
 
 @dataclass(kw_only=True)
 class ConventionsConfig(DataConfig):
-    """The embedded task; see `passk.data.conventions`."""
+    """Embedded task; see `passk.data.conventions`."""
 
     num_train: int = 4096
     num_corpus: int = 65536
@@ -98,9 +98,9 @@ class ConventionsConfig(DataConfig):
 
 @dataclass(kw_only=True)
 class RegimeConfig:
-    """What is optimised. RL regimes are one objective with two numbers, k and pass1_weight.
+    """Training objective. RL regimes share one objective with two numbers, k and pass1_weight.
 
-    Remedies choose them anew at every step, and start from what is configured.
+    Remedies start from the configured numbers and choose them anew at every step.
     """
 
     name: str = ""
@@ -121,13 +121,13 @@ class RegimeConfig:
 
     @property
     def is_remedy(self) -> bool:
-        """Whether the objective is chosen while training."""
+        """True if the objective is chosen while training."""
         return self.name in REMEDIES
 
 
 @dataclass(kw_only=True)
 class RolloutConfig:
-    """How answers are sampled for training."""
+    """Sampling of answers for training."""
 
     engine: str = "auto"  # auto: vllm where a GPU and vLLM are there, else torch
     num_prompts: int = 64
@@ -155,7 +155,7 @@ ANSWER_PLACES = ("boxed", "hash", "last_line", "last_number")
 
 @dataclass(kw_only=True)
 class VerifierConfig:
-    """How answers are judged."""
+    """Judgement of answers."""
 
     name: str = "auto"  # auto: the one that belongs to the data
     answer_in: list[str] = field(default_factory=lambda: ["boxed", "hash", "last_number"])
@@ -171,13 +171,13 @@ class VerifierConfig:
 
 
 def is_noisy(cfg: VerifierConfig) -> bool:
-    """Return whether training sees verdicts that are wrong on purpose."""
+    """Return True if training sees verdicts that are wrong on purpose."""
     return cfg.false_negative_rate > 0 or cfg.false_positive_rate > 0
 
 
 @dataclass(kw_only=True)
 class LearnerConfig:
-    """Optimiser, micro-batches, and how the model is spread over processes."""
+    """Optimiser, micro-batches, and distribution of the model over processes."""
 
     device: str = "auto"
     num_processes: int | str = "auto"  # ranks on this machine; auto: one per GPU
@@ -216,7 +216,7 @@ class TrainingConfig:
 
 @dataclass(kw_only=True)
 class EvalConfig:
-    """How a policy is measured on held-out problems."""
+    """Evaluation of a policy on held-out problems."""
 
     every: int = 25
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
@@ -233,7 +233,7 @@ class EvalConfig:
 
 @dataclass(kw_only=True)
 class DiagnosticsConfig:
-    """Gradient alignment during training, from samples of its own."""
+    """Gradient alignment during training, measured from separate samples."""
 
     every: int = 50  # 0: never, not even at the start of `passk reproduce`
     num_prompts: int = 256
@@ -243,7 +243,7 @@ class DiagnosticsConfig:
 
 @dataclass(kw_only=True)
 class TrackerConfig:
-    """Where metrics go besides `metrics.jsonl`; see docs/trackers.md."""
+    """Tracker of metrics besides `metrics.jsonl`; see docs/trackers.md."""
 
     name: str = "none"  # none, tensorboard, wandb, trackio or mlflow
     project: str = "passk"  # mlflow: the experiment; tensorboard has none
@@ -263,7 +263,7 @@ class SweepConfig:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """What every command that needs a model and data shares."""
+    """Configuration shared by every command that needs a model and data."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -277,7 +277,7 @@ class RunConfig:
 
 @dataclass(kw_only=True)
 class TrainConfig(RunConfig):
-    """`passk train`."""
+    """`passk train`: one training run."""
 
     regime: RegimeConfig = field(default_factory=RegimeConfig)
     train: TrainingConfig = field(default_factory=TrainingConfig)
@@ -287,23 +287,23 @@ class TrainConfig(RunConfig):
 
 
 def target_k(regime: RegimeConfig) -> int:
-    """The k of the objective: 1 where it is Pass@1 alone."""
+    """Return the k of the objective: 1 if it is Pass@1 alone."""
     return regime.k if regime.pass1_weight < 1 else 1
 
 
 def trained_k(regime: RegimeConfig) -> int:
-    """The k that training needs samples for: 1 where the objective or estimator knows no k."""
+    """Return the k that training needs samples for: 1 if objective or estimator has no k."""
     return target_k(regime) if regime.estimator not in ESTIMATORS_WITHOUT_K else 1
 
 
 def uses_products(regime: RegimeConfig) -> bool:
-    """Whether the regime's choices rest on measured products of gradients."""
+    """Return True if the regime's choices rest on measured products of gradients."""
     by_products = regime.name == "adaptive_k" and regime.trigger == "products"
     return by_products or regime.name == "projected"
 
 
-# They may differ between a run and its resumption, and runs that differ in nothing else are repeats
-# of one another: they change no completed step, and the steps to come by no more than the order of
+# Keys that may differ between a run and its resumption. Runs that differ in nothing else are
+# repeats of one another: these keys change no completed step, and later steps only by the order of
 # sums.
 FREE_ON_RESUME = (
     "resume",
