@@ -1,10 +1,10 @@
-"""Who interferes, and from which k on: numbers from one derivative per sample.
+"""Compute agreement and products of gradients for every k from one derivative per sample.
 
-All follows from one number per sample, d_i = <grad log pi(y_i|x), grad J_1>
+Everything follows from one number per sample, d_i = <grad log pi(y_i|x), grad J_1>
 (`passk.diagnostics.derivatives`): the agreement a(x) = <grad p(x), grad J_1> of a prompt (paper eq.
 8) and the product of gradients f(k) = <grad J_k, grad J_1> = E[w_k a] (eq. 9) for every k at once.
 The weights are those of the gradient estimates (`passk.objectives.advantages`), so a mean over
-samples is unbiased wherever d_i comes from other prompts. Tensors and models are not needed here.
+samples is unbiased wherever d_i comes from other prompts. Needs neither tensors nor models.
 """
 
 from collections.abc import Mapping
@@ -21,16 +21,16 @@ from passk.statistics import Interval, bootstrap_intervals, bootstrap_means
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What P prompts with n samples each say, at k = 1 to n.
+    """Agreement, weights and contributions of P prompts with n samples each, at k = 1 to n.
 
-    `contributions_PK` estimates w_k(p) a without bias, `weights_PK` the weight w_k(p) itself; a
+    `contributions_PK` estimates w_k(p) a without bias, `weights_PK` the weight w_k(p) itself. A
     product of the two estimates of one prompt would be biased, as they share its samples.
-    `influences_PK` has the same means f(k), and varies over prompts as their estimates do.
+    `influences_PK` has the same means f(k) and varies over prompts as the estimates of f(k) do.
     """
 
     ks_K: np.ndarray
     scores_P: FloatArray  # a(x)
-    errors_P: FloatArray  # its standard error over the samples of the prompt, the direction given
+    errors_P: FloatArray  # its standard error over the prompt's samples, for a fixed direction
     weights_PK: FloatArray
     contributions_PK: FloatArray
     influences_PK: FloatArray
@@ -41,12 +41,12 @@ def measure(
     derivatives_PG: FloatArray,
     towards: Mapping[int, FloatArray] | None = None,
 ) -> Agreement:
-    """Agreement and products from rewards (0, 1, NaN where not judged) and derivatives d_i.
+    """Compute agreement and products from rewards (0, 1, NaN where not judged) and derivatives d_i.
 
-    A prompt enters f(k) twice: with its part of grad J_k, and with its part of grad J_1. `towards`
-    shows the second, <grad p(x), grad J_k> of each prompt for some k; between them it is
-    interpolated over log k, and held beyond the last. Without it intervals take the gradient of
-    Pass@1 as given.
+    A prompt enters f(k) twice: through its part of grad J_k and through its part of grad J_1.
+    `towards` gives the second, <grad p(x), grad J_k> of each prompt for some k; between them it is
+    interpolated over log k, and held constant beyond the last. Without `towards`, intervals treat
+    the gradient of Pass@1 as known.
     """
     ks_K = np.arange(1, rewards_PG.shape[1] + 1)
     scores_P, errors_P = agreement_scores(rewards_PG, derivatives_PG)
@@ -69,7 +69,7 @@ def measure(
 
 
 def weighted(rewards_PG: FloatArray, derivatives_PG: FloatArray, k: int) -> FloatArray:
-    """The mean of A_i d_i over the judged samples of each prompt: w_k(p) a without bias, [P]."""
+    """Compute the mean of A_i d_i over each prompt's judged samples: w_k(p) a without bias, [P]."""
     num_judged_P = np.maximum((~np.isnan(rewards_PG)).sum(axis=1), 1)
     advantages_PG = mixture_advantages(rewards_PG, k, 0.0)
     means_P: FloatArray = (advantages_PG * derivatives_PG).sum(axis=1) / num_judged_P
@@ -79,10 +79,10 @@ def weighted(rewards_PG: FloatArray, derivatives_PG: FloatArray, k: int) -> Floa
 def agreement_scores(
     rewards_PG: FloatArray, derivatives_PG: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """a(x), which is the sample covariance of r and d, and its standard error, [P] each.
+    """Compute a(x), the sample covariance of r and d, and its standard error, [P] each.
 
-    The error is the jackknife's over the samples of the prompt. It is 0 where all samples are right
-    or all are wrong, which says nothing about a(x), and NaN below 3 judged samples.
+    The error is the jackknife error over the samples of the prompt. It is 0 where all samples are
+    right or all are wrong, which carries no information about a(x), and NaN below 3 judged samples.
     """
     judged_PG = ~np.isnan(rewards_PG)
     n_P1 = judged_PG.sum(axis=1, keepdims=True).astype(np.float64)
@@ -93,7 +93,7 @@ def agreement_scores(
     with np.errstate(invalid="ignore", divide="ignore"):
         r_PG = rewards_PG - total_P1(rewards_PG) / n_P1
         d_PG = derivatives_PG - total_P1(derivatives_PG) / n_P1
-        # The covariance without sample i, but for a constant: both are centred over all n.
+        # The covariance without sample i, up to a constant: both are centred over all n.
         left_out_PG = -n_P1 / ((n_P1 - 1) * (n_P1 - 2)) * r_PG * d_PG
         spread_PG = left_out_PG - total_P1(left_out_PG) / n_P1
         errors_P = np.sqrt((n_P1 - 1) / n_P1 * total_P1(spread_PG**2))[:, 0]
@@ -102,7 +102,7 @@ def agreement_scores(
 
 
 def curve_table(measured: Agreement, num_resamples: int, seed: int) -> pd.DataFrame:
-    """A row per k: f(k) with its bootstrap interval over prompts, and its parts.
+    """Compute f(k) with its bootstrap interval over prompts, and its parts: a row per k.
 
     inner_product = mean_weight * E[a] + covariance (eq. 10) = mean_weight * reweighted_agreement
     (eq. 11), where E[a] = f(1) = |grad J_1|^2.
@@ -127,9 +127,9 @@ def curve_table(measured: Agreement, num_resamples: int, seed: int) -> pd.DataFr
 
 @dataclass(frozen=True, slots=True)
 class FirstConflict:
-    """The smallest k with f(k) < 0, its interval (infinite: none up to n), how often there is one.
+    """The smallest k with f(k) < 0 and its interval (infinite: no k up to n conflicts).
 
-    `share` is that of the resamples in which some k up to n is in conflict.
+    `share` is the share of resamples in which some k up to n conflicts.
     """
 
     k: Interval
@@ -137,7 +137,7 @@ class FirstConflict:
 
 
 def first_conflict(measured: Agreement, num_resamples: int, seed: int) -> FirstConflict:
-    """The first k in conflict, with its bootstrap interval over prompts."""
+    """Find the first k in conflict, with its bootstrap interval over prompts."""
     means_RK = bootstrap_means(measured.influences_PK, num_resamples=num_resamples, seed=seed)
     firsts_R = _first_negative(means_RK, measured.ks_K)
     low, high = np.quantile(firsts_R, (0.025, 0.975), method="inverted_cdf")
@@ -148,7 +148,7 @@ def first_conflict(measured: Agreement, num_resamples: int, seed: int) -> FirstC
 
 
 def _first_negative(means_RK: FloatArray, ks_K: np.ndarray) -> FloatArray:
-    # f(1) is a squared norm: where it is estimated below 0, that is noise.
+    # f(1) is a squared norm: an estimate below 0 is noise.
     negative_RK = (means_RK < 0) & (ks_K > 1)
     firsts_R: FloatArray = np.where(
         negative_RK.any(axis=1), ks_K[negative_RK.argmax(axis=1)].astype(np.float64), inf

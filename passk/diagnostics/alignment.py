@@ -1,4 +1,4 @@
-"""Do two objectives pull the same way? Inner products of their gradients, without self-noise.
+"""Measure whether two objectives pull the same way: inner products of their gradients.
 
 Gradients estimated from the same samples share their noise, which adds a positive term to their
 inner product and can hide a conflict. So every product here is between disjoint halves A and B of
@@ -26,7 +26,7 @@ MAX_GRADIENT_BYTES = 16 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """How two objectives agree: their cosine and inner product, with 95 % intervals."""
+    """Cosine and inner product of the gradients of two objectives, with 95 % intervals."""
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
         *("alignment", "alignment_low", "alignment_high"),
@@ -37,7 +37,7 @@ class Alignment:
     inner_product: Interval
 
     def columns(self) -> dict[str, float]:
-        """As the run files name it: `alignment` is the cosine."""
+        """Return the values by their names in the run files, where `alignment` is the cosine."""
         intervals = (self.cosine, self.inner_product)
         values = [end for i in intervals for end in (i.value, i.low, i.high)]
         return dict(zip(self.COLUMNS, values, strict=True))
@@ -46,12 +46,12 @@ class Alignment:
 def block_gradients(
     learner: Learner, groups: Sequence[Group], objectives: Sequence[Objective], num_blocks: int
 ) -> Tensor:
-    """Ascent gradients of each objective, from each half of the samples, by block of prompts.
+    """Compute ascent gradients by objective, half of the samples, and block of prompts.
 
-    Returns float32 [2 halves, objectives, blocks, parameters] on the CPU; of several ranks, each
-    has the parameters that it holds. Summed over blocks it is the estimate of the whole gradient
-    over the P prompts; block m holds prompts m, m + M, ... and is what the jackknife leaves out.
-    Prompts are exchangeable, so blocks are too.
+    Returns float32 [2 halves, objectives, blocks, parameters] on the CPU; with several ranks, each
+    returns the parameters that it holds. The sum over blocks estimates the whole gradient over the
+    P prompts. Block m holds prompts m, m + M, ... and is what the jackknife leaves out. Prompts are
+    exchangeable, so blocks are too.
     """
     rewards_PG = np.array([group.rewards() for group in groups])
     weights_PGO = _half_weights(rewards_PG, objectives)
@@ -62,9 +62,10 @@ def block_gradients(
 def weighted_gradients(
     learner: Learner, groups: Sequence[Group], weights_PGO: np.ndarray, num_blocks: int
 ) -> Tensor:
-    """sum_i w_i grad log pi(y_i|x) by block of prompts: float32 [O, blocks, parameters].
+    """Compute sum_i w_i grad log pi(y_i|x) by block of prompts: float32 [O, blocks, parameters].
 
-    On the CPU; of several ranks, each has the parameters that it holds.
+    The result is on the CPU; with several ranks, each returns the parameters that it holds. Raises
+    UserError if it would take more than `MAX_GRADIENT_BYTES`.
     """
     # Columns that ask for the same gradient (Pass@1 as regime and as reference) are computed once.
     weights_PGO, columns = np.unique(weights_PGO, axis=2, return_inverse=True)
@@ -85,7 +86,7 @@ def weighted_gradients(
 
 
 def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:
-    """Sample weights [P, n, 2 x objectives]: each column sees one half of the samples only."""
+    """Compute sample weights [P, n, 2 x objectives]; each column uses one half of the samples."""
     num_prompts, num_samples = rewards_PG.shape
     half = num_samples // 2
     weights = np.zeros((num_prompts, num_samples, 2, len(objectives)))
@@ -97,21 +98,21 @@ def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np
 
 
 def alignment(first: Tensor, second: Tensor) -> Alignment:
-    """Agreement of two objectives, each [2 halves, blocks, parameters] from `block_gradients`.
+    """Compute the agreement of two objectives, each [2 halves, blocks, parameters].
 
-    The inner product is (<a_A, b_B> + <a_B, b_A>) / 2, the cosine divides it by
-    sqrt(<a_A, a_B> <b_A, b_B>). Only products between different blocks count: those of a prompt
-    with itself are never negative for our objectives and weigh 1/P, so among few prompts they
-    would hide a conflict. What is left estimates the population that the prompts are drawn from.
-    The cosine is cut to [-1, 1], and NaN where the estimate of a norm is not positive (its ends
-    where that is so without some block). Intervals: delete-a-block jackknife over blocks, which
-    count as equally large. Where the norms are small against the scatter between prompts, the
-    cosine's interval is too narrow (0.74 instead of 0.95 in the worst case tested) and the inner
-    product is the number to trust.
+    `block_gradients` returns such tensors. The inner product is (<a_A, b_B> + <a_B, b_A>) / 2; the
+    cosine divides it by sqrt(<a_A, a_B> <b_A, b_B>). Only products between different blocks count:
+    products of a prompt with itself are never negative for our objectives and weigh 1/P, so among
+    few prompts they would hide a conflict. The rest estimates the population that the prompts are
+    drawn from. The cosine is clipped to [-1, 1]. It is NaN where the estimate of a norm is not
+    positive, and its ends are NaN where that holds after leaving out some block. Intervals:
+    delete-a-block jackknife over blocks, which count as equally large. Where the norms are small
+    against the scatter between prompts, the interval of the cosine is too narrow (coverage 0.74
+    instead of 0.95 in the worst case tested); trust the inner product then.
     """
     blocks = first.shape[1]
     half_a, half_b = torch.stack([first, second], dim=1).double()  # [objective, block, parameter]
-    # All that is needed are sums of inner products between blocks, so take those once.
+    # Only sums of inner products between blocks are needed, so compute those once.
     cross = np.sum(gather(torch.einsum("imd,jnd->imjn", half_a, half_b).numpy()), axis=0)
     different = 1.0 - np.eye(blocks)
 

@@ -1,9 +1,10 @@
-"""What the paper's bounds promise at a checkpoint: corollary 4.4 and proposition 4.5.
+"""Compute the guarantees of the paper's bounds at a checkpoint: corollary 4.4, proposition 4.5.
 
-The weight of a prompt depends on its success alone, so that <grad J_k, grad J_1> is E[w_k(p) b(p)]
-with b(p) = E[a | p]: the bounds hold for groups of prompts of like success as they do for prompts,
-and one noisy prompt does not undo them. All that their proofs ask of G^2 is that no agreement
-outside the interfering set is above it, so the largest of the groups outside stands for it here.
+The weight of a prompt depends on its success alone, so <grad J_k, grad J_1> = E[w_k(p) b(p)] with
+b(p) = E[a | p]. The bounds therefore hold for groups of prompts of similar success as they do for
+prompts, and one noisy prompt does not break them. The proofs need of G^2 only that no agreement
+outside the interfering set is above it, so the largest agreement of the groups outside replaces it
+here.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from passk.diagnostics.agreement import weighted
 from passk.objectives.pass_at_k import FloatArray
 from passk.objectives.theory import PolicyBounds, Separation, k_star, passk_weight
 
-_LEAST_SHARE = 0.05  # of the prompts in a group
+_LEAST_SHARE = 0.05  # smallest share of the prompts in a group
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +30,19 @@ class SuccessGroups:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Every k above `k_star` conflicts; at the k asked for, the product is -`margin` at most."""
+    """Guarantee: every k above `k_star` conflicts; at the given k the product is <= -`margin`."""
 
     separated: Separation
-    largest_agreement: float  # outside, in place of G^2
+    largest_agreement: float  # outside the interfering set, in place of G^2
     k_star: float
-    margin: float  # delta of corollary 4.4: a promise where it is above 0
+    margin: float  # delta of corollary 4.4; guarantees something only above 0
 
 
 def success_groups(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> SuccessGroups:
-    """Prompts sorted by one half of their samples, measured by the other; then the other way.
+    """Group prompts of similar success, sorted by one half of their samples, measured by the other.
 
-    So neither success nor agreement of a group is picked for its noise. Neighbours are joined until
-    each group holds a twentieth of the prompts.
+    Then the halves swap roles. So neither the success nor the agreement of a group is selected for
+    its noise. Neighbours are joined until each group holds a twentieth of the prompts.
     """
     sorted_by, success, agreement = [], [], []
     even, odd = np.s_[:, ::2], np.s_[:, 1::2]
@@ -68,7 +69,7 @@ def success_groups(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> Succes
 
 
 def promise(groups: SuccessGroups, k: int) -> Promise | None:
-    """The least k* over all ways to set hard groups apart; None where none interfere like that."""
+    """Find the least k* over all splits into hard and easier groups; None if none qualifies."""
     order = np.argsort(groups.success_C, kind="stable")
     share_C, success_C = groups.share_C[order], groups.success_C[order]
     agreement_C, weight_C = groups.agreement_C[order], passk_weight(success_C, k)

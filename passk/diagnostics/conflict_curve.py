@@ -1,4 +1,4 @@
-"""f(k) = <grad J_k, grad J_1> for every k, from a training batch's own judged samples."""
+"""Estimate f(k) = <grad J_k, grad J_1> for every k from a training batch's own judged samples."""
 
 from collections.abc import Sequence
 
@@ -21,12 +21,13 @@ def batch_products(
     num_blocks: int,
     preconditioned: bool,
 ) -> tuple[float, ...]:
-    """Unbiased estimates of f(1) to f(largest_k); the weights stay as they are, bit by bit.
+    """Estimate f(1) to f(largest_k) without bias; the weights stay unchanged, bit by bit.
 
-    A prompt's samples meet the gradient of Pass@1 over the prompts of other blocks, so that no
-    product holds a sample or a place of the batch twice. A learner pass and two forward passes.
-    `preconditioned`: <grad J_k, P grad J_1> with Adam's P, which is how Pass@1 changes along the
-    step that Adam takes for Pass@k, but for its momentum; the plain product before its first step.
+    A prompt's samples are multiplied with the gradient of Pass@1 over the prompts of other blocks,
+    so no product holds a sample or a place of the batch twice. The cost is one learner pass and two
+    forward passes. With `preconditioned`, the products are <grad J_k, P grad J_1> with Adam's P:
+    the change of Pass@1 along Adam's step for Pass@k, apart from its momentum. Before Adam's first
+    step they are the plain products.
     """
     rewards_PG = np.array([group.rewards() for group in groups])
     of_problem_P = np.array([group.problem.weight for group in groups])  # as in the step itself

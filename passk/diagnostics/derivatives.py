@@ -1,11 +1,11 @@
-"""Along the gradient of Pass@1, how fast does each sample become likelier? Two forward passes.
+"""Compute how fast each sample becomes likelier along the gradient of Pass@1.
 
 The derivative of log pi(y|x) along a direction is a central difference of log-probabilities at
-theta +- eps u, so that those of all samples cost two forward passes, and no backward pass for each
-prompt. The direction of a sample is the gradient over the prompts outside its own block: nothing in
-it depends on the sample, nor on another sample of its prompt. A diagonal metric M, a number per
-parameter, makes the products <grad J_k, M grad J_1>: Adam's 1 / (sqrt(v) + eps) makes it the change
-of Pass@k along its own step.
+theta +- eps u, so the derivatives of all samples cost two forward passes, without a backward pass
+per prompt. The direction of a sample is the gradient over the prompts outside its own block, so it
+depends neither on the sample nor on another sample of its prompt. A diagonal metric M, a number per
+parameter, turns the products into <grad J_k, M grad J_1>; with Adam's 1 / (sqrt(v) + eps), that is
+the change of Pass@k along Adam's step for Pass@1.
 """
 
 import math
@@ -25,19 +25,19 @@ from passk.learner.learner import Learner
 from passk.ranks import gather
 from passk.types import Group
 
-# Lengths that are tried, as shares of |theta|: along long ones log pi is not straight, short ones
-# drown in the rounding of log-probabilities.
+# Step lengths to try, as shares of |theta|: over long ones log pi is not linear, short ones drown
+# in the rounding of log-probabilities.
 _LENGTHS = tuple(1e-3 / 2**i for i in range(12))
-_NUM_TRIED = 64  # rows that the length is chosen with
+_NUM_TRIED = 64  # rows used to choose the length
 
 
 @dataclass(frozen=True, slots=True)
 class Derivatives:
-    """d log pi(y_i|x) / d theta times the direction, and how well differences stand for it.
+    """Derivatives of log pi(y_i|x) along the direction, and the accuracy of the differences.
 
-    `error` is how much they change when `length` (eps as a share of |theta|) is halved: the norm of
-    the changes over the norm of the derivatives of `num_tried` rows. Samples that no estimator
-    weighs have 0: those not judged, and those of prompts where all are right or all wrong.
+    `error` is the relative change when `length` (eps as a share of |theta|) is halved: the norm of
+    the changes over the norm of the derivatives of `num_tried` rows. Samples to which no estimator
+    gives weight have 0: those not judged, and those of prompts where all are right or all wrong.
     """
 
     values_PG: np.ndarray
@@ -54,12 +54,12 @@ def derivatives_along(
     metric: Tensor | None = None,
     length: float | None = None,
 ) -> Derivatives:
-    """The derivative of each sample's log-probability along the gradient over other prompts.
+    """Compute the derivative of each sample's log-probability along other prompts' gradient.
 
-    `gradients` is [blocks, parameters], of which block m is the part of prompts m, m + M, ... in
-    the mean over all P. A sample of block m is moved along the sum of the others, scaled to the
-    mean over their prompts. `metric` multiplies the direction, a number per parameter. `length` is
-    that of an earlier call, where it is known. The weights are the same afterwards, bit by bit.
+    `gradients` is [blocks, parameters]; block m is the part of prompts m, m + M, ... in the mean
+    over all P. The direction of a sample of block m is the sum of the other blocks, scaled to the
+    mean over their prompts. `metric` multiplies the direction, a number per parameter. `length`
+    reuses that of an earlier call. The weights are the same afterwards, bit by bit.
     """
     num_blocks, num_prompts = len(gradients), len(groups)
     values_PG = np.zeros((num_prompts, len(groups[0].completions)))
@@ -83,7 +83,7 @@ def derivatives_along(
 
 
 def _weighed_rows(groups: Sequence[Group]) -> list[TokenRow]:
-    """The judged samples of the prompts that have a right and a wrong one."""
+    """Return the judged samples of the prompts that have both a right and a wrong one."""
     rewards_PG = np.array([group.rewards() for group in groups])
     signal_P = (rewards_PG == 1).any(axis=1) & (rewards_PG == 0).any(axis=1)
     weighed_PG = signal_P[:, None] & ~np.isnan(rewards_PG)
@@ -93,9 +93,9 @@ def _weighed_rows(groups: Sequence[Group]) -> list[TokenRow]:
 def _best_length(
     learner: Learner, rows: Sequence[TokenRow], direction: Tensor
 ) -> tuple[float, float]:
-    """The length whose slopes change least when it is halved, and by how much they do.
+    """Return the length whose slopes change least when it is halved, and that relative change.
 
-    From long to short, until the changes have begun to grow again.
+    Tries lengths from long to short until the changes begin to grow again.
     """
     best, least = _LENGTHS[0], math.inf
     longer = _slopes(learner, rows, direction, best)
@@ -112,11 +112,11 @@ def _best_length(
 def _slopes(
     learner: Learner, rows: Sequence[TokenRow], direction: Tensor, length: float
 ) -> np.ndarray:
-    """<grad log pi, direction> of each row, by a central difference."""
+    """Compute <grad log pi, direction> of each row by a central difference."""
     size = _norm([direction])
     if size == 0:
         return np.zeros(len(rows))
-    # A gradient of several replicas is divided by their root, so that sums over ranks are right.
+    # Gradients of R replicas are divided by sqrt(R), which makes sums over ranks right.
     root = math.sqrt(learner.cfg.replicas)
     eps = length * _norm(list(learner.trained_parts().values())) / root
     ends = []
@@ -128,13 +128,13 @@ def _slopes(
 
 
 def _norm(parts: Sequence[Tensor]) -> float:
-    """The Euclidean norm of a vector of which every rank has parts."""
+    """Compute the Euclidean norm of a vector whose parts lie on all ranks."""
     return math.sqrt(sum(gather(sum(float(part.double().square().sum()) for part in parts))))
 
 
 @contextmanager
 def moved(learner: Learner, step: Tensor) -> Iterator[None]:
-    """The weights `step` (all trained parameters, flat) away, within the block."""
+    """Shift the weights by `step` (all trained parameters, flat) within the block."""
     parts = list(learner.trained_parts().values())
     before = [part.clone() for part in parts]
     steps = step.split([part.numel() for part in parts])
@@ -148,9 +148,10 @@ def moved(learner: Learner, step: Tensor) -> Iterator[None]:
 
 
 def saved_adam_metric(learner: Learner, checkpoint: Path) -> Tensor:
-    """`adam_metric` from the moments of a checkpoint, which must be a run's.
+    """Compute `adam_metric` from the moments of a checkpoint of a training run.
 
-    Of weights that were all trained; those without gradients are not read.
+    The run must have trained all weights; the moments of weights without gradients are not read.
+    Raises UserError if the checkpoint holds no moments.
     """
     if not (checkpoint / LEARNER).is_dir():
         raise UserError(
@@ -162,9 +163,9 @@ def saved_adam_metric(learner: Learner, checkpoint: Path) -> Tensor:
 
 
 def adam_metric(learner: Learner) -> Tensor:
-    """1 / (sqrt(v) + eps) of a learner that has taken a step, v without the bias of its start.
+    """Compute 1 / (sqrt(v) + eps) for a learner that has taken a step, with bias-corrected v.
 
-    In the order of `Learner.gradient`, this rank's part.
+    Returns this rank's part, in the order of `Learner.gradient`.
     """
     beta, eps = learner.cfg.betas[1], learner.cfg.eps
     parts = []

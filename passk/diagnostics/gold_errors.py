@@ -1,6 +1,6 @@
-"""Gold answers that are likely bad, and the weight that Pass@k puts on prompts whose gold is wrong.
+"""Find gold answers that are likely bad, and the weight of Pass@k on prompts whose gold is wrong.
 
-A gold answer is suspect where samples agree on an answer and the verifier refuses it.
+A gold answer is suspect where samples agree on an answer and the verifier rejects it.
 """
 
 from collections import Counter
@@ -14,17 +14,17 @@ from passk.objectives.pass_at_k import FloatArray
 from passk.types import Group, Verdict
 from passk.verifiers.noise import FALSE_NEGATIVE, FALSE_POSITIVE
 
-_TAIL = 0.025  # on either side of a share
-MIN_SAMPLES = 6  # fewer cannot agree beyond doubt: 0.025^(1/5) < 1/2
+_TAIL = 0.025  # probability outside the bounds of a share, on each side
+MIN_SAMPLES = 6  # fewer samples cannot show agreement: 0.025^(1/5) < 1/2
 
 
 def vote_table(groups: Sequence[Group]) -> pd.DataFrame:
-    """A row per prompt: what its samples answer most often, and how many verdicts were injected.
+    """Count votes and injected verdicts: a row per prompt.
 
-    majority_answer (empty without a vote), majority_votes, majority_share of all n that were
-    judged, majority_accepted; false_negatives and false_positives among the n. Accepted answers are
-    one class, named by the commonest of them, since each is said to equal the gold answer. What has
-    no answer votes for nothing, but counts among the n.
+    The columns are majority_answer (empty without a vote), majority_votes, majority_share of all n
+    judged samples, majority_accepted; false_negatives and false_positives among the n. Accepted
+    answers form one class, named after the most frequent of them, since each is said to equal the
+    gold answer. Samples without an answer do not vote, but count among the n.
     """
     rows = []
     for group in groups:
@@ -45,7 +45,7 @@ def vote_table(groups: Sequence[Group]) -> pd.DataFrame:
 
 
 def _majority(judged: Sequence[Verdict]) -> tuple[str, int, bool]:
-    """The commonest answer, its votes, and whether it is accepted, as it is where classes tie."""
+    """Return the most frequent answer, its votes, and if it is accepted (on a tie, it is)."""
     accepted = Counter(v.answer for v in judged if v.reward == 1 and v.answer)
     refused = Counter(v.answer for v in judged if v.reward != 1 and v.answer)
     (answer, votes), *_ = refused.most_common(1) or [("", 0)]
@@ -55,14 +55,14 @@ def _majority(judged: Sequence[Verdict]) -> tuple[str, int, bool]:
 
 
 def agreement_table(groups: Sequence[Group], prompts: pd.DataFrame) -> pd.DataFrame:
-    """A row per prompt whose samples agree, from `vote_table` and n, c, kind, level, type.
+    """Select the prompts whose samples agree, from `vote_table` and n, c, kind, level, type.
 
     They agree where the lower bound `share_low` of the majority's share lies above 1/2. Only one
-    answer can have more than half of the probability, so it does not matter that the commonest of
-    many was looked for: an answer with half of it or less passes in at most 2.5 % of prompts.
-    `score` is share_low less the upper bound of the share of accepted answers (NaN where the
-    majority is accepted): both bounds hold together with 95 %, so it is a lower bound of how much
-    likelier the refused answer is. `injected` says whether the majority was refused on purpose.
+    answer can have more than half of the probability, so selecting the most frequent of many does
+    no harm: an answer with half of it or less passes in at most 2.5 % of prompts. `score` is
+    share_low minus the upper bound of the share of accepted answers (NaN where the majority is
+    accepted). Both bounds hold together with 95 %, so `score` bounds from below how much likelier
+    the rejected answer is. `injected` is True where the majority answer was rejected on purpose.
     """
     n_P, c_P = prompts["n"].to_numpy(), prompts["c"].to_numpy()
     accepted_P = prompts["majority_accepted"].to_numpy()
@@ -87,10 +87,11 @@ def agreement_table(groups: Sequence[Group], prompts: pd.DataFrame) -> pd.DataFr
 
 
 def suspect_golds(agreed: pd.DataFrame) -> pd.DataFrame:
-    """The prompts whose agreed answer the verifier refuses, the most suspicious first.
+    """Return the prompts whose agreed answer the verifier rejects, the most suspicious first.
 
-    Those come first none of whose samples is accepted: what the model merely prefers to the gold
-    answer leaves it a few samples, a gold answer that is wrong gets none. Then by `score`.
+    Prompts with no accepted sample come first: an answer that the model merely prefers to the gold
+    answer leaves the gold answer a few samples, while a wrong gold answer gets none. Within both
+    parts prompts are sorted by `score`.
     """
     refused = agreed[~agreed["majority_accepted"]].drop(columns="majority_accepted")
     some_right = (refused["c"] > 0).rename("some_right")
@@ -101,9 +102,9 @@ def suspect_golds(agreed: pd.DataFrame) -> pd.DataFrame:
 
 
 def share_bounds(votes_P: np.ndarray, n_P: np.ndarray) -> tuple[FloatArray, FloatArray]:
-    """Exact bounds of a share from votes among n, each wrong with at most 2.5 %; 0 and 1 at n = 0.
+    """Compute exact bounds of a share from votes among n; each fails with at most 2.5 %.
 
-    Source: Clopper and Pearson 1934.
+    At n = 0 the bounds are 0 and 1. Source: Clopper and Pearson 1934.
     """
     with np.errstate(invalid="ignore"):
         low_P: FloatArray = betaincinv(votes_P, n_P - votes_P + 1.0, _TAIL)
@@ -113,22 +114,23 @@ def share_bounds(votes_P: np.ndarray, n_P: np.ndarray) -> tuple[FloatArray, Floa
 
 
 def wrong_gold_share(mean_weight: float, k: int, rate: float) -> float:
-    """e k / (e k + (1-e) E[w_k(p)]): the share of the weight w_k on prompts whose gold is wrong.
+    """Compute e k / (e k + (1-e) E[w_k(p)]), the share of the weight w_k on wrong gold answers.
 
-    Where the gold of each prompt is wrong with probability e, and no sample is then right: such a
-    prompt weighs w_k(0) = k, the most there is, and the others w_k(p) = k (1-p)^(k-1) as before.
+    Assumes that the gold of each prompt is wrong with probability e, and that no sample is then
+    right. Such a prompt weighs w_k(0) = k, the maximum, and the others w_k(p) = k (1-p)^(k-1) as
+    before.
     """
     wrong, right = rate * k, (1 - rate) * mean_weight
     return wrong / (wrong + right) if wrong else 0.0
 
 
 def injected_table(prompts: pd.DataFrame, ks: Sequence[int], rate: float) -> pd.DataFrame:
-    """A row per error and k: what share of prompts had it, of the weight, and of f(k).
+    """Compute the shares of prompts, weight and f(k) with an injected error: a row per error and k.
 
-    `prompts` is the table of `passk diagnose`; a prompt has an error where a verdict of its
-    samples was injected. `expected_weight` is `wrong_gold_share` at the false negative rate, with
-    the weights of the prompts without one; a wrong gold that no sample met is not seen, and counts
-    there as a hard prompt. `contribution` adds up over prompts to f(k), given beside it.
+    `prompts` is the table of `passk diagnose`; a prompt has an error where a verdict of its samples
+    was injected. `expected_weight_share` is `wrong_gold_share` at the false negative rate, with the
+    weights of the prompts without an error. A wrong gold that no sample met is not seen, and counts
+    there as a hard prompt. `contribution` adds up over prompts to f(k), which is given beside it.
     """
     rows = []
     for error in (FALSE_NEGATIVE, FALSE_POSITIVE):

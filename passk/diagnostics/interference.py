@@ -1,8 +1,8 @@
-"""Who interferes with whom: the matrix kappa(x, x') = <grad p(x), grad p(x')> (paper eq. 5).
+"""Analyse the interference matrix kappa(x, x') = <grad p(x), grad p(x')> (paper eq. 5).
 
-Everything here is numbers from vectors that stand for gradients, [2 halves, P, D]: sketches of them
+Everything is computed from vectors that represent gradients, [2 halves, P, D]: sketches of them
 (`passk.diagnostics.sketch`) or the gradients themselves. Two prompts share no samples, so the
-product of their estimates from all samples is unbiased; that of a prompt with itself must be
+product of their estimates from all samples is unbiased; the product of a prompt with itself must be
 between its halves.
 """
 
@@ -16,14 +16,14 @@ from scipy.spatial.distance import squareform
 from passk.objectives.pass_at_k import FloatArray, IntArray
 from passk.statistics import resample_counts
 
-# Prompts are alike as long as the cosines between their groups are this large in the mean. Noise
-# shrinks the cosines of estimates, so it is small; it is twice what a sketch of 4,096 numbers makes
-# of nothing for one pair, 1 / 64. docs/diagnose.md says what it finds.
+# Clusters are joined while the mean cosine between their prompts is at least this. It is small
+# because noise shrinks the cosines of estimates; it is about twice the error of a sketch of 4,096
+# numbers for one pair, 1 / 64. docs/diagnose.md shows the clusters that it finds.
 LEAST_COSINE = 0.03
 
 
 def interference(halves_2PD: FloatArray) -> FloatArray:
-    """kappa [P, P], each entry without bias."""
+    """Compute kappa [P, P], each entry without bias."""
     first_PD, second_PD = halves_2PD.astype(np.float64)
     mean_PD = (first_PD + second_PD) / 2
     kappa_PP: FloatArray = mean_PD @ mean_PD.T
@@ -32,9 +32,9 @@ def interference(halves_2PD: FloatArray) -> FloatArray:
 
 
 def cosines(halves_2PD: FloatArray) -> FloatArray:
-    """Cosines of the estimates from all samples [P, P], shrunk towards 0 by their noise.
+    """Compute cosines of the estimates from all samples [P, P], shrunk towards 0 by their noise.
 
-    0 for prompts without signal, also with themselves.
+    Prompts without signal have cosine 0, also with themselves.
     """
     mean_PD = halves_2PD.astype(np.float64).mean(axis=0)
     norms_P1 = np.linalg.norm(mean_PD, axis=1, keepdims=True)
@@ -44,7 +44,7 @@ def cosines(halves_2PD: FloatArray) -> FloatArray:
 
 
 def most_antagonistic(vectors_PD: FloatArray, most: int) -> list[tuple[int, int]]:
-    """At most so many pairs of prompts, those of the lowest products below 0 first."""
+    """Return at most `most` pairs of prompts with products below 0, lowest product first."""
     products_PP = vectors_PD.astype(np.float64) @ vectors_PD.T.astype(np.float64)
     rows, columns = np.triu_indices(len(products_PP), k=1)
     products = products_PP[rows, columns]
@@ -53,10 +53,10 @@ def most_antagonistic(vectors_PD: FloatArray, most: int) -> list[tuple[int, int]
 
 
 def like_prompts(cosines_PP: FloatArray, least_cosine: float = LEAST_COSINE) -> IntArray:
-    """A cluster for each prompt, from the largest (0) on; -1 without signal.
+    """Assign each prompt a cluster, numbered from the largest (0); -1 for prompts without signal.
 
     Clusters are joined, closest first, while the mean of the cosines between their prompts is
-    `least_cosine` or more (average linkage), so how many there are need not be known.
+    `least_cosine` or more (average linkage), so their number need not be known.
     """
     signal_P = np.diag(cosines_PP) > 0
     labels_P: IntArray = np.full(len(cosines_PP), -1)
@@ -72,7 +72,7 @@ def like_prompts(cosines_PP: FloatArray, least_cosine: float = LEAST_COSINE) -> 
 
 
 def clustered_order(cosines_PP: FloatArray, names: Sequence[str], order: Sequence[str]) -> IntArray:
-    """Places of the prompts with signal: name by name, like beside like within a name."""
+    """Order the prompts with signal name by name, similar prompts together within a name."""
     signal_P, names_P = np.diag(cosines_PP) > 0, np.array(names)
     parts = []
     for name in order:
@@ -92,10 +92,11 @@ def _linkage(cosines_PP: FloatArray) -> FloatArray:
 
 
 def recovered(labels: Sequence[int], names: Sequence[str]) -> tuple[float, float]:
-    """How well clusters separate the names: their purity, and the adjusted Rand index.
+    """Measure how well clusters separate the names: their purity, and the adjusted Rand index.
 
-    Purity is the share of prompts that are of the commonest name of their cluster; the index
-    (Hubert and Arabie 1985) counts pairs that are together in both, 0 by chance and 1 at best.
+    Purity is the share of prompts that have the most frequent name of their cluster. The index
+    (Hubert and Arabie 1985) counts pairs that are together in both; it is 0 by chance and 1 at
+    best.
     """
     counts = pd.crosstab(np.array(labels), np.array(names)).to_numpy()
 
@@ -112,11 +113,12 @@ def recovered(labels: Sequence[int], names: Sequence[str]) -> tuple[float, float
 def between_groups(
     kappa_PP: FloatArray, members: Mapping[str, IntArray], grouping: str, num_resamples: int
 ) -> pd.DataFrame:
-    """A row per pair of groups: the mean kappa between their prompts, with its bootstrap interval.
+    """Compute the mean kappa between the prompts of each pair of groups, with its interval.
 
-    Within a group the products of prompts with themselves are left out, also where a resample
-    holds a prompt twice. Each group is resampled by itself. `cosine` is that of the mean gradients
-    of the two groups, where their norms differ clearly from 0.
+    Within a group the products of prompts with themselves are left out, also where a resample holds
+    a prompt twice. The interval is a bootstrap; each group is resampled by itself. `cosine` is the
+    cosine of the mean gradients of the two groups, NaN where the estimate of a squared norm is not
+    above 0.
     """
     kappa_PP = kappa_PP - np.diag(np.diag(kappa_PP))
     counts = {
@@ -142,7 +144,7 @@ def between_groups(
         for other in list(members)[i:]:
             value = means_R(everyone, name, other)[0]
             spread_R = means_R(counts, name, other)
-            # One prompt has no spread; and a resample of few may hold a single one many times.
+            # One prompt has no spread; a resample of few prompts may hold only one, many times.
             enough = min(len(members[name]), len(members[other])) > 1
             low, high = np.nanquantile(spread_R, (0.025, 0.975)) if enough else (np.nan, np.nan)
             norm = np.sqrt(max(norms2[name], 0) * max(norms2[other], 0))
@@ -164,11 +166,12 @@ def between_groups(
 def cluster_agreements(
     kappa_PP: FloatArray, labels_P: IntArray, least_size: int, num_resamples: int
 ) -> pd.DataFrame:
-    """A row per cluster of so many prompts: their mean kappa with all others, with its interval.
+    """Compute the mean kappa of each cluster with all other prompts, and its interval.
 
-    That is the mean of their agreements (equation 8) with the gradient over these prompts, none of
-    which meets itself. The bootstrap over prompts draws both sides, so it counts the noise of the
-    gradient too. `labels_P` must not come from the samples that kappa does.
+    Clusters with fewer than `least_size` prompts are left out. The mean is that of the agreements
+    (equation 8) of the cluster's prompts with the gradient over all prompts, without products of a
+    prompt with itself. The bootstrap over prompts draws both sides, so it includes the noise of the
+    gradient. `labels_P` must not come from the samples that kappa comes from.
     """
     kappa_PP = kappa_PP - np.diag(np.diag(kappa_PP))
     counts_RP = np.concatenate([*resample_counts(len(kappa_PP), num_resamples, 0)])
@@ -181,7 +184,7 @@ def cluster_agreements(
         inside_RP = draws_RP[:, members]
         sums_R = (inside_RP @ kappa_PP[members] * draws_RP).sum(axis=1)
         num_pairs_R = inside_RP.sum(axis=1) * draws_RP.sum(axis=1) - (inside_RP**2).sum(axis=1)
-        with np.errstate(invalid="ignore"):  # a resample without any of a small cluster
+        with np.errstate(invalid="ignore"):  # a resample may hold no prompt of a small cluster
             value, *spread = sums_R / num_pairs_R
         low, high = np.nanquantile(spread, (0.025, 0.975))
         rows.append(

@@ -1,4 +1,4 @@
-"""The interference matrix of a model's prompts: sketched, checked, and its worst pairs measured."""
+"""Sketch the interference matrix of a model's prompts, check it, and measure its worst pairs."""
 
 import time
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from passk.objectives.advantages import mixture_advantages
 from passk.ranks import gather
 from passk.types import Group
 
-NUM_PAIRS = 50  # that are measured and listed
-_NUM_EXACT = 32  # prompts whose products are also taken of the gradients themselves
+NUM_PAIRS = 50  # pairs that are measured and listed
+_NUM_EXACT = 32  # prompts whose products are also computed from whole gradients
 _MOST_EXACT_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Sketches of the gradients of P prompts, and what was measured beside them.
+    """Sketches of the gradients of P prompts, and measurements beside them.
 
     `pairs` has a row for each of the pairs that look most antagonistic in the first halves of the
     samples: `first` and `second` (places of the prompts), `selected_by` (kappa from those halves),
@@ -38,8 +38,8 @@ class Matrix:
     halves_2PD: np.ndarray
     pairs: pd.DataFrame
     exact: pd.DataFrame
-    seconds: float  # of the sketches
-    seconds_beside: float  # of the rest
+    seconds: float  # spent on the sketches
+    seconds_beside: float  # spent on the rest
 
 
 def measure_matrix(
@@ -51,7 +51,7 @@ def measure_matrix(
     metric: Tensor | None,
     length: float,
 ) -> Matrix:
-    """Sketches of `size` entries of all prompts; `length` is that of `derivatives_along`."""
+    """Sketch all prompts to `size` entries and check; `length` comes from `derivatives_along`."""
     started = time.perf_counter()
     halves_2PD = sketches(learner, groups, size, seed=seed, metric=metric).numpy()
     sketched = time.perf_counter()
@@ -69,7 +69,7 @@ def _compared(
     seed: int,
     metric: Tensor | None,
 ) -> pd.DataFrame:
-    """Products of sketches beside those of the gradients, for a few prompts with signal."""
+    """Compare products of sketches with those of the gradients for a few prompts with signal."""
     with_signal = np.flatnonzero(halves_2PD.any(axis=(0, 2)))
     largest = max(gather(learner.num_local_parameters()))
     most = min(_NUM_EXACT, len(with_signal), _MOST_EXACT_BYTES // (2 * 4 * largest))
@@ -101,11 +101,11 @@ def measured_pairs(
     metric: Tensor | None,
     length: float,
 ) -> pd.DataFrame:
-    """kappa of chosen pairs, not sketched and from their second halves alone.
+    """Measure kappa of chosen pairs without sketches, from their second halves alone.
 
-    Which pairs are chosen must not depend on these, or the worst would look worse than they are.
-    The error adds the jackknife errors over the samples of either prompt, the other's given, and
-    is missing where a prompt's samples are all right or all wrong.
+    The choice of pairs must not depend on these halves, or the worst would look worse than they
+    are. The error combines the jackknife errors over the samples of either prompt, with the other's
+    fixed. It is NaN where a prompt's samples are all right or all wrong.
     """
     second = halves(groups)[1]
     rows = []
@@ -113,7 +113,7 @@ def measured_pairs(
         both = [second[one], second[two]]
         rewards_PG = np.array([group.rewards() for group in both])
         weights_PG = advantage_weights(mixture_advantages(rewards_PG, 1, 1.0), rewards_PG)
-        # Two blocks of one prompt each: each is moved along the gradient of the other.
+        # Two blocks of one prompt each: derivatives of each are along the gradient of the other.
         gradients = weighted_gradients(learner, both, weights_PG[..., None], 2)[0]
         slopes = derivatives_along(learner, both, gradients, metric=metric, length=length)
         scores_P, errors_P = agreement_scores(rewards_PG, slopes.values_PG)

@@ -1,10 +1,10 @@
 """Measure filtered sets of easy and hard prompts: from samples to the tables of `paper_sets`.
 
 Two passes over the samples are enough. Every estimate of a prompt's gradient weights its right
-samples alike, and its wrong ones alike, so sums of grad log pi over the one and over the other
-determine it, and gradients of sets are sums of these with coefficients. The first pass adds them
-up; the second multiplies each prompt's sums with them, and with each other, so that a prompt's
-product with itself is known and can be taken out.
+samples alike, and its wrong ones alike, so the sums of grad log pi over right and over wrong
+samples determine it, and gradients of sets are sums of these with coefficients. The first pass adds
+them up. The second multiplies each prompt's sums with the results and with each other, so that a
+prompt's product with itself is known and can be removed.
 """
 
 import time
@@ -46,8 +46,8 @@ from passk.types import Group
 class PromptProducts:
     """Products of each prompt's two sums (over right samples, over wrong ones): [P, 2, ...].
 
-    `along_P2O` are those with each of O gradients, `within_P22` those with each other. Of a prompt
-    that enters no gradient they are 0.
+    `along_P2O` are the products with each of O gradients, `within_P22` those with each other. Both
+    are 0 for a prompt that enters no gradient.
     """
 
     along_P2O: FloatArray
@@ -57,7 +57,10 @@ class PromptProducts:
 def prompt_products(
     learner: Learner, groups: Sequence[Group], coefficients_P2O: FloatArray
 ) -> PromptProducts:
-    """Products with O gradients: coefficients times the sums over right and over wrong samples."""
+    """Compute products with O gradients: coefficients times the sums over right and wrong samples.
+
+    Raises UserError if the gradients would take more than `MAX_GRADIENT_BYTES`.
+    """
     num_gradients, size = coefficients_P2O.shape[2], learner.num_local_parameters()
     if (needed := 4 * num_gradients * size) > MAX_GRADIENT_BYTES:
         raise UserError(
@@ -80,18 +83,18 @@ def prompt_products(
             sums_2D[side] = _score_sums(learner, groups[p], side)
         along_P2O[p] = (sums_2D @ gradients_OD.T).numpy()
         within_P22[p] = (sums_2D @ sums_2D.T).numpy()
-    # Each rank has products over the parameters that it holds.
+    # Each rank computes products over the parameters that it holds.
     return PromptProducts(np.sum(gather(along_P2O), axis=0), np.sum(gather(within_P22), axis=0))
 
 
 def _score_sums(learner: Learner, group: Group, side: int) -> Tensor:
-    """The sum of grad log pi over the right (0) or the wrong (1) samples of a prompt, [D]."""
+    """Sum grad log pi over the right (0) or the wrong (1) samples of a prompt, [D]."""
     chosen_1G = np.array([group.rewards()]) == 1 - side
     rows = make_rows([group], chosen_1G[..., None].astype(np.float64))
     return -learner.gradient(rows)
 
 
-_ESTIMATES = {PAPER: ("plain",), CORRECTED: ("pass1_2P2", "passk_2P2")}  # of gradients of a set
+_ESTIMATES = {PAPER: ("plain",), CORRECTED: ("pass1_2P2", "passk_2P2")}  # by way
 _BY_PROMPT = ("easy_above", "hard_below", "way")
 Direction = tuple[str, str, float]  # an estimate, easy or hard, and the threshold
 
@@ -104,7 +107,7 @@ def measure_filtered(
     k: int,
     num_resamples: int,
 ) -> Filtered:
-    """Both ways for each of `diagnose.filtered_sets`; `k` is that of the corrected one."""
+    """Measure each of `diagnose.filtered_sets` in both ways; the corrected way uses `k`."""
     started = time.perf_counter()
     rewards_PG = np.array([group.rewards() for group in groups])
     chosen_sets = {
@@ -154,7 +157,7 @@ def measure_filtered(
 def _directions(
     rewards_PG: FloatArray, chosen_sets: Mapping[tuple[str, FilteredSet], Members], k: int
 ) -> dict[Direction, FloatArray]:
-    """The gradients, summed over easy or hard prompts, that sets with both are put together of."""
+    """Build the coefficients of the gradients, per easy or hard side, of sets with both sides."""
     coefficients = {
         "plain": plain_coefficients(rewards_PG),
         "pass1_2P2": unbiased_coefficients(rewards_PG, 1),

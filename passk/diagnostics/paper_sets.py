@@ -1,10 +1,10 @@
-"""Filtered sets of easy and hard prompts, as in section 5 of the paper, and their numbers.
+"""Compute the numbers of filtered sets of easy and hard prompts, as in section 5 of the paper.
 
 A set keeps the prompts of success above one threshold or below another, and agreement is measured
-against the gradient of Pass@1 on the set itself. `papers_way` repeats what the paper did with n
-samples: k = n, plug-in weights n (1 - c/n)^(n-1), the plain estimate sum_right grad log pi / n, and
-the same samples on both sides of every product. `corrected` takes estimates without bias for a
-k < n, and lets no prompt meet itself. Models and tensors are not needed here.
+against the gradient of Pass@1 on the set itself. `papers_way` repeats the paper's computation with
+n samples: k = n, plug-in weights n (1 - c/n)^(n-1), the plain estimate sum_right grad log pi / n,
+and the same samples on both sides of every product. `corrected` uses unbiased estimates for a k <
+n, and leaves out products of a prompt with itself. Needs neither models nor tensors.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _TAILS = (0.025, 0.975)
 
 @dataclass(frozen=True, slots=True)
 class FilteredSet:
-    """Prompts of success above `easy_above` or below `hard_below`."""
+    """Thresholds of a set: prompts of success above `easy_above` or below `hard_below`."""
 
     easy_above: float
     hard_below: float
@@ -31,36 +31,36 @@ class FilteredSet:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Which prompts belong to a set, and which of them are the hard ones; bool [P] each."""
+    """Masks of the easy and of the hard prompts of a set; bool [P] each."""
 
     easy_P: np.ndarray
     hard_P: np.ndarray
 
     @property
     def all_P(self) -> np.ndarray:
-        """The set."""
+        """Mask of all prompts of the set."""
         members_P: np.ndarray = self.easy_P | self.hard_P
         return members_P
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has easy and hard prompts."""
+        """True if the set has both easy and hard prompts."""
         return bool(self.easy_P.any() and self.hard_P.any())
 
 
 @dataclass(frozen=True, slots=True)
 class SetValues:
-    """Of the N prompts of a set: a, w, w a; and how much of their means are own products."""
+    """Values a, w and w a of the N prompts of a set, and the own products in their means."""
 
     agreement_N: FloatArray
     weight_N: FloatArray
     contribution_N: FloatArray
-    own_agreement: float  # what a prompt's product with itself adds to the mean of a
-    own_contribution: float  # ... and to the mean of w a
+    own_agreement: float  # part of the mean of a from products of prompts with themselves
+    own_contribution: float  # ... and of the mean of w a
 
 
 def members(rewards_PG: FloatArray, chosen: FilteredSet, *, keep_unsolved: bool) -> Members:
-    """Chosen by rewards; prompts of which no sample is right are left out unless they are kept."""
+    """Select a set by rewards; prompts with no right sample count as hard if `keep_unsolved`."""
     n_P, c_P = counts(rewards_PG)
     p_P = np.divide(c_P, n_P, out=np.full(len(n_P), np.nan), where=n_P > 0)
     hard_P = (p_P < chosen.hard_below) & ((c_P > 0) | keep_unsolved)
@@ -68,19 +68,19 @@ def members(rewards_PG: FloatArray, chosen: FilteredSet, *, keep_unsolved: bool)
 
 
 def counts(rewards_PG: FloatArray) -> tuple[np.ndarray, np.ndarray]:
-    """Judged and right samples of each prompt, [P] each."""
+    """Count the judged and the right samples of each prompt, [P] each."""
     return (~np.isnan(rewards_PG)).sum(axis=1), (rewards_PG == 1).sum(axis=1)
 
 
 def plain_coefficients(rewards_PG: FloatArray) -> FloatArray:
-    """sum_right grad log pi / n (paper eq. 4): what right and wrong samples weigh in it, [P, 2]."""
+    """Return weights of right and wrong samples in sum_right grad log pi / n (eq. 4), [P, 2]."""
     n_P, _ = counts(rewards_PG)
     right_P = 1 / np.maximum(n_P, 1)
     return np.stack([right_P, np.zeros(len(n_P))], axis=1)
 
 
 def unbiased_coefficients(rewards_PG: FloatArray, k: int) -> FloatArray:
-    """The same of the estimate of grad J_k that training uses, with its baseline, [P, 2]."""
+    """Return the same weights for training's estimate of grad J_k, with its baseline, [P, 2]."""
     n_P, c_P = counts(rewards_PG)
     advantages_PG = mixture_advantages(rewards_PG, k, 0.0)
     sides = [(rewards_PG == reward) * advantages_PG for reward in (1, 0)]
@@ -89,7 +89,7 @@ def unbiased_coefficients(rewards_PG: FloatArray, k: int) -> FloatArray:
 
 
 def plug_in_weights(rewards_PG: FloatArray) -> FloatArray:
-    """n (1 - c/n)^(n-1), [P]: of 32 samples 11.96, 4.33, 1.51 at c = 1, 2, 3."""
+    """Compute n (1 - c/n)^(n-1), [P]: for 32 samples 11.96, 4.33, 1.51 at c = 1, 2, 3."""
     n_P, c_P = counts(rewards_PG)
     weights_P: FloatArray = n_P * (1 - c_P / np.maximum(n_P, 1)) ** np.maximum(n_P - 1, 0)
     return weights_P
@@ -98,7 +98,10 @@ def plug_in_weights(rewards_PG: FloatArray) -> FloatArray:
 def papers_way(
     rewards_PG: FloatArray, within: Members, along_P2: FloatArray, within_P22: FloatArray
 ) -> SetValues:
-    """`along_P2` are products with the plain gradient of the set, summed over its prompts."""
+    """Compute the values of a set as the paper does.
+
+    `along_P2` are products with the plain gradient of the set, summed over its prompts.
+    """
     chosen = within.all_P
     plain_N2 = plain_coefficients(rewards_PG)[chosen]
     size = len(plain_N2)
@@ -116,10 +119,10 @@ def papers_way(
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """Estimates without a prompt's product with itself, and what their intervals need.
+    """Estimates without a prompt's product with itself, and the influences for their intervals.
 
-    Columns of `influences_N4` vary over prompts as the estimates of mean a, mean w a, and the means
-    of a over easy and over hard prompts do, and have these as their means.
+    The columns of `influences_N4` vary over prompts as the estimates of mean a, mean w a, and the
+    means of a over easy and over hard prompts do, and have these as their means.
     """
 
     values: SetValues
@@ -134,11 +137,11 @@ def corrected(
     passk_2P2: FloatArray,
     within_P22: FloatArray,
 ) -> Corrected:
-    """At k, over a set of two prompts or more.
+    """Compute unbiased values at k over a set of two prompts or more.
 
     `pass1_2P2` and `passk_2P2` are products with the summed gradients of Pass@1 and of Pass@k of
-    the set's easy prompts, and of its hard ones. A prompt enters a product of gradients twice, with
-    its part of the one and of the other, and so it does in the influences.
+    the set's easy prompts, and of its hard ones. A prompt enters a product of gradients twice, once
+    in each factor, and the influences account for both.
     """
     chosen = within.all_P
     inside_2N = np.stack([within.easy_P, within.hard_P])[:, chosen]
@@ -148,7 +151,7 @@ def corrected(
     def with_others(
         mine_N2: FloatArray, theirs_N2: FloatArray, along_2P2: FloatArray
     ) -> FloatArray:
-        """Products of each prompt with the other easy and the other hard ones, summed, [2, N]."""
+        """Sum products of each prompt with the other easy and the other hard ones, [2, N]."""
         own_N = np.einsum("ni,nij,nj->n", mine_N2, within_P22[chosen], theirs_N2)
         sums_2N: FloatArray = (mine_N2 * along_2P2[:, chosen]).sum(axis=2) - inside_2N * own_N
         return sums_2N
@@ -159,7 +162,7 @@ def corrected(
     second_N = with_others(ones_N2, ks_N2, passk_2P2).sum(axis=0) / others
     columns = [2 * agreement_N - agreement_N.mean(), contribution_N + second_N - second_N.mean()]
     for inside_N, met_N in zip(inside_2N, pass1_2N, strict=True):
-        # The mean over a part moves with the prompts in it, and with all that these meet.
+        # The mean over a part depends on its prompts and on all those multiplied with them.
         share, count = inside_N.mean(), inside_N.sum()
         mean = agreement_N[inside_N].mean()
         met_N = met_N / np.maximum(count - inside_N, 1)
@@ -170,7 +173,7 @@ def corrected(
 
 
 def summary(values: SetValues, within: Members) -> dict[str, float]:
-    """Mean a (= |grad J_1|^2 of the set), mean and sum of w a, and what equations 9 to 11 say."""
+    """Compute mean a (= |grad J_1|^2 of the set), mean and sum of w a, and equations 9 to 11."""
     agreement_N, hard_N = values.agreement_N, within.hard_P[within.all_P]
     found = {
         "easy_agreement": agreement_N[~hard_N].mean(),
@@ -182,7 +185,7 @@ def summary(values: SetValues, within: Members) -> dict[str, float]:
 
 
 def intervals(found: Corrected, num_resamples: int) -> dict[str, float]:
-    """X_low and X_high for each X of `summary` and of the parts: a bootstrap over prompts."""
+    """Bootstrap over prompts: X_low and X_high for each X of `summary` and of its parts."""
     columns_N5 = np.column_stack([found.influences_N4, found.values.weight_N])
     means_R5 = bootstrap_means(columns_N5, num_resamples=num_resamples)
     agreement_R, contribution_R, easy_R, hard_R, weight_R = means_R5.T
@@ -200,7 +203,7 @@ def intervals(found: Corrected, num_resamples: int) -> dict[str, float]:
 
 
 def _derived(agreement: Any, weight: Any, contribution: Any) -> dict[str, Any]:
-    """From means of a, w and w a; the norm is 0 where its square is estimated below it."""
+    """Derive values from means of a, w and w a; a norm with a negative square estimate is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
             "agreement": agreement,
@@ -215,10 +218,10 @@ def _derived(agreement: Any, weight: Any, contribution: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """A row per set and way, and a row per set, way and prompt; `k` is that of the corrected way.
+    """A table with a row per set and way, and one with a row per set, way and prompt.
 
-    `num_samples` is n, and the k of the paper's way; `hardest` and `easiest` are the least and the
-    largest success by which sets were split.
+    `k` is that of the corrected way; `num_samples` is n, and the k of the paper's way; `hardest`
+    and `easiest` are the least and the largest success by which sets were split.
     """
 
     table: pd.DataFrame

@@ -1,11 +1,11 @@
-"""Which prompts interfere for good? Agreement over several checkpoints, tested prompt by prompt.
+"""Test prompt by prompt, over several checkpoints, which prompts interfere persistently.
 
-At one checkpoint the agreement a(x) = Cov(r, d) of a prompt mixes what the data ask for with what
+At one checkpoint the agreement a(x) = Cov(r, d) of a prompt mixes a property of the data with what
 the model happens to be learning: on the embedded task a quarter of the harmless prompts are
 significantly negative at one checkpoint, and others at the next. Interference that comes from the
-data stays. So a prompt counts as interfering if its agreement is below 0 over checkpoints. What is
-averaged is the correlation of r and d, which has the sign of a(x) and the same scale at every
-checkpoint, whatever the gradient's length. Tensors and models are not needed here.
+data stays. So a prompt counts as interfering if its agreement is below 0 over checkpoints. The test
+averages the correlation of r and d, which has the sign of a(x) and the same scale at every
+checkpoint, whatever the gradient's length. Needs neither tensors nor models.
 """
 
 import warnings
@@ -16,11 +16,11 @@ from scipy import stats
 
 from passk.objectives.pass_at_k import FloatArray
 
-_NEEDED = 3  # checkpoints from which on their spread is estimated
+_NEEDED = 3  # checkpoints needed to estimate their spread
 
 
 def correlations(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> FloatArray:
-    """corr(r, d) over the judged samples of each prompt, [P]; NaN where r or d does not vary."""
+    """Compute corr(r, d) over each prompt's judged samples, [P]; NaN where r or d is constant."""
     judged_PG = ~np.isnan(rewards_PG)
     count_P1 = np.maximum(judged_PG.sum(axis=1, keepdims=True), 1)
 
@@ -39,10 +39,10 @@ def correlations(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> FloatArr
 def negative_p_values(
     correlations_CP: FloatArray, scores_CP: FloatArray, errors_CP: FloatArray
 ) -> FloatArray:
-    """One-sided p-values of 'the agreement of this prompt is not below 0', [P].
+    """Compute one-sided p-values of 'the agreement of this prompt is not below 0', [P].
 
-    From C >= 3 checkpoints: Student's t over the checkpoints at which the prompt has signal, NaN
-    with fewer than three of them. From fewer the spread over checkpoints is not known: then the
+    With C >= 3 checkpoints: Student's t over the checkpoints at which the prompt has signal, NaN
+    with fewer than three of them. With fewer checkpoints their spread is not known. Then the
     agreement must be negative at each, by its standard error over samples, and the largest p-value
     counts (an intersection-union test); NaN without signal.
     """
@@ -54,7 +54,7 @@ def negative_p_values(
     p_P = np.full(correlations_CP.shape[1], np.nan)
     seen_P = (~np.isnan(correlations_CP)).sum(axis=0) >= _NEEDED
     if seen_P.any():
-        with warnings.catch_warnings():  # of correlations that are all but equal: so they are
+        with warnings.catch_warnings():  # scipy warns of nearly equal correlations
             warnings.simplefilter("ignore", RuntimeWarning)
             tested = stats.ttest_1samp(
                 correlations_CP[:, seen_P], 0.0, nan_policy="omit", alternative="less"
@@ -64,9 +64,10 @@ def negative_p_values(
 
 
 def false_discovery_rates(p_values_P: FloatArray) -> FloatArray:
-    """Benjamini and Hochberg's adjusted p-values over the prompts that have one, [P].
+    """Compute Benjamini and Hochberg's adjusted p-values over the prompts that have one, [P].
 
-    Calling all below q interfering, a share of q at most is expected not to be.
+    If all prompts below q are called interfering, at most a share q of them is expected to be
+    wrong.
     """
     known_P = ~np.isnan(p_values_P)
     q_P = np.full(len(p_values_P), np.nan)
@@ -76,7 +77,7 @@ def false_discovery_rates(p_values_P: FloatArray) -> FloatArray:
 
 
 def random_control(chosen_P: np.ndarray, eligible_P: np.ndarray, seed: int) -> np.ndarray:
-    """As many prompts as are chosen, at random from all that are eligible, bool [P]."""
+    """Choose as many prompts as in `chosen_P` at random from all eligible ones, bool [P]."""
     rng = np.random.default_rng(seed)
     picked_P = np.zeros(len(chosen_P), dtype=bool)
     picked_P[rng.choice(np.flatnonzero(eligible_P), int(chosen_P.sum()), replace=False)] = True
@@ -86,10 +87,10 @@ def random_control(chosen_P: np.ndarray, eligible_P: np.ndarray, seed: int) -> n
 def matched_control(
     chosen_P: np.ndarray, eligible_P: np.ndarray, success_P: FloatArray, seed: int
 ) -> np.ndarray:
-    """Prompts that are not chosen, as hard as those that are where there are such, bool [P].
+    """Choose prompts outside `chosen_P` that are as hard as those in it where possible, bool [P].
 
-    Each chosen prompt, in random order, takes the eligible one of the nearest success that is left
-    (ties at random): difficulty without interference. Fewer where fewer are left.
+    Each chosen prompt, in random order, takes the remaining eligible one of the nearest success
+    (ties at random): difficulty without interference. The result is smaller if too few remain.
     """
     rng = np.random.default_rng(seed)
     pool = rng.permutation(np.flatnonzero(eligible_P & ~chosen_P))

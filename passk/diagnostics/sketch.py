@@ -1,9 +1,9 @@
-"""Sketches of the gradients of many prompts, short enough to keep: their products are kept too.
+"""Sketch the gradients of many prompts: vectors short enough to keep that preserve products.
 
 A count sketch (Charikar, Chen and Farach-Colton 2002) adds every entry of a vector, with a random
 sign, to one of `size` buckets: a sparse random projection. Products of sketches are unbiased for
 products of the vectors, <Su, Sv> = <u, v> with an error of about |u| |v| / sqrt(size), whatever the
-number of parameters. Nothing but one parameter's signs is in memory at a time, as they are drawn
+number of parameters. At most the signs of one parameter are in memory at a time, as they are drawn
 again from the same seed for every gradient.
 """
 
@@ -26,7 +26,7 @@ _MOST_AT_ONCE = 1 << 22  # entries whose signs are held at once
 
 
 def halves(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    """The prompts with the first half of their samples, and with the second."""
+    """Split the samples of each prompt: the prompts with the first halves, and with the second."""
     middle = len(groups[0].completions) // 2
     first, second = (
         [replace(g, completions=g.completions[part], verdicts=g.verdicts[part]) for g in groups]
@@ -43,12 +43,12 @@ def sketches(
     seed: int = 0,
     metric: Tensor | None = None,
 ) -> Tensor:
-    """Of grad p(x) of each prompt, from each half of its samples: float32 [2 halves, P, size].
+    """Sketch grad p(x) of each prompt from each half of its samples: float32 [2 halves, P, size].
 
-    Estimates with RLOO's advantages, unbiased each. A half whose samples are all right or all
-    wrong shows no gradient and has a sketch of zeros. `metric`, a number per parameter, makes the
-    products of sketches those of <u, M v>. On several ranks each sketches what it holds, and all
-    get the sum, which is a sketch of the whole.
+    The estimates use RLOO's advantages and are unbiased. A half whose samples are all right or all
+    wrong shows no gradient and has a sketch of zeros. With `metric`, a number per parameter,
+    products of sketches estimate <u, M v>. With several ranks each sketches the parameters that it
+    holds, and all get the sum, which is a sketch of the whole.
     """
     root = None if metric is None else metric.sqrt()
     found = torch.zeros(2, len(groups), size)
@@ -61,7 +61,7 @@ def sketches(
 def gradient_halves(
     learner: Learner, groups: Sequence[Group], metric: Tensor | None = None
 ) -> Tensor:
-    """What `sketches` sketches: float32 [2 halves, P, parameters that this rank holds]."""
+    """Compute the gradients that `sketches` sketches: float32 [2 halves, P, local parameters]."""
     found = torch.zeros(2, len(groups), learner.num_local_parameters())
     for half, p, rows in _rows_of_halves(groups):
         found[half, p] = -learner.gradient(rows)
@@ -69,9 +69,9 @@ def gradient_halves(
 
 
 def _rows_of_halves(groups: Sequence[Group]) -> Iterator[tuple[int, int, list[TokenRow]]]:
-    """The half, the prompt, and the rows whose gradient says how it becomes likelier to succeed.
+    """Yield the half, the prompt, and the rows whose gradient is grad p(x).
 
-    Only where there are any: the gradient of the others is zero.
+    Prompts without rows are left out: their gradient is zero.
     """
     for half, members in enumerate(halves(groups)):
         for p, group in enumerate(members):
@@ -82,9 +82,9 @@ def _rows_of_halves(groups: Sequence[Group]) -> Iterator[tuple[int, int, list[To
 
 
 def count_sketch(parts: Sequence[Tensor], size: int, seed: int, root: Tensor | None) -> Tensor:
-    """The sketch of a vector in parts, of which this rank has its own; of root * vector if given.
+    """Sketch a vector given in parts, of which this rank holds its own; with `root`, root * vector.
 
-    The same seed makes the same sketch, so that sketches add up as the vectors do.
+    The same seed gives the same projection, so sketches add up as the vectors do.
     """
     total = torch.zeros(size, device=parts[0].device)
     generator = torch.Generator(parts[0].device).manual_seed(seed + rank())
@@ -100,10 +100,10 @@ def count_sketch(parts: Sequence[Tensor], size: int, seed: int, root: Tensor | N
 
 
 def _folded(values: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Rows of `size` entries with random signs, each row turned by a random number of places.
+    """Sum rows of `size` entries with random signs, each row rotated by a random number of places.
 
-    So two entries of one row never meet, and others do with a chance of 1 / size, as if each had
-    drawn a bucket of its own; and the sum over rows needs no writes to the same place.
+    Two entries of one row never share a bucket, and others do with a chance of 1 / size, as if each
+    had drawn its own bucket; and the sum over rows needs no writes to the same place.
     """
     device, num_rows = values.device, -(-len(values) // size)
     signs = torch.randint(2, (len(values),), generator=generator, device=device, dtype=torch.int8)
