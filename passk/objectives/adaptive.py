@@ -1,8 +1,8 @@
-"""Regimes that choose their objective anew at every step, from what training has measured so far.
+"""Choose the objective of each step from the measurements of earlier steps (the remedies).
 
-Nothing here knows of gradients or models: a rule takes the history of measurements and gives the
-numbers of the objective (k, the weight of Pass@1, the success a prompt needs to enter). f(k) below
-is the product of gradients <grad J_k, grad J_1>, measured from the batches themselves
+Nothing here handles gradients or models: a rule maps the history of measurements to the numbers of
+the objective (k, the weight of Pass@1, the success that a prompt needs to enter). f(k) below is the
+product of gradients <grad J_k, grad J_1>, measured from the batches themselves
 (`passk.diagnostics.conflict_curve`). A choice rests on earlier batches only, so the next batch's
 gradient is unbiased for it.
 """
@@ -22,10 +22,10 @@ _UNKNOWN = Interval(np.nan, np.nan, np.nan)
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a regime remembers, oldest first: at most `regime.window` of each.
+    """Past measurements, oldest first: at most `regime.window` of each kind.
 
-    `products` are measurements of f(1) to f(regime.k); `pass1` is the Pass@1 of the batches that
-    were drawn under `objective`, the last one in force.
+    `products` are measurements of f(1) to f(regime.k). `pass1` is the Pass@1 of the batches that
+    were drawn under `objective`, the objective of the last step.
     """
 
     products: tuple[tuple[float, ...], ...] = ()
@@ -34,7 +34,7 @@ class History:
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> "History":
-        """From what `dataclasses.asdict` and JSON made of one."""
+        """Restore a history from its `dataclasses.asdict`, as JSON returns it."""
         in_force = saved["objective"]
         return cls(
             tuple(tuple(row) for row in saved["products"]),
@@ -44,7 +44,7 @@ class History:
 
 
 def choose(regime: RegimeConfig, history: History) -> Objective:
-    """The objective of the next step."""
+    """Return the objective of the next step."""
     configured = as_configured(regime)
     if regime.name == "adaptive_k":
         return replace(configured, k=_lowered_k(regime, history))
@@ -62,10 +62,10 @@ def remember(
     pass1: float | None,
     products: tuple[float, ...] | None,
 ) -> History:
-    """The history after a step under `objective`; None is what the step did not measure."""
+    """Return the history after a step under `objective`; None marks what was not measured."""
     if not regime.is_remedy:
         return history
-    # Slopes are of one objective: another one begins a new line.
+    # A slope is fitted under one objective: a change of objective starts a new series.
     same = objective == history.objective
     batches = (history.pass1 if same else ()) + (() if pass1 is None else (pass1,))
     measured = history.products + (() if products is None else (products,))
@@ -73,7 +73,7 @@ def remember(
 
 
 def evidence(regime: RegimeConfig, history: History, objective: Objective) -> dict[str, float]:
-    """What the choice of `objective` rested on, as columns; NaN where it is not known yet."""
+    """Return the measurements behind the choice of `objective`, as columns; NaN if unknown yet."""
     if not regime.is_remedy:
         return {}
     known = {"pass1_slope": _slope(regime, history)}
@@ -92,12 +92,12 @@ def evidence(regime: RegimeConfig, history: History, objective: Objective) -> di
 
 
 def pooled(regime: RegimeConfig, history: History) -> list[Interval]:
-    """f(1), f(2), ... as means over the measurements, with Student-t intervals over them.
+    """Average f(1), f(2), ... over the measurements, with Student-t intervals.
 
-    Measurements come from prompts and samples of their own, so their scatter holds all that chance
-    adds, through both gradients of the product. What intervals leave out: the policy moves from
-    one measurement to the next, so this is the mean over the window's policies, and they are
-    looked at in every step.
+    Each measurement has its own prompts and samples, so their scatter contains all chance, through
+    both gradients of the product. The intervals do not account for two things: the policy moves
+    between measurements, so this is the mean over the window's policies; and the intervals are
+    inspected at every step.
     """
     if not history.products:
         return []
@@ -105,11 +105,12 @@ def pooled(regime: RegimeConfig, history: History) -> list[Interval]:
 
 
 def _lowered_k(regime: RegimeConfig, history: History) -> int:
-    """`products`: the k before the first that is in conflict; up again when there is none.
+    """Choose k for `adaptive_k`.
 
-    With `regime.cautious` a conflict is what is not clearly none, so that it begins at 1; else
-    what clearly is one, so that it begins at regime.k. `slope`: half of the last k, once Pass@1 has
-    clearly fallen over a window under it.
+    By `products`, k is the one before the first k in conflict, or regime.k if there is no conflict.
+    With `regime.cautious`, k is in conflict unless f(k) is clearly above 0, so k starts at 1. Else
+    k is in conflict only if f(k) is clearly below 0, so k starts at regime.k. By `slope`, k is half
+    of the last k once Pass@1 has clearly fallen over a whole window under it, else the last k.
     """
     if uses_products(regime):
         products = pooled(regime, history) or [_UNKNOWN] * regime.k
@@ -122,12 +123,12 @@ def _lowered_k(regime: RegimeConfig, history: History) -> int:
 
 
 def _projecting_weight(regime: RegimeConfig, history: History) -> float:
-    """The weight of Pass@1 that takes out of grad J_k its component against grad J_1.
+    """Compute the weight of Pass@1 that removes the component of grad J_k against grad J_1.
 
-    grad J_k + l grad J_1 with l = max(0, -f(k)/f(1)) is orthogonal to grad J_1 where the two are in
-    conflict, and weights l/(1+l) and 1/(1+l) are the same direction, at a length of its own, which
-    Adam takes out. With `regime.cautious` f(k) is the lower end of its interval. Where f(1) is not
-    clearly above 0, the last weight stays.
+    grad J_k + l grad J_1 with l = max(0, -f(k)/f(1)) is orthogonal to grad J_1 if the two are in
+    conflict. The weights l/(1+l) and 1/(1+l) give the same direction; only its length differs,
+    which Adam removes. With `regime.cautious`, f(k) is the lower end of its interval. If f(1) is
+    not clearly above 0, the last weight stays.
     """
     products = pooled(regime, history)
     if not (products and products[0].low > 0):
@@ -138,12 +139,12 @@ def _projecting_weight(regime: RegimeConfig, history: History) -> float:
 
 
 def _has_levelled_off(regime: RegimeConfig, history: History) -> bool:
-    """Whether Pass@1 has not clearly risen over a whole window; for good, once it was so."""
+    """Return True once Pass@1 has not clearly risen over a whole window, and ever after."""
     if history.objective is not None and history.objective.min_success == 0:
         return True
     return len(history.pass1) == regime.window and not _slope(regime, history).low > 0
 
 
 def _slope(regime: RegimeConfig, history: History) -> Interval:
-    """How fast the Pass@1 of batches rises a step, under the objective in force."""
+    """Compute the slope per step of the batches' Pass@1 under the last objective."""
     return slope_interval(history.pass1, regime.level) if len(history.pass1) > 2 else _UNKNOWN

@@ -1,15 +1,17 @@
-"""Rewards of a group in, advantages out: the mixture of Pass@1 and Pass@k, and named baselines.
+"""Turn the rewards of a group into advantages: the mixture of Pass@1 and Pass@k, and baselines.
 
-One convention for all of them: the loss averages over samples, so that the gradient is
+All share one convention: the loss averages over samples, so the gradient is
 (1/P) sum_x (1/n_x) sum_i A_i grad log pi(y_i|x). A weight w_i that enters a sum over samples, as in
 PKPO, is returned as A_i = n_x w_i.
 
-Rewards are 0, 1 or NaN, as float64 [P, n]. NaN is a sample that could not be judged: it leaves the
-numerator and the counts and gets advantage 0; n below is the judged samples n_x of the prompt.
-A prompt with fewer judged samples than the estimator needs (k, and at least 2) gets only zeros.
+Rewards are 0, 1 or NaN, as float64 [P, n]. NaN marks a sample that could not be judged: it leaves
+the numerator and the counts and gets advantage 0. Below, n is the number n_x of judged samples of
+the prompt. A prompt with fewer judged samples than the estimator needs (k, and at least 2) gets
+only zeros.
 
-Notation: r the reward of a sample, c the correct samples of its prompt, c' = c - r the correct ones
-among the others, rho(n, c, k) the unbiased Pass@k, D(c') = C(n-1-c', k-1) / C(n-1, k-1).
+Notation: r is the reward of a sample, c the number of correct samples of its prompt, c' = c - r the
+number of correct ones among the others, rho(n, c, k) the unbiased Pass@k, and
+D(c') = C(n-1-c', k-1) / C(n-1, k-1).
 Every function raises ValueError for rewards that are not [P, n >= 2] or not 0/1/NaN, for a k that
 n samples cannot support, and for a pass1_weight outside [0, 1].
 """
@@ -28,12 +30,12 @@ from passk.objectives.pass_at_k import (
 )
 
 GRPO_EPSILON = 1e-4  # TRL's; verl has 1e-6
-# (r, n, c) of each judged sample, flat -> its advantage
+# Maps (r, n, c) of each judged sample, flat, to its advantage.
 Rule = Callable[[IntArray, IntArray, IntArray], FloatArray]
 
 
 def mixture_advantages(rewards_PG: FloatArray, k: int, pass1_weight: float) -> FloatArray:
-    """A = [pass1_weight + (1 - pass1_weight) k D(c')] (r - c'/(n-1)), [P, n].
+    """Compute A = [pass1_weight + (1 - pass1_weight) k D(c')] (r - c'/(n-1)), [P, n].
 
     Unbiased for the gradient of pass1_weight Pass@1 + (1 - pass1_weight) Pass@k. Pass@1 alone at
     weight 1 (RLOO), Pass@k alone at weight 0. Source: passk itself, from `rloo_k`.
@@ -42,10 +44,11 @@ def mixture_advantages(rewards_PG: FloatArray, k: int, pass1_weight: float) -> F
 
 
 def rloo_k(rewards_PG: FloatArray, k: int) -> FloatArray:
-    """A = k D(c') (r - c'/(n-1)); at k = 1 it is RLOO (Kool et al. 2019; arXiv 2402.14740).
+    """Compute A = k D(c') (r - c'/(n-1)); k = 1 is RLOO (Kool et al. 2019; arXiv 2402.14740).
 
-    Both factors see only the other samples, so the weight is unbiased for k (1-p)^(k-1) and the
-    baseline costs no bias. Source: passk itself: PKPO's weight (equation 33), RLOO's baseline.
+    Weight and baseline depend only on the other samples, so the weight is unbiased for
+    k (1-p)^(k-1) and the baseline adds no bias. Source: passk itself, from PKPO's weight
+    (equation 33) and RLOO's baseline.
     """
 
     def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
@@ -55,7 +58,7 @@ def rloo_k(rewards_PG: FloatArray, k: int) -> FloatArray:
 
 
 def grpo(rewards_PG: FloatArray, k: int) -> FloatArray:
-    """A = (r - c/n) / (std + 1e-4), std = sqrt(c (n-c) / (n (n-1))). k is not used.
+    """Compute A = (r - c/n) / (std + 1e-4), std = sqrt(c (n-c) / (n (n-1))). k is not used.
 
     Source: GRPO, Shao et al. 2024 (DeepSeekMath, arXiv 2402.03300), section 4.1.
     """
@@ -68,16 +71,16 @@ def grpo(rewards_PG: FloatArray, k: int) -> FloatArray:
 
 
 def dr_grpo(rewards_PG: FloatArray, k: int) -> FloatArray:
-    """A = r - c/n: GRPO without the division by std. k is not used.
+    """Compute A = r - c/n: GRPO without the division by std. k is not used.
 
-    Its other half, dividing by a constant in place of the length, is the loss's business.
+    The other half of Dr. GRPO, division by a constant instead of the length, belongs to the loss.
     Source: Dr. GRPO, Liu et al. 2025 (arXiv 2503.20783).
     """
     return _per_sample(rewards_PG, lambda r, n, c: r - c / n, k, needs=1)
 
 
 def pkpo_s(rewards_PG: FloatArray, k: int) -> FloatArray:
-    """A = n s: k if r = 1, k rho(n-1, c, k-1) if r = 0.
+    """Compute A = n s: k if r = 1, k rho(n-1, c, k-1) if r = 0.
 
     s_i is the sum over the k-subsets that hold sample i of their largest reward, over C(n, k).
     Unbiased, without a baseline. Source: PKPO, Walder and Karkhanis 2025 (arXiv 2505.15201).
@@ -86,7 +89,7 @@ def pkpo_s(rewards_PG: FloatArray, k: int) -> FloatArray:
 
 
 def pkpo_s_loo(rewards_PG: FloatArray, k: int) -> FloatArray:
-    """A = n s - n k/(n-1) rho(n-1, c', k), which needs k <= n-1.
+    """Compute A = n s - n k/(n-1) rho(n-1, c', k), which needs k <= n-1.
 
     As printed: the baseline is not scaled to the mean of s, which leaves noise on easy prompts.
     Source: PKPO, Walder and Karkhanis 2025 (arXiv 2505.15201), equation 29.
@@ -99,9 +102,9 @@ def pkpo_s_loo(rewards_PG: FloatArray, k: int) -> FloatArray:
 
 
 def pkpo_s_loo_minus_1(rewards_PG: FloatArray, k: int) -> FloatArray:
-    """A = k C(n-c, k-1) / C(n-1, k-1) if r = 1, else 0; at k = 1 it is plain REINFORCE.
+    """Compute A = k C(n-c, k-1) / C(n-1, k-1) if r = 1, else 0; k = 1 is plain REINFORCE.
 
-    A sample earns what the subsets of size k gain by holding it; no advantage is negative.
+    A sample earns the gain of the subsets of size k from holding it; no advantage is negative.
     Source: PKPO, Walder and Karkhanis 2025 (arXiv 2505.15201), equation 33.
     """
     return _per_sample(
@@ -110,7 +113,7 @@ def pkpo_s_loo_minus_1(rewards_PG: FloatArray, k: int) -> FloatArray:
 
 
 def chen(rewards_PG: FloatArray, k: int) -> FloatArray:
-    """With R = rho(n, c, k) and S = sqrt(R (1-R)):
+    """Compute Chen's advantages, with R = rho(n, c, k) and S = sqrt(R (1-R)).
 
     A = (1-R)/S if r = 1, (1 - R - C(n-c-1, k-1)/C(n-1, k-1))/S if r = 0, and 0 where S = 0.
     The same without cancellation: sqrt((1-R)/R) times 1 or -c/(n-c). Biased: dividing by S and
@@ -127,9 +130,9 @@ def chen(rewards_PG: FloatArray, k: int) -> FloatArray:
 
 
 def maxrl(rewards_PG: FloatArray, k: int) -> FloatArray:
-    """A = (r - c/n) / (c/n) = n r/c - 1, and 0 where c = 0. k is not used.
+    """Compute A = (r - c/n) / (c/n) = n r/c - 1, and 0 where c = 0. k is not used.
 
-    Ascends log p cut off after n terms. Source: MaxRL, Tajwar et al. 2026 (arXiv 2602.02710).
+    Ascends log p, truncated after n terms. Source: MaxRL, Tajwar et al. 2026 (arXiv 2602.02710).
     """
 
     def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
@@ -141,7 +144,7 @@ def maxrl(rewards_PG: FloatArray, k: int) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """An entry of `ESTIMATORS`: the function, whether it reads k, the samples needed beyond k."""
+    """Entry of `ESTIMATORS`: the function, whether it uses k, and the samples needed beyond k."""
 
     advantages: Callable[[FloatArray, int], FloatArray]
     uses_k: bool = True
@@ -163,10 +166,11 @@ ESTIMATORS: dict[str, Estimator] = {
 def estimate_advantages(
     rewards_PG: FloatArray, estimator: str, k: int, pass1_weight: float
 ) -> FloatArray:
-    """Advantages [P, n] of pass1_weight Pass@1 + (1 - pass1_weight) Pass@k by a named estimator.
+    """Estimate advantages [P, n] of pass1_weight Pass@1 + (1 - pass1_weight) Pass@k.
 
-    pass1_weight f(rewards, 1) + (1 - pass1_weight) f(rewards, k) for f of `ESTIMATORS`. Those
-    without k have one objective only, and any pass1_weight but 1 is a ValueError for them.
+    They are pass1_weight f(rewards, 1) + (1 - pass1_weight) f(rewards, k) for the named f of
+    `ESTIMATORS`. An estimator without k has one objective only: it raises ValueError for any
+    pass1_weight but 1.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}.")
@@ -176,7 +180,7 @@ def estimate_advantages(
         if pass1_weight != 1:
             raise ValueError(f"{estimator} has no k: pass1_weight must be 1, got {pass1_weight}.")
         return chosen.advantages(rewards_PG, k)
-    # A prompt that cannot estimate Pass@k leaves both terms, or it would follow Pass@1 alone.
+    # A prompt that cannot estimate Pass@k leaves both terms; else it would follow Pass@1 alone.
     usable_P = _usable(rewards_PG, k, k + chosen.spare_samples)
     kept_PG = np.where(usable_P[:, None], rewards_PG, np.nan)
     pass1_PG, passk_PG = chosen.advantages(kept_PG, 1), chosen.advantages(kept_PG, k)
@@ -186,11 +190,12 @@ def estimate_advantages(
 def prompt_weights(
     rewards_PG: FloatArray, k: int, pass1_weight: float, min_success: float = 0.0
 ) -> FloatArray:
-    """What the mixture multiplies each prompt's Pass@1 gradient with, without bias, [P].
+    """Estimate, without bias, the mixture's factor of each prompt's Pass@1 gradient, [P].
 
-    The mean over samples of the weight in `mixture_advantages`, which is 0 for those without
-    `enough_success`; of all samples, pass1_weight + (1 - pass1_weight) k C(n-c, k-1)/C(n, k-1).
-    0 for a prompt with too few judged samples, as its advantages are.
+    The factor is the mean over samples of the weight in `mixture_advantages`, which is 0 for
+    samples without `enough_success`. Without `min_success` it is
+    pass1_weight + (1 - pass1_weight) k C(n-c, k-1)/C(n, k-1). It is 0, as the advantages are, for
+    a prompt with too few judged samples.
     """
     _check_weight(pass1_weight)
 
@@ -204,10 +209,11 @@ def prompt_weights(
 
 
 def enough_success(rewards_PG: FloatArray, min_success: float) -> np.ndarray:
-    """Whether of the *other* judged samples of its prompt such a share is right, bool [P, n].
+    """Return True for samples with c'/(n-1) >= min_success, bool [P, n].
 
-    c'/(n-1) >= min_success. It does not depend on the sample's own reward, so multiplying an
-    advantage with it adds no bias: the weight w(p) becomes E[w_i 1[c'/(n-1) >= min_success]].
+    That is the share of right ones among the *other* judged samples of the prompt. It does not
+    depend on the sample's own reward, so multiplying an advantage by it adds no bias: the weight
+    w(p) becomes E[w_i 1[c'/(n-1) >= min_success]].
     """
     n_P, c_P = _counts(rewards_PG)
     others_PG = c_P[:, None] - (np.asarray(rewards_PG) == 1)
@@ -217,7 +223,7 @@ def enough_success(rewards_PG: FloatArray, min_success: float) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class DeadGroups:
-    """Fractions of prompts whose advantages are all zero: any, those with c = 0, with c > 0."""
+    """Fractions of prompts whose advantages are all zero: in all, with c = 0, and with c > 0."""
 
     dead_group_fraction: float
     dead_fail_fraction: float
@@ -225,7 +231,7 @@ class DeadGroups:
 
 
 def dead_groups(advantages_PG: FloatArray, rewards_PG: FloatArray) -> DeadGroups:
-    """How many prompts give no gradient, because nothing or because too much was right."""
+    """Compute the fractions of prompts without gradient, as nothing or too much was right."""
     dead_P = ~np.any(advantages_PG, axis=1)
     solved_P = _counts(rewards_PG)[1] > 0
     kinds = (dead_P, dead_P & ~solved_P, dead_P & solved_P)
@@ -237,7 +243,7 @@ def _pkpo_s(r: IntArray, n: IntArray, c: IntArray, k: int) -> FloatArray:
 
 
 def _per_sample(rewards_PG: FloatArray, rule: Rule, k: int, needs: int) -> FloatArray:
-    """Apply a rule to the judged samples of the prompts that have enough of them."""
+    """Apply a rule to the judged samples of prompts that have enough of them; else 0."""
     rewards_PG = np.asarray(rewards_PG, dtype=np.float64)
     live_PG = _usable(rewards_PG, k, needs)[:, None] & ~np.isnan(rewards_PG)
     r = rewards_PG[live_PG].astype(np.int64)
@@ -249,7 +255,7 @@ def _per_sample(rewards_PG: FloatArray, rule: Rule, k: int, needs: int) -> Float
 
 
 def _usable(rewards_PG: FloatArray, k: int, needs: int) -> np.ndarray:
-    """Which prompts have the judged samples that are needed, bool [P]; refuses an impossible k."""
+    """Return True for prompts with enough judged samples, bool [P]; raise for an impossible k."""
     n_P, _ = _counts(rewards_PG)
     if not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}.")
@@ -259,7 +265,7 @@ def _usable(rewards_PG: FloatArray, k: int, needs: int) -> np.ndarray:
 
 
 def _counts(rewards_PG: FloatArray) -> tuple[IntArray, IntArray]:
-    """Judged and correct samples of each prompt, [P]; refuses what is not a table of rewards."""
+    """Count judged and correct samples of each prompt, [P]; raise unless rewards are valid."""
     rewards_PG = np.asarray(rewards_PG, dtype=np.float64)
     if rewards_PG.ndim != 2 or rewards_PG.shape[1] < 2:
         raise ValueError(f"rewards must be [prompts, 2 samples or more], got {rewards_PG.shape}.")

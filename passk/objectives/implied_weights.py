@@ -1,10 +1,9 @@
-"""What an objective really puts on a prompt: its implied weight, its noise, its dead groups.
+"""Compute the weight, noise and dead groups that an objective implies for a prompt, exactly.
 
-An advantage depends on the sample's reward and on c, how many of the group's n samples are right.
-So n + 1 groups say all there is to say about an estimator, and c ~ Binomial(n, p) turns them into
-expectations at any success probability p, without sampling and with no formula but the estimator's
-own code. Notation as in `passk.objectives.advantages`; C counts the right samples of a group,
-0 to n.
+An advantage depends on the sample's reward and on c, the number of right samples among the n of its
+group. So n + 1 groups describe an estimator completely, and c ~ Binomial(n, p) turns them into
+expectations at any success probability p, without sampling and from the estimator's own code.
+Notation as in `passk.objectives.advantages`; C counts the right samples of a group, 0 to n.
 """
 
 import math
@@ -19,25 +18,25 @@ from passk.objectives.pass_at_k import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantages:
-    """Advantages in a group with c right samples, for c = 0..n; 0 where there is no such sample."""
+    """Advantages in a group with c right samples, for c = 0..n; 0 if there is no such sample."""
 
     right_C: FloatArray  # of each right sample
     wrong_C: FloatArray  # of each wrong one
 
     @property
     def num_samples(self) -> int:
-        """The samples of a group, n."""
+        """Number of samples in a group, n."""
         return len(self.right_C) - 1
 
     @property
     def has_signal_C(self) -> np.ndarray:
-        """Which groups have an advantage that is not zero, bool."""
+        """True for groups with an advantage that is not zero, bool [C]."""
         signal_C: np.ndarray = (self.right_C != 0) | (self.wrong_C != 0)
         return signal_C
 
     @property
     def sizes_C(self) -> tuple[FloatArray, FloatArray]:
-        """Summed sizes |A| of the right samples of a group and of its wrong ones."""
+        """Sums of |A| over the right samples of a group, and over its wrong ones."""
         n = self.num_samples
         c = np.arange(n + 1, dtype=np.float64)
         return c * np.abs(self.right_C), (n - c) * np.abs(self.wrong_C)
@@ -46,7 +45,7 @@ class GroupAdvantages:
 def group_advantages(
     advantages: Callable[[FloatArray], FloatArray], num_samples: int
 ) -> GroupAdvantages:
-    """Call an estimator, rewards [P, n] to advantages [P, n], on one group for each c."""
+    """Evaluate an estimator, rewards [P, n] to advantages [P, n], on one group for each c."""
     rewards_CG = np.tril(np.ones((num_samples + 1, num_samples)), -1)  # row c: c right, then wrong
     advantages_CG = advantages(rewards_CG)
     right_C, wrong_C = advantages_CG[:, 0].copy(), advantages_CG[:, -1].copy()
@@ -57,7 +56,10 @@ def group_advantages(
 def objective_advantages(
     estimator: str, k: int, pass1_weight: float, num_samples: int
 ) -> GroupAdvantages:
-    """Of an objective by a named estimator; those without k do the same whatever the objective."""
+    """Compute the advantages of an objective by a named estimator.
+
+    Estimators without k ignore `pass1_weight`.
+    """
     weight = pass1_weight if ESTIMATORS[estimator].uses_k else 1.0
     return group_advantages(
         lambda rewards_PG: estimate_advantages(rewards_PG, estimator, k, weight), num_samples
@@ -68,23 +70,23 @@ def objective_advantages(
 class Implied:
     """Exact expectations over the groups of a prompt, for each prompt's success probability.
 
-    `noise_P` is the standard deviation of sum_i (A_i / n) grad log pi(y_i) in any one direction
-    where score norms are 1 and noise dominates: sqrt(sum_i E[(A_i / n)^2]).
+    `noise_P` is the standard deviation of sum_i (A_i / n) grad log pi(y_i) in any one direction,
+    if score norms are 1 and noise dominates: sqrt(sum_i E[(A_i / n)^2]).
     """
 
     weight_P: FloatArray  # omega(p): E[update] = omega(p) grad p
     noise_P: FloatArray
-    dead_fail_P: FloatArray  # chance of a group without signal in which all are wrong
-    dead_solved_P: FloatArray  # ... and of one in which something, so too much, is right
-    right_share_P: FloatArray  # of the expected sizes |A|, the part on right samples
+    dead_fail_P: FloatArray  # chance of a group without signal in which all samples are wrong
+    dead_solved_P: FloatArray  # ... in which some sample is right
+    right_share_P: FloatArray  # share of the expected sum of |A| that is on right samples
 
 
 def implied(groups: GroupAdvantages, p_P: FloatArray) -> Implied:
-    """Weight, noise, dead groups and shares at each success probability 0 < p < 1."""
+    """Compute weight, noise, dead groups and shares at each success probability 0 < p < 1."""
     n = groups.num_samples
     c = np.arange(n + 1)
     chance_PC = binomial(n, p_P)
-    # A sample with c' right others is in a group of c' + 1 right if it is right, of c' if it is not
+    # A sample with c' right others is in a group with c = c' + 1 if it is right, else with c = c'.
     weight_P = binomial(n - 1, p_P) @ (groups.right_C[1:] - groups.wrong_C[:-1])
     square_C = c * groups.right_C**2 + (n - c) * groups.wrong_C**2
     dead_C = ~groups.has_signal_C
@@ -99,13 +101,13 @@ def implied(groups: GroupAdvantages, p_P: FloatArray) -> Implied:
 
 
 def target_weight(p_P: FloatArray, k: int, pass1_weight: float) -> FloatArray:
-    """w(p) = pass1_weight + (1 - pass1_weight) k (1-p)^(k-1): what the objective asks for."""
+    """Compute the objective's weight w(p) = pass1_weight + (1 - pass1_weight) k (1-p)^(k-1)."""
     weight_P: FloatArray = pass1_weight + (1 - pass1_weight) * k * (1 - p_P) ** (k - 1)
     return weight_P
 
 
 def binomial(n: int, p_P: FloatArray) -> FloatArray:
-    """The chance of each c in 0..n at each p, [P, C]; scipy.stats takes a second to import."""
+    """Compute the chance of each c in 0..n at each p, [P, C]; importing scipy.stats is slow."""
     c = np.arange(n + 1)
     log_ways_C = np.array([math.log(math.comb(n, int(i))) for i in c])
     p_P1 = np.asarray(p_P, dtype=np.float64)[:, None]
@@ -114,7 +116,7 @@ def binomial(n: int, p_P: FloatArray) -> FloatArray:
 
 
 def ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
-    """part / whole, NaN where the whole is 0."""
+    """Return part / whole, NaN where the whole is 0."""
     shares: FloatArray = np.divide(
         part, whole, out=np.full(np.shape(whole), np.nan), where=whole != 0
     )

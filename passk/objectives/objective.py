@@ -1,4 +1,4 @@
-"""The objective in force at a step: which weight each sample of a batch gets."""
+"""Objective of a training step, and the weight that it gives each sample of a batch."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from passk.objectives.pass_at_k import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """pass1_weight Pass@1 + (1 - pass1_weight) Pass@k by an estimator of `advantages.ESTIMATORS`.
+    """pass1_weight Pass@1 + (1 - pass1_weight) Pass@k, by an estimator of `advantages.ESTIMATORS`.
 
-    With `min_success` a sample counts only where at least that share of the *other* samples of its
+    With `min_success`, a sample counts only if at least that share of the *other* samples of its
     prompt is right. The factor does not depend on the sample itself, so the estimate stays
-    unbiased, for the objective whose weight is multiplied by the chance of that at p.
+    unbiased, for the objective whose weight is multiplied by the chance of that event at p.
     """
 
     estimator: str = "mixture"
@@ -22,13 +22,13 @@ class Objective:
     min_success: float = 0.0
 
     def advantages(self, rewards_PG: FloatArray) -> FloatArray:
-        """What each sample is worth, [P, n]; see `passk.objectives.advantages`."""
+        """Compute the advantage of each sample, [P, n]; see `passk.objectives.advantages`."""
         advantages_PG = estimate_advantages(rewards_PG, self.estimator, self.k, self.pass1_weight)
         masked_PG: FloatArray = advantages_PG * enough_success(rewards_PG, self.min_success)
         return masked_PG
 
     def prompt_weights(self, rewards_PG: FloatArray) -> FloatArray:
-        """What the mixture multiplies each prompt's Pass@1 gradient with, without bias, [P]."""
+        """Estimate, without bias, the mixture's factor of each prompt's Pass@1 gradient, [P]."""
         return prompt_weights(rewards_PG, self.k, self.pass1_weight, self.min_success)
 
 
@@ -36,5 +36,5 @@ PASS1 = Objective()
 
 
 def as_configured(regime: RegimeConfig) -> Objective:
-    """The objective that the configuration names, of all prompts."""
+    """Return the configured objective, over all prompts (without `min_success`)."""
     return Objective(regime.estimator, trained_k(regime), regime.pass1_weight)

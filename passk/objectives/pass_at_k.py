@@ -1,8 +1,8 @@
-"""Pass@k from counts, without bias: n samples of a problem, c of them correct.
+"""Estimate Pass@k from counts, without bias: n samples of a problem, c of them correct.
 
-Everything here is the hypergeometric probability that k of the n samples, drawn without
-replacement, are all wrong: C(n-c, k) / C(n, k). Integers may come as scalars or as arrays that
-broadcast; results are float64 of the broadcast shape.
+Everything here follows from the hypergeometric probability that k of the n samples, drawn without
+replacement, are all wrong: C(n-c, k) / C(n, k). Integers may be scalars or arrays that broadcast;
+results are float64 of the broadcast shape.
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ IntArray = NDArray[np.int64]
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> FloatArray:
-    """Unbiased estimate of Pass@k = 1 - (1-p)^k: rho(n, c, k) = 1 - C(n-c, k) / C(n, k).
+    """Estimate Pass@k = 1 - (1-p)^k without bias: rho(n, c, k) = 1 - C(n-c, k) / C(n, k).
 
-    Accurate to a few units in the last place, also where it is tiny, for n up to 10^6 and beyond.
+    Accurate to a few units in the last place, also for tiny values, for n up to 10^6 and beyond.
 
     Source: Chen et al. 2021 (arXiv 2107.03374), equation 1.
 
@@ -27,9 +27,9 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> FloatArray:
 
 
 def all_wrong(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> FloatArray:
-    """C(n-c, k) / C(n, k), unbiased for (1-p)^k; accurate where Pass@k is close to 1.
+    """Compute C(n-c, k) / C(n, k), unbiased for (1-p)^k; accurate where Pass@k is close to 1.
 
-    Exactly 1 for c = 0 or k = 0, and exactly 0 where n - c < k.
+    Exactly 1 for c = 0 or k = 0, and exactly 0 for n - c < k.
 
     Raises:
         ValueError: k < 0, k > n, c outside 0..n, not integers.
@@ -38,10 +38,10 @@ def all_wrong(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> FloatArray:
 
 
 def leave_one_out_failure(n: ArrayLike, c_others: ArrayLike, k: ArrayLike) -> FloatArray:
-    """D(c') = C(n-1-c', k-1) / C(n-1, k-1), unbiased for (1-p)^(k-1).
+    """Compute D(c') = C(n-1-c', k-1) / C(n-1, k-1), unbiased for (1-p)^(k-1).
 
-    `c_others` is c', the number of correct samples among the n-1 others, so that D is independent
-    of the reward that it multiplies. k D(c') estimates the weight k (1-p)^(k-1) of Pass@k.
+    `c_others` is c', the number of correct samples among the n-1 others, so D is independent of the
+    reward that it multiplies. k D(c') estimates the weight k (1-p)^(k-1) of Pass@k.
 
     Raises:
         ValueError: k < 1, k > n, c' outside 0..n-1, not integers.
@@ -51,11 +51,11 @@ def leave_one_out_failure(n: ArrayLike, c_others: ArrayLike, k: ArrayLike) -> Fl
 
 
 def _log_all_wrong(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> NDArray[np.longdouble]:
-    """log C(n-c, k) / C(n, k), which is -inf where n - c < k.
+    """Compute log C(n-c, k) / C(n, k), -inf where n - c < k.
 
     A sum of logarithms neither overflows nor cancels, unlike binomials and log-gamma. For each
-    pair of n and k one running sum over j = 0..c-1 of log(1 - k / (n-j)) serves every c. Extended
-    precision, where the platform has it, keeps rounding from adding up along that sum.
+    pair of n and k, one running sum over j = 0..c-1 of log(1 - k / (n-j)) serves every c. Extended
+    precision, if the platform has it, keeps rounding errors from adding up along that sum.
     """
     n, c, k = np.broadcast_arrays(_whole("n", n), _whole("c", c), _whole("k", k))
     _refuse(k < 0, "k must not be negative", n=n, c=c, k=k)

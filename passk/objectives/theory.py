@@ -1,9 +1,9 @@
-"""The paper's theory over a population of prompts: numbers in, numbers out, numpy alone.
+"""Compute the paper's theory over a population of prompts; NumPy only.
 
-All that the theory asks of a policy is, for each prompt, its share of the population, its success p
-and the gradient of p. Propositions and equations are those of arXiv 2602.21189 (v1). Where its
-signs slip they are put right here: a conflict is promised where delta > 0 (the text says < 0), and
-a strict decrease only for steps below the end of the interval.
+The theory needs three things of a policy for each prompt: its share of the population, its success
+p, and the gradient of p. Propositions and equations are those of arXiv 2602.21189 (v1), with two
+corrections of signs: a conflict is guaranteed if delta > 0 (the text says < 0), and a strict
+decrease only for steps strictly below the end of the interval.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-_ROUNDING = 1e-14  # of a sum, relative to the sum of the sizes of its terms
+_ROUNDING = 1e-14  # of a sum, relative to the sum of the absolute values of its terms
 
 
 @dataclass(frozen=True)
 class PromptGradients:
-    """What a policy is to the theory: every prompt's share, success and gradient of success.
+    """A policy in the theory: share, success and gradient of success of every prompt.
 
-    Success and gradients may have leading dimensions, one policy for each entry.
+    Success and gradients may have leading dimensions, with one policy per entry.
     """
 
     share_P: FloatArray  # of the population; adds up to 1
@@ -30,29 +30,29 @@ class PromptGradients:
 
 
 def passk_weight(success: ArrayLike, k: ArrayLike) -> FloatArray:
-    """w_k(p) = k (1-p)^(k-1): how much a prompt of success p weighs in the gradient of J_k (2)."""
+    """Compute w_k(p) = k (1-p)^(k-1), the weight of success p in the gradient of J_k (eq. 2)."""
     return np.asarray(k * (1 - np.asarray(success)) ** (np.asarray(k) - 1), dtype=np.float64)
 
 
 def pass_at_k(policy: PromptGradients, k: int) -> FloatArray:
-    """J_k = E[1 - (1-p)^k]."""
+    """Compute J_k = E[1 - (1-p)^k]."""
     return np.asarray(1 - (1 - policy.success_P) ** k @ policy.share_P)
 
 
 def passk_gradient(policy: PromptGradients, k: int) -> FloatArray:
-    """The gradient of J_k: E[w_k(p) grad p]."""
+    """Compute the gradient of J_k: E[w_k(p) grad p]."""
     shares_P = policy.share_P * passk_weight(policy.success_P, k)
     return np.asarray(np.einsum("...p,...pd->...d", shares_P, policy.gradients_PD))
 
 
 def inner_product(policy: PromptGradients, k: int, m: int = 1) -> FloatArray:
-    """<grad J_k, grad J_m>; the two objectives conflict where it is negative."""
+    """Compute <grad J_k, grad J_m>; the two objectives conflict if it is negative."""
     gradients = passk_gradient(policy, k), passk_gradient(policy, m)
     return np.asarray(np.einsum("...d,...d->...", *gradients))
 
 
 def cosine(policy: PromptGradients, k: int, m: int = 1) -> FloatArray:
-    """The cosine of the two gradients; NaN where one is 0 but for rounding, as at a maximum."""
+    """Compute the cosine of both gradients; NaN if one is 0 up to rounding, as at a maximum."""
     product = inner_product(policy, k, m)
     norms = []
     for j in (k, m):
@@ -64,22 +64,22 @@ def cosine(policy: PromptGradients, k: int, m: int = 1) -> FloatArray:
 
 
 def kernel(policy: PromptGradients) -> FloatArray:
-    """kappa(x, x') = <grad p(x), grad p(x')> (eq. 5): negative where two prompts interfere."""
+    """Compute kappa(x, x') = <grad p(x), grad p(x')> (eq. 5), negative if two prompts interfere."""
     gradients_PD = policy.gradients_PD
     return np.asarray(gradients_PD @ np.swapaxes(gradients_PD, -1, -2))
 
 
 def agreement(policy: PromptGradients) -> FloatArray:
-    """a(x) = <grad p(x), grad J_1> (eq. 8): below 0, raising this prompt lowers Pass@1."""
+    """Compute a(x) = <grad p(x), grad J_1> (eq. 8); if a(x) < 0, raising p(x) lowers Pass@1."""
     return np.asarray(np.einsum("...pd,...d->...p", policy.gradients_PD, passk_gradient(policy, 1)))
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """<grad J_k, grad J_1> taken apart (proposition 4.1, eq. 11, appendix A).
+    """Parts of <grad J_k, grad J_1> (proposition 4.1, eq. 11, appendix A).
 
     It equals weighted_agreement, mean_weight * pass1_norm^2 + covariance (eq. 10), and
-    mean_weight * reweighted_agreement (eq. 11); it is negative exactly where the correlation lies
+    mean_weight * reweighted_agreement (eq. 11). It is negative exactly if the correlation lies
     below the critical one.
     """
 
@@ -94,7 +94,7 @@ class Decomposition:
 
 
 def decompose(policy: PromptGradients, k: int) -> Decomposition:
-    """The parts of <grad J_k, grad J_1> for a single policy."""
+    """Decompose <grad J_k, grad J_1> for a single policy."""
     share_P, a_P = policy.share_P, agreement(policy)
     w_P = passk_weight(policy.success_P, k)
     mean_w, mean_a = float(share_P @ w_P), float(share_P @ a_P)
@@ -115,16 +115,16 @@ def decompose(policy: PromptGradients, k: int) -> Decomposition:
 
 
 def kernel_form(policy: PromptGradients, k: int, m: int) -> float:
-    """<grad J_k, grad J_m> as the mean of w_k(x) w_m(x') kappa(x, x') over pairs (appendix B)."""
+    """Compute <grad J_k, grad J_m> as the mean of w_k(x) w_m(x') kappa(x, x') (appendix B)."""
     k_P = policy.share_P * passk_weight(policy.success_P, k)
     m_P = policy.share_P * passk_weight(policy.success_P, m)
     return float(k_P @ kernel(policy) @ m_P)
 
 
 def first_conflict(policy: PromptGradients, most: int = 1000) -> int | None:
-    """The smallest k from 2 to `most` with <grad J_k, grad J_1> < 0; None if there is none.
+    """Find the smallest k from 2 to `most` with <grad J_k, grad J_1> < 0; None if there is none.
 
-    What is negative by no more than rounding, as where J_k is largest, does not count.
+    A product that is negative only by rounding, as at a maximum of J_k, does not count.
     """
     ks_K = np.arange(2, most + 1)
     terms_P = policy.share_P * agreement(policy)
@@ -135,9 +135,9 @@ def first_conflict(policy: PromptGradients, most: int = 1000) -> int | None:
 
 @dataclass(frozen=True)
 class PolicyBounds:
-    """Assumption 4.3: E|grad log pi|^2 <= score and E|hess log pi| <= hessian, for every prompt.
+    """Bounds of assumption 4.3: E|grad log pi|^2 <= score and E|hess log pi| <= hessian.
 
-    They are G^2 and F of the paper.
+    They hold for every prompt, and are G^2 and F in the paper.
     """
 
     score: float
@@ -145,15 +145,15 @@ class PolicyBounds:
 
 
 def strongly_negative(policy: PromptGradients, margin: float) -> BoolArray:
-    """Which prompts have an agreement of -margin or less (eq. 13)."""
+    """Return True for prompts with an agreement of -margin or less (eq. 13), bool [P]."""
     return np.asarray(agreement(policy) <= -margin)
 
 
 def conflict_margin(policy: PromptGradients, k: int, margin: float, bounds: PolicyBounds) -> float:
-    """delta = m W_- - G^2 W_+ of corollary 4.4: <grad J_k, grad J_1> <= -delta.
+    """Compute delta = m W_- - G^2 W_+ of corollary 4.4, with <grad J_k, grad J_1> <= -delta.
 
-    W_- and W_+ are the weights in and outside of the prompts with agreement -m or less. Only a
-    delta above 0 promises a conflict.
+    W_- and W_+ are the summed weights of the prompts with agreement -m or less, and of all others.
+    Only a delta above 0 guarantees a conflict.
     """
     shares_P = policy.share_P * passk_weight(policy.success_P, k)
     negative_P = strongly_negative(policy, margin)
@@ -162,7 +162,7 @@ def conflict_margin(policy: PromptGradients, k: int, margin: float, bounds: Poli
 
 @dataclass(frozen=True)
 class Separation:
-    """What proposition 4.5 asks: the prompts that interfere are all harder than all others."""
+    """Condition of proposition 4.5: all prompts that interfere are harder than all others."""
 
     margin: float  # m: agreement is -m or less within
     share: float  # q, of the population, within
@@ -171,7 +171,7 @@ class Separation:
 
 
 def separation(policy: PromptGradients, margin: float) -> Separation | None:
-    """The separation at a margin, None where success does not set the two sets apart."""
+    """Return the separation at a margin, or None if success does not separate the two sets."""
     within_P = strongly_negative(policy, margin)
     if not within_P.any() or within_P.all():
         return None
@@ -182,14 +182,14 @@ def separation(policy: PromptGradients, margin: float) -> Separation | None:
 
 
 def k_star(separated: Separation, bounds: PolicyBounds) -> float:
-    """k* of proposition 4.5: every k above it conflicts with Pass@1. Sufficient, not necessary."""
+    """Compute k* of proposition 4.5: every k above it conflicts with Pass@1 (sufficient only)."""
     q = separated.share
     odds = log((1 - q) * bounds.score / (q * separated.margin))
     return 1 + odds / log((1 - separated.most_within) / (1 - separated.least_outside))
 
 
 def separated_bound(separated: Separation, k: int, bounds: PolicyBounds) -> float:
-    """What proposition 4.5 puts above <grad J_k, grad J_1>."""
+    """Compute the upper bound of <grad J_k, grad J_1> in proposition 4.5."""
     q = separated.share
     within = (1 - separated.most_within) ** (k - 1) * separated.margin * q
     outside = (1 - separated.least_outside) ** (k - 1) * bounds.score * (1 - q)
@@ -197,16 +197,16 @@ def separated_bound(separated: Separation, k: int, bounds: PolicyBounds) -> floa
 
 
 def smoothness(k: int, bounds: PolicyBounds) -> float:
-    """L_k = k^2 G^2 + k F: the gradient of J_k changes by at most L_k a unit of theta."""
+    """Compute L_k = k^2 G^2 + k F, the most by which grad J_k changes per unit of theta."""
     return k**2 * bounds.score + k * bounds.hessian
 
 
 @dataclass(frozen=True)
 class OneStep:
-    """Proposition 4.6: what a step eta along grad J_k does to Pass@1, for 0 < eta <= largest.
+    """Effect of a step eta along grad J_k on Pass@1, for 0 < eta <= largest (proposition 4.6).
 
     J_1 becomes at most J_1 - eta * slope + curvature * eta^2, and J_k rises by at least
-    eta |grad J_k|^2 / 2. Strictly below `largest`, J_1 falls strictly.
+    eta |grad J_k|^2 / 2. For eta strictly below `largest`, J_1 falls strictly.
     """
 
     slope: float
@@ -214,14 +214,14 @@ class OneStep:
     largest: float
 
     def change(self, step: float) -> float:
-        """The most by which J_1 can change."""
+        """Compute the upper bound of the change of J_1."""
         return -step * self.slope + self.curvature * step**2
 
 
 def one_step(
     policy: PromptGradients, k: int, margin: float, bounds: PolicyBounds
 ) -> OneStep | None:
-    """The paper's guarantee at a margin; None where its delta is not above 0."""
+    """Compute the paper's guarantee at a margin; None if its delta is not above 0."""
     slope = conflict_margin(policy, k, margin, bounds)
     if slope <= 0:
         return None
@@ -230,7 +230,7 @@ def one_step(
 
 
 def direct_step(policy: PromptGradients, k: int, bounds: PolicyBounds) -> OneStep | None:
-    """The same from the gradients themselves, None without a conflict.
+    """Compute the guarantee of a step from the gradients themselves; None without a conflict.
 
     With c = -<grad J_1, grad J_k> > 0, smoothness alone makes J_1 fall for every step below
     2 c / (L_1 |grad J_k|^2) and J_k rise for every step below 2 / L_k.
