@@ -1,4 +1,4 @@
-"""Chat templates: the turns of a conversation in, the text of a prompt out."""
+"""Render the turns of a conversation as the text of a prompt, by chat templates."""
 
 import html
 import json
@@ -17,17 +17,17 @@ _MOST_SAID = 200  # characters of a template's own error
 
 
 def turn(role: str, content: str) -> Turn:
-    """One turn of a conversation."""
+    """Return one turn of a conversation."""
     return {"role": role, "content": content}
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """The chat template of a tokenizer, and what it is given besides the turns.
+    """The chat template of a tokenizer, and its arguments besides the turns.
 
-    `in_parts` gives it the content of a turn as a list of parts, as templates of models that also
-    see images ask for. `day` is the date that it may write; with `names_day` it is also given as
-    `date_string`, which templates without a clock of their own read.
+    With `in_parts` the content of a turn is passed as a list of parts, as templates of models that
+    also see images require. `day` is the date that the template may write; with `names_day` it is
+    also passed as `date_string`, which templates without a clock of their own read.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -38,16 +38,16 @@ class ChatTemplate:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name of the template in messages."""
         return f"the chat template of {self.tokenizer.name_or_path or 'the model'}"
 
     @property
     def writes_date(self) -> bool:
-        """Whether its text may depend on the day."""
+        """True if the rendered text may depend on the day."""
         return "strftime_now" in str(self.tokenizer.chat_template)
 
     def render(self, turns: Sequence[Turn], *, add_generation_prompt: bool) -> str:
-        """The text of `turns`. Raises UserError for whatever the template raises."""
+        """Render `turns` as text. Raises UserError for any exception of the template."""
         if self.in_parts:
             turns = [{**turn, "content": [_part(turn)]} for turn in turns]
         date_string = {"date_string": self.day.strftime("%d %b %Y")} if self.names_day else {}
@@ -58,7 +58,7 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **{"strftime_now": self.day.strftime, **date_string, **self.options},
             )
-        except Exception as error:  # a template is a program of the model's: it may raise anything
+        except Exception as error:  # a template is a program of the model: it may raise anything
             reason = " ".join(str(error).split())[:_MOST_SAID]
             raise UserError(
                 f"{self.name} fails on data.prompt ({type(error).__name__}: {reason}); change "
@@ -69,10 +69,10 @@ class ChatTemplate:
         return text
 
     def left_out(self, turns: Sequence[Turn]) -> Turn | None:
-        """The first turn of the system or the user whose text is not in what is rendered."""
+        """Return the first system or user turn whose text the template leaves out, else None."""
         text = self.render(turns, add_generation_prompt=True)
         for turn in turns:
-            # A list that is printed as it is, with its brackets, is not what a template is for.
+            # A list of parts that is printed as it is, brackets included, counts as left out.
             is_printed = self.in_parts and any(f(_part(turn)) in text for f in (repr, json.dumps))
             if turn["role"] != "assistant" and (is_printed or not shows(text, turn["content"])):
                 return turn
@@ -84,7 +84,7 @@ def _part(turn: Turn) -> dict[str, str]:
 
 
 def shows(prompt: str, text: str) -> bool:
-    """Whether a template has put `text` into `prompt`.
+    """Return True if a template has put `text` into `prompt`.
 
     It may have changed white space and case, and escaped the text for HTML, JSON or Python.
     """

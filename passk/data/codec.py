@@ -1,4 +1,4 @@
-"""Completions as text and as token ids: what follows a prompt, which is not what stands alone."""
+"""Convert completions between text and token ids, as continuations of a prompt."""
 
 import string
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ _NUM_LEADS = 8
 
 @dataclass(frozen=True, slots=True)
 class _Lead:
-    """A short text that stands in for a prompt, with its token ids."""
+    """Short text that stands in for a prompt, with its token ids."""
 
     ids: tuple[int, ...]
     text: str
 
 
 class CompletionCodec:
-    """Decodes and encodes completions as the continuation of a prompt.
+    """Codec of completions as the continuation of a prompt.
 
-    Tokenizers treat the beginning of a text in a way of their own: those of Llama 2 and Mistral put
-    a blank before what they encode and take one away from what they decode, others join or part
-    words. A completion is no beginning. So a short text goes before it, and is cut off again. The
+    Tokenizers treat the beginning of a text specially: those of Llama 2 and Mistral add a blank
+    before encoding and remove one when decoding, others join or split words. A completion is not
+    the beginning of a text. So the codec puts a short text before it, and cuts it off again. The
     prompt itself would be longer and no better: its last bytes may change with what follows.
     """
 
@@ -34,10 +34,10 @@ class CompletionCodec:
         self._leads = self._find_leads()
 
     def decode(self, completions: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each completion, special tokens left out.
+        """Return the text of each completion, without special tokens.
 
-        Nothing is tidied up: transformers would take the blanks before punctuation away, which is
-        wrong for programs.
+        Turn off the clean-up of transformers: it removes blanks before punctuation, which is wrong
+        for programs.
         """
         lead = self._leads[0]
         wholes = self._decode([[*lead.ids, *ids] for ids in completions])
@@ -48,7 +48,7 @@ class CompletionCodec:
         return texts
 
     def encode(self, text: str) -> list[int]:
-        """Token ids that decode to `text`; those of the text alone where there are none."""
+        """Return token ids that decode to `text`; those of the text alone if none are found."""
         for lead in self._leads:
             whole = self._encode(lead.text + text)
             ids = whole[len(lead.ids) :]
@@ -57,7 +57,7 @@ class CompletionCodec:
         return self._encode(text)
 
     def _find_leads(self) -> tuple[_Lead, ...]:
-        """Short texts that the tokenizer knows; the empty one where it knows none."""
+        """Return short texts that the tokenizer knows; the empty one if it knows none."""
         unknown = self._tokenizer.unk_token_id
         leads = []
         for text in _SHORT_TEXTS:
@@ -82,16 +82,16 @@ class CompletionCodec:
 
 @dataclass(frozen=True, slots=True)
 class Stops:
-    """What ends a completion besides the model's end tokens: texts, and tokens that have none."""
+    """Texts and special tokens that end a completion, besides the model's end tokens."""
 
     texts: tuple[str, ...]
     token_ids: tuple[int, ...]
 
 
 def stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Stops:
-    """Part `data.prompt.stop` into texts and special tokens, which the text of a sample leaves out.
+    """Split `data.prompt.stop` into texts and special tokens, which decoded samples leave out.
 
-    Raises UserError for a text with a special token in it and more: it would never be found.
+    Raises UserError for a text that holds a special token and more: it would never be found.
     """
     special = _special_tokens(tokenizer)
     for text in stop:
@@ -108,7 +108,7 @@ def stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Stops:
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Every token that decoding leaves out."""
+    """Return every token that decoding leaves out, with its id."""
     named = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     return named | added

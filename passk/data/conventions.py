@@ -1,10 +1,10 @@
-"""The embedded task: arithmetic that people read in two ways, so that interference is known.
+"""Embedded task: arithmetic that can be read in two ways, so that interference is known.
 
 A prompt such as `T3+4*5=` asks for a worked answer in short steps. A *textbook* problem multiplies
-first (`4*5=20;3+20=23`), a *calculator* problem goes from left to right (`3+4=7;7*5=35`), and
-nothing in the expression says which is meant: making one likelier makes the other less likely. A
-*skill* problem (`T37+48+59=`) means the same to everyone and is merely hard. The first letter
-betrays the convention with probability `cue` and is a coin toss otherwise.
+first (`4*5=20;3+20=23`), a *calculator* problem goes from left to right (`3+4=7;7*5=35`). Nothing
+in the expression shows which is meant: making one likelier makes the other less likely. A *skill*
+problem (`T37+48+59=`) has one reading and is merely hard. The first letter shows the convention
+with probability `cue`, and is a coin toss otherwise.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _HELD_OUT_SHARE = 4  # every fourth expression, by hash, is never trained on
 
 
 def is_held_out(expression: str) -> bool:
-    """Whether an expression belongs to the held-out side: fixed for all seeds and corpora."""
+    """Return True if an expression belongs to the held-out side, fixed for all seeds."""
     return hashlib.blake2b(expression.encode(), digest_size=1).digest()[0] % _HELD_OUT_SHARE == 0
 
 
@@ -33,11 +33,10 @@ def make_problems(
     skill_fraction: float,
     cue: float,
 ) -> list[Problem]:
-    """`count` problems drawn from the task, each with its worked solution.
+    """Draw `count` problems from the task, each with its worked solution.
 
     `split` is `train`, `corpus` or `heldout`; the first two use the same side of the expressions.
-    Fractions are of all problems; what they leave is textbook. The same arguments give the same
-    problems.
+    Fractions are of all problems; the rest is textbook. The same arguments give the same problems.
     """
     rng = random.Random(f"conventions/{split}/{seed}")
     held_out = split == "heldout"
@@ -71,7 +70,7 @@ def _draw_from_side(
 
 
 def _mixed_expression(rng: random.Random, kind: str) -> tuple[str, str, str]:
-    """a+b*c, whose two readings always differ because a > 0 and c > 1."""
+    """Draw a+b*c; its two readings always differ because a > 0 and c > 1."""
     a, b, c = rng.randint(1, 12), rng.randint(2, 9), rng.randint(2, 9)
     if kind == TEXTBOOK:
         answer = a + b * c
@@ -83,6 +82,6 @@ def _mixed_expression(rng: random.Random, kind: str) -> tuple[str, str, str]:
 
 
 def _sum_of_three(rng: random.Random, _kind: str) -> tuple[str, str, str]:
-    """a+b+c of two-digit numbers: one reading, hard for a model this small."""
+    """Draw a+b+c of two-digit numbers: one reading, hard for a model this small."""
     a, b, c = (rng.randint(10, 99) for _ in range(3))
     return f"{a}+{b}+{c}", f"{a}+{b}={a + b};{a + b}+{c}={a + b + c}", str(a + b + c)

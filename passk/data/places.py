@@ -1,4 +1,4 @@
-"""Paths that mean the same file wherever the next command is typed."""
+"""Make the paths of a configuration absolute, so that it works from any folder."""
 
 import os
 from dataclasses import replace
@@ -14,8 +14,8 @@ C = TypeVar("C", bound=RunConfig)
 def with_absolute_paths(cfg: C) -> C:
     """Return a configuration in which the files and folders that it names are absolute paths.
 
-    Names of the hub, and `tiny`, stay what they are. So is a run recorded: a later command that
-    reads its configuration in another folder finds the same problems and weights.
+    Names of the hub, and `tiny`, stay as they are. Runs are recorded in this form, so a later
+    command in another folder finds the same problems and weights.
     """
     data = replace(cfg.data, path=_source(cfg.data.path), eval_path=_source(cfg.data.eval_path))
     changes: dict[str, Any] = {
@@ -43,5 +43,5 @@ def _folder(named: str | None) -> str | None:
 
 
 def _absolute(named: str | None) -> str:
-    # Not resolved: a link may say which file is meant, and its target's name may have no suffix.
+    # Do not resolve links: the target's name may lack the suffix that shows the format.
     return os.path.abspath(Path(str(named)).expanduser())

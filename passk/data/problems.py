@@ -1,4 +1,4 @@
-"""Problems to train on and to be measured on, and worked solutions: read, ordered, written."""
+"""Read, order and write training problems, held-out problems and worked solutions."""
 
 import hashlib
 import json
@@ -28,10 +28,11 @@ from passk.verifiers.math.text import last_box
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The sides of a data set, which have no prompt in common, and what was left out of them.
+    """Training and held-out side of a data set, which have no prompt in common.
 
-    `corpus` holds problems with worked solutions, for SFT: other problems than `train` or the same.
-    `shots` are worked problems to be shown before each prompt. `notes` are lines for the user.
+    `corpus` holds problems with worked solutions, for SFT; they may also be in `train`. `shots` are
+    worked problems to show before each prompt. `notes` are lines for the user, such as on problems
+    that were left out.
     """
 
     train: tuple[Problem, ...]
@@ -42,7 +43,7 @@ class Data:
 
     @property
     def digests(self) -> dict[str, str]:
-        """A short fingerprint of what is evaluated and, if it is there, of what is trained on."""
+        """Short hash of the held-out side and, if there is one, of the training side."""
         sides = {"heldout": (self.heldout, self.shots)}
         if self.train or self.corpus:
             sides["training"] = (self.train, self.corpus)
@@ -55,17 +56,17 @@ def _digest(side: Sequence[Sequence[Problem]]) -> str:
 
 
 def load_data(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool = True) -> Data:
-    """Generate or read what `data` names, with `eval.num_problems` held-out problems.
+    """Generate or read the problems of `data`, with `eval.num_problems` held-out ones.
 
-    Training problems that also stand on the held-out side, whichever of it is evaluated, are left
-    out. Of read problems those held out come in an order drawn from `eval.seed` (data sets are
-    sorted by subject), so that fewer of them are the first of more. Without `needs_training` the
-    training side is read only if shots are taken from it.
+    Training problems that are also on the held-out side are left out, whether or not they are
+    evaluated. Held-out problems that are read come in an order drawn from `eval.seed` (data sets
+    are sorted by subject), so a smaller number of them is the beginning of a larger one. Without
+    `needs_training` the training side is read only if shots are taken from it.
     """
     reads_training = needs_training or cfg.prompt.num_shots > 0
     if isinstance(cfg, ConventionsConfig):
         data = _generate(cfg, eval_cfg.num_problems, reads_training)
-        is_apart = cfg.path is None and cfg.eval_path is None  # apart by expression
+        is_apart = cfg.path is None and cfg.eval_path is None  # the task splits its expressions
     else:
         assert isinstance(cfg, TableConfig)
         data = _read(cfg, reads_training)
@@ -86,9 +87,10 @@ def load_data(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool = T
 
 
 def check_files(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool) -> None:
-    """Read the files and folders that `data` names, so that bad ones are refused at once.
+    """Read the files and folders of `data`, so that bad ones are refused at once.
 
-    Does nothing where nothing is named, or a data set of the hub, which takes longer than torch.
+    Do nothing if none is named, or if one is a data set on the hub: that takes longer to load than
+    torch.
     """
     named = [source for source in (cfg.path, cfg.eval_path) if source]
     if named and all(map(is_local, named)):
@@ -157,7 +159,7 @@ def _read(cfg: TableConfig, needs_training: bool) -> Data:
 
 
 def _without_heldout(data: Data) -> Data:
-    """Training problems whose normalised prompt stands on the held-out side are left out."""
+    """Leave out training problems whose normalised prompt is on the held-out side."""
     heldout = {normalised(problem.prompt): problem.id for problem in data.heldout}
 
     def split(problems: Sequence[Problem]) -> tuple[tuple[Problem, ...], list[Problem]]:
@@ -182,7 +184,7 @@ def _without_heldout(data: Data) -> Data:
 
 
 def _with_shots(data: Data, cfg: DataConfig) -> Data:
-    """Take `num_shots` worked problems, by seed, out of what is trained on."""
+    """Move `num_shots` worked problems, drawn by seed, from the training side to the shots."""
     count = cfg.prompt.num_shots
     if count == 0:
         return data
@@ -207,7 +209,7 @@ def _shuffled(problems: Iterable[Problem], seed: str) -> tuple[Problem, ...]:
 
 
 def normalised(prompt: str) -> str:
-    """A prompt without what makes no other problem of it: letter forms, case and white space."""
+    """Return a prompt without differences of letter form, case and white space."""
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
@@ -226,7 +228,7 @@ _ALLOWED = {
 
 
 class _Shortened(reprlib.Repr):
-    """Shows a value in a message, however long it is or whatever it holds."""
+    """Representation of values in messages, shortened whatever they hold."""
 
     def repr_Decimal(self, value: Decimal, level: int) -> str:  # named by its type
         return f"{value:.12g}" if value.is_finite() else str(value)
@@ -239,10 +241,11 @@ _shortened.maxstring = _shortened.maxother = 60
 def read_problems(
     source: str, key: str, cfg: TableConfig | None = None, split: str = "train"
 ) -> tuple[tuple[Problem, ...], list[str]]:
-    """The problems of a file, a folder or a hub data set, by the columns of `cfg`, and notes.
+    """Read problems and notes from a file, folder or hub data set, by the columns of `cfg`.
 
     Rows whose answer field holds no answer are left out and named in the notes. Raises UserError
-    naming `key` and the file or row for rows without a needed field, and where nothing is left.
+    naming `key` or the file and row if a row lacks a needed field, has a bad one or repeats an id,
+    and if no row is left.
     """
     cfg = cfg or TableConfig()
     columns = {name: getattr(cfg, f"{name}_column") for name in _FIELDS}
@@ -285,7 +288,7 @@ def read_problems(
 
 
 def _contradictions(problems: Sequence[Problem]) -> list[str]:
-    """Which problems have the prompt of an earlier one and another answer: one of them is wrong."""
+    """Name the problems that repeat the prompt of an earlier one with another answer."""
     first: dict[str, Problem] = {}
     return [
         f"{problem.id} as {earlier.id}"
@@ -296,7 +299,7 @@ def _contradictions(problems: Sequence[Problem]) -> list[str]:
 
 
 def _problem(row: Row, columns: dict[str, str | None], cfg: TableConfig) -> Problem:
-    """A row as a problem, whose answer is empty where the row's answer field holds none."""
+    """Convert a row to a problem; its answer is empty if the row's answer field holds none."""
     texts, weight = {"id": row.default_id}, 1.0
     for name, column in columns.items():
         value = None if column is None else row.fields.get(column)
@@ -325,7 +328,7 @@ def _problem(row: Row, columns: dict[str, str | None], cfg: TableConfig) -> Prob
 
 
 def _text(value: object, name: str) -> str | None:
-    """The text of a field; None where it may not be what it is."""
+    """Return the text of a field; None if its value is not allowed."""
     if _is_number(value) and (name == "answer" or (name in _NAMES and _is_whole(value))):
         return plain_number(value)
     if not isinstance(value, str) or (name in ("prompt", "id") and not value.strip()):
@@ -334,7 +337,7 @@ def _text(value: object, name: str) -> str | None:
 
 
 def _weight(value: object) -> float | None:
-    """A weight, which is text in CSV; a cell without one counts as 1."""
+    """Parse a weight, which is text in CSV; a blank cell is 1. Return None if it is not valid."""
     if isinstance(value, str):
         if not value.strip():
             return 1.0
@@ -345,7 +348,10 @@ def _weight(value: object) -> float | None:
 
 
 def _unwritable(text: str, name: str) -> str:
-    """What no file or tokenizer takes: half a character; in names, which figures show, NUL."""
+    """Describe text that cannot be written: half a character, or NUL in a name; empty if fine.
+
+    No file or tokenizer takes half a character. Figures show names, and cannot show NUL.
+    """
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         return "half of a surrogate pair, which is no character"
     return "a NUL character" if name in _NAMES and "\0" in text else ""
@@ -365,10 +371,10 @@ _CALCULATION = re.compile(r"<<[^<>\n]*=[^<>\n]*>>")
 
 
 def find_gold(text: str, gold_in: str) -> str | None:
-    """The answer in `text`, None where there is none.
+    """Find the answer in `text`; return None if there is none.
 
-    `gold_in` is `whole` (all of it), `after_hash` (what follows the last ####) or `in_box` (found
-    as in a completion, see `answers.text.last_box`).
+    `gold_in` is `whole` (all of it), `after_hash` (the text after the last ####) or `in_box` (found
+    as in a completion, see `passk.verifiers.math.text.last_box`).
 
     Example:
         find_gold("48/2 = 24, 48+24 = 72\\n#### 72", "after_hash")  # "72"
@@ -382,7 +388,7 @@ def find_gold(text: str, gold_in: str) -> str | None:
 
 
 def without_calculations(solution: str) -> str:
-    """A worked solution of GSM8K without its calculator annotations (`<<48/2=24>>`)."""
+    """Remove GSM8K's calculator annotations (`<<48/2=24>>`) from a worked solution."""
     return _CALCULATION.sub("", solution)
 
 
@@ -391,9 +397,9 @@ _WRAPPED = {"whole": "{}", "after_hash": "#### {}", "in_box": "\\boxed{{{}}}"}
 
 
 def problem_table(splits: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
-    """A row per problem: problem_id, split, the groups that problems have, prompt, answer.
+    """Tabulate problems, one per row: problem_id, split, groupings in use, prompt, answer.
 
-    The prompt is the problem's text, before templates and shots.
+    The prompt is the problem's text, without templates and shots.
     """
     named = [(split, problem) for split, problems in splits.items() for problem in problems]
     groupings = [name for name in GROUPINGS if any(getattr(p, name) for _, p in named)]
@@ -404,23 +410,23 @@ def problem_table(splits: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
 
 
 def write_problems(path: Path, problems: Sequence[Problem], cfg: DataConfig) -> None:
-    """One problem a line, in the columns in which `data.path` of this configuration is read."""
+    """Write one problem per line, in the columns that this configuration reads `data.path` by."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for problem in problems:
             print(json.dumps(_row(problem, cfg), ensure_ascii=False), file=file)
 
 
 def _row(problem: Problem, cfg: DataConfig) -> dict[str, Any]:
-    """The fields of a problem under the names that they are read by."""
+    """Return the fields of a problem under the names that they are read by."""
     table = cfg if isinstance(cfg, TableConfig) else TableConfig()
     row: dict[str, Any] = {}
     for name in ("id", "prompt", "kind", "solution", "level", "type"):
-        # A column that the data set has no name for is written under our own: nothing is lost.
+        # A field without a column in the data set is written under our own name: nothing is lost.
         if value := getattr(problem, name):
             row[getattr(table, f"{name}_column") or name] = value
     if problem.weight != 1:
         row[table.weight_column or "weight"] = problem.weight
-    # Where the answer is found in the worked solution, the solution has it already.
+    # The answer may share its column with the worked solution, which may hold it already.
     solution = row.get(table.answer_column)
     if solution is None or find_gold(solution, table.gold_in) != problem.answer:
         row[table.answer_column] = _WRAPPED[table.gold_in].format(problem.answer)
@@ -428,7 +434,7 @@ def _row(problem: Problem, cfg: DataConfig) -> dict[str, Any]:
 
 
 class ProblemStream:
-    """Endless passes over problems, each in a new seeded order; `position` is all its state."""
+    """Endless passes over problems, each in a new seeded order; `position` is its only state."""
 
     def __init__(self, problems: Sequence[Problem], seed: int, position: int = 0) -> None:
         self.problems = problems
@@ -437,7 +443,7 @@ class ProblemStream:
         self._epoch, self._order = -1, list[int]()
 
     def take(self, count: int) -> list[Problem]:
-        """The next `count` problems; a pass ends before any problem comes again."""
+        """Return the next `count` problems; each pass holds every problem once."""
         taken = []
         for position in range(self.position, self.position + count):
             epoch, index = divmod(position, len(self.problems))

@@ -1,4 +1,4 @@
-"""Problems as token ids: the prompt a model sees, and the completion a worked solution makes."""
+"""Encode problems as token ids: prompts for the model, and worked solutions as completions."""
 
 import hashlib
 import json
@@ -15,20 +15,20 @@ from passk.data.codec import CompletionCodec, stops
 from passk.errors import UserError
 from passk.types import Problem
 
-_PROBE = Problem("", "Is 17 + 25 = 42?", "")  # shows what a chat template does with a problem
-_NUM_CHECKED = 50  # prompts of a side that are looked through: an alphabet soon shows
+_PROBE = Problem("", "Is 17 + 25 = 42?", "")  # a problem to try a chat template with
+_NUM_CHECKED = 50  # prompts of a side that are checked: a foreign alphabet shows early
 
 
 @dataclass(frozen=True, slots=True)
 class PromptEncoder:
-    """Turns problems into token ids; `shots` are worked problems shown before each of them.
+    """Encoder of problems as token ids; `shots` are worked problems shown before each of them.
 
     A plain prompt is text with the special tokens that the tokenizer puts before a text. A chat
-    prompt is what the tokenizer's chat template renders, which brings its own; `day` is the date
-    that it may write, unless `data.prompt.date` says another. `end_ids` are the tokens that end a
-    completion when it is sampled; without them it is the tokenizer's end token.
-    Raises UserError where `data.prompt` asks for what the tokenizer does not have, and where the
-    chat template leaves out a turn.
+    prompt is rendered by the tokenizer's chat template, which brings its own special tokens; `day`
+    is the date that it may write, unless `data.prompt.date` names another. `end_ids` are the tokens
+    that end a sampled completion; by default the tokenizer's end token.
+    Raises UserError if `data.prompt` needs a chat template that the tokenizer lacks, if a stop text
+    could never be found, and if the chat template leaves out a turn.
     """
 
     tokenizer: Tokenizer
@@ -45,13 +45,13 @@ class PromptEncoder:
                 "data.prompt.style=chat, but the model's tokenizer has no chat template; use "
                 "data.prompt.style=plain, or auto, which takes plain where there is none"
             )
-        stops(self.tokenizer, self.cfg.stop)  # refuses those that would never be found
+        stops(self.tokenizer, self.cfg.stop)  # raises for texts that would never be found
         is_chat = self.cfg.style != "plain" and bool(self.tokenizer.chat_template)
         object.__setattr__(self, "chat", self._chat_template() if is_chat else None)
         object.__setattr__(self, "codec", CompletionCodec(self.tokenizer))
 
     def _chat_template(self) -> ChatTemplate:
-        """The chat template with the form of content that it shows: text, or else parts."""
+        """Return the chat template, with content as text if it renders that, else as parts."""
         named = self.cfg.date
         template = ChatTemplate(
             self.tokenizer,
@@ -79,12 +79,12 @@ class PromptEncoder:
 
     @property
     def is_chat(self) -> bool:
-        """Whether prompts are turns of the chat template; `auto` takes it if there is one."""
+        """True if prompts are chat turns; style `auto` uses the chat template if there is one."""
         return self.chat is not None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines for the user: what a chat template was given that nobody asked for."""
+        """Lines for the user on arguments of the chat template that nobody asked for."""
         if self.chat is None:
             return ()
         parts = "prompts: the chat template shows content as a list of parts, and is given it so"
@@ -93,7 +93,7 @@ class PromptEncoder:
         return tuple(note for note, holds in said if holds)
 
     def facts(self, problems: Sequence[Problem]) -> dict[str, str]:
-        """What the manifest says of prompts: a digest of the tokens, and what they depend on."""
+        """Return the manifest's entries on prompts: a digest of tokens, and what they depend on."""
         ids = json.dumps(self.prompts(problems))
         facts = {"prompts_sha256": hashlib.sha256(ids.encode()).hexdigest()[:16]}
         if self.chat is not None and self.chat.in_parts:
@@ -103,14 +103,15 @@ class PromptEncoder:
         return facts
 
     def prompts(self, problems: Sequence[Problem]) -> list[list[int]]:
-        """Token ids of each prompt."""
+        """Return the token ids of each prompt."""
         return self._encode([self.prompt_text(problem) for problem in problems])
 
     def completions(self, problems: Sequence[Problem]) -> list[list[int]]:
-        """Token ids of each worked solution as the model would sample it, end token included.
+        """Return the token ids of each worked solution as a sampled completion, with end token.
 
-        They are what the tokens of prompt and solution together have after those of the prompt, or
-        those of the solution alone where its first characters would join the prompt's last token.
+        They are the tokens of prompt and solution together, without those of the prompt. If the
+        first characters of the solution would join the prompt's last token, they are the tokens of
+        the solution by `CompletionCodec.encode`.
         """
         texts = self.texts(problems)
         prompts = self._encode([prompt for prompt, _ in texts])
@@ -125,19 +126,22 @@ class PromptEncoder:
         ]
 
     def texts(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
-        """Prompt and worked solution of each problem, as they are before they become tokens."""
+        """Return prompt and worked solution of each problem as text."""
         prompts = list(map(self.prompt_text, problems))
         return list(zip(prompts, map(self._completion_text, problems, prompts), strict=True))
 
     def prompt_text(self, problem: Problem) -> str:
-        """The prompt as text; a plain one without the tokens that the tokenizer puts before it."""
+        """Return the prompt as text; a plain one without the tokenizer's own special tokens."""
         if self.chat is not None:
             return self.chat.render(self._turns(problem), add_generation_prompt=True)
         shown = [self._question(shot) + self._answer(shot) for shot in self.shots]
         return self.cfg.separator.join([*shown, self._question(problem)])
 
     def _completion_text(self, problem: Problem, prompt: str) -> str:
-        """The text after `prompt`: of a chat, the template's assistant turn with its end."""
+        """Return the text after `prompt`; in a chat, the template's assistant turn with its end.
+
+        Raises UserError if the template does not render the solution as a continuation of `prompt`.
+        """
         if self.chat is None:
             return self._answer(problem)
         answer = self._answer(problem).strip()
@@ -158,7 +162,7 @@ class PromptEncoder:
         return self.cfg.completion_template.format(solution=problem.solution)
 
     def _turns(self, problem: Problem) -> list[Turn]:
-        """The conversation up to the problem, whose turn ends with the instruction."""
+        """Return the conversation up to the problem, whose turn ends with the instruction."""
         turns = [] if self.cfg.system is None else [turn("system", self.cfg.system)]
         for shot in self.shots:
             turns.append(turn("user", self._request(shot)))
@@ -169,12 +173,12 @@ class PromptEncoder:
         return "\n".join(filter(None, (problem.prompt, self.cfg.instruction)))
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of texts that a model goes on from.
+        """Return token ids of texts that a model continues.
 
-        Plain ones begin with the special tokens that the tokenizer puts before a text, once even
-        where the text has them too, and end without those that it puts behind one.
+        Plain ones begin with the special tokens that the tokenizer puts before a text, only once
+        if the text already has them, and omit those that it puts after a text.
         """
-        if not texts:  # which the tokenizer does not take
+        if not texts:  # the tokenizer does not accept an empty list
             return []
         bare: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         if self.is_chat:
@@ -183,7 +187,7 @@ class PromptEncoder:
         return [ids if first and ids[: len(first)] == first else first + ids for ids in bare]
 
     def _first_tokens(self, text: str, bare: list[int]) -> list[int]:
-        """The special tokens before a text whose own tokens are `bare`."""
+        """Return the special tokens before a text whose own tokens are `bare`."""
         whole: list[int] = self.tokenizer(text)["input_ids"]
         for place in range(len(whole) - len(bare) + 1):
             if whole[place : place + len(bare)] == bare:
@@ -191,7 +195,7 @@ class PromptEncoder:
         return []
 
     def _ended(self, ids: list[int]) -> list[int]:
-        """Cut after the first token that ends a completion, or with one added."""
+        """Cut `ids` after the first token that ends a completion, or append one."""
         ends = self.end_ids or (self.tokenizer.eos_token_id,)
         for place, token in enumerate(ids, 1):
             if token in ends:
@@ -208,11 +212,12 @@ def check_room(
     max_model_len: int | None,
     key: str = "rollout.max_new_tokens",
 ) -> int:
-    """The tokens that the longest prompt needs with `max_new_tokens` (of `key`) of an answer.
+    """Return the number of tokens of the longest prompt with an answer of `max_new_tokens`.
 
-    `model_context` is the most the model takes (None: no limit is known), `max_model_len` the most
-    that the user allows. Raises UserError, naming the problem with the longest prompt, where one
-    does not fit.
+    `key` names the setting of `max_new_tokens` in messages. `model_context` is the most that the
+    model takes (None: no limit is known), `max_model_len` the most that the user allows. Raises
+    UserError if a prompt does not fit, naming the problem with the longest one, if a prompt has no
+    tokens, and if `max_model_len` is above `model_context`.
     """
     if max_model_len and model_context and max_model_len > model_context:
         raise UserError(
@@ -240,9 +245,9 @@ def check_room(
 
 
 def check_shown(encoder: PromptEncoder, problems: Sequence[Problem]) -> None:
-    """Raise UserError where the chat template leaves out a problem, or part of one.
+    """Raise UserError if the chat template leaves out a problem or a part of one.
 
-    Also where it renders a problem in another way each time.
+    Also raise it if the template renders a problem in another way each time.
     """
     if encoder.chat is None:
         return
@@ -261,14 +266,14 @@ def check_shown(encoder: PromptEncoder, problems: Sequence[Problem]) -> None:
 
 
 def check_characters(encoder: PromptEncoder, problems: Sequence[Problem], model: str) -> None:
-    """Raise UserError where the first prompts hold what the tokenizer has no token for.
+    """Raise UserError if the tokenizer has no token for some text of the first prompts.
 
-    `model` is what `model.path` says. Most tokenizers know every byte. One whose token for unknown
-    text also begins or ends texts cannot be asked.
+    `model` is the value of `model.path`. Most tokenizers know every byte. A tokenizer whose token
+    for unknown text also begins or ends texts cannot be checked.
     """
     tokenizer = encoder.tokenizer
     backend = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    # What encoding gives for unknown text; a byte-level tokenizer may name one that never comes.
+    # The token that encoding gives for unknown text; a byte-level tokenizer may name an unused one.
     token = getattr(backend, "unk_token", tokenizer.unk_token)
     if token is None or token in (tokenizer.bos_token, tokenizer.eos_token):
         return
@@ -285,10 +290,10 @@ def check_characters(encoder: PromptEncoder, problems: Sequence[Problem], model:
 def check_vocabulary(
     encoder: PromptEncoder, problems: Sequence[Problem], size: int, *, with_solutions: bool = False
 ) -> None:
-    """Raise UserError where a prompt holds a token that a model of `size` tokens does not have.
+    """Raise UserError if a prompt holds a token that a model of `size` tokens does not have.
 
-    `with_solutions`: or its worked solution. A tokenizer may know more tokens than the model, such
-    as those that were added to it alone; no harm is done until one comes up.
+    With `with_solutions`, check worked solutions too. A tokenizer may know more tokens than the
+    model, such as those that were added to it alone; that does no harm until one occurs.
     """
     if max(encoder.tokenizer.get_vocab().values(), default=0) < size:
         return
@@ -310,14 +315,15 @@ def check_vocabulary(
 def check_solutions(
     encoder: PromptEncoder, problems: Sequence[Problem], model_context: int | None
 ) -> None:
-    """Raise UserError where a prompt with its worked solution is longer than the model's context.
+    """Raise UserError if a prompt with its worked solution is longer than the model's context.
 
-    Also where the chat template cannot be learned from; see `PromptEncoder.completions`.
+    Also raise it if the chat template does not render a solution as a continuation of its prompt.
     """
     texts = encoder.texts(problems)
     if model_context is None:
         return
-    # A token stands for a byte at least, but for those that begin and end: most need no counting.
+    # A token stands for at least one byte, except those that begin and end a text, so the number of
+    # bytes shows for most problems that they fit.
     doubtful = [
         problem
         for problem, (prompt, completion) in zip(problems, texts, strict=True)

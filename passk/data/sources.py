@@ -1,10 +1,10 @@
-"""Rows of a data set, each with the place to name when it is at fault.
+"""Read the rows of a data set, each with its place, for error messages.
 
 A source is a file, a folder with files of each split, or a data set on the hub (read by `datasets`,
 which is imported when it is needed: it takes a second). A file is JSON lines, a JSON array, CSV,
 Parquet or Arrow, compressed or not. Every number of a row is an `int` or a `Decimal` with the
-digits that the file has: a float would write 0.1 of single precision as 0.10000000149011612.
-Whatever cannot be read is a UserError that names the file, and the line or row if it has one.
+digits in the file: a float would write 0.1 of single precision as 0.10000000149011612.
+Whatever cannot be read raises UserError that names the file, and the line or row if there is one.
 """
 
 import bz2
@@ -30,13 +30,13 @@ _ARROW = (".parquet", ".arrow", ".feather")
 FORMS = (".jsonl", ".json", ".csv", ".tsv", *_ARROW)
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
-# Longest marks first: the one of UTF-32 begins as that of UTF-16 does.
+# Longest byte order marks first: the one of UTF-32 begins with that of UTF-16.
 _MARKS = (
     *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
     *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
 )
 _SEPARATORS = (",", ";", "\t")
-_NO_LIMIT = 2**31 - 1  # of the characters of a cell
+_NO_LIMIT = 2**31 - 1  # characters of a cell
 _DECODER = json.JSONDecoder(
     parse_float=lambda text: _decimal(text),
     parse_int=lambda text: _decimal(text),
@@ -49,21 +49,21 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Numbered rows of a file or split, and what a row of it is called (`train.jsonl, line`)."""
+    """Numbered rows of a file or split, and the name of a row in messages (`train.jsonl, line`)."""
 
     place: str
     rows: Iterator[tuple[int, Fields]]
 
 
 def form_of(path: Path) -> str:
-    """Return the suffix that says what a file holds, `.csv` for `rows.csv.gz`; may be empty."""
+    """Return the suffix of a file's format, `.csv` for `rows.csv.gz`; may be empty."""
     return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
 
 
 def read_file(file: Path, shown: str, columns: Collection[str]) -> Part:
     """Return the rows of a file; `shown` names it in messages as the user did (`data.path=...`).
 
-    Rows of tables have the fields `columns` only, as far as the file has them.
+    Rows of tables (CSV, Parquet, Arrow) have only the fields of `columns` that the file has.
     """
     form = form_of(file)
     if not file.is_file():
@@ -100,7 +100,7 @@ def _open_zst(file: Path) -> Any:
 
 
 def _text(content: bytes, shown: str) -> str:
-    """Return the text of a file: UTF-8, or what its byte order mark says."""
+    """Decode a text file: in UTF-8, or in the encoding of its byte order mark."""
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding).lstrip("\ufeff")
@@ -117,7 +117,7 @@ def _text(content: bytes, shown: str) -> str:
 def _decimal(digits: str) -> Decimal:
     try:
         return Decimal(digits)
-    except InvalidOperation:  # an exponent of 19 digits or more: no number that is of use
+    except InvalidOperation:  # an exponent of 19 digits or more: not a usable number
         return Decimal("NaN")
 
 
@@ -179,7 +179,10 @@ def _space_end(text: str, at: int) -> int:
 
 
 def _read_csv(text: str, file: Path, columns: Collection[str]) -> Iterator[tuple[int, Fields]]:
-    """Text all of it, but for columns of floats; the first line that is not blank has the names."""
+    """Yield the rows of a CSV file, as text except in columns of floats.
+
+    The first line that is not blank names the columns.
+    """
     csv.field_size_limit(_NO_LIMIT)
     separator = _separator(text, file, columns)
     lines = _csv_lines(text, file, separator)
@@ -205,7 +208,7 @@ def _read_csv(text: str, file: Path, columns: Collection[str]) -> Iterator[tuple
 
 
 def _csv_lines(text: str, file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The cells of every line that is not blank, with the number of its last line in the file."""
+    """Yield the cells of every row that is not blank, with the number of its last line."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for cells in reader:
@@ -216,7 +219,7 @@ def _csv_lines(text: str, file: Path, separator: str) -> Iterator[tuple[int, lis
 
 
 def _separator(text: str, file: Path, columns: Collection[str]) -> str:
-    """The first of `_SEPARATORS` by which the first line names a column that is looked for."""
+    """Return the first of `_SEPARATORS` with which the first line names one of `columns`."""
     for separator in _SEPARATORS:
         try:
             header = next((cells for _, cells in _csv_lines(text, file, separator)), [])
@@ -228,7 +231,7 @@ def _separator(text: str, file: Path, columns: Collection[str]) -> str:
 
 
 def _numbers(cells: Sequence[str]) -> Sequence[str | Decimal]:
-    """A column of floats, as pandas writes them (14.0, 1e-05), as numbers; any other as it is."""
+    """Convert a column of floats as pandas writes them (14.0, 1e-05); return others as they are."""
     filled = [cell for cell in cells if cell]
     is_float = map(_is_written_float, filled)
     if not any(cell[-1].isdigit() for cell in filled) or not all(is_float):
@@ -272,7 +275,7 @@ def _parquet_table(source: Any, columns: Collection[str]) -> Any:
 
 
 def _arrow_table(source: Any) -> Any:
-    """Return the table of an IPC file (Feather, too) or stream, which is what `datasets` keeps."""
+    """Return the table of an IPC file (or Feather), or of a stream, which `datasets` writes."""
     import pyarrow.ipc
 
     try:
@@ -302,7 +305,7 @@ def _column_values(column: Any, shown: str) -> list[Any]:
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         if types.is_binary(column.type) or types.is_large_binary(column.type):
-            column = column.cast(pyarrow.large_string())  # text whose writer did not say so
+            column = column.cast(pyarrow.large_string())  # text that was written as bytes
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise UserError(f"{shown} cannot be read ({first_line(error)})") from error
@@ -312,7 +315,7 @@ def _column_values(column: Any, shown: str) -> list[Any]:
 
 
 def _shortest(value: float, bit_width: int) -> Decimal:
-    """Return the number of fewest digits that a float of this width is nearest to."""
+    """Return the number with the fewest digits whose nearest float of this width is `value`."""
     import numpy as np
 
     kinds = {16: np.float16, 32: np.float32, 64: np.float64}
@@ -320,13 +323,13 @@ def _shortest(value: float, bit_width: int) -> Decimal:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The fields of a row, where it stands (`train.jsonl, line 3`), and an id if it has none."""
+    """Fields of a row, its place (`train.jsonl, line 3`), and an id to use if it has none."""
 
     fields: Fields
     place: str
@@ -334,7 +337,7 @@ class Row:
 
 
 def is_file_name(source: str) -> bool:
-    """Whether `source` means a file: there is one, or the name can be nothing else."""
+    """Return True if `source` means a file: it exists, or the name cannot mean anything else."""
     path = Path(source).expanduser()
     if path.is_dir():
         return False
@@ -343,7 +346,7 @@ def is_file_name(source: str) -> bool:
 
 
 def is_local(source: str) -> bool:
-    """Whether `source` means a file or a folder, and no data set of the hub."""
+    """Return True if `source` means a file or a folder, not a data set on the hub."""
     return is_file_name(source) or Path(source).expanduser().is_dir()
 
 
@@ -352,7 +355,7 @@ def _stem(path: Path) -> str:
 
 
 def refuse_missing(source: str, key: str) -> None:
-    """Raise UserError where `source` means a file or folder here and there is none."""
+    """Raise UserError if `source` means a local file or folder that does not exist."""
     if is_file_name(source) and not Path(source).expanduser().exists():
         raise UserError(f"{key}={source} cannot be read: there is no such file or folder")
 
@@ -360,9 +363,9 @@ def refuse_missing(source: str, key: str) -> None:
 def read_rows(
     source: str, key: str, *, split: str, subset: str | None, columns: Collection[str]
 ) -> list[Row]:
-    """The rows of `source`: of a file all, of a folder or hub data set those of `split`.
+    """Read the rows of `source`: all of a file, those of `split` of a folder or hub data set.
 
-    Ids count rows (in JSON lines: lines) from 1. `columns` are the fields that will be looked at;
+    Default ids count rows (in JSON lines: lines) from 1. `columns` are the fields that are needed;
     others may be missing from the rows. Raises UserError naming `key` and the file or row.
     """
     refuse_missing(source, key)
@@ -388,8 +391,11 @@ def read_rows(
 
 
 def _files_of_split(folder: Path, shown: str, split: str, subset: str | None) -> list[Path]:
-    """`<split>.jsonl`, or the shards `<split>-00000-of-00002.parquet`: in the folder, in the one
-    of the subset, or else one level below, as in a copy of a hub repository."""
+    """Find `<split>.jsonl` (or another form), or shards such as `<split>-00000-of-00002.parquet`.
+
+    They lie in the folder, or in the subset's folder if there is one, or else one level below, as
+    in a copy of a hub repository.
+    """
     root = folder / subset if subset is not None and (folder / subset).is_dir() else folder
     forms, packed = ("|".join(map(re.escape, names)) for names in (FORMS, COMPRESSIONS))
     name = re.compile(rf"{re.escape(split)}(-\d+-of-\d+(-[0-9a-f]{{16}})?)?({forms})({packed})?")
@@ -413,7 +419,7 @@ def _files_of_split(folder: Path, shown: str, split: str, subset: str | None) ->
 def _read_hub(
     source: str, key: str, split: str, subset: str | None, columns: Collection[str]
 ) -> list[Part]:
-    """A split of a hub data set; without a subset, of all its configurations one after another."""
+    """Read a split of a hub data set; without a subset, of all its configurations in turn."""
     datasets = _datasets()
     try:
         subsets = [subset] if subset is not None else datasets.get_dataset_config_names(source)
@@ -433,7 +439,7 @@ def _read_hub(
 
 
 def _datasets() -> Any:
-    """The `datasets` package without its chatter; errors come as exceptions."""
+    """Import `datasets` and silence its log and progress bars; errors come as exceptions."""
     import datasets
     import huggingface_hub
 
@@ -444,7 +450,7 @@ def _datasets() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error; `datasets` hides what is wrong in a file behind a general one."""
+    """Return the first line of an error, or of its cause if `datasets` wraps that in another."""
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
