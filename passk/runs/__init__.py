@@ -1,1 +1,1 @@
-"""Run directories: write them, read them back (without torch), name and rebuild them."""
+"""Run directories: write them, read them (without torch), name runs and rebuild them."""

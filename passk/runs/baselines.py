@@ -1,4 +1,4 @@
-"""What a run is compared with, and which runs are on record more than once.
+"""Choose the baseline that a run is compared with, and find runs that are on record twice.
 
 A baseline is the checkpoint a run started from, or a run that the user names. Both are counts of
 the same held-out problems, so that differences are taken problem by problem.
@@ -15,14 +15,14 @@ from passk.errors import UserError
 from passk.runs.labels import in_order, run_labels, run_title, short_names
 from passk.runs.reader import RunRecord
 
-# Of generated problems, and of those that are read: which settings say what is held out.
+# The settings that decide what is held out, for generated problems and for problems from files.
 _GENERATED = "conventions"
 _DRAWN = ("data.seed", "data.calculator_fraction", "data.skill_fraction", "data.cue")
 _READ = ("data.subset", "data.eval_split")
 
 
 def baseline_runs(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs, one per seed, that `baseline=NAME` means: a label, its title, or a regime.
+    """Return the runs, one per seed, that `baseline=NAME` selects: a label, its title, or a regime.
 
     Raises:
         UserError: there is no such run, or the regime has several labels.
@@ -45,9 +45,10 @@ def baseline_runs(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
 def counts_before(
     record: RunRecord, records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
 ) -> pd.DataFrame | None:
-    """Counts that those of a run are held against: of `baseline`, or of its starting checkpoint.
+    """Return the counts that a run is compared with: of `baseline`, or of its starting checkpoint.
 
-    None for a run of the baseline itself, and where no run of it has the seed and the problems.
+    Returns None for a run of the baseline itself, and where no baseline run has the seed and the
+    problems.
     """
     if baseline is None:
         return starting_counts(record, records)
@@ -61,11 +62,11 @@ def counts_before(
 
 
 def starting_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
-    """Counts of the checkpoint a run started from.
+    """Return the counts of the checkpoint that a run started from, or None if not known.
 
-    Inside a reproduction that is the last evaluation of its seed's SFT run (and None for the SFT
-    run itself). Elsewhere it is the run's own evaluation at step 0, or without one that of the run
-    among `records` that `train.init_from` names.
+    Inside a reproduction they come from the last evaluation of its seed's SFT run (None for the SFT
+    run itself). Elsewhere they come from the run's own evaluation at step 0, or without one from
+    the run among `records` that `train.init_from` names.
     """
     if record.regime == "sft" and record.seed_dir is not None:
         return None
@@ -76,7 +77,7 @@ def starting_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataF
 
 
 def sft_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
-    """The SFT run that a run of a reproduction started from."""
+    """Return the SFT run that a run of a reproduction started from, or None."""
     if record.regime == "sft" or record.seed_dir is None:
         return None
     same_seed = (r for r in records if r.seed_dir == record.seed_dir and r.regime == "sft")
@@ -84,7 +85,7 @@ def sft_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
 
 
 def origin_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
-    """The run, among those given, that a run started from."""
+    """Return the run among `records` that a run started from, or None."""
     if (sft := sft_of(record, records)) is not None:
         return sft
     if not (named := record.setting("train.init_from")):
@@ -95,18 +96,18 @@ def origin_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | No
 
 
 def last_counts(record: RunRecord) -> pd.DataFrame | None:
-    """Counts of the last evaluation of a run, None where it has none yet."""
+    """Return the counts of a run's last evaluation, or None if it has none yet."""
     return record.counts(record.steps[-1]) if record.steps else None
 
 
 def have_same_problems(one: RunRecord, other: RunRecord) -> bool:
-    """Whether problems of the same id are the same: by their digest, else by what chose them."""
+    """Return True if equal ids mean equal problems, by digest or else by the data settings."""
     digests = [run.manifest.get("heldout_sha256") for run in (one, other)]
     if None not in digests and digests[0] == digests[1]:
         return True
     if _heldout_settings(one) != _heldout_settings(other):
         return False
-    # Fewer problems or other shots have another digest; else the file has changed in between.
+    # Fewer problems or other shots explain another digest; otherwise the file has changed.
     sizes = [
         (run.setting("eval.num_problems"), run.setting("data.prompt.num_shots"))
         for run in (one, other)
@@ -122,12 +123,12 @@ def _heldout_settings(record: RunRecord) -> list[object]:
 
 
 def _own_start(record: RunRecord) -> pd.DataFrame | None:
-    """The run's evaluation at step 0, once there is a later one to hold against it."""
+    """Return the run's evaluation at step 0, if there is a later one to compare it with."""
     return record.counts(0) if len(record.steps) > 1 else None
 
 
 def _origin_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
-    """Counts of the checkpoint that `train.init_from` names, as its own run evaluated it."""
+    """Return the counts of the checkpoint in `train.init_from`, as its own run evaluated it."""
     origin, step = origin_of(record, records), _starting_step(record)
     if origin is None or not have_same_problems(origin, record):
         return None
@@ -136,7 +137,7 @@ def _origin_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFr
 
 
 def _starting_step(record: RunRecord) -> int | None:
-    """The step of the checkpoint that `train.init_from` names; None where it names a whole run."""
+    """Return the step of the checkpoint in `train.init_from`, or None for a whole run."""
     named = Path(str(record.setting("train.init_from"))).name
     return int(step[1]) if (step := re.fullmatch(r"step-(\d+)", named)) else None
 
@@ -145,10 +146,10 @@ _MOST_NAMED = 4
 
 
 def without_copies(records: Sequence[RunRecord]) -> tuple[list[RunRecord], dict[Path, Path]]:
-    """The runs, each once, and of every copy that was left out the run that it repeats.
+    """Drop copies of runs; returns the runs left, and for each copy the run that it repeats.
 
-    Of two the one that came further stays, or whose reproduction did. A copy stays too where a run
-    that stays started from it.
+    Of two equal runs, the one with more evaluations stays, or the one whose reproduction has more.
+    A copy also stays if a remaining run started from it.
     """
     reached = Counter(record.top for record in records for _ in record.steps)
     known: dict[tuple[str, int], list[RunRecord]] = {}
@@ -170,7 +171,7 @@ def without_copies(records: Sequence[RunRecord]) -> tuple[list[RunRecord], dict[
 
 
 def repeat_sentences(records: Sequence[RunRecord], copies: Mapping[Path, Path]) -> list[str]:
-    """What was left out as a copy, and what was averaged within a seed, in a sentence each."""
+    """State in a sentence each which copies were left out, and which runs were averaged."""
     sentences = []
     if copies:
         names = short_names(map(str, {*(run.path for run in records), *copies}))
@@ -191,10 +192,10 @@ def repeat_sentences(records: Sequence[RunRecord], copies: Mapping[Path, Path]) 
 
 
 def _is_same(one: RunRecord, other: RunRecord) -> bool:
-    """Whether two runs of one label and seed are one: a copy, or the same once more.
+    """Return True if two runs of one label and seed are a copy, or the same run done twice.
 
-    They agree wherever both were evaluated (a copy may have been taken midway), and began at one
-    time or were evaluated at the same steps.
+    They must agree wherever both were evaluated (a copy may have been taken midway), and have
+    started at the same time or been evaluated at the same steps.
     """
     both = sorted({*one.steps} & {*other.steps})
     if not all(_counts(one, step).equals(_counts(other, step)) for step in both):

@@ -1,8 +1,8 @@
-"""Where a run's weights come from, and the lines that rebuild runs in an empty folder.
+"""Trace where a run's weights come from, and write the commands that rebuild runs elsewhere.
 
-No place of the machine that made the runs is named: all directories are named from the folder that
-the runs have in common. The line of a reproduction or a sweep makes all of its runs; the lines of
-these, in order, make them one by one.
+The lines run in an empty folder and name no place of the machine that made the runs: all
+directories are relative to the folder that the runs have in common. The line of a reproduction or a
+sweep makes all of its runs; the lines of these, in order, make them one by one.
 """
 
 import os
@@ -28,14 +28,14 @@ from passk.runs.reader import RunRecord, load_run
 from passk.text import as_value, one_line, without_quotes
 
 _PLACES = ("model.path", "data.path", "data.eval_path", "train.init_from")
-_NOT_SHOWN = ("resume=", "hydra.", "tracker")  # nobody else's tracker is this one's
+_NOT_SHOWN = ("resume=", "hydra.", "tracker")  # trackers belong to the user who ran it
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """The runs that led to a model, the first of them first, and what that one started from.
+    """The runs that led to a model, first one first, and the model that the first one started from.
 
-    `model` is None where the first run that is known started from a checkpoint that is not here.
+    `model` is None if the first known run started from a checkpoint that is not on this machine.
     """
 
     runs: tuple[RunRecord, ...]
@@ -43,13 +43,13 @@ class Lineage:
 
     @property
     def model_name(self) -> str:
-        """The starting model in a word; without it the name of the run that came before."""
+        """Short name of the starting model, or else of the run that came before."""
         start = self.model or str(_run_folder(Path(self.runs[0].setting("train.init_from"))))
         return shown_name(start).rpartition("/")[2]
 
 
 def lineage(record: RunRecord) -> Lineage:
-    """Follow `train.init_from` back, as far as the runs are still where they were."""
+    """Follow `train.init_from` back as far as the runs are still where they were."""
     runs = [record]
     while start := runs[0].setting("train.init_from"):
         earlier = _run_of(Path(start).expanduser())
@@ -67,15 +67,15 @@ def _run_of(start: Path) -> RunRecord | None:
 
 
 def _run_folder(start: Path) -> Path:
-    """The run that a starting point is, or is a checkpoint of."""
+    """Return the folder of the run that `start` is, or of which `start` is a checkpoint."""
     return start.parent.parent if start.parent.name == "checkpoints" else start
 
 
 def hub_id(path: str | None, kind: str = "model") -> str | None:
-    """`path` where it is a repository of the hub, which this machine's cache of the hub shows.
+    """Return `path` if it is a hub repository, as this machine's cache of the hub shows; else None.
 
-    By its form alone a folder that is not here any more could be taken for one. `kind` is `model`
-    or `dataset`.
+    Its form alone is not enough: a folder that no longer exists could look like a hub id. `kind` is
+    `model` or `dataset`.
     """
     if path is None or not _is_hub_form(path):
         return None
@@ -89,7 +89,7 @@ def _is_hub_form(path: str) -> bool:
 
 
 def shown_name(path: str) -> str:
-    """A model, data set or run as others may read it: folders of this machine by name only."""
+    """Return a model, data set or run without paths of this machine: folders by name only."""
     folder = Path(path)
     if _is_hub_form(path):
         return path
@@ -99,7 +99,7 @@ def shown_name(path: str) -> str:
 
 
 def command_line(record: RunRecord, *, named: bool = False) -> str:
-    """The line that made the run, without places of this machine; `named` with its directory."""
+    """Return the command that made the run, without local paths; `named` adds its directory."""
     words = []
     for word in record.overrides:
         key, _, value = word.partition("=")
@@ -117,7 +117,7 @@ def command_line(record: RunRecord, *, named: bool = False) -> str:
 
 
 def _without_places(value: str) -> str:
-    """An override's value with the last names of the paths that it is, or that its list holds."""
+    """Shorten the path that an override's value is, or the paths in its list, to last names."""
     if value.startswith("[") and value.endswith("]"):
         items = [_without_places(item.strip()) for item in value[1:-1].split(",")]
         return f"[{','.join(items)}]" if any(map(_is_place, value[1:-1].split(","))) else value
@@ -125,7 +125,7 @@ def _without_places(value: str) -> str:
 
 
 def _is_place(value: str) -> bool:
-    """An absolute path, but not a word of a prompt such as /think."""
+    """Return True for an absolute path, but not for a word of a prompt such as /think."""
     bare = without_quotes(value.strip())
     path = Path(bare)
     return bare.startswith("~/") or (path.is_absolute() and len(path.parts) > 2)
@@ -133,13 +133,13 @@ def _is_place(value: str) -> bool:
 
 _NOT_REBUILT = ("resume=", "hydra.run.", "hydra.sweep.dir=")
 _MAY_NAME_RUNS = ("train.init_from", "model.path")
-_GROWING = ("seeds", "regimes")  # of a reproduction that was given more of them later
-_DEEPEST_CELL = 3  # folders between a sweep and a cell
+_GROWING = ("seeds", "regimes")  # keys that a resumed reproduction may extend
+_DEEPEST_CELL = 3  # levels of folders between a sweep and a cell
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A command and the directory that it makes; without a record that of many runs."""
+    """A command and the directory it makes; without a record, one that makes many runs."""
 
     directory: str
     command: str
@@ -148,24 +148,24 @@ class Line:
 
 
 class Places:
-    """What the directories of a report are called: paths from the folder that all runs lie in."""
+    """Names of the directories of a report: paths relative to the folder that holds all runs."""
 
     def __init__(self, records: Sequence[RunRecord]) -> None:
         self._runs = {record.path for record in records}
         self._root = Path(os.path.commonpath([outermost(record).parent for record in records]))
 
     def name(self, folder: Path) -> str:
-        """A directory below the root, as a line typed there names it."""
+        """Return the path of a directory relative to the root."""
         return folder.relative_to(self._root).as_posix()
 
     def as_shown(self, text: str) -> str:
-        """An absolute path below the root from there; any other text as it is."""
+        """Return an absolute path below the root as a relative one; leave other text unchanged."""
         path = Path(text)
         is_below = path.is_absolute() and len(self._root.parts) > 1 and self._root in path.parents
         return self.name(path) if is_below else text
 
     def words(self, overrides: Sequence[str], seed_dir: Path | None = None) -> list[str]:
-        """Overrides without what says where a run goes, and with the names of what they point to.
+        """Drop `resume` and overrides that name output directories, and rename paths in the others.
 
         `seed_dir` is that of a run in a reproduction, which may have been moved as a whole.
         """
@@ -174,20 +174,20 @@ class Places:
     def _word(self, word: str, seed_dir: Path | None) -> str:
         key, _, value = word.partition("=")
         is_quoted = value[:1] in ("'", '"')
-        parts = [without_quotes(value)] if is_quoted else value.split(",")  # a sweep's has several
+        parts = [without_quotes(value)] if is_quoted else value.split(",")  # several in a sweep
         names_runs = key.lstrip("+") in _MAY_NAME_RUNS
         runs = [self._run_at(part, seed_dir) if names_runs else None for part in parts]
         shown = [run or self.as_shown(part) for run, part in zip(runs, parts, strict=True)]
         return word if shown == parts else f"{key}={','.join(map(as_value, shown))}"
 
     def _run_at(self, text: str, seed_dir: Path | None) -> str | None:
-        """The name of the run, or of its checkpoint, that a path means, if it is one of these."""
+        """Return the name of the known run, or of its checkpoint, at a path; else None."""
         path = Path(text).expanduser()
         is_step = path.parent.name == "checkpoints"
         folder = path.parent.parent if is_step else path
         beside = () if seed_dir is None else (seed_dir / folder.name,)
         moved = [run for run in beside if run.parts[-2:] == folder.parts[-2:]]
-        if not folder.is_absolute():  # typed in another folder than this one
+        if not folder.is_absolute():  # it may have been typed in another folder
             moved += [run for run in self._runs if run.parts[-len(folder.parts) :] == folder.parts]
         for run in (folder.resolve(), *moved):
             if run in self._runs:
@@ -196,7 +196,7 @@ class Places:
 
 
 def rebuilding_lines(records: Sequence[RunRecord]) -> list[Line]:
-    """A line per run, below those of its wholes: SFT first, each after the run it starts from."""
+    """List the commands that rebuild the runs, SFT first, each run after the one it starts from."""
     places = Places(records)
     runs = [record for _, record in in_order(records)]
     runs.sort(key=lambda record: _generation(record, records))
@@ -215,7 +215,7 @@ def rebuilding_lines(records: Sequence[RunRecord]) -> list[Line]:
 
 
 def _wholes(record: RunRecord) -> list[Path]:
-    """The sweep and the reproduction that a run is part of, as far as there are any."""
+    """Return the directories of the sweep and of the reproduction that a run belongs to, if any."""
     sweeps = record.top.parents[:_DEEPEST_CELL]
     sweep = next((folder for folder in sweeps if (folder / FOLDER).is_dir()), None)
     is_reproduction = record.seed_dir is not None and _is_reproduction(record.top)
@@ -223,12 +223,12 @@ def _wholes(record: RunRecord) -> list[Path]:
 
 
 def outermost(record: RunRecord) -> Path:
-    """The directory of the line that made a run: of the sweep, the reproduction, or its own."""
+    """Return the directory made by the command of a run: its sweep, reproduction, or its own."""
     return [*_wholes(record), record.top][0]
 
 
 def _generation(record: RunRecord, records: Sequence[RunRecord]) -> int:
-    """How many runs came before this one, each started from the one before."""
+    """Count the runs that came before this one, each started from the one before."""
     seen: list[Path] = []
     run: RunRecord | None = record
     while run is not None and run.path not in seen:
@@ -246,7 +246,7 @@ def _line_of_run(record: RunRecord, places: Places) -> Line:
 
 
 def _lines_of_whole(folder: Path, places: Places) -> list[Line]:
-    """The line of a reproduction; all that added cells to a sweep."""
+    """Return the line of a reproduction, or all lines that added cells to a sweep."""
     directory = places.name(folder)
     if (folder / FOLDER).is_dir():
         typed = dict.fromkeys(cell.line for cell in read_ledger(folder) if cell.line)
@@ -259,7 +259,7 @@ def _lines_of_whole(folder: Path, places: Places) -> list[Line]:
 
 
 def _with_growth(overrides: Sequence[str], config: Path) -> list[str]:
-    """The overrides of a reproduction with the seeds and regimes that it ended with."""
+    """Return a reproduction's overrides with the seeds and regimes that it ended with."""
     now = read_file(lambda f: yaml.safe_load(f.read_text()), config, default={}) or {}
     words, begun = list(overrides), ReproduceConfig()
     for key in _GROWING:

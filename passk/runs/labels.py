@@ -1,4 +1,4 @@
-"""Numbers and settings in words: names of runs, Markdown, and the sentences of the report."""
+"""Name runs and settings for people, and write Markdown tables and the report's sentences."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,10 +10,10 @@ import pandas as pd
 from passk.config.schema import FREE_ON_RESUME, REGIMES, RegimeConfig, target_k
 from passk.runs.reader import RunRecord, natural_order
 
-# Settings that say where or how often a run happened, not what it did; `init_from` only where it
-# sets two runs of a seed apart.
+# Settings that say where or how often a run happened, not what it did. `init_from` is added only
+# where it distinguishes two runs of a seed.
 _INCIDENTAL = {"seed", "noise_seed", "init_from", "device", "save_every", "ks"}
-_PLAIN = ("k", "pass1_weight", "num_problems")  # numbers that are not rates
+_PLAIN = ("k", "pass1_weight", "num_problems")  # columns of numbers that are not rates
 _MOST_IN_A_SENTENCE = 4
 _REMEDIES = {
     "adaptive_k": "Adaptive k up to {k}",
@@ -23,7 +23,7 @@ _REMEDIES = {
 
 
 def config_differences(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Settings that differ between the runs: index the dotted key, a column per run in order.
+    """List settings that differ between the runs: dotted keys as index, a column per run in order.
 
     Seeds, names and places are left out; a setting that a run lacks is None.
     """
@@ -44,11 +44,12 @@ def config_differences(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def run_labels(records: Sequence[RunRecord]) -> list[str]:
-    """A name per run, equal for runs that differ by seed alone: the regime and what sets it apart.
+    """Label each run by its regime and its distinguishing settings; seeds share a label.
 
     `hybrid` where all hybrid runs share their settings, else for example `hybrid k=4
-    pass1_weight=0.7` or `hybrid cue=1`. Where each seed has a start of its own that is part of the
-    seed; where runs of one seed have several, it sets them apart.
+    pass1_weight=0.7` or `hybrid cue=1`. Where each seed starts from its own checkpoint, the start
+    counts as part of the seed; where runs of one seed have several starts, `init_from` is part of
+    the label.
     """
     labels = [""] * len(records)
     for regime in {record.regime for record in records}:
@@ -63,7 +64,7 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _with_starts(labels: Sequence[str], records: Sequence[RunRecord]) -> list[str]:
-    """With `init_from` in those labels that runs of one seed share though they start elsewhere."""
+    """Add `init_from` to labels that runs of one seed share although they start elsewhere."""
     starts = [_start(record, records) for record in records]
     of_seed: dict[tuple[str, int], set[str | None]] = {}
     for label, record, start in zip(labels, records, starts, strict=True):
@@ -79,9 +80,9 @@ def _with_starts(labels: Sequence[str], records: Sequence[RunRecord]) -> list[st
 
 
 def _start(record: RunRecord, records: Sequence[RunRecord]) -> str | None:
-    """Where a run's weights came from, the seed's own number in it left open.
+    """Return where a run's weights came from, with the seed's own number replaced by S.
 
-    In a reproduction that is where its SFT started, which all runs of the seed come from.
+    In a reproduction that is the start of its SFT run, from which all runs of the seed come.
     """
     sft = next((r for r in records if r.regime == "sft" and r.seed_dir == record.seed_dir), record)
     start = (record if record.seed_dir is None else sft).setting("train.init_from")
@@ -92,7 +93,7 @@ def _start(record: RunRecord, records: Sequence[RunRecord]) -> str | None:
 
 
 def short_names(values: Iterable[object]) -> dict[Any, str]:
-    """Of each text among the values its shortest end, in whole parts of a path, that is its own."""
+    """Shorten each text among the values to its shortest unique end of whole path parts."""
     parts = {value: Path(value).parts for value in values if isinstance(value, str)}
     names = {}
     for value, own in parts.items():
@@ -104,7 +105,7 @@ def short_names(values: Iterable[object]) -> dict[Any, str]:
 
 
 def in_order(records: Sequence[RunRecord]) -> list[tuple[str, RunRecord]]:
-    """(label, record) by regime (SFT first), then label with its numbers by size, then seed."""
+    """Sort into (label, record) by regime (SFT first), label (numbers by size), then seed."""
 
     def place(item: tuple[str, RunRecord]) -> tuple[int, list[tuple[float, str]], int]:
         label, record = item
@@ -116,12 +117,12 @@ def in_order(records: Sequence[RunRecord]) -> list[tuple[str, RunRecord]]:
 
 
 def _setting(key: str, value: object) -> str:
-    """`cue=1.0`: the last part of the key, in one word."""
+    """Format a setting as one word, such as `cue=1.0`, with the last part of the key."""
     return f"{key.rpartition('.')[2]}={value}".replace(" ", "")
 
 
 def run_title(record: RunRecord, label: str) -> str:
-    """The label for people: `SFT`, `Pass@8-only`, `Hybrid 0.7/0.3`, and what sets it apart."""
+    """Title the run for people: `SFT`, `Pass@8-only`, `Hybrid 0.7/0.3`, then what sets it apart."""
     said = {"pass1_weight", "estimator"}
     if record.regime == "sft":
         title = "SFT"
@@ -144,11 +145,11 @@ def run_title(record: RunRecord, label: str) -> str:
 
 
 def markdown(table: pd.DataFrame, headings: Mapping[str, str]) -> str:
-    """A table for people, in GitHub Markdown: percent points and intervals in brackets.
+    """Format a table in GitHub Markdown: percent, percentage points, and intervals in brackets.
 
-    `headings` names columns for people. X_low and X_high are folded into X. Rates and their deltas
-    are in percent with one decimal, deltas signed; alignments have two decimals; what is missing is
-    left empty.
+    `headings` maps columns to their names. X_low and X_high are folded into X. Rates and their
+    deltas are in percent with one decimal, deltas signed; alignments have two decimals; missing
+    values are left empty.
     """
     shown = shown_columns(table)
     names = [heading(column, headings) for column in shown]
@@ -160,7 +161,7 @@ def markdown(table: pd.DataFrame, headings: Mapping[str, str]) -> str:
 
 
 def heading(column: str, headings: Mapping[str, str]) -> str:
-    """A column's name for people; `delta_pass4` of a sweep needs no entry of its own."""
+    """Return a column's name for people; `delta_pass4` of a sweep needs no entry of its own."""
     if column in headings:
         return headings[column]
     return re.sub(
@@ -171,12 +172,12 @@ def heading(column: str, headings: Mapping[str, str]) -> str:
 
 
 def shown_columns(table: pd.DataFrame) -> list[str]:
-    """Columns that get one of their own for people: not the bounds of another."""
+    """Return the columns that are shown: all but the bounds of others."""
     return [column for column in table.columns if not column.endswith(("_low", "_high"))]
 
 
 def format_cell(row: Mapping[Any, Any], column: str) -> str:
-    """One value for people, with its interval where it has one: `48.1` or `+5.2 [+3.4, +7.1]`."""
+    """Format a value with its interval if it has one: `48.1` or `+5.2 [+3.4, +7.1]`."""
     value = row[column]
     if pd.isna(value):
         return ""
@@ -210,10 +211,10 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def reading(
     table: pd.DataFrame, titles: Mapping[str, str], ks: Mapping[str, int], baseline: str = ""
 ) -> list[str]:
-    """The reproduction table in sentences: first what changed, then how the gradients lay.
+    """Describe the reproduction table in sentences: first what changed, then how gradients aligned.
 
-    `titles` and `ks` are by label; changes are against `baseline`, if it is named. A change whose
-    interval contains 0 is called no clear change.
+    `titles` and `ks` are keyed by label; changes are against `baseline`, if it is given. A change
+    whose interval contains 0 is called no clear change.
     """
     several = set(table[table["seed"] == "all"]["regime"])
     rows = table[(table["seed"] == "all") | ~table["regime"].isin(several)].to_dict("records")
@@ -239,9 +240,9 @@ def reading(
 
 
 def sweep_reading(cells: pd.DataFrame, k: int) -> list[str]:
-    """The sweep in a sentence: which cells gain Pass@k without a clear loss of Pass@1.
+    """Describe the sweep in a sentence: how many cells gain Pass@k without a clear loss of Pass@1.
 
-    `cells` has one row for each of them: `sheets.summary_rows` of the sweep's table.
+    `cells` has one row for each of them: `table_formats.summary_rows` of the sweep's table.
     """
     cells = cells.dropna(subset=["delta_pass1_low", f"delta_pass{k}_low"])
     if cells.empty:
@@ -260,7 +261,7 @@ def sweep_reading(cells: pd.DataFrame, k: int) -> list[str]:
 
 
 def _change(row: Mapping[Any, Any], titles: Mapping[str, str], ks: Mapping[str, int]) -> str:
-    """`Pass@8-only changed Pass@1 by +5.2 points [..] and made no clear change to Pass@8 (..)`."""
+    """Write `Pass@8-only changed Pass@1 by +5.2 points [..] and made no clear change to Pass@8`."""
     clauses = []
     for column, k in (("delta_pass1", 1), ("delta_passk", ks[row["regime"]])):
         value = _number(row[column], column)
@@ -284,7 +285,7 @@ def _direction(row: Mapping[Any, Any], titles: Mapping[str, str]) -> str:
 
 
 def objective_in_words(regime: RegimeConfig) -> str:
-    """`0.7 Pass@1 + 0.3 Pass@8`, or one of the two alone."""
+    """Write the objective as `0.7 Pass@1 + 0.3 Pass@8`, or as one of the two alone."""
     weight = regime.pass1_weight
     if weight in (0, 1):
         return f"Pass@{target_k(regime)}"

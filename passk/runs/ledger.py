@@ -1,7 +1,7 @@
-"""The ledger of a sweep: a file per cell, of what it is, where it runs and how its attempts ended.
+"""Keep the ledger of a sweep: one file per cell, with its command, its machine and its attempts.
 
-Each cell writes its own file, on whatever machine it runs, and holds a lock as long as it lives: so
-states are true whoever was killed, and the same line again knows what is left to do.
+Each cell writes its own file, on whatever machine it runs, and holds a lock as long as it lives. So
+states are true even after a kill, and repeating the same line shows what is left to do.
 """
 
 import fcntl
@@ -22,14 +22,14 @@ from passk.files import is_free, write_text
 FOLDER = "ledger"
 STATES = ("waiting", "running", "interrupted", "failed", "finished")
 FINISHED, REFUSED, INTERRUPTED = 0, 2, 130  # exit codes
-_LONGEST_NAME = 120  # bytes; a file's name may have 255, and ours get endings
+_LONGEST_NAME = 120  # bytes; file names may have 255, and endings are added to ours
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One process that ran a cell. `code` is its exit code, minus the signal that killed it.
+    """One process that ran a cell. `code` is its exit code, or minus the signal that killed it.
 
-    Without an end it runs, or was lost together with the process that started it.
+    Without an end it is running, or was lost together with the process that started it.
     """
 
     start: str
@@ -37,11 +37,11 @@ class Attempt:
     pid: int
     end: str | None = None
     code: int | None = None
-    sentence: str = ""  # what was at fault
+    sentence: str = ""  # what went wrong
 
     @property
     def seconds(self) -> float | None:
-        """How long it took, once it has ended."""
+        """Duration in seconds, once it has ended."""
         if self.end is None:
             return None
         start, end = (datetime.fromisoformat(at) for at in (self.start, self.end))
@@ -50,7 +50,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run of a sweep: the overrides that make it, in a directory below the sweep's."""
+    """One run of a sweep: the overrides that make it, and its directory below the sweep's."""
 
     name: str
     number: int
@@ -58,8 +58,8 @@ class Cell:
     overrides: tuple[str, ...]
     run_dir: str  # relative to the sweep's directory
     attempts: tuple[Attempt, ...] = ()
-    line: str = ""  # what was typed when it was planned
-    owns_dir: bool = False  # whether attempts of this cell made all that is in its directory
+    line: str = ""  # the command line that planned it
+    owns_dir: bool = False  # True if attempts of this cell made all that is in its directory
 
     @property
     def last(self) -> Attempt | None:
@@ -68,37 +68,37 @@ class Cell:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """True if nothing is left to do."""
         return self.last is not None and self.last.code == FINISHED
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether it was asked to stop, and has saved."""
+        """True if it was asked to stop, and has saved."""
         return self.last is not None and self.last.code == INTERRUPTED
 
     @property
     def has_failed(self) -> bool:
-        """Whether its latest attempt ended by itself, and not well."""
+        """True if its latest attempt ended by itself, and unsuccessfully."""
         ended = self.last is not None and self.last.code is not None
         return ended and not (self.is_finished or self.is_interrupted)
 
 
 def cell_file(sweep_dir: Path, name: str) -> Path:
-    """Where the ledger has a cell."""
+    """Return the path of a cell's file in the ledger."""
     return sweep_dir / FOLDER / f"{name}.json"
 
 
 def log_file(sweep_dir: Path, name: str) -> Path:
-    """Where a cell's output goes when it has no screen of its own."""
+    """Return the path for a cell's output when it has no screen of its own."""
     return sweep_dir / FOLDER / f"{name}.log"
 
 
 def read_cell(file: Path) -> Cell:
-    """A cell as the ledger has it."""
+    """Read a cell from its ledger file. Raises UserError if the file holds none."""
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
         attempts = tuple(Attempt(**attempt) for attempt in known.pop("attempts"))
-        # An older ledger does not say: only what was refused had surely made nothing.
+        # Older ledgers lack this key: only refused attempts have surely made nothing.
         known.setdefault("owns_dir", any(attempt.code != REFUSED for attempt in attempts))
         cell = Cell(**{**known, "overrides": tuple(known["overrides"])}, attempts=attempts)
         _check(cell)
@@ -117,30 +117,31 @@ def _check(cell: Cell) -> None:
             raise TypeError(f"the exit code {attempt.code!r} is no number")
         for time in (attempt.start, *([] if attempt.end is None else [attempt.end])):
             datetime.fromisoformat(time)
-        _ = attempt.seconds  # times of one kind: with a zone, or without
+        _ = attempt.seconds  # raises unless both times have a zone, or neither
 
 
 def cell_dir(file: Path, cell: Cell) -> Path:
-    """The directory of the cell that the ledger has in a file."""
+    """Return the run directory of the cell in a ledger file."""
     return file.parent.parent / cell.run_dir
 
 
 def write_cell(sweep_dir: Path, cell: Cell) -> None:
-    """Put a cell into the ledger, or its new state in place of the old."""
+    """Write a cell into the ledger, replacing its old state if there is one."""
     _write(cell_file(sweep_dir, cell.name), cell)
 
 
 def read_ledger(sweep_dir: Path) -> list[Cell]:
-    """All cells of a sweep in order; empty where there is no ledger."""
+    """Read all cells of a sweep in order; empty without a ledger."""
     files = (sweep_dir / FOLDER).glob("*.json")
     return sorted((read_cell(file) for file in files), key=lambda cell: cell.number)
 
 
 def plan(sweep_dir: Path, wanted: Sequence[Cell]) -> list[Cell]:
-    """The wanted cells as they stand, new ones entered as waiting; nothing is changed if refused.
+    """Return the wanted cells in their current state, and enter new ones as waiting.
 
-    Cells are the same if their commands and overrides are. A new one whose name is taken gets
-    another; UserError where its directory is that of another cell, or lies in or around it.
+    Cells are the same if their commands and overrides are. A new cell whose name is taken gets
+    another. Raises UserError, before anything is changed, where its directory is that of another
+    cell, or lies in or around it.
     """
     known = read_ledger(sweep_dir)
     cells = {identity(cell): cell for cell in known}
@@ -161,7 +162,7 @@ def plan(sweep_dir: Path, wanted: Sequence[Cell]) -> list[Cell]:
 
 
 def find(sweep_dir: Path, command: str, overrides: Sequence[str]) -> Cell:
-    """The planned cell that runs this command with these overrides."""
+    """Return the planned cell that runs this command with these overrides, or raise UserError."""
     sought = (command, *sorted(overrides))
     for cell in read_ledger(sweep_dir):
         if identity(cell) == sought:
@@ -173,29 +174,32 @@ def find(sweep_dir: Path, command: str, overrides: Sequence[str]) -> Cell:
 
 
 def identity(cell: Cell) -> tuple[str, ...]:
-    """What makes two cells the same one."""
+    """Return the key that is equal for equal cells: command and sorted overrides."""
     return (cell.command, *sorted(cell.overrides))
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """The name, marked as another one where it is taken."""
+    """Return the name, with apostrophes added while it is taken."""
     while name in taken:
         name += "'"
     return name
 
 
 def as_name(text: str) -> str:
-    """A file's name that still says what it names."""
+    """Turn text into a file name that still shows what it names."""
     bare = re.sub(r"[\"']", "", text)
     name = re.sub(r"[^\w.,=+-]+", "_", bare).strip("_.") or "cell"
     if len(name.encode()) <= _LONGEST_NAME:
         return name
-    shown = name.encode()[:_LONGEST_NAME].decode(errors="ignore")  # no half of a character
+    shown = name.encode()[:_LONGEST_NAME].decode(errors="ignore")  # drops a character cut in half
     return f"{shown}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def below_the_sweep(subdir: str) -> str:
-    """A cell's directory in its shortest form: what is tried again is removed, so it is ours."""
+    """Shorten a cell's directory; raise UserError if it is not below that of the sweep.
+
+    A retried cell's directory is removed, so it must belong to the sweep.
+    """
     path = PurePath(os.path.normpath(subdir))
     if path.is_absolute() or not path.parts or path.parts[0] in ("..", FOLDER):
         raise UserError(
@@ -206,7 +210,7 @@ def below_the_sweep(subdir: str) -> str:
 
 
 def state(sweep_dir: Path, cell: Cell) -> str:
-    """One of `STATES`; an attempt without an end is running as long as it holds its lock."""
+    """Return one of `STATES`; an attempt without an end is running while it holds its lock."""
     if cell.last is None:
         return "waiting"
     if cell.last.code is None:
@@ -215,7 +219,7 @@ def state(sweep_dir: Path, cell: Cell) -> str:
 
 
 def is_locked(sweep_dir: Path, cell: Cell) -> bool:
-    """Whether a process runs the cell now, here or on a machine that shares the directory."""
+    """Return True if a process runs the cell, here or on a machine that shares the directory."""
     try:
         descriptor = os.open(_lock_file(cell_file(sweep_dir, cell.name)), os.O_RDWR)
     except FileNotFoundError:
@@ -231,10 +235,11 @@ def is_locked(sweep_dir: Path, cell: Cell) -> bool:
 
 @contextmanager
 def attempting(file: Path) -> Iterator[bool]:
-    """Be the process that runs a cell: wait for one that still does, then enter an attempt.
+    """Become the process that runs a cell: wait for one that still does, then enter an attempt.
 
-    Gives False, and enters none, where that other one has finished the cell. A directory that an
-    attempt finds free is the cell's own from then on, until one ends and leaves it free.
+    Yields False, without an attempt, if the other process has finished the cell. A directory that
+    an attempt finds free belongs to the cell from then on, until an attempt ends and leaves it
+    free.
     """
     descriptor = os.open(_lock_file(file), os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -250,11 +255,11 @@ def attempting(file: Path) -> Iterator[bool]:
 
 
 def end_attempt(file: Path, code: int, sentence: str) -> Cell:
-    """Enter how the latest attempt ended, unless that is known; the cell as it then stands."""
+    """Record how the latest attempt ended, unless that is known; returns the updated cell."""
     cell = read_cell(file)
     if cell.last is not None and cell.last.code is None:
         ended = replace(cell.last, end=now(), code=code, sentence=sentence)
-        # Where nothing was made, as by what is refused, what comes to lie there is not the cell's.
+        # If nothing was made, as after refused input, later contents do not belong to the cell.
         owns_dir = cell.owns_dir and not is_free(cell_dir(file, cell))
         cell = replace(cell, attempts=(*cell.attempts[:-1], ended), owns_dir=owns_dir)
         _write(file, cell)
@@ -262,7 +267,7 @@ def end_attempt(file: Path, code: int, sentence: str) -> Cell:
 
 
 def now() -> str:
-    """The time as the ledger has it: UTC, to the millisecond."""
+    """Return the time in the ledger's format: UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -275,7 +280,10 @@ def _lock_file(file: Path) -> Path:
 
 
 def _check_directory(sweep_dir: Path, cell: Cell, others: Iterable[Cell]) -> None:
-    """Refuse a directory that is another cell's: what one removes must not be the other's."""
+    """Raise UserError if the directory is another cell's, or overlaps with it.
+
+    Removing one must not remove the other.
+    """
     for other in others:
         if _overlap(cell.run_dir, other.run_dir):
             lies = "is" if cell.run_dir == other.run_dir else f"lies in or around {other.run_dir},"
@@ -287,13 +295,13 @@ def _check_directory(sweep_dir: Path, cell: Cell, others: Iterable[Cell]) -> Non
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether one of two directories is the other, or lies in it."""
+    """Return True if one of two directories is the other, or lies in it."""
     one, other = f"{one}/", f"{other}/"
     return one.startswith(other) or other.startswith(one)
 
 
 def _difference(one: Cell, other: Cell) -> str:
-    """Say what sets two cells apart."""
+    """Describe what sets two cells apart."""
     if one.command != other.command:
         return f"passk {one.command}, not passk {other.command}"
     mine, others = set(one.overrides), set(other.overrides)

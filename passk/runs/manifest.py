@@ -1,4 +1,4 @@
-"""What a run was made with and how long it took: versions, checkout, machine, time of sessions."""
+"""Record the circumstances of a run for its manifest: versions, checkout, machine, time spent."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ _PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """The facts of a manifest that belong to no run: `versions`, `git`, `host`, `machine`."""
+    """Return the manifest's facts about this process: `versions`, `git`, `host`, `machine`."""
     return {
         "versions": {"passk": __version__}
         | {name: _version(name) for name in _PACKAGES}
@@ -39,7 +39,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout that passk runs from; None when installed."""
+    """Return commit and dirty flag of the checkout that passk runs from; None when installed."""
     here = Path(__file__).parent.parent.parent
     if not (here / ".git").exists():
         return None
@@ -54,14 +54,14 @@ def _git_state() -> dict[str, Any] | None:
 
 
 class Spending:
-    """Seconds since the first session began to record, and seconds times processes.
+    """Seconds that a run has taken over all its sessions, and seconds times processes.
 
-    Of a session that was killed the last line of `metrics.jsonl` shows how far it came. Sessions
+    For a session that was killed, the last line of `metrics.jsonl` shows how far it came. Sessions
     may differ in their number of processes.
     """
 
     def __init__(self, manifest: Mapping[str, Any], last_logged: float) -> None:
-        """`manifest` is that of the session before, `last_logged` the values of its last line."""
+        """`manifest` is of the session before; `last_logged` are the seconds in its last line."""
         self._started = time.monotonic()
         num_processes = int(manifest.get("num_processes", 1))
         seconds = float(manifest.get("seconds", 0.0))
@@ -76,7 +76,7 @@ class Spending:
         return self._seconds + time.monotonic() - self._started
 
     def facts(self) -> dict[str, float]:
-        """What the manifest says of it: one process is one device."""
+        """Return the facts for the manifest; one process counts as one device."""
         seconds = self.seconds
         device_seconds = self._device_seconds + (seconds - self._seconds) * num_ranks()
         return {

@@ -40,7 +40,7 @@ _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunRecord:
-    """What one run directory holds, read once.
+    """Contents of one run directory, read once.
 
     Attributes:
         path: the run directory.
@@ -50,7 +50,7 @@ class RunRecord:
         by_kind: `eval/table_by_kind.csv`, a row per (step, kind, k); levels, or else types, stand
             for kinds where problems have none.
         metrics: `metrics.jsonl`, a row per training step.
-        overrides: `overrides.txt`, what the user typed, one setting each.
+        overrides: `overrides.txt`, the settings that the user typed, one each.
     """
 
     path: Path
@@ -76,13 +76,13 @@ class RunRecord:
 
     @property
     def optimises_passk(self) -> bool:
-        """Whether k means something for this run: it is neither SFT nor Pass@1 alone."""
+        """True if k matters for this run: it is neither SFT nor Pass@1 alone."""
         knows_k = self.setting("regime.estimator") not in ESTIMATORS_WITHOUT_K
         return knows_k and self.regime != "sft" and self.pass1_weight < 1 and self.k > 1
 
     @property
     def seed(self) -> int:
-        """The number of the `seed-S` directory, else `train.seed`."""
+        """Number of the `seed-S` directory, else `train.seed`."""
         if self.seed_dir is not None:
             return int(self.seed_dir.name.removeprefix("seed-"))
         return int(self.setting("train.seed", 0) or 0)
@@ -95,7 +95,7 @@ class RunRecord:
 
     @property
     def top(self) -> Path:
-        """The reproduction that it is part of, or its own directory: what one command made."""
+        """Directory made by one command: the reproduction it is part of, or its own."""
         return self.path if self.seed_dir is None else self.seed_dir.parent
 
     @property
@@ -109,7 +109,7 @@ class RunRecord:
         return saved_steps(self.path / "rollouts")
 
     def setting(self, key: str, default: Any = None) -> Any:
-        """The value of a dotted key of the configuration."""
+        """Return the value of a dotted key of the configuration."""
         node: Any = self.config
         for part in key.split("."):
             if not isinstance(node, Mapping) or part not in node:
@@ -118,7 +118,7 @@ class RunRecord:
         return node
 
     def counts(self, step: int) -> pd.DataFrame:
-        """Evaluation counts at a step: problem_id, kind, n samples and c correct, a row each.
+        """Read the evaluation counts at a step: problem_id, kind, n samples, c correct; a row each.
 
         Levels, or else types, stand for kinds where problems have none.
         """
@@ -130,7 +130,7 @@ class RunRecord:
         return with_kind(frame)[["problem_id", "kind", "n", "c"]]
 
     def rollouts(self, step: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The samples that a step was trained on, a row each; these columns, or all."""
+        """Read the samples that a step was trained on, a row each; these columns, or all."""
         file = self.path / "rollouts" / f"step-{step:06d}.parquet"
         frame: pd.DataFrame = read_file(partial(pd.read_parquet, columns=columns), file)
         needed = ["step", "problem_id", "sample"] if columns is None else columns
@@ -144,7 +144,7 @@ class RunRecord:
         return read_table(self.path / "eval" / "summary.csv", default=empty)
 
     def problems(self) -> pd.DataFrame:
-        """problem_id, split (train or heldout), kind, prompt, answer; empty for an older run."""
+        """Read problem_id, split (train or heldout), kind, prompt, answer; empty for older runs."""
         return read_problems(self.path)
 
 
@@ -172,9 +172,9 @@ def load_run(path: str | Path) -> RunRecord:
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
-    """Every run at or below the paths, once each: runs, reproductions and sweeps may be mixed.
+    """Read every run at or below the paths, once each; runs, reproductions and sweeps may be mixed.
 
-    A path may hold what `passk eval` or `passk diagnose` wrote instead, but not all may.
+    A path may hold what `passk eval` or `passk diagnose` wrote instead, but not all paths may.
 
     Raises:
         UserError: a path does not exist or holds nothing of the kind, or there is no run at all.
@@ -201,7 +201,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
 
 
 def find_measured(paths: Iterable[str | Path], *commands: str) -> list[Path]:
-    """The directories at or below the paths that one of these commands wrote, once each."""
+    """Find the directories at or below the paths that one of these commands wrote, once each."""
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         below = sorted((f.parent for f in path.rglob("manifest.json")), key=natural_order)
@@ -210,7 +210,7 @@ def find_measured(paths: Iterable[str | Path], *commands: str) -> list[Path]:
 
 
 def read_problems(folder: Path) -> pd.DataFrame:
-    """`problems.parquet` of a run or an evaluation: the columns of `RunRecord.problems`."""
+    """Read `problems.parquet` of a run or an evaluation; columns of `RunRecord.problems`."""
     empty = pd.DataFrame(columns=_PROBLEM_COLUMNS, dtype=object)
     file = folder / "problems.parquet"
     frame: pd.DataFrame = read_file(pd.read_parquet, file, default=empty)
@@ -219,14 +219,14 @@ def read_problems(folder: Path) -> pd.DataFrame:
 
 
 def read_seed_table(record: RunRecord, name: str) -> pd.DataFrame | None:
-    """`alignment.csv` or `kernel.csv` of the run's seed directory; None where there is none."""
+    """Read `alignment.csv` or `kernel.csv` of the run's seed directory; None if missing."""
     if record.seed_dir is None or not (record.seed_dir / name).is_file():
         return None
     return read_table(record.seed_dir / name)
 
 
 def _is_run(path: Path) -> bool:
-    """A training run; `passk eval` leaves the same files, but is not one."""
+    """Return True for a training run; `passk eval` leaves the same files, but makes no run."""
     config = path / "config.yaml"
     if read_manifest(path).get("command") == "eval":
         return False
@@ -239,18 +239,18 @@ def _is_run(path: Path) -> bool:
 
 
 def _is_hidden(path: Path) -> bool:
-    """Hydra keeps its own copy of a config under `.hydra`."""
+    """Return True below hidden folders: Hydra keeps its own copy of a config under `.hydra`."""
     return any(part.startswith(".") for part in path.parts)
 
 
 def natural_order(name: str | Path) -> list[tuple[float, str]]:
-    """A key to sort by that puts k=2 before k=12, and 1e-05 before 0.001."""
+    """Return a sort key that puts k=2 before k=12, and 1e-05 before 0.001."""
     parts = re.split(r"(\d+(?:\.\d+)?(?:e-\d+)?)", str(name))
     return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The settings of a run, of which those that are computed with are of the right type."""
+    """Read the settings of a run; settings used in computations must have the right type."""
     config = read_yaml(file)
     for dotted, types in _SETTINGS.items():
         section, key = dotted.split(".")
@@ -262,7 +262,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def read_evals(file: Path, key: Sequence[str]) -> pd.DataFrame:
-    """A table of `eval/` with a row per key, the last of a repeated one."""
+    """Read a table of `eval/` with one row per key, the last where keys repeat."""
     columns = list(dict.fromkeys([*key, *_EVAL_COLUMNS]))
     empty = pd.DataFrame(columns=columns)
     numbers = [column for column in columns if column not in GROUPINGS]
@@ -278,7 +278,7 @@ def _read_by_kind(folder: Path) -> pd.DataFrame:
 
 
 def read_metrics(file: Path) -> pd.DataFrame:
-    """A row per step, the last of a repeated one; a line cut short by a kill is dropped."""
+    """Read a row per step, the last of a repeated one; a line cut short by a kill is dropped."""
     rows = [row for _, row in read_lines(file)]
     if not rows:
         return pd.DataFrame(columns=["step"])
@@ -293,7 +293,7 @@ AGREEMENT_COLUMNS = [
 
 @dataclass(frozen=True, eq=False)
 class DiagnosisRecord:
-    """One directory of `passk diagnose`, read once.
+    """Contents of one directory of `passk diagnose`, read once.
 
     Attributes:
         path: the directory.
@@ -309,13 +309,13 @@ class DiagnosisRecord:
 
     @property
     def ks(self) -> list[int]:
-        """The k that prompts have weights for, ascending."""
+        """Every k at which prompts have weights, ascending."""
         named = (re.fullmatch(r"weight_(\d+)", str(name)) for name in self.prompts)
         return sorted(int(match[1]) for match in named if match)
 
     @cached_property
     def run(self) -> Path | None:
-        """The run whose checkpoint was measured, where that lies on this machine."""
+        """The run whose checkpoint was measured, if it is on this machine."""
         policy = Path(str(self.manifest.get("policy", "")))
         run = policy.parent.parent
         return run if (run / "config.yaml").is_file() else None
@@ -329,14 +329,14 @@ class DiagnosisRecord:
 
     @property
     def title(self) -> str:
-        """`passk at step 150`, or the name of the model."""
+        """Title such as `passk at step 150`, or the name of the model."""
         policy = Path(str(self.manifest.get("policy", self.path.name)))
         step = re.fullmatch(r"step-(\d+)", policy.name)
         return f"{policy.parent.parent.name} at step {int(step[1])}" if step else policy.name
 
 
 def find_diagnoses(dirs: Iterable[str | Path]) -> list[DiagnosisRecord]:
-    """Every diagnosis at or below the paths, once each; one without its tables is left out.
+    """Read every diagnosis at or below the paths, once each; those without tables are left out.
 
     Raises:
         UserError: one of its files cannot be read.
@@ -354,10 +354,10 @@ def find_diagnoses(dirs: Iterable[str | Path]) -> list[DiagnosisRecord]:
 
 
 def agreement_rows(diagnoses: Iterable[DiagnosisRecord], k: int | None = None) -> pd.DataFrame:
-    """A row per diagnosis and prompt: its weight w_k and its agreement with the Pass@1 gradient.
+    """Collect the weight w_k and the Pass@1 agreement of prompts: a row per diagnosis and prompt.
 
-    Columns: `AGREEMENT_COLUMNS`; `diagnosis` is its title, `contribution` estimates w_k a without
-    bias, `signal` says why no gradient is seen, where none is. k is each diagnosis' own unless
+    Columns: `AGREEMENT_COLUMNS`. `diagnosis` is its title, `contribution` estimates w_k a without
+    bias, and `signal` gives the reason where no gradient is seen. k is each diagnosis' own unless
     given, and a diagnosis without that k is left out.
     """
     frames = []

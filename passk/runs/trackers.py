@@ -1,7 +1,7 @@
-"""Trackers that a run's metrics can go to: TensorBoard, Weights & Biases, trackio and MLflow.
+"""Send a run's metrics to a tracker: TensorBoard, Weights & Biases, trackio or MLflow.
 
-A library is imported where it was chosen, and held by a thread: the run neither waits for it nor
-fails with it. `metrics.jsonl` always has everything. See docs/trackers.md.
+A library is imported only if it was chosen, and runs in its own thread: the run neither waits for
+it nor fails with it. `metrics.jsonl` always has everything. See docs/trackers.md.
 """
 
 import json
@@ -21,20 +21,20 @@ from passk.config.schema import TrainConfig
 from passk.files import write_text
 from passk.runs.ledger import FOLDER
 
-PATIENCE_SECONDS = 60.0  # with a library, once the run has ended
+PATIENCE_SECONDS = 60.0  # how long to wait for a library after the run has ended
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a tracker gets of a run when it is opened.
+    """Information that a tracker gets about a run when it is opened.
 
     Attributes:
         path: the run's directory.
         name: of the run, and `group` of those it belongs to: a reproduction, a sweep.
-        folder: where the user wants the files; None: where they belong.
-        id: what the library called this run in an earlier session; None in the first.
+        folder: where the user wants the files; None for the tracker's default place.
+        id: the library's id of this run in an earlier session; None in the first.
         place: where that session was written.
-        step: of training, at which the session begins.
+        step: training step at which the session begins.
         config: the hyper-parameters, nested.
         facts: versions, commit, device and the like.
     """
@@ -53,14 +53,14 @@ class Session:
 
 
 class Tracker(Protocol):
-    """An open run of a library; opened by calling the class with a `Session`."""
+    """Open run of a tracking library; opened by calling the class with a `Session`."""
 
     id: str
-    place: str  # for people: a folder or an address
-    rewinds: ClassVar[bool]  # drops what it holds of steps that a resumed run repeats
+    place: str  # folder or address to show to people
+    rewinds: ClassVar[bool]  # True if it drops steps that a resumed run repeats
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Metrics of a step; a step may come in several parts."""
+        """Log metrics of a step; a step may come in several parts."""
         ...
 
     def finish(self, status: str) -> None:
@@ -69,7 +69,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files, in the run's directory."""
+    """TensorBoard event files in the run's directory."""
 
     id = ""
     rewinds: ClassVar[bool] = True
@@ -90,13 +90,13 @@ class TensorBoard:
         self._writer.add_text("facts", json.dumps(session.facts, indent=2), session.step)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Written at once: whoever looks sees the last step, and a kill takes none."""
+        """Write at once, so readers see the last step and a kill loses none."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def finish(self, status: str) -> None:
-        """The status stands among the texts."""
+        """Write the status among the texts, and close."""
         self._writer.add_text("status", status)
         self._writer.close()
 
@@ -110,8 +110,8 @@ class WandB:
         import wandb
 
         folder = session.folder or session.path
-        folder.mkdir(parents=True, exist_ok=True)  # wandb would go to a temporary one
-        wandb.setup(settings=wandb.Settings(silent=True))  # nor does it ask who one is
+        folder.mkdir(parents=True, exist_ok=True)  # else wandb uses a temporary folder
+        wandb.setup(settings=wandb.Settings(silent=True))  # without a login prompt
         self._run = wandb.init(
             project=session.project,
             name=session.name,
@@ -121,10 +121,10 @@ class WandB:
             mode=session.mode,
             dir=str(folder),
             config=session.config | {"manifest": session.facts},
-            reinit="create_new",  # whoever else uses wandb in this process keeps their run
+            reinit="create_new",  # other users of wandb in this process keep their run
             settings=wandb.Settings(
                 console="off",
-                finish_timeout=PATIENCE_SECONDS,  # the hook at exit keeps to it too
+                finish_timeout=PATIENCE_SECONDS,  # also limits the hook at exit
                 finish_timeout_raises=True,
             ),
         )
@@ -133,25 +133,25 @@ class WandB:
         self.place = str(Path(self._run.dir).parent) if offline else str(self._run.url)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Parts of a step become one row."""
+        """Log values; parts of a step become one row."""
         self._run.log(dict(values), step=step)
 
     def finish(self, status: str) -> None:
-        """What did not finish is shown as failed; the summary says which it was."""
+        """Record the status in the summary; any run that did not finish is shown as failed."""
         self._run.summary["status"] = status
         self._run.finish(exit_code=0 if status == "finished" else 1)
 
 
 class Trackio:
-    """The local database that all runs of trackio share, in TRACKIO_DIR."""
+    """The local database in TRACKIO_DIR, which all runs of trackio share."""
 
     rewinds: ClassVar[bool] = False
 
     def __init__(self, session: Session) -> None:
         import trackio
 
-        # Not trackio.init: it finds a run to go on with by its name alone, and sends to where
-        # TRACKIO_SPACE_ID says.
+        # Not trackio.init: it finds a run to continue by its name alone, and sends to the space
+        # that TRACKIO_SPACE_ID names.
         self._run = trackio.Run(
             url=None,
             project=session.project,
@@ -165,17 +165,20 @@ class Trackio:
         self._sent: set[tuple[int, str]] = set()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """A row for each part of a step."""
+        """Log a row for each part of a step."""
         self._run.log(dict(values), step=step)
         self._sent |= {(step, name) for name in values}
 
     def finish(self, status: str) -> None:
-        """There is no status here. What could not be written trackio only warns of: look."""
+        """Close the run, and raise OSError if the database lacks values.
+
+        trackio only warns about values that it could not write, and stores no status.
+        """
         from trackio.sqlite_storage import SQLiteStorage
         from trackio.utils import get_storage_mode
 
         self._run.finish()
-        if get_storage_mode() == "sqlite":  # else files that its dashboard reads in later
+        if get_storage_mode() == "sqlite":  # other modes write files that its dashboard reads later
             rows = SQLiteStorage.get_logs(self._run.project, self._run.name, run_id=self.id)
             lost = self._sent - {(row["step"], name) for row in rows for name in row}
             if lost:
@@ -183,12 +186,12 @@ class Trackio:
 
 
 class MLflow:
-    """The store at MLFLOW_TRACKING_URI, or files in ./mlruns that all runs share."""
+    """The MLflow store at MLFLOW_TRACKING_URI, or files in ./mlruns that all runs share."""
 
     rewinds: ClassVar[bool] = False
     _STATUS: ClassVar = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-    _PER_BATCH = 100  # parameters that a server takes at once
-    _LONGEST = 5000  # characters of a value
+    _PER_BATCH = 100  # most parameters that a server accepts at once
+    _LONGEST = 5000  # most characters of a value
 
     def __init__(self, session: Session) -> None:
         from mlflow import MlflowClient
@@ -198,7 +201,7 @@ class MLflow:
         self.place = MLFLOW_TRACKING_URI.get() or ""
         if session.folder or not self.place:
             self.place = (session.folder or Path("mlruns")).absolute().as_uri()
-        self.place = session.place or self.place  # its run is there, wherever one stands now
+        self.place = session.place or self.place  # an earlier session's store, from any folder
         self._metric, self._client = Metric, MlflowClient(tracking_uri=self.place)
         if session.id is not None:
             self.id = session.id
@@ -219,7 +222,7 @@ class MLflow:
             self._client.log_batch(self.id, params=settings[start : start + self._PER_BATCH])
 
     def _experiment(self, name: str) -> str:
-        """The id of the experiment, which another run may be making at this moment."""
+        """Return the id of the experiment, which another run may be creating at the same time."""
         if (found := self._client.get_experiment_by_name(name)) is not None:
             return str(found.experiment_id)
         try:
@@ -230,14 +233,14 @@ class MLflow:
             return str(found.experiment_id)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Names may hold few signs here: `eval/pass@8` is `eval/pass_at_8`."""
+        """Log values; MLflow allows few characters, so `eval/pass@8` is `eval/pass_at_8`."""
         now = int(time.time() * 1000)
         names = {key: re.sub(r"[^\w/.\- :]", "_", key.replace("@", "_at_")) for key in values}
         metrics = [self._metric(names[key], value, now, step) for key, value in values.items()]
         self._client.log_batch(self.id, metrics=metrics)
 
     def finish(self, status: str) -> None:
-        """An interrupted run counts as killed here."""
+        """Set the status; an interrupted run counts as killed here."""
         self._client.set_terminated(self.id, self._STATUS[status])
 
 
@@ -250,7 +253,7 @@ TRACKERS: dict[str, Callable[[Session], Tracker]] = {
 
 
 def flat(node: Mapping[str, Any], joint: str) -> dict[str, Any]:
-    """Nested settings under one name each: `regime.k`."""
+    """Flatten nested settings to one name each, such as `regime.k`."""
     named: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, Mapping):
@@ -264,15 +267,15 @@ def _plain(value: Any) -> str | float | bool:
     return value if isinstance(value, str | int | float) else str(value)
 
 
-_LONGEST_REASON = 300  # characters of what a library said when it failed
-_OF_THE_MOMENT = ("status", "start")  # facts of a manifest that say nothing of the run's making
+_LONGEST_REASON = 300  # characters of a library's error message
+_OF_THE_MOMENT = ("status", "start")  # facts of a manifest that are not about how the run is made
 
 
 class Tracking:
-    """A tracker that cannot hurt the run. State: its thread, and what kept it from going on.
+    """A tracker that cannot harm the run. State: its thread, and the error that stopped it.
 
-    `tracker.json` in the run's directory says for each library under which id it knows the run,
-    and the step before which it has everything of a kind.
+    `tracker.json` in the run's directory holds, for each library, its id of the run, and for each
+    kind of values the step before which the library has everything.
     """
 
     def __init__(self, cfg: TrainConfig, path: Path, facts: Mapping[str, Any], step: int) -> None:
@@ -304,12 +307,12 @@ class Tracking:
         self._thread.start()
 
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Hand a step's values over; `kind` separates metrics from evaluations."""
+        """Queue a step's values; `kind` separates metrics from evaluations."""
         if self._failure is None:
             self._handed.put((kind, step, scalars(values)))
 
     def finish(self, status: str) -> dict[str, str]:
-        """Wait for the tracker, but not for ever; facts for the manifest."""
+        """Wait up to `PATIENCE_SECONDS` for the tracker; returns facts for the manifest."""
         self._handed.put(status)
         self._thread.join(PATIENCE_SECONDS)
         if self._thread.is_alive():
@@ -320,7 +323,7 @@ class Tracking:
         return {key: fact for key, fact in facts.items() if fact is not None}
 
     def _work(self, session: Session) -> None:
-        """The life of the thread."""
+        """Run the tracker in the thread: open it, log until the status comes, and finish it."""
         try:
             known = json.loads(self._file.read_text()) if self._file.is_file() else {}
             own = known.setdefault(self._name, {"id": None, "place": None})
@@ -336,7 +339,7 @@ class Tracking:
                     own[kind] = step + 1
                     self._remember(known)
             tracker.finish(item)
-        except BaseException as error:  # libraries end threads by SystemExit too
+        except BaseException as error:  # libraries also end threads by SystemExit
             said = str(error).strip().splitlines() or [""]
             self._fail(f"{type(error).__name__}: {said[0][:_LONGEST_REASON]}".removesuffix(": "))
 
@@ -344,7 +347,7 @@ class Tracking:
         write_text(self._file, json.dumps(known) + "\n")
 
     def _fail(self, reason: str) -> None:
-        """Say it, the first time."""
+        """Print the reason, the first time only."""
         if self._failure is None:
             self._failure = reason
             print(
@@ -356,7 +359,7 @@ class Tracking:
 
 
 def place_among_runs(path: Path) -> tuple[str | None, str]:
-    """The group and the name that a run's directory gives it.
+    """Derive a group and a name from a run's directory.
 
     Runs of a reproduction and cells of a sweep are named after their place in it.
     """
@@ -369,9 +372,10 @@ def place_among_runs(path: Path) -> tuple[str | None, str]:
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among a step's metrics, but for the step itself, under names of their own.
+    """Select the finite numbers among a step's metrics, without the step, each under its own name.
 
-    Lists are counted from 1 (`products/1`), counts by name are `reasons/NAME`; null is left out.
+    Entries of lists are numbered from 1 (`products/1`), counts by name become `reasons/NAME`, and
+    null is left out.
     """
     nested = {
         key: {str(i): entry for i, entry in enumerate(value, start=1)}

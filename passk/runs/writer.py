@@ -1,4 +1,4 @@
-"""A run's directory: everything a run leaves behind is written here, and only here."""
+"""Write the directory of a run: all files that a run leaves behind are written here."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ P = ParamSpec("P")
 
 
 def _by_rank_0(method: Callable[P, None]) -> Callable[P, None]:
-    """A method that writes: the other ranks have the same to write, and leave it to rank 0."""
+    """Decorate a method that writes: only rank 0 runs it, as all ranks would write the same."""
 
     @wraps(method)
     def written_once(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -53,15 +53,15 @@ def _by_rank_0(method: Callable[P, None]) -> Callable[P, None]:
 
 
 class Run:
-    """The open run directory. State: the files, the checkpoint being written, and a tracker."""
+    """Open run directory. State: the files, the checkpoint being written, and a tracker."""
 
     def __init__(self, path: Path, command: str, seed: int, policy: str | None = None) -> None:
-        """`policy` is the model that is evaluated, where nothing is trained."""
+        """`policy` is the model that is evaluated, if nothing is trained."""
         self.path = path
         self._checkpoints: CheckpointWriter | None = None
         self._tracking: Tracking | None = None
-        self._num_logged = self._num_moved = 0  # steps of this session, and those with a gradient
-        self._last_logged = 0.0  # seconds, by the last line of a session before this one
+        self._num_logged = self._num_moved = 0  # steps of this session, and those with gradient
+        self._last_logged = 0.0  # seconds, from the last line of an earlier session
         self._manifest: dict[str, Any] = {
             "command": command,
             "seed": seed,
@@ -71,15 +71,14 @@ class Run:
 
     @_by_rank_0
     def start(self, cfg: RunConfig, overrides: Sequence[str], **facts: str) -> None:
-        """Write config, overrides and manifest; the run counts as running from here on.
+        """Write config, overrides and manifest; from here on the run counts as running.
 
-        `facts` go into the manifest: the device that learns, the engine that samples.
-
-        A resumed run keeps the overrides and the start of its first session.
+        `facts` go into the manifest, such as the device that learns and the engine that samples. A
+        resumed run keeps the overrides and the start time of its first session.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         before = read_manifest(self.path)
-        # First of all: from here on the directory can be resumed.
+        # Written first: from here on the directory can be resumed.
         write_text(self.path / "config.yaml", _config_text(cfg))
         if not before:
             write_text(self.path / "overrides.txt", overrides_text(overrides))
@@ -90,18 +89,18 @@ class Run:
 
     @_by_rank_0
     def track(self, cfg: TrainConfig, step: int) -> None:
-        """Send what is logged from `step` on to the tracker too, if one was chosen."""
+        """Send metrics from `step` on to the tracker too, if one was chosen."""
         if cfg.tracker.name != "none":
             self._tracking = Tracking(cfg, self.path, self._manifest, step)
 
     @_by_rank_0
     def write_problems(self, **splits: Sequence[Problem]) -> None:
-        """`problems.parquet`, once: the problems behind the ids in rollouts, samples and tables."""
+        """Write `problems.parquet`, once: the problems behind the ids in all other files."""
         if not (self.path / "problems.parquet").is_file():
             self._write_parquet(".", "problems", problem_table(splits))
 
     def finish(self, status: str) -> None:
-        """Let a checkpoint be written to its end, and record how the run ended.
+        """Wait until a checkpoint is completely written, and record how the run ended.
 
         `status` is `finished`, `interrupted` or `failed`.
         """
@@ -112,7 +111,7 @@ class Run:
     @_by_rank_0
     def _record_end(self, status: str) -> None:
         self._manifest |= {"end": _now(), **self._spent.facts(), "status": status}
-        self._write_end(status)  # before a tracker is waited for
+        self._write_end(status)  # before waiting for a tracker
         if self._tracking is not None:
             self._manifest |= self._tracking.finish(status)
             self._write_end(status)
@@ -121,7 +120,7 @@ class Run:
         try:
             self._write_manifest()
         except DiskFull:
-            if status != "failed":  # the run's own error comes first
+            if status != "failed":  # do not hide the run's own error
                 raise
 
     def _write_manifest(self) -> None:
@@ -131,12 +130,12 @@ class Run:
     def rewind(self, step: int) -> None:
         """Drop records of steps at or after `step`, which a resumed run is about to repeat.
 
-        Half-written files, which a kill leaves under temporary names, go too.
+        Half-written files, which a kill leaves under temporary names, are removed too.
         """
         for partial in self.path.rglob(".*.partial"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         metrics = self.path / "metrics.jsonl"
-        logged, tables = recorded(self.path)  # all, before anything is dropped
+        logged, tables = recorded(self.path)  # read all before dropping anything
         if metrics.is_file():
             self._last_logged = max((row.get("seconds", 0.0) for _, row in logged), default=0.0)
             kept = [line for line, row in logged if row["step"] < step]
@@ -156,7 +155,8 @@ class Run:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one step's line to `metrics.jsonl`; NaN becomes null.
 
-        With `seconds`, which the run took until then: a kill leaves no other record of its time.
+        Adds `seconds`, the time that the run took so far: after a kill there is no other record of
+        it.
         """
         line = {key: None if value != value else value for key, value in metrics.items()}
         line["seconds"] = round(self._spent.seconds, 3)
@@ -168,17 +168,17 @@ class Run:
 
     @property
     def had_no_gradient(self) -> bool:
-        """Whether steps were logged, and none of them changed the policy."""
+        """True if steps were logged and none of them changed the policy."""
         return self._num_logged > 0 and self._num_moved == 0
 
     @_by_rank_0
     def write_rollouts(
         self, step: int, sampled: Rollout, logprobs: Mapping[tuple[int, int], float]
     ) -> None:
-        """A row per sample; `logprobs` maps (prompt, sample) to the learner's log pi(y|x).
+        """Write a row per sample; `logprobs` maps (prompt, sample) to the learner's log pi(y|x).
 
-        Log-probabilities are of whole completions, in nats; the learner's is null for a sample it
-        was not fed because its advantage is zero.
+        Log-probabilities are of whole completions, in nats. The learner's is null for a sample that
+        it did not get because the advantage is zero.
         """
         firsts = first_samples(
             [group.problem.id for group in sampled.groups], len(sampled.groups[0].completions)
@@ -201,7 +201,7 @@ class Run:
 
     @_by_rank_0
     def write_gold_refused(self, refused: Sequence[tuple[str, Problem, Verdict]]) -> None:
-        """`gold_refused.csv`: a row per problem whose gold answer the verifier refuses, if any."""
+        """Write `gold_refused.csv`: a row per gold answer that the verifier refuses, if any."""
         if refused:
             rows = [(split, p.id, p.answer, verdict.reason) for split, p, verdict in refused]
             columns = ["split", "problem_id", "answer", "reason"]
@@ -212,7 +212,7 @@ class Run:
     def write_eval(
         self, step: int, counts: pd.DataFrame, tables: Mapping[str, pd.DataFrame]
     ) -> None:
-        """Counts per problem, and the step's rows appended to `eval/NAME.csv` of each table."""
+        """Write counts per problem, and append the step's rows to `eval/NAME.csv` of each table."""
         self._write_parquet("eval", checkpoint_name(step), counts)
         for name, rows in tables.items():
             path = self.path / "eval" / f"{name}.csv"
@@ -228,11 +228,11 @@ class Run:
 
     @_by_rank_0
     def write_samples(self, first: int, samples: pd.DataFrame) -> None:
-        """The samples of some held-out problems; `first` is the place of the first of them."""
+        """Write the samples of some held-out problems; `first` is the place of the first one."""
         self._write_parquet("samples", f"chunk-{first:06d}", samples)
 
     def samples(self) -> pd.DataFrame:
-        """All samples on disk, completions left out; a file that was cut short is removed."""
+        """Read all samples on disk without completions; a file that was cut short is removed."""
         columns = [name for name in SAMPLE_COLUMNS if name != "completion"]
         found = []
         for file in sorted((self.path / "samples").glob("chunk-*.parquet")):
@@ -247,12 +247,12 @@ class Run:
             rows.to_parquet(partial, index=False)
 
     def begin_saving(self, *, in_background: bool, generation: bytes | None) -> None:
-        """Be ready for checkpoints; on several ranks while what started them is surely there.
+        """Prepare for checkpoints. With several ranks, call this while their launcher is alive.
 
-        `generation` is the starting model's generation_config.json, which they all hold.
+        `generation` is the starting model's generation_config.json, which every checkpoint holds.
 
-        Ranks find one another through it. Later, with the launcher killed, they would wait for ever
-        where they should save and end.
+        Ranks find one another through the launcher. If it were killed before this call, they would
+        wait forever instead of saving and ending.
         """
         folder = self.path / "checkpoints"
         self._checkpoints = CheckpointWriter(
@@ -267,25 +267,25 @@ class Run:
         With `train.async_save` a copy is written while the run goes on; `settle` waits for it.
         """
         assert self._checkpoints is not None, "begin_saving comes first"
-        self.settle()  # before looking at what is there
+        self.settle()  # before looking at the checkpoints on disk
         drop = self._superseded(state.step, cfg) if rank() == 0 else []
         with full_disk_told(self.path / "checkpoints"):
             self._checkpoints.save(learner, tokenizer, state, drop)
 
     def settle(self) -> None:
-        """Wait for the checkpoint that is being written; raises what kept it from being whole."""
+        """Wait for the checkpoint that is being written; raises the error that broke it, if any."""
         if self._checkpoints is not None:
             with full_disk_told(self.path / "checkpoints"):
                 self._checkpoints.settle()
 
     def check_saved(self) -> None:
-        """Raise what has kept a checkpoint from being written until now; waits for none."""
+        """Raise the error that has broken a checkpoint so far, without waiting for one."""
         if self._checkpoints is not None:
             with full_disk_told(self.path / "checkpoints"):
                 self._checkpoints.check()
 
     def _superseded(self, step: int, cfg: TrainConfig) -> list[Path]:
-        """The checkpoints to drop once that of `step` is there: all but the newest and the best."""
+        """Return the checkpoints to drop after that of `step`: all but the newest and the best."""
         folders = steps_of(self.path / "checkpoints")
         newest = sorted(folders.keys() | {step})[-cfg.train.keep_last :]
         best = [s for s in best_steps(self.path) if s in folders][: cfg.train.keep_best]
@@ -293,7 +293,7 @@ class Run:
 
 
 def sample_logprobs(rows: Sequence[Any], stats: LearnStats) -> dict[tuple[int, int], float]:
-    """The learner's log pi(y|x) by (prompt, sample), from the rows it was fed."""
+    """Map (prompt, sample) to the learner's log pi(y|x), from the rows it was fed."""
     return {
         sample: value
         for row, value in zip(rows, stats.logprobs, strict=True)
