@@ -1,1 +1,1 @@
-"""Reports: files of runs in; tables, figures, pages and model cards out. No torch."""
+"""Reports: read the files of runs; write tables, figures, pages and model cards. No torch."""

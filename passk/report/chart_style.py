@@ -1,8 +1,9 @@
-"""What the report's figures share: Vega-Lite settings, and how series are distinguished.
+"""Settings that all figures of the report share: Vega-Lite configuration, and marks of series.
 
-A figure is defined once, with altair: the page draws it interactively, `passk.report.html` writes
-it as PNG and PDF too. Series differ in colour (Okabe and Ito, 2008), dash and shape, so that colour
-alone carries nothing; areas have a colour alone, and lie in the order of their legend.
+A figure is defined once, with altair: the page draws it interactively, and `passk.report.html` also
+writes it as PNG and PDF. Series differ in colour (Okabe and Ito, 2008), dash and shape, so that
+nothing depends on colour alone. Areas differ only in colour, and are stacked in the order of their
+legend.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +35,7 @@ DARK = {
     "#0072B2": "#4FA3E3",
     "#FFFFFF": "#15171B",
 }
-Titles = Mapping[str, str]  # label of a run -> what people read
+Titles = Mapping[str, str]  # label of a run -> its title for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Legend:
 
     @property
     def parameter(self) -> alt.Parameter:
-        """The names that are shown; the page's legend changes it."""
+        """Vega-Lite parameter of the names that are shown; the page's legend changes it."""
         return alt.param(name=f"shown_{self.field}", value=self.names)
 
     @property
@@ -59,10 +60,10 @@ class Legend:
         return f"indexof(shown_{self.field}, datum['{self.field}']) >= 0"
 
     def channel(self, kind: Any, mark: str, **more: Any) -> Any:
-        """An encoding of this column: `kind` is `alt.Color` or the like, `mark` its entry."""
+        """Encode this column: `kind` is `alt.Color` or similar, `mark` a key of the entries."""
         marks = [entry[mark] for entry in self.entries]
         scale = alt.Scale(domain=self.names, range=marks)
-        look: dict[str, Any] = {"symbolOpacity": 1}  # else it is as pale as bands are
+        look: dict[str, Any] = {"symbolOpacity": 1}  # otherwise as pale as the bands
         if mark == "dash" and "shape" not in self.entries[0]:
             look["symbolSize"] = 900  # long enough to show dashes
         legend = alt.Legend(title=self.title or None, **look)
@@ -72,7 +73,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: its chart over the data set named `table`, the data, and its legends."""
+    """A figure: its chart over the data set named `table`, the data, and the legends."""
 
     chart: Any
     data: pd.DataFrame
@@ -80,7 +81,7 @@ class Drawing:
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """The Vega-Lite specification, without data."""
+        """Vega-Lite specification, without data."""
         chart = self.chart.properties(data=alt.NamedData(name="table"))
         for legend in self.legends:
             chart = chart.add_params(legend.parameter)
@@ -92,7 +93,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """How the runs of a figure are distinguished.
+    """Colours, dashes, shapes and sizes that distinguish the runs of a figure.
 
     Few runs: each label has a colour, a dash and a shape (legend `run`). More of them, over k and
     the weight of Pass@1: a colour and shape for each k, a dash and size for each weight.
@@ -111,18 +112,18 @@ class Series:
         return self.legends[-1].channel(alt.StrokeDash, "dash")
 
     def size(self) -> Any:
-        """Of a point: by weight of Pass@1 where that sets runs apart."""
+        """Build the size of a point: by weight of Pass@1 if that distinguishes runs."""
         if len(self.legends) == 1:
             return alt.value(SIZES[1])
         return self.legends[1].channel(alt.Size, "size", sort=self.legends[1].names)
 
     def test(self) -> str:
-        """Whether a row is of a series that is shown."""
+        """Return the Vega expression that is true for rows of series that are shown."""
         return " && ".join(legend.test for legend in self.legends)
 
 
 def series_of(records: Sequence[RunRecord], titles: Titles) -> Series:
-    """The series of the runs, in their order; seeds of one label are one series.
+    """Build the series of the runs, in their order; seeds of one label are one series.
 
     `titles` has the labels of all runs of the report, so that a run looks the same in all figures.
     """
@@ -171,7 +172,7 @@ def _over_k_and_weight(
 
 
 def label_color(label: str, labels: Sequence[str]) -> str:
-    """A regime's colour, the same in all figures; of variants of one regime, each has its own."""
+    """Return a regime's colour, equal in all figures; if all labels are of one regime, vary it."""
     regime = label.split()[0]
     variants = [other for other in labels if other.split()[0] == regime]
     if 1 < len(variants) == len(labels):
@@ -180,7 +181,7 @@ def label_color(label: str, labels: Sequence[str]) -> str:
 
 
 def kind_legend(colors: Mapping[str, str]) -> Legend:
-    """Kinds of problems with the colours of `figure_style.kind_colors`."""
+    """Build the legend for kinds of problems, with the colours of `style.kind_colors`."""
     return Legend(
         "kind",
         "",
@@ -192,7 +193,7 @@ def kind_legend(colors: Mapping[str, str]) -> Legend:
 
 
 def config(dark: bool = False, font: str = "Liberation Sans, Arial, sans-serif") -> dict[str, Any]:
-    """Vega-Lite settings of all figures, for light paper or dark."""
+    """Return the Vega-Lite settings of all figures, for light or dark paper."""
     swap = DARK if dark else {}
     ink, soft, grid, faint = (swap.get(color, color) for color in (INK, SOFT, GRID, FAINT))
     return {
@@ -235,12 +236,12 @@ def config(dark: bool = False, font: str = "Liberation Sans, Arial, sans-serif")
 
 
 def line_at(**at: Any) -> Any:
-    """A faint line at a place: one, where a chart of the data would draw one for each row."""
+    """Draw one faint line; a chart over the data would draw one for each row."""
     return alt.Chart(alt.InlineData([{}])).mark_rule(color=FAINT).encode(**at)
 
 
 def zoom(name: str) -> alt.Parameter:
-    """Move by dragging and zoom by the wheel with Shift held, so that a page still scrolls."""
+    """Pan by dragging and zoom by the wheel, both with Shift, so that the page still scrolls."""
     return alt.selection_interval(
         name=f"zoom_{name}",
         bind="scales",
@@ -250,12 +251,12 @@ def zoom(name: str) -> alt.Parameter:
 
 
 def rounded(data: pd.DataFrame, columns: Iterable[str], decimals: int = 3) -> pd.DataFrame:
-    """The same with fewer digits in some columns: what a page needs, not more."""
+    """Round some columns to the digits that a page needs."""
     return data.assign(**{name: data[name].astype(float).round(decimals) for name in columns})
 
 
 def tips(*names: str, **numbers: str) -> list[Any]:
-    """Tooltip rows: columns as they are, and columns of numbers under other names."""
+    """Build tooltip rows: columns as they are, and columns of numbers under other names."""
     plain = [alt.Tooltip(n if ":" in n else f"{n}:N", title=n.partition(":")[0]) for n in names]
     titled = [alt.Tooltip(f"{c}:Q", title=title, format=".3~g") for title, c in numbers.items()]
     return [*plain, *titled]

@@ -1,8 +1,8 @@
-"""What runs cost, from their files: samples, tokens, seconds by phase, and the price of a point.
+"""Compute what runs cost, from their files: samples, tokens, seconds by phase, price of a point.
 
-Samples and tokens are those of the steps on record, which made the policy. Seconds are all that
-the run took from its first line on, over all sessions: evaluations, saving, and steps repeated
-after a kill are in `other_seconds`; loading the model is not. One process is one device.
+Samples and tokens are those of the steps on record, which made the policy. Seconds cover the whole
+run from its first line on, over all sessions: evaluations, saving, and steps repeated after a kill
+are in `other_seconds`; loading the model is not included. One process is one device.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from passk.runs.reader import RunRecord
 
 PHASES = ("rollout", "verify", "measure", "learn", "sync")
 GAINED, LOST, NOT_CLEAR, UNKNOWN = "gained", "lost", "no clear change", "unknown"
-_PAID = {  # by what prices are named after: the columns of RL, and of SFT
+_PAID = {  # amount that prices are in -> columns of RL, and of SFT
     "samples": ("num_drawn", "num_demonstrations"),
     "tokens": ("num_sampled_tokens", "num_learned_tokens"),
     "device_seconds": ("device_seconds", "device_seconds"),
@@ -25,16 +25,16 @@ _PAID = {  # by what prices are named after: the columns of RL, and of SFT
 
 
 def cost_table(records: Sequence[RunRecord], changes: pd.DataFrame | None = None) -> pd.DataFrame:
-    """A row per label: means over its runs (seeds) of what one run cost, and prices of points.
+    """Compute a row per label: mean costs of one run over its runs (seeds), and prices of points.
 
     `changes` is `reproduction_table` of the same records, if there already is one. Columns: regime,
     k (of the `passk` columns), num_runs, those of `run_cost`, samples_per_step, step_seconds; and
     for X of pass1 and passk
 
-    X_change: gained, lost, `no clear change` where the interval of the change holds 0, `unknown`;
-    delta_X with its interval, and samples_per_X, tokens_per_X, device_seconds_per_X: what a point
-    gained, or lost, took, with the interval that of the change gives. NaN where no change is clear.
-    For SFT these are demonstrations, and the tokens learnt from.
+    X_change: gained, lost, `no clear change` where the interval of the change contains 0, or
+    `unknown`; delta_X with its interval, and samples_per_X, tokens_per_X, device_seconds_per_X: the
+    cost of each point gained or lost, with the interval that follows from that of the change. NaN
+    where no change is clear. For SFT these are demonstrations, and the tokens learnt from.
     """
     changes = reproduction_table(records) if changes is None else changes
     pooled = {row["regime"]: row for row in changes.to_dict("records")}  # the last is of all seeds
@@ -53,10 +53,11 @@ def cost_table(records: Sequence[RunRecord], changes: pd.DataFrame | None = None
 
 
 def run_cost(record: RunRecord) -> dict[str, float]:
-    """num_steps, num_drawn (samples), num_demonstrations, num_sampled_tokens, num_learned_tokens,
-    seconds of each of `PHASES`, other_seconds, seconds, num_processes, device_seconds.
+    """Compute what one run cost; NaN where the files do not hold a number.
 
-    NaN is what the files do not hold.
+    Keys: num_steps, num_drawn (samples), num_demonstrations, num_sampled_tokens,
+    num_learned_tokens, seconds of each of `PHASES`, other_seconds, seconds, num_processes,
+    device_seconds.
     """
     metrics, num_steps = record.metrics, len(record.metrics)
     is_sft = record.regime == "sft"
@@ -78,7 +79,7 @@ def run_cost(record: RunRecord) -> dict[str, float]:
 
 
 def _num_drawn(record: RunRecord) -> float:
-    """Every sample has a verdict with a reason, judged or not."""
+    """Count samples by the reasons of their verdicts: every sample has one, judged or not."""
     size = record.setting("rollout.num_prompts", np.nan), record.setting("rollout.num_samples", 1)
     reasons = record.metrics.get("reasons", pd.Series(index=record.metrics.index, dtype=object))
     drawn = [sum(r.values()) if isinstance(r, dict) else size[0] * size[1] for r in reasons]
@@ -86,7 +87,7 @@ def _num_drawn(record: RunRecord) -> float:
 
 
 def _num_sampled_tokens(record: RunRecord) -> float:
-    """As logged; of an older run as its rollout files say, if they hold every step."""
+    """Return the logged number; for an older run, that of its rollout files if complete."""
     logged = _known_total(record.metrics, "num_sampled_tokens")
     if logged == logged:
         return logged
@@ -97,7 +98,7 @@ def _num_sampled_tokens(record: RunRecord) -> float:
 
 
 def _time(record: RunRecord) -> tuple[float, float, float]:
-    """Seconds, processes of the last session, device-seconds; of a killed run as far as logged."""
+    """Return seconds, processes of the last session, device-seconds; for killed runs as logged."""
     manifest = record.manifest
     asked = record.setting("learner.num_processes", "auto")
     alone = 1 if manifest.get("device", "cpu") == "cpu" else np.nan
@@ -111,7 +112,7 @@ def _time(record: RunRecord) -> tuple[float, float, float]:
 
 
 def _per_step(spent: pd.Series) -> dict[str, float]:
-    """Samples drawn, and seconds from the rollout to the weights handed over, of one step."""
+    """Compute samples drawn per step, and seconds per step from rollout to weight hand-over."""
     num_steps = spent["num_steps"] or np.nan
     seconds = sum(spent[f"{phase}_seconds"] for phase in PHASES)
     return {
@@ -123,7 +124,7 @@ def _per_step(spent: pd.Series) -> dict[str, float]:
 def _price(
     name: str, change: Mapping[Any, Any], spent: pd.Series, *, is_sft: bool
 ) -> dict[str, object]:
-    """What a point of `name` took; its ends are those of the change."""
+    """Compute the cost of a point of `name`; its interval follows from that of the change."""
     ends = [float(change.get(f"delta_{name}{end}", np.nan)) for end in ("", "_low", "_high")]
     value, low, high = ends
     row: dict[str, object] = {f"{name}_change": UNKNOWN, f"delta_{name}": value}
@@ -140,14 +141,14 @@ def _price(
 
 
 def _total(metrics: pd.DataFrame, column: str) -> float:
-    """The sum of a column; what a step does not have took no time."""
+    """Sum a column; steps without a value took no time."""
     if column not in metrics:
         return 0.0
     return float(metrics[column].astype(float).sum())
 
 
 def _known_total(metrics: pd.DataFrame, column: str) -> float:
-    """The sum of a column that every step has, else NaN."""
+    """Sum a column that every step has, else return NaN."""
     if column not in metrics or metrics[column].isna().any():
         return np.nan
     return float(metrics[column].sum())
@@ -158,7 +159,7 @@ _AMOUNTS = {"samples": "samples", "tokens": "tokens", "device_seconds": "device-
 
 
 def cost_sheet(costs: pd.DataFrame, titles: Mapping[str, str]) -> Sheet:
-    """What one run of each label took, in the mean over its seeds."""
+    """Build the table of the costs of one run of each label, averaged over its seeds."""
     headings = {
         "num_steps": "Steps",
         "num_drawn": "Samples",
@@ -178,7 +179,7 @@ def cost_sheet(costs: pd.DataFrame, titles: Mapping[str, str]) -> Sheet:
 
 
 def price_sheet(costs: pd.DataFrame, titles: Mapping[str, str]) -> Sheet:
-    """What a point of Pass@1 and of Pass@k took each label: a row for each of both."""
+    """Build the table of the prices of a point of Pass@1 and Pass@k: two rows per label."""
     headings = ["Regime", "Measure", "Change (points)", "So it"]
     headings += [f"{name.capitalize()} a point" for name in _AMOUNTS.values()]
     rows = []
@@ -193,7 +194,7 @@ def price_sheet(costs: pd.DataFrame, titles: Mapping[str, str]) -> Sheet:
 
 
 def cost_sentences(costs: pd.DataFrame, titles: Mapping[str, str]) -> list[str]:
-    """A step of each RL label against one of Pass@k-only, and what their points took."""
+    """Compare a step of each RL label with one of Pass@k-only, and state prices of points."""
     rl = costs[costs["num_drawn"] > 0]
     if rl.empty:
         return []
@@ -215,12 +216,12 @@ def cost_sentences(costs: pd.DataFrame, titles: Mapping[str, str]) -> list[str]:
 
 
 def _is_beside(row: Mapping[Any, Any], column: str) -> bool:
-    """Samples of SFT, demonstrations of RL: there are none."""
+    """Return True for samples of SFT and demonstrations of RL, which do not exist."""
     return column in _OF_ONE_SIDE and row[column] == 0
 
 
 def _step(row: Mapping[Any, Any], reference: Mapping[Any, Any], titles: Mapping[str, str]) -> str:
-    """`A step of A drew as many samples as one of B (1,024) and took 1.02 times its seconds.`"""
+    """Write `A step of A drew as many samples as one of B (1,024) and took 1.02 times its ...`."""
     title, other = titles.get(str(row["regime"])), titles.get(str(reference["regime"]))
     drawn, drawn_there = row["samples_per_step"], reference["samples_per_step"]
     same = f"as many samples as one of {other} ({_amount(drawn)})"
@@ -238,7 +239,7 @@ def _step(row: Mapping[Any, Any], reference: Mapping[Any, Any], titles: Mapping[
 
 
 def _cost(row: Mapping[Any, Any], name: str, titles: Mapping[str, str]) -> str:
-    """`Pass@8-only gained a point of Pass@8 for each 15,360 samples ...`; empty where unknown."""
+    """Write `Pass@8-only gained a point of Pass@8 for each 15,360 samples`; empty if unknown."""
     what, title = row[f"{name}_change"], titles.get(str(row["regime"]), str(row["regime"]))
     k = 1 if name == "pass1" else row["k"]
     if name == "passk" and k == 1:
@@ -256,7 +257,7 @@ def _cost(row: Mapping[Any, Any], name: str, titles: Mapping[str, str]) -> str:
 
 
 def _ends(row: Mapping[Any, Any], column: str, scale: float = 1, *, signed: bool = False) -> str:
-    """A number with its interval where it has one."""
+    """Format a number, with its interval if it has one."""
     value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
     if pd.isna(value):
         return ""
@@ -268,7 +269,7 @@ def _ends(row: Mapping[Any, Any], column: str, scale: float = 1, *, signed: bool
 
 
 def _amount(value: float) -> str:
-    """Whole thousands with commas, small amounts with three digits."""
+    """Format large numbers whole with commas, small amounts with three digits."""
     if pd.isna(value):
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"

@@ -1,7 +1,7 @@
-"""The figures of the report over runs: tables and records in, Vega-Lite drawings out.
+"""Draw the report's figures over runs: tables and records in, Vega-Lite drawings out.
 
-Each function returns a `Drawing`, or None where the files at hand hold nothing to draw. Rates are
-in percent, changes in percentage points; a regime keeps its colour through all figures.
+Each function returns a `Drawing`, or None if the files hold nothing to draw. Rates are in percent,
+changes in percentage points; a regime keeps its colour in all figures.
 """
 
 from collections.abc import Sequence
@@ -29,15 +29,16 @@ from passk.report.tables import in_order, reported_k
 from passk.runs.reader import RunRecord
 from passk.style import INK
 
-MOST_BANDS = 5  # more of them would hide one another
+MOST_BANDS = 5  # more bands would hide one another
 _CURVE = ["step", "value", "low", "high"]
 
 
 def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:
-    """Held-out Pass@1 and Pass@k over training steps.
+    """Draw held-out Pass@1 and Pass@k over training steps.
 
-    One run: its line with the bootstrap interval over problems. Several seeds: each a thin line,
-    their mean a thick one. SFT is the level the others start from, unless there is nothing else.
+    One run: a line with the bootstrap interval over problems. Several seeds: a thin line for each,
+    and their mean as a thick one. SFT is the level from which the others start, unless there is
+    nothing else.
     """
     groups = _by_label([r for r in records if len(r.evals)])
     if not groups:
@@ -69,7 +70,7 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
 
 
 def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:
-    """Cosine of each regime's gradient with the Pass@1 gradient while training, with intervals."""
+    """Draw the cosine of each regime's gradient with the Pass@1 gradient during training."""
     groups = _by_label([r for r in records if len(_alignment(r)) > 1])
     if not groups:
         return None
@@ -87,7 +88,7 @@ def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | 
 
 
 def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
-    """Alignment at the starting checkpoint: a point with its interval per regime, seeds faint."""
+    """Draw alignment at the starting checkpoint: a point and interval per regime, seeds faint."""
     table = table.dropna(subset=["alignment"])
     if table.empty:
         return None
@@ -118,7 +119,7 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
 def _lines(
     series: Series, measure: str, title: str, *, bands: bool, below: Sequence[Any] = ()
 ) -> Any:
-    """One panel of lines over steps: means or single runs thick with their bands, seeds thin."""
+    """Draw a panel of lines over steps: means or single runs thick with bands, seeds thin."""
     name = "".join(filter(str.isalnum, measure))
     test = f"datum.measure == '{measure}' && {series.test()}"
     unit = "cosine with the Pass@1 gradient" if measure == "alignment" else None
@@ -157,7 +158,7 @@ def _lines(
 
 
 def _label_scale(labels: dict[str, str], everywhere: list[str]) -> Any:
-    """Colours of titles, for a figure that names them on an axis; of many, one for all."""
+    """Map titles on an axis to colours; with many titles, to one colour."""
     many = len(labels) > MOST_NAMED
     colors = [INK if many else label_color(label, everywhere) for label in labels.values()]
     return alt.Color("run:N", legend=None, scale=alt.Scale(domain=list(labels), range=colors))
@@ -186,7 +187,7 @@ def _alignment(record: RunRecord) -> pd.DataFrame:
 
 
 def _of_seeds(lines: Sequence[tuple[int, pd.DataFrame]]) -> dict[int, pd.DataFrame]:
-    """The lines that have points, by seed; runs of one seed are averaged where all have a point."""
+    """Return the non-empty lines by seed, averaging runs of a seed where all have a point."""
     runs: dict[int, list[pd.DataFrame]] = {}
     for seed, line in lines:
         if len(line):
@@ -200,7 +201,7 @@ def _of_seeds(lines: Sequence[tuple[int, pd.DataFrame]]) -> dict[int, pd.DataFra
 
 
 def _with_mean(lines: dict[int, pd.DataFrame]) -> pd.DataFrame:
-    """One line as it is; of several seeds, each without its interval, and their mean."""
+    """Return a single line as it is; for several seeds, each without interval, and their mean."""
     if len(lines) == 1:
         ((seed, line),) = lines.items()
         return line.assign(seed=str(seed), role="main")
@@ -214,7 +215,7 @@ def _with_mean(lines: dict[int, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _end_level(lines: dict[int, pd.DataFrame]) -> pd.DataFrame:
-    """Where the lines end, averaged, as one row without a step."""
+    """Average the last values of the lines, as one row without a step."""
     level = float(np.mean([line["value"].iloc[-1] for line in lines.values()]))
     seed = "mean" if len(lines) > 1 else str(next(iter(lines)))
     row = {"step": None, "value": level, "low": None, "high": None, "seed": seed, "role": "level"}

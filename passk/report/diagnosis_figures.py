@@ -1,6 +1,6 @@
-"""The figures of `passk diagnose`: weights, agreement, the product over k, the matrix as a heatmap.
+"""Draw the figures of `passk diagnose`: weights, agreement, product over k, matrix heatmap.
 
-As in `passk.report.curves`, each function returns a new `Figure`.
+Each function returns a new matplotlib `Figure`, or None if there is nothing to draw.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ NUM_BINS = 40
 
 @matplotlib.rc_context(STYLE)
 def histograms(prompts: pd.DataFrame, k: int) -> Figure:
-    """How the agreement a, the weight w_k and the contribution w_k a are spread, by kind."""
+    """Draw the distributions by kind of agreement a, weight w_k and contribution w_k a."""
     figure = Figure(figsize=(13.5, 4.2), layout="constrained")
     panels = figure.subplots(1, 3)
     for axes, column, name in zip(
@@ -53,7 +53,7 @@ def _histogram(axes: Axes, prompts: pd.DataFrame, column: str) -> None:
 
 @matplotlib.rc_context(STYLE)
 def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Figure:
-    """A point per prompt, coloured by its Pass@1; hollow where no gradient can be seen."""
+    """Draw a point per prompt, coloured by Pass@1; hollow where no gradient can be seen."""
     figure = Figure(figsize=(7.4, 5.0), layout="constrained")
     axes = figure.subplots()
     silent = prompts["signal"] != ""
@@ -86,7 +86,7 @@ def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def product_curve(curve: pd.DataFrame) -> Figure:
-    """<grad J_k, grad J_1> over k with its interval; below 0 the two objectives conflict."""
+    """Draw <grad J_k, grad J_1> over k with its interval; below 0 the objectives conflict."""
     figure = Figure(figsize=(7.4, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color=INK, linewidth=1.2)
@@ -110,17 +110,18 @@ def product_curve(curve: pd.DataFrame) -> Figure:
     return figure
 
 
-_COLORS = "RdBu_r"  # blue interferes; colour-blind readers too distinguish red and blue
+_COLORS = "RdBu_r"  # blue interferes; colour-blind readers can also distinguish red and blue
 
 
 @matplotlib.rc_context(STYLE)
 def heatmap(
     cosines_PP: FloatArray, prompts: pd.DataFrame, groupings: Sequence[str]
 ) -> Figure | None:
-    """Cosines between the gradients of prompts with signal, like beside like within each group.
+    """Draw cosines between the gradients of prompts with signal, similar prompts together by group.
 
-    A panel for each of `groupings`; without any, one of all prompts; None for fewer than two. The
-    colours end at the cosine that one pair in a hundred exceeds: noise shrinks those of estimates.
+    There is a panel for each of `groupings`, or without any, one of all prompts. Returns None for
+    fewer than two prompts. The colours end at the cosine that one pair in a hundred exceeds: noise
+    shrinks the cosines of estimates.
     """
     columns = [prompts[name].astype(str) for name in groupings] or [prompts["kind"].astype(str)]
     shown_PP = cosines_PP.copy()
@@ -142,7 +143,7 @@ def heatmap(
 
 
 def _panel(axes: Axes, shown_PP: FloatArray, names: np.ndarray, limit: float) -> AxesImage:
-    """One matrix with borders between its groups, and their names beside it."""
+    """Draw one matrix with borders between its groups, and their names beside it."""
     image = axes.imshow(shown_PP, cmap=_COLORS, vmin=-limit, vmax=limit)
     axes.grid(visible=False)
     starts = [0, *(np.flatnonzero(names[1:] != names[:-1]) + 1), len(names)]

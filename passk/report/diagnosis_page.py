@@ -1,4 +1,4 @@
-"""The page of `passk diagnose`: sentences first, then the tables they rest on, then bad golds."""
+"""Write the page of `passk diagnose`: sentences, then their tables, then suspect gold answers."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -22,9 +22,9 @@ def page(
     seconds: Mapping[str, float],
     matrix: str = "",
 ) -> str:
-    """Does Pass@k conflict with Pass@1 here, from which k on, and which prompts are behind it?
+    """Write the page: if Pass@k conflicts with Pass@1, from which k on, and on which prompts.
 
-    `matrix` is the section on which prompts interfere with which, where that was measured.
+    `matrix` is the section on which prompts interfere with which, if that was measured.
     """
     sections = [
         "# Who interferes with Pass@1",
@@ -62,7 +62,7 @@ def _intervals(found: Diagnosis) -> str:
 
 
 def _promised(found: Diagnosis) -> str:
-    """Proposition 4.5 and corollary 4.4 beside what was measured."""
+    """Compare proposition 4.5 and corollary 4.4 with the measurement."""
     promised = found.promised
     if promised is None:
         return (
@@ -103,7 +103,7 @@ def _sampled(prompts: pd.DataFrame, num_samples: int) -> str:
 
 
 def _off_policy(rollout: RolloutConfig) -> str:
-    """What a nucleus means for all that follows."""
+    """Explain what sampling from a nucleus means for all other numbers."""
     if rollout.top_p == 1:
         return ""
     return (
@@ -134,7 +134,7 @@ def _first(found: Diagnosis, num_samples: int) -> str:
 
 
 def _per_k(found: Diagnosis) -> list[str]:
-    """Which of the shown k clearly conflict."""
+    """State which of the shown k clearly conflict."""
     rows = found.curve[found.curve["k"].isin([k for k in found.ks if k > 1])]
     signs: dict[str, list[str]] = {
         "conflict with": [],
@@ -241,11 +241,11 @@ def _how(
 
 
 _NUM_SHOWN = 10
-_MAX_CHARS = 60  # of a prompt or an answer
+_MAX_CHARS = 60  # shown of a prompt or an answer
 
 
 def gold_sections(found: Diagnosis) -> list[str]:
-    """Headings and texts, in order."""
+    """Return headings and texts about gold answers and injected errors, in order."""
     sections = ["## Gold answers that are likely bad", _suspects(found)]
     if len(found.agreed):
         grouping = next(iter(found.groups), None)
@@ -342,6 +342,6 @@ def _injected(found: Diagnosis) -> str:
 
 
 def _short(text: str) -> str:
-    """One line of a table."""
+    """Shorten a text to one line of a table."""
     line = " ".join(text.split())
     return line if len(line) <= _MAX_CHARS else line[: _MAX_CHARS - 3] + "..."

@@ -1,4 +1,4 @@
-"""The tables of `passk diagnose`: a row per prompt, per k, and per kind of prompt."""
+"""Compute the tables of `passk diagnose`: a row per prompt, per k, and per kind of prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from passk.statistics import bootstrap_intervals
 from passk.types import Group
 
 GROUPINGS = ("kind", "level", "type")
-_ERRORS = 1.96  # standard errors on either side of an agreement
+_ERRORS = 1.96  # standard errors below 0 that make an agreement clearly negative
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that was found, as tables; `k` is the one that groups of prompts are shown at."""
+    """All results of a diagnosis as tables; groups of prompts are shown at `k`."""
 
     k: int
     ks: tuple[int, ...]
     prompts: pd.DataFrame
     curve: pd.DataFrame
-    groups: dict[str, pd.DataFrame]  # by kind, level or type, where the data have several
+    groups: dict[str, pd.DataFrame]  # by kind, level or type if the data have several
     first: FirstConflict
     promised: Promise | None
     agreed: pd.DataFrame  # prompts whose samples agree on an answer
-    injected: pd.DataFrame  # what errors of the verifier made on purpose weigh; empty without them
+    injected: pd.DataFrame  # weight of deliberate errors of the verifier; empty without them
 
 
 def diagnosis(
@@ -43,7 +43,7 @@ def diagnosis(
     num_resamples: int,
     false_negative_rate: float = 0.0,
 ) -> Diagnosis:
-    """Every table, from the samples and what was measured of them."""
+    """Compute every table from the samples and their measurements."""
     prompts = prompt_table(groups, rewards_PG, measured, ks)
     by_group = {
         grouping: group_table(prompts, grouping, k, num_resamples)
@@ -66,11 +66,11 @@ def diagnosis(
 def prompt_table(
     groups: Sequence[Group], rewards_PG: FloatArray, measured: Agreement, ks: Sequence[int]
 ) -> pd.DataFrame:
-    """problem_id, kind, level, type, n, c, p, signal, agreement and its error; for each of ks the
-    weight w_k and the contribution w_k a.
+    """Compute a row per prompt; for each of `ks`, its weight and its contribution.
 
-    `signal` is `none right` or `all right` where no gradient can be seen, else empty. At the end
-    the columns of `suspects.vote_table`.
+    Columns: problem_id, kind, level, type, n, c, p, signal, agreement, agreement_error; for each k
+    the weight w_k and the contribution w_k a; then the columns of `gold_errors.vote_table`.
+    `signal` is `none right` or `all right` where no gradient can be seen, else empty.
     """
     n_P, c_P = (~np.isnan(rewards_PG)).sum(axis=1), (rewards_PG == 1).sum(axis=1)
     problems = [group.problem for group in groups]
@@ -91,11 +91,11 @@ def prompt_table(
 
 
 def group_table(prompts: pd.DataFrame, grouping: str, k: int, num_resamples: int) -> pd.DataFrame:
-    """A row per kind, level or type: how many, how good, how they agree, what they contribute.
+    """Compute size, success, agreement and contribution of each kind, level or type.
 
     `clearly_negative` is the share of prompts whose agreement lies below 0 by 1.96 of its errors;
-    `weight_share` that of all weight w_k; contributions add up to f(k) over the groups. Intervals
-    are bootstraps over prompts, the direction given.
+    `weight_share` is the share of all weight w_k; contributions add up to f(k) over the groups.
+    Intervals are bootstraps over prompts, with the direction fixed.
     """
     rows = []
     total_weight = prompts[f"weight_{k}"].sum()

@@ -1,4 +1,4 @@
-"""The figure of `passk eval`: Pass@k at every k of one evaluation."""
+"""Draw the figure of `passk eval`: Pass@k at every k of one evaluation."""
 
 import matplotlib
 import numpy as np
@@ -11,9 +11,9 @@ from passk.style import REGIME_COLORS, STYLE
 
 @matplotlib.rc_context(STYLE)
 def pass_at_k_curve(curve: pd.DataFrame) -> Figure:
-    """Pass@k at every k of one evaluation, with its interval; `curve` is `eval_tables.pass_curve`.
+    """Draw Pass@k at every k of one evaluation, with its interval; `curve` comes from `pass_curve`.
 
-    Dashed beyond n/4, where the estimate is noisy.
+    The line is dashed beyond n/4, where the estimate is noisy.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -23,7 +23,7 @@ def pass_at_k_curve(curve: pd.DataFrame) -> Figure:
     axes.fill_between(k, low, high, color=color, alpha=0.15, linewidth=0)
     steady = k <= max(int(curve["num_samples"].iloc[0]) // 4, 1)
     axes.plot(k, np.where(steady, value, np.nan), color=color, marker="o", markersize=3)
-    last_steady = max(int(steady.sum()) - 1, 0)  # where the dashes take over
+    last_steady = max(int(steady.sum()) - 1, 0)  # where the dashed part begins
     axes.plot(k[last_steady:], value[last_steady:], color=color, linestyle=(0, (4, 3)))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))

@@ -1,4 +1,4 @@
-"""Which figures a report has, what they are called, and what is said below them."""
+"""Choose the figures of a report, and their names, titles and captions."""
 
 import re
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ _TOLD = {
 
 
 def caption(name: str, **words: object) -> tuple[str, str]:
-    """Title and caption of a figure."""
+    """Return title and caption of a figure."""
     title, caption = _TOLD[re.sub(r"_\d+$", "", name)]
     return title.format(**words), caption.format(**words)
 
@@ -82,7 +82,7 @@ def report_figures(
     against: Sequence[RunRecord] | None,
     diagnoses: Sequence[DiagnosisRecord],
 ) -> dict[str, Drawing]:
-    """The figures that the material allows, by name, in the order of the page.
+    """Draw the figures that the files allow, by name, in the order of the page.
 
     `records` are those of the headline table, `among` all of them, with the cells of a sweep.
     """
@@ -115,17 +115,17 @@ def report_figures(
 
 
 def shown_k(cells: pd.DataFrame, k: int) -> int:
-    """k where all cells evaluated it, else the largest that all did."""
+    """Return k if all cells evaluated it, else the largest k that all did."""
     grid = [int(name[4:]) for name in map(str, cells) if re.fullmatch(r"pass\d+", name)]
     return k if k in grid else max(grid, default=1)
 
 
 def focus(records: Sequence[RunRecord], k: int) -> str:
-    """The label whose start the weights are shown for: Pass@k-only if there, else the first."""
+    """Return the label whose starting weights are shown: Pass@k-only if present, else the first."""
     at_k = [(label, r) for label, r in in_order(records) if reported_k(r, records) == k]
     return min(at_k, key=lambda item: (not item[1].optimises_passk, item[1].pass1_weight))[0]
 
 
 def titles_of(records: Sequence[RunRecord]) -> Titles:
-    """What people read for each label."""
+    """Map each label to its title for people."""
     return {label: run_title(record, label) for label, record in in_order(records)}

@@ -1,4 +1,4 @@
-"""What `passk filter` decides of each problem, and the page that says so."""
+"""Decide for each problem of `passk filter` if it stays, and write the page that reports it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from passk.runs.labels import markdown
 from passk.types import Problem
 
 GROUPINGS = ("kind", "level", "type")
-KEPT, RANDOM, MATCHED = "filtered", "random", "matched"  # data files, and columns of who is out
+KEPT, RANDOM, MATCHED = "filtered", "random", "matched"  # data files; columns of who is out
 
 
 def decisions(
@@ -27,11 +27,12 @@ def decisions(
     asked: FilteringConfig,
     seed: int,
 ) -> pd.DataFrame:
-    """A row per problem: what was measured over checkpoints, the test, and who is taken out.
+    """Test every problem over checkpoints, and decide which interfere: a row per problem.
 
-    `tables` are the agreements at each step. `success` is the mean over checkpoints, `verdict` is
+    `tables` are the agreements at each step. `success` is pooled over checkpoints. `verdict` is
     `interferes`, `stays`, `no signal` (too few checkpoints showed a gradient to judge) or `not
-    measured`; `filtered`, `random` and `matched` mark who is out of each data file.
+    measured`. `filtered`, `random` and `matched` mark the problems that each data file leaves out
+    or gives less weight.
     """
     ids = [problem.id for problem in problems]
     rows = [tables[step].set_index("problem_id").reindex(ids) for step in sorted(tables)]
@@ -45,7 +46,7 @@ def decisions(
         correlations_CP, over_checkpoints("agreement"), over_checkpoints("agreement_error")
     )
     rates_P = false_discovery_rates(p_values_P)
-    chosen_P = rates_P <= asked.fdr  # not a number: not chosen
+    chosen_P = rates_P <= asked.fdr  # NaN compares as False: not chosen
     measured_P = n_P > 0
     success_P = np.divide(c_P, n_P, out=np.full(len(ids), np.nan), where=measured_P)
     verdicts = np.where(chosen_P, "interferes", "stays").astype(object)
@@ -76,9 +77,9 @@ def decisions(
 
 
 def product_after(decided: pd.DataFrame, last: pd.DataFrame, out: str, weight: float) -> float:
-    """f(k) = E[w_k a] over the problems that stay, at the newest checkpoint.
+    """Compute f(k) = E[w_k a] over the problems that stay, at the newest checkpoint.
 
-    The a(x) are with the gradient of Pass@1 over all problems: that is what is not to be lost.
+    The a(x) are with the gradient of Pass@1 over all problems, as that is the one to preserve.
     """
     (column,) = (name for name in last if str(name).startswith("contribution_"))
     by_id = decided.set_index("problem_id").loc[last["problem_id"]]
@@ -89,7 +90,7 @@ def product_after(decided: pd.DataFrame, last: pd.DataFrame, out: str, weight: f
 def filter_page(
     decided: pd.DataFrame, last: pd.DataFrame, asked: FilteringConfig, num_checkpoints: int
 ) -> str:
-    """For people: who is out and why, what it does to the conflict, and the files."""
+    """Write the page: what is removed and why, its effect on the conflict, and the files."""
     (column,) = (str(name) for name in last if str(name).startswith("weight_"))
     k = int(column.removeprefix("weight_"))
     sections = [

@@ -1,6 +1,6 @@
-"""The report as one page: figures, tables, scripts and data in a file that needs no other.
+"""Render the report as one HTML file that holds all its figures, tables, scripts and data.
 
-Text that a model or a user wrote reaches the page as escaped HTML or as JSON that scripts put there
+Text that a model or a user wrote reaches the page as escaped HTML, or as JSON that scripts insert
 as text, never as markup.
 """
 
@@ -20,7 +20,7 @@ from passk.files import printable
 from passk.report.chart_style import DARK, Drawing, config
 
 _PAGE_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif'
-_FEW_WORDS = 0.5  # a column of text with fewer different words than that per row is coded
+_FEW_WORDS = 0.5  # code a column of text if it has fewer distinct words per row
 _PNG_SCALE = 2
 _SECTIONS = {
     "changes": "Changes",
@@ -32,14 +32,14 @@ _SECTIONS = {
     "costs": "Costs",
     "making": "How it was made",
 }
-# The Vega-Lite that altair writes for.
+# The version of Vega-Lite that altair writes.
 _VEGA_LITE = "6.4"
 
 
 def render(page: Mapping[str, Any], data: Mapping[str, object], samples: str | None) -> str:
-    """The page of `assets/report.html.j2`.
+    """Render the page from `assets/report.html.j2`.
 
-    `data` is what its scripts read, `samples` the JSON of `SampleRows`, if there are any.
+    `data` is read by its scripts; `samples` is the JSON of `SampleRows`, if there are any.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("passk", "assets"),
@@ -62,7 +62,7 @@ def render(page: Mapping[str, Any], data: Mapping[str, object], samples: str | N
 
 
 def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The sections that the page has: id and short name."""
+    """List the sections that the page has: id and short name."""
     figures = page["figures"]
     has = {
         "changes": True,
@@ -78,7 +78,7 @@ def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def figure_data(drawings: Mapping[str, Drawing]) -> dict[str, Any]:
-    """What the page's scripts need to draw: specifications, data by column, settings."""
+    """Collect what the page's scripts need to draw: specifications, data by column, settings."""
     figures = {
         name: {
             "spec": drawing.spec,
@@ -96,7 +96,7 @@ def figure_data(drawings: Mapping[str, Drawing]) -> dict[str, Any]:
 
 
 def save_figures(drawings: Mapping[str, Drawing], folder: Path) -> None:
-    """NAME.png and NAME.pdf of each drawing, on light paper."""
+    """Write NAME.png and NAME.pdf of each drawing, on light paper."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, drawing in drawings.items():
         spec = drawing.spec | {"datasets": {"table": _rows(drawing.data)}, "padding": 12}
@@ -104,14 +104,14 @@ def save_figures(drawings: Mapping[str, Drawing], folder: Path) -> None:
             _drawable(spec), vl_version=_VEGA_LITE, config=config()
         )
         for legend in vega.get("legends", ()):
-            if "shape" in legend:  # dashes would be the outlines of its shapes, and spoil them
+            if "shape" in legend:  # dashes would break the outlines of its shapes
                 legend.pop("strokeDash", None)
         (folder / f"{name}.png").write_bytes(vl_convert.vega_to_png(vega, scale=_PNG_SCALE))
         (folder / f"{name}.pdf").write_bytes(vl_convert.vega_to_pdf(vega))
 
 
 def _drawable(value: Any) -> Any:
-    """The same with each character that SVG cannot hold replaced: vl-convert aborts at these."""
+    """Replace each character that SVG cannot hold: vl-convert aborts on these."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):
@@ -122,7 +122,7 @@ def _drawable(value: Any) -> Any:
 
 
 def packed(table: pd.DataFrame) -> dict[str, Any]:
-    """A table by columns, as JSON takes it; text that repeats is stored once."""
+    """Convert a table to columns for JSON; text that repeats is stored once."""
     columns: dict[str, Any] = {}
     for name in table.columns:
         values = _plain(table[name])
@@ -139,7 +139,7 @@ def packed(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def embedded(data: object) -> Markup:
-    """JSON that may stand in a script element, whatever text it holds."""
+    """Convert data to JSON that is safe in a script element, whatever text it holds."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -148,12 +148,12 @@ def embedded(data: object) -> Markup:
 
 @cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, from vl-convert: no network is asked."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script from vl-convert, without network."""
     return str(vl_convert.javascript_bundle(None, vl_version=_VEGA_LITE))  # type: ignore[arg-type]
 
 
 def _script(text: str) -> Markup:
-    """A script that may stand in the page: what would end its element is written otherwise."""
+    """Escape a script for the page, so that nothing in it can end its element."""
     return Markup(text.replace("</script", "<\\/script").replace("<!--", "\\x3c!--"))
 
 
@@ -167,7 +167,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plain(column: pd.Series) -> list[Any]:
-    """Values as Python has them; what is missing or not finite is None, whole numbers are ints."""
+    """Convert values to Python's types; missing and infinite become None, whole numbers int."""
     values = column.astype(object).where(column.notna(), None).tolist()
     return [_number(v) if isinstance(v, float) else v for v in values]
 

@@ -1,4 +1,4 @@
-"""The interference matrix for people and in files: groups, clusters, the worst pairs, its error."""
+"""Tables and page section of the interference matrix: groups, clusters, worst pairs, its error."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from passk.runs.labels import markdown
 from passk.types import Group
 
 _PAIRS_SHOWN = 10
-_LEAST_CLUSTER = 5  # prompts of a cluster that is described
+_LEAST_CLUSTER = 5  # least prompts of a cluster to be described
 _CLUSTERS_SHOWN = 12
 _LONGEST_SHOWN = 60  # characters of a prompt on the page
 
 
 @dataclass(frozen=True, slots=True)
 class Interference:
-    """The matrix and its tables; prompts in the order of its rows.
+    """The matrix and its tables; prompts are in the order of its rows.
 
     Clusters and pairs are found in the first halves of the samples, and measured in the second.
     """
@@ -38,7 +38,7 @@ class Interference:
     kappa_PP: FloatArray
     cosines_PP: FloatArray
     prompts: pd.DataFrame
-    groups: dict[str, pd.DataFrame]  # between kinds, levels or types, where there are several
+    groups: dict[str, pd.DataFrame]  # between kinds, levels or types if there are several
     clusters: pd.DataFrame
     pairs: pd.DataFrame
     exact: pd.DataFrame
@@ -51,7 +51,7 @@ def interference_tables(
     exact: pd.DataFrame,
     num_resamples: int,
 ) -> Interference:
-    """Compute all from the sketches and what `passk.diagnostics.matrix` measured beside them."""
+    """Compute all tables from the sketches and the measurements of `diagnostics.matrix`."""
     kappa_PP, cosines_PP = interference(halves_2PD), cosines(halves_2PD)
     first, second = halves_2PD[:1], halves_2PD[1].astype(np.float64)
     prompts = _prompt_table(groups, like_prompts(cosines(first)))
@@ -94,7 +94,7 @@ def _prompt_table(groups: Sequence[Group], clusters_P: np.ndarray) -> pd.DataFra
 
 
 def _cluster_table(prompts: pd.DataFrame, kappa_PP: FloatArray, num_resamples: int) -> pd.DataFrame:
-    """How each cluster agrees, and of which kind, level or type most of its prompts are."""
+    """Compute each cluster's agreement, and the kind, level or type of most of its prompts."""
     table = cluster_agreements(
         kappa_PP, prompts["cluster"].to_numpy(), _LEAST_CLUSTER, num_resamples
     )
@@ -112,7 +112,7 @@ def _cluster_table(prompts: pd.DataFrame, kappa_PP: FloatArray, num_resamples: i
 def _pair_table(
     groups: Sequence[Group], prompts: pd.DataFrame, pairs: pd.DataFrame
 ) -> pd.DataFrame:
-    """The numbers of each pair, and then who they are, texts and gold answers last."""
+    """List each pair's numbers, then its prompts' facts, with texts and gold answers last."""
     table = pairs.drop(columns=list(_ENDS))
     for column in ("problem_id", *GROUPINGS, "n", "c"):
         for end in _ENDS:
@@ -124,7 +124,7 @@ def _pair_table(
 
 
 def section(found: Interference, size: int, seconds: float, seconds_beside: float) -> str:
-    """What the matrix says, as a section of the page."""
+    """Write the page's section on the matrix."""
     silent = int((np.diag(found.cosines_PP) == 0).sum())
     parts = [
         "## Which prompts interfere with which",
@@ -148,7 +148,7 @@ def section(found: Interference, size: int, seconds: float, seconds_beside: floa
 
 
 def _between(table: pd.DataFrame, grouping: str) -> str:
-    """A square of means with their intervals."""
+    """Format the means with their intervals as a square table."""
     other = f"other_{grouping}"
     cells = {(row[grouping], row[other]): _mean(row) for row in table.to_dict("records")}
     names = list(dict.fromkeys(table[grouping]))
@@ -169,7 +169,7 @@ def _mean(row: Mapping[object, float]) -> str:
 
 
 def _clusters(prompts: pd.DataFrame) -> str:
-    """How many groups of like prompts there are, and whether they are the known ones."""
+    """State how many clusters of similar prompts there are, and how well they match groups."""
     seen = prompts[prompts["cluster"] >= 0]
     if seen.empty:
         return "No prompt shows a gradient, so no two are alike."
@@ -192,7 +192,7 @@ def _clusters(prompts: pd.DataFrame) -> str:
 
 
 def _agreements(clusters: pd.DataFrame) -> str:
-    """The clusters with their agreements, from the other halves of the samples."""
+    """Format the clusters with their agreements from the second halves of the samples."""
     rows = []
     for row in clusters.to_dict("records"):
         ends = f"[{row['agreement_low']:.3g}, {row['agreement_high']:.3g}]"
@@ -235,7 +235,7 @@ def _pairs(pairs: pd.DataFrame) -> str:
 
 
 def _who(row: Mapping[object, object], end: str) -> str:
-    """A prompt in one line, with the group it is of and how often it succeeded."""
+    """Write a prompt in one line, with its group and how often it succeeded."""
     text = " ".join(str(row[f"{end}_prompt"]).split())
     cut = text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
     names = [str(row[f"{end}_{name}"]) for name in GROUPINGS if row[f"{end}_{name}"]]
@@ -255,7 +255,7 @@ def _error(exact: pd.DataFrame, size: int) -> str:
         )
     error = float((((exact["sketched"] - exact["exact"]) / exact["norms"]) ** 2).mean() ** 0.5)
     correlation = ""
-    if len(exact) > 2:  # of fewer it says nothing
+    if len(exact) > 2:  # of two pairs it is always 1 or -1
         value = np.corrcoef(exact["exact"], exact["sketched"])[0, 1]
         correlation = f"correlation {value:.4f}, "
     return (

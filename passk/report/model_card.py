@@ -1,7 +1,7 @@
-"""The model card of an exported checkpoint: what it is, what it costs, and how it was made.
+"""Write the model card of an exported checkpoint: its nature, its cost, and how it was made.
 
-Everything comes from the files of the run, in words that hold wherever the model goes: places of
-this machine are named by their last part only. Prompts and answers are given in words and as code.
+Everything comes from the files of the run, in words that hold wherever the model goes: paths of
+this machine are reduced to their last part. Prompts and answers are described in words and as code.
 """
 
 import json
@@ -32,16 +32,16 @@ from passk.runs.labels import markdown, objective_in_words, reading, run_labels,
 from passk.runs.reader import RunRecord
 from passk.types import Problem
 
-if TYPE_CHECKING:  # no torch here
+if TYPE_CHECKING:  # importing it would import torch
     from passk.data.prompts import PromptEncoder
 
-# What a generation_config.json may set, each with the value that passk samples by.
+# Settings of a generation_config.json, each with the value that passk samples with.
 _SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
 _SAMPLING |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
 
 def prompt_section(cfg: TrainConfig, folder: Path, encoder: "PromptEncoder") -> dict[str, Any]:
-    """The parts of the card's template that depend on prompts; `folder` holds the model."""
+    """Build the parts of the card's template that depend on prompts; `folder` holds the model."""
     prompt = cfg.data.prompt
     text = encoder.prompt_text(Problem("", "{problem}", ""))
     messages = _messages(prompt, encoder.chat is not None and encoder.chat.in_parts)
@@ -96,7 +96,7 @@ def _end_ids(folder: Path) -> list[int]:
 
 
 def _own_defaults(measured: EvalConfig, folder: Path) -> str:
-    """The sampling that the starting model's authors chose, where it was not what was measured."""
+    """List the sampling defaults of the starting model that differ from what was measured."""
     settings = _read(folder / "generation_config.json")
     ours = _SAMPLING | {"temperature": measured.temperature, "top_p": measured.top_p}
     found = {name: settings.get(name) for name in ours}
@@ -149,7 +149,7 @@ def _messages(prompt: PromptConfig, in_parts: bool) -> str:
 
 
 def _fenced(text: str) -> str:
-    """A code block, whatever backticks the text holds."""
+    """Format a code block, whatever backticks the text holds."""
     fence = "```"
     while fence in text:
         fence += "`"
@@ -184,20 +184,20 @@ _WHAT_DATA_ARE = {
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The checkpoint that is exported, and what its run says of it."""
+    """The exported checkpoint, and the facts that its run recorded."""
 
     cfg: TrainConfig
     record: RunRecord
     line: Lineage
     folder: Path
     step: int
-    is_best: bool  # it was chosen by its evaluation
+    is_best: bool  # True if it was chosen by its evaluation
     encoder: "PromptEncoder"
     publishing: PublishingConfig
 
 
 def model_card(exported: Exported) -> ModelCard:
-    """The card, with front matter as the hub reads it."""
+    """Build the card, with the front matter that the hub reads."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("passk", "assets"),
         undefined=jinja2.StrictUndefined,
@@ -255,7 +255,7 @@ def _method_tags(record: RunRecord) -> list[str]:
 
 
 def _results(exported: Exported, data_id: str | None) -> Iterator[EvalResult]:
-    """The table for machines: fractions, as the hub's metrics are."""
+    """Yield the table for machines: fractions, as the hub's metrics are."""
     data = exported.cfg.data
     for row in pass_table(exported.record, exported.step).to_dict("records"):
         yield EvalResult(
@@ -271,9 +271,9 @@ def _results(exported: Exported, data_id: str | None) -> Iterator[EvalResult]:
 
 
 def pass_table(record: RunRecord, step: int) -> pd.DataFrame:
-    """A row per k: `start` (step 0), `value` (this step) and `delta`, each with its interval.
+    """Compute per k: `start` (step 0), `value` (this step) and `delta`, each with its interval.
 
-    Empty where the step was not evaluated; the change is a paired bootstrap over problems.
+    Empty if the step was not evaluated; the change is a paired bootstrap over problems.
     """
     at = {when: record.evals[record.evals["step"] == when].set_index("k") for when in (0, step)}
     before = record.counts(0) if 0 in record.steps else None
@@ -301,7 +301,7 @@ def _shown(table: pd.DataFrame) -> str:
 
 
 def _change(record: RunRecord, table: pd.DataFrame) -> str:
-    """What training did to Pass@1 and to the Pass@k of the table, in a sentence."""
+    """Describe in a sentence how training changed Pass@1 and the Pass@k of the table."""
     known = table.dropna(subset=["delta_low"]).set_index("k") if len(table) else table
     if known.empty:
         return "Here the change is not known: no evaluation of the start is in the run."
@@ -342,7 +342,7 @@ def _measured(exported: Exported, table: pd.DataFrame) -> str:
 
 
 def _what(exported: Exported) -> str:
-    """The regime in words."""
+    """Describe the regime in words."""
     regime = exported.cfg.regime
     steps = f"{exported.step} step{'s' * (exported.step != 1)}"
     start = f"`{exported.line.model_name}`"
@@ -365,7 +365,7 @@ def _title(record: RunRecord) -> str:
 
 
 def _data_name(cfg: TrainConfig) -> str:
-    """What the data are called: their name, or that of the file where the name is a form."""
+    """Return the name of the data, or of their file if the name only gives the format."""
     path = cfg.data.path or cfg.data.eval_path
     return Path(path).stem if cfg.data.name == "jsonl" and path else cfg.data.name
 
@@ -386,7 +386,7 @@ def _data_lines(exported: Exported) -> Iterator[str]:
         if path is None or (side == "held out" and isinstance(data, ConventionsConfig)):
             continue
         parts = [f"`{shown_name(path)}`"]
-        if not is_file_name(path):  # a folder or hub data set with both splits
+        if not is_file_name(path):  # a folder or a hub data set, which has splits
             parts += [f"subset `{subset}`"] if subset else []
             parts += [f"split `{split}`"] if split else []
         yield f"{side}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""Filtered sets on the page of `passk diagnose`: sentences, the paper's table twice, the figure.
+"""Page section on filtered sets in `passk diagnose`: sentences, the paper's table twice, a figure.
 
 The figure shows agreement, weights and contributions, as figures 6 to 8 of the paper.
 """
@@ -39,7 +39,7 @@ _OWN = {"own_agreement": "own products in mean a", "own_contribution": "... in m
 
 
 def filtered_section(found: Filtered, asked: DiagnosisConfig) -> str:
-    """The section, with both ways and how they differ; nothing where no sets were asked for."""
+    """Write the section with both ways and their differences; empty if no sets were asked for."""
     table = found.table
     if table.empty:
         return ""
@@ -79,7 +79,7 @@ def _empty(table: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def _missing(found: Filtered) -> list[str]:
-    """A sentence for sets that have no easy prompts, no hard ones, or neither."""
+    """State which sets have no easy prompts, no hard ones, or neither."""
     rows = found.table[_empty(found.table)]
     if rows.empty:
         return []
@@ -96,7 +96,7 @@ def _missing(found: Filtered) -> list[str]:
 
 
 def _signs(rows: pd.DataFrame, k: int) -> str:
-    """How many sets say that Pass@k and Pass@1 conflict."""
+    """State in how many sets Pass@k and Pass@1 conflict."""
     if rows.empty:
         return "No set could be measured."
     below = rows["contribution"] < 0
@@ -140,7 +140,7 @@ _NUM_BINS = 30
 
 
 def filtered_figures(found: Filtered) -> dict[str, Figure]:
-    """A figure for each set that was measured, by the name of its file."""
+    """Draw a figure for each set that was measured, keyed by the name of its file."""
     titles = {
         PAPER: f"As in the paper, k = n = {found.num_samples}",
         CORRECTED: f"Corrected, k = {found.k}",
@@ -155,7 +155,7 @@ def filtered_figures(found: Filtered) -> dict[str, Figure]:
 
 @matplotlib.rc_context(STYLE)
 def filtered_figure(prompts: pd.DataFrame, titles: dict[str, str]) -> Figure:
-    """A row of panels per way of `titles`, from the rows of one set in `Filtered.prompts`."""
+    """Draw a row of panels per way of `titles` from one set's rows of `Filtered.prompts`."""
     figure = Figure(figsize=(13.5, 3.9 * len(titles)), layout="constrained")
     panels = figure.subplots(len(titles), 3, squeeze=False)
     for row, (way, title) in zip(panels, titles.items(), strict=True):
@@ -179,7 +179,7 @@ def _scatter(axes: Axes, prompts: pd.DataFrame, column: str) -> None:
     for side, color in _SIDES.items():
         part = prompts[prompts["side"] == side]
         axes.scatter(part.index, part[column], s=14, color=color, linewidths=0, label=side)
-    # The few prompts that weigh much would flatten all others.
+    # On a linear scale the few prompts with much weight would flatten all others.
     sizes = prompts[column].abs()
     axes.set_yscale(
         "symlog", linthresh=max(float(sizes.median()), 1e-3 * float(sizes.max()), 1e-300)
@@ -190,7 +190,7 @@ def _scatter(axes: Axes, prompts: pd.DataFrame, column: str) -> None:
 
 
 def _weights(axes: Axes, prompts: pd.DataFrame) -> None:
-    """A weight of 0, which a logarithm has no place for, stands at the left end."""
+    """Draw the histogram of weights; weight 0, which has no logarithm, is at the left end."""
     positive = prompts["weight"][prompts["weight"] > 0]
     least, most = (positive.min(), positive.max()) if len(positive) else (0.1, 1.0)
     least = max(min(least / 2, 0.01), 1e-30)

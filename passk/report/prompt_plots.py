@@ -1,7 +1,7 @@
-"""Figures of single problems: success before and after, and the weight that Pass@k gives them.
+"""Draw figures of single problems: success before and after, and their weight under Pass@k.
 
-`prompts` comes from `tables.prompt_changes`. As in `passk.report.curves`, each function returns
-a `Drawing`, or None where there is nothing to draw.
+`prompts` comes from `tables.prompt_changes`. As in `passk.report.curves`, each function returns a
+`Drawing`, or None if there is nothing to draw.
 """
 
 from typing import Any
@@ -25,15 +25,15 @@ from passk.report.chart_style import (
 from passk.report.tables import kind_order
 from passk.style import FAINT, INK, kind_colors
 
-MOST_PANELS = 6  # with more runs, one is shown at a time
-_NAMED_IDS = 3  # problems that a point names; it may stand for more
+MOST_PANELS = 6  # with more runs, the reader chooses one
+_NAMED_IDS = 3  # most problems named by a point; it may stand for more
 
 
 def prompt_scatter(prompts: pd.DataFrame, titles: Titles) -> Drawing | None:
-    """Success of each held-out problem before and after, a panel per run, coloured by kind.
+    """Draw success of each held-out problem before and after: a panel per run, coloured by kind.
 
-    A point is every problem that lies there, its size their number; diamonds are the means of a
-    kind.
+    A point stands for every problem at its place, and its size for their number; outlined markers
+    are the means of a kind.
     """
     labels = list(dict.fromkeys(prompts["regime"]))
     if not labels:
@@ -61,7 +61,7 @@ def prompt_scatter(prompts: pd.DataFrame, titles: Titles) -> Drawing | None:
 
 
 def _counted(prompts: pd.DataFrame) -> pd.DataFrame:
-    """Points of run, kind and success, with how many problems lie there and a few of their names.
+    """Count problems by run, kind and success before and after, with a few of their names.
 
     The means of a kind follow as rows of role `mean`.
     """
@@ -108,10 +108,10 @@ def _before_after(kinds: Legend, test: str, name: str) -> Any:
 
 
 def weight_by_kind(prompts: pd.DataFrame, k: int) -> Drawing | None:
-    """Which problems Pass@k up-weights: where each kind lies on the weight, and its share of it.
+    """Draw which problems Pass@k up-weights, and how much of the weight each kind gets.
 
-    The weight k(1-p)^(k-1) over success p at the start; how problems of each kind are spread over
-    p; a kind's share of all problems against its share of the total weight.
+    Panels: the weight k(1-p)^(k-1) over success p at the start; the problems of each kind over p;
+    and each kind's share of all problems against its share of the total weight.
     """
     start = prompts.drop_duplicates(["seed", "problem_id"])
     if start.empty or k < 2:
@@ -151,7 +151,7 @@ def weight_by_kind(prompts: pd.DataFrame, k: int) -> Drawing | None:
 
 
 def _spread(start: pd.DataFrame) -> pd.DataFrame:
-    """How many problems of each kind lie in each twentieth of success."""
+    """Count the problems of each kind in each twentieth of success."""
     bins = np.linspace(0, 1, 21)
     frames = []
     for place, kind in enumerate(kind_order(start["kind"])):
@@ -163,7 +163,7 @@ def _spread(start: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shares(start: pd.DataFrame) -> pd.DataFrame:
-    """The share of each kind in the problems and in their weight, in percent."""
+    """Compute the share of each kind in the problems and in their weight, in percent."""
     total = start["passk_weight"].sum()
     groups = start.groupby("kind", sort=False)
     of_weight = groups["passk_weight"].sum() / total if total > 0 else groups.size() * np.nan
@@ -173,7 +173,7 @@ def _shares(start: pd.DataFrame) -> pd.DataFrame:
 
 
 def _share_panel(kinds: Legend) -> Any:
-    """A line per kind from its share of the problems (ring) to its share of the weight (dot)."""
+    """Draw a line per kind from its share of problems (ring) to its share of weight (dot)."""
     y = alt.Y("kind:N", title=None, sort=kinds.names, axis=alt.Axis(grid=False))
     base = (
         alt.Chart()
@@ -194,10 +194,10 @@ def _share_panel(kinds: Legend) -> Any:
 
 
 def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Drawing | None:
-    """The weight of Pass@k on each prompt against its agreement with the Pass@1 gradient.
+    """Draw each prompt's weight under Pass@k against its agreement with the Pass@1 gradient.
 
-    `prompts` is `diagnoses.agreement_rows`. Hollow where no gradient can be seen: all samples
-    right, or none.
+    `prompts` comes from `runs.reader.agreement_rows`. Points are hollow where no gradient can be
+    seen: all samples right, or none.
     """
     if prompts.empty:
         return None

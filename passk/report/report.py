@@ -1,6 +1,6 @@
-"""`passk report`: tables, figures and one self-contained HTML page over any set of runs.
+"""Write `passk report`: tables, figures and one self-contained HTML page over any set of runs.
 
-Everything is rebuilt from the files of the runs; a section without material is left out.
+Everything is rebuilt from the files of the runs; sections with nothing to show are left out.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ from passk.runs.labels import markdown, reading, sweep_reading
 from passk.runs.ledger import FOLDER as LEDGER
 from passk.runs.reader import DiagnosisRecord, RunRecord, find_diagnoses, find_measured, find_runs
 
-SAMPLE_BYTES = 2_000_000  # of the page; the scripts that draw the figures take 900 kB
+SAMPLE_BYTES = 2_000_000  # samples in the page; the scripts that draw the figures take 900 kB
 _NOTE = (
     "Deltas are against {baseline}, in percentage points, with 95 % "
     "intervals in brackets: a paired bootstrap over held-out problems for one seed, Student's t "
@@ -46,21 +46,21 @@ _EXPORTS = (
     "figure hide and show its series; with Shift, the wheel zooms and dragging moves it, and "
     "a double click returns. The menu at its right saves what it shows as SVG or PNG."
 )
-_PAGE, _TITLE = "report.html", "passk report: "  # and how its title begins
-_MOST_READ = 4  # runs described one by one
+_PAGE, _TITLE = "report.html", "passk report: "  # the page's file, and the start of its title
+_MOST_READ = 4  # most runs described one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What the files hold, read once: the runs, in their parts, and the tables over them.
+    """Everything the report needs from the files, read once: runs, and tables over them.
 
     Attributes:
         records: all runs, each once; `headline` those of the first table, with `titles` by label.
-        repeats: what is said of runs that are there more than once.
-        against: the runs that `baseline` names; None is the starting checkpoints.
+        repeats: sentences about runs that are on record more than once.
+        against: the runs that `baseline` names; None for the starting checkpoints.
         table, cells, costs: `reproduction_table` and `cost_table` of the headline, `sweep_table`
             of the sweep.
-        k: the largest that a row of the headline table reports.
+        k: the largest k that a row of the headline table reports.
     """
 
     records: list[RunRecord]
@@ -86,9 +86,9 @@ def write_report(
     """Write report.html, table.csv, table.md, sweep.csv, tables/ and figures/; returns the page.
 
     `dirs` may be runs, reproductions and sweeps, with evaluations and diagnoses beside them. The
-    headline table holds the runs of reproductions, or all runs where there is none. RL runs outside
-    a reproduction make a sweep where they are not all there is, or more than one. Deltas are
-    against the starting checkpoints, or the runs that `baseline` names.
+    headline table holds the runs of reproductions, or all runs if there is none. RL runs outside a
+    reproduction form a sweep if there are reproductions beside them, or if there are several.
+    Deltas are against the starting checkpoints, or the runs that `baseline` names.
 
     Raises:
         UserError: a directory holds no run, a file cannot be read, or no run is `baseline`.
@@ -151,8 +151,10 @@ def write_report(
 
 
 def keeps_report(folder: Path) -> bool:
-    """Whether the report of one directory belongs into it: of a sweep, a reproduction, or an older
-    report's. What else lies in a folder is not ours to write over, and a run is written by itself.
+    """Return True if the report of one directory belongs into it.
+
+    That holds for a sweep, a reproduction, or the folder of an older report. Files in other folders
+    must not be overwritten, and a run's directory is written by the run alone.
     """
     if (folder / "metrics.jsonl").is_file():
         return False
@@ -192,7 +194,7 @@ def _read(dirs: Sequence[str | Path], baseline: str | None) -> Material:
 def _tables(
     found: Material, people: pd.DataFrame, headings: Mapping[str, str]
 ) -> dict[str, tuple[table_formats.Sheet | None, pd.DataFrame | None]]:
-    """The page's tables by name, None without rows; with the numbers that stand in their CSV."""
+    """Build the page's tables by name (None without rows), with the numbers for their CSV."""
     first = headline_table(found.headline, found.table)
     first["regime"] = first["regime"].map(found.titles)
     costs = found.costs
@@ -218,7 +220,7 @@ def _tables(
 
 
 def _told(drawings: Iterable[str], found: Material, start: str) -> dict[str, tuple[str, str]]:
-    """Title and caption of each figure."""
+    """Return title and caption of each figure."""
     run = found.titles[focus(found.headline, found.k)]
     of_name = {}
     diagnoses = iter(found.diagnoses)
@@ -234,6 +236,6 @@ def _told(drawings: Iterable[str], found: Material, start: str) -> dict[str, tup
 
 
 def _page_title(records: Sequence[RunRecord]) -> str:
-    """The name of the reproduction or sweep, or the run's where there is only one."""
+    """Return the name of the one directory that holds all runs, or else their number."""
     roots = {outermost(record).name for record in records}
     return roots.pop() if len(roots) == 1 else f"{len(records)} runs"

@@ -1,10 +1,10 @@
 """Choose the samples that the report shows, so that a page over many runs stays small.
 
-Read are the first and the last rollout file of each run, and some chunks of `passk eval`. Of each
+Reads the first and the last rollout file of each run, and some chunks of `passk eval`. From each
 file prompts are taken in turn from every kind and band of success, in an order drawn from a seed
 that is the same for all runs, and from all files in turn until the budget is spent. A prompt comes
-with all its samples; identical ones are shown once, with their number. A text that occurs again,
-as in cells of a sweep that start from one checkpoint, is stored once.
+with all its samples; identical ones are shown once, with their number. A text that occurs again, as
+in cells of a sweep that start from one checkpoint, is stored once.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ from passk.objectives.pass_at_k import FloatArray
 from passk.report.tables import in_order
 from passk.runs.reader import RunRecord, read_problems
 
-CHUNKS_READ = 4  # of an evaluation, which may be large
+CHUNKS_READ = 4  # chunks read of an evaluation, which may be large
 Sample = Mapping[Any, Any]  # a row
 
 
 @dataclass(frozen=True, slots=True)
 class SampleFile:
-    """Samples of one prompt after another, and what is known about them.
+    """Samples of one prompt after another, and the facts about them.
 
     Attributes:
         source, seed: the label and seed of a run, or the name and seed of an evaluation.
         split, step, policy_version: which problems, and which policy drew the samples.
         problems: kind, prompt and answer by problem_id; empty for older runs.
         groups: each prompt's samples, with the columns of the file and `advantage`.
-        weights_P: what the objective of the step puts on each prompt, NaN held out.
-        num_on_disk: samples of the run or evaluation, by its first file.
+        weights_P: the weight of each prompt in the objective of the step; NaN for held-out ones.
+        num_on_disk: samples of the run or evaluation, counted at its first file.
     """
 
     source: str
@@ -54,7 +54,7 @@ class SampleFile:
 
 
 def rollout_files(label: str, record: RunRecord) -> list[SampleFile]:
-    """The first and the last rollout file of a run; none for one without."""
+    """Read the first and the last rollout file of a run; empty if there are none."""
     steps = record.rollout_steps
     files: list[SampleFile] = []
     for step in dict.fromkeys([steps[0], steps[-1]] if steps else []):
@@ -81,7 +81,7 @@ def rollout_files(label: str, record: RunRecord) -> list[SampleFile]:
 
 
 def eval_file(folder: Path, seed: int) -> SampleFile:
-    """Samples of a directory of `passk eval`, without the greedy ones: some chunks, by seed."""
+    """Read non-greedy samples from some chunks of a `passk eval` directory, chosen by seed."""
     chunks = sorted((folder / "samples").glob("chunk-*.parquet"))
     shown = sorted(chunks, key=lambda file: seeded_place(file.name, seed))[:CHUNKS_READ]
     groups: dict[str, list[Sample]] = {}
@@ -106,7 +106,7 @@ def eval_file(folder: Path, seed: int) -> SampleFile:
 
 
 def objective_of(record: RunRecord, step: int) -> Objective:
-    """The objective in force at a step: as logged, or without that as configured."""
+    """Return the objective in force at a step: as logged, or else as configured."""
     estimator = str(record.setting("regime.estimator", "mixture"))
     uses_k = record.optimises_passk and estimator not in ESTIMATORS_WITHOUT_K
     k, weight, least = record.k if uses_k else 1, record.pass1_weight, 0.0
@@ -119,9 +119,9 @@ def objective_of(record: RunRecord, step: int) -> Objective:
 
 
 def _samples_per_prompt(record: RunRecord, rows: pd.DataFrame) -> int:
-    """As configured: a problem that comes twice in a step goes on counting its samples.
+    """Return the configured number; a problem that occurs twice in a step numbers its samples on.
 
-    Without that, as few as any problem has in a row.
+    If it is not configured, return the least number of samples of any problem in a row.
     """
     configured = record.setting("rollout.num_samples")
     if configured is not None:
@@ -131,7 +131,7 @@ def _samples_per_prompt(record: RunRecord, rows: pd.DataFrame) -> int:
 
 
 def _worth(objective: Objective, rewards_PG: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Advantages and weights; NaN of files in which a prompt has too few samples for them."""
+    """Compute advantages and weights; NaN if a prompt has too few samples for them."""
     try:
         return objective.advantages(rewards_PG), prompt_weights_of(objective, rewards_PG)
     except ValueError:
@@ -139,10 +139,10 @@ def _worth(objective: Objective, rewards_PG: FloatArray) -> tuple[FloatArray, Fl
 
 
 def prompt_weights_of(objective: Objective, rewards_PG: FloatArray) -> FloatArray:
-    """What an objective multiplies each prompt's Pass@1 gradient with, [P].
+    """Compute the factor by which an objective multiplies each prompt's Pass@1 gradient, [P].
 
-    Of the mixture without bias; of another estimator what it comes to on average at a success
-    probability of c/n, which is all that can be said of it.
+    For the mixture the estimate is unbiased. For other estimators it is their average factor at a
+    success probability of c/n, as no better estimate exists.
     """
     if objective.estimator == "mixture":
         return objective.prompt_weights(rewards_PG)
@@ -155,7 +155,7 @@ def prompt_weights_of(objective: Objective, rewards_PG: FloatArray) -> FloatArra
 
 
 def seeded_place(name: str, seed: int) -> int:
-    """The place of a problem or a file in the seeded order, the same in all runs."""
+    """Return the place of a problem or a file in the seeded order, the same in all runs."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8])
 
 
@@ -164,14 +164,14 @@ def _greedy(file: Path) -> pd.Series:
 
 
 def _texts(problems: pd.DataFrame, split: str) -> dict[str, dict[str, str]]:
-    """kind, prompt and answer of the problems of a split, by their ids."""
+    """Map the ids of a split's problems to kind, prompt and answer."""
     rows = problems[problems["split"] == split].to_dict("records")
     return {str(row["problem_id"]): {str(k): str(v) for k, v in row.items()} for row in rows}
 
 
-LONGEST_SHOWN = 4000  # characters of a text; the middle of a longer one is left out
+LONGEST_SHOWN = 4000  # characters of a text; longer ones lose their middle
 _TEXTS = ("prompt", "answer", "completion")  # stored once each
-_BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # success: none, up to each of these, all
+_BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # bands of success: none, up to each of these, all
 
 FILE_COLUMNS = ["source", "seed", "split", "step", "policy_version"]
 PROBLEM_COLUMNS = ["problem_id", "split", "kind", "prompt", "answer"]
@@ -184,15 +184,15 @@ SAMPLE_COLUMNS = [
 
 @dataclass(frozen=True, slots=True)
 class SampleRows:
-    """Four tables that point to rows of one another by number, and what share they are.
+    """Four tables that refer to one another's rows by number, and the share of samples they hold.
 
     Attributes:
         files: `FILE_COLUMNS`; `source` is the label of a run or the name of an evaluation.
         problems: `PROBLEM_COLUMNS`; prompt and answer are empty for older runs.
         groups: `GROUP_COLUMNS`, a prompt with its samples in a file: `n` judged, `c` right, and
-            the weight that the objective of that step puts on it, without bias; NaN held out.
-        samples: `SAMPLE_COLUMNS`, a distinct completion with its number; advantage NaN held out.
-        num_shown, num_in_files, num_on_disk: samples here, in the files looked at, and in all.
+            its weight in the objective of that step, without bias; NaN for held-out ones.
+        samples: `SAMPLE_COLUMNS`, a distinct completion with its number; NaN advantage if held out.
+        num_shown, num_in_files, num_on_disk: samples here, in the files read, and in all.
     """
 
     files: pd.DataFrame
@@ -204,9 +204,9 @@ class SampleRows:
     num_on_disk: int
 
     def as_json(self) -> str:
-        """For a script element: rows as lists, `columns` their names, texts by number.
+        """Return JSON for a script element: rows as lists, `columns` with their names, and `texts`.
 
-        `prompt`, `answer` and `completion` are numbers of `texts`. No `<` is left in it.
+        `prompt`, `answer` and `completion` are places in `texts`. The JSON holds no `<`.
         """
         texts = dict[str, int]()
         tables = {}
@@ -222,7 +222,7 @@ class SampleRows:
 
     @property
     def sentence(self) -> str:
-        """What is shown of what there is."""
+        """Sentence on how many samples are shown, and how they were chosen."""
         return (
             f"Shown are {self.num_shown:,} of {self.num_on_disk:,} samples, out of "
             f"{self.num_in_files:,} in the first and the last rollout file of each run and in some "
@@ -238,9 +238,9 @@ def sample_rows(
     evaluations: Iterable[Path] = (),
     seed: int = 0,
 ) -> SampleRows:
-    """As many prompts with their samples as `as_json` can hold in `budget_bytes`.
+    """Choose as many prompts, with their samples, as `as_json` can hold in `budget_bytes`.
 
-    `evaluations` are directories of `passk eval` (`records.find_measured(dirs, "eval")`). SFT runs
+    `evaluations` are directories of `passk eval` (`reader.find_measured(dirs, "eval")`). SFT runs
     have no samples.
 
     Raises:
@@ -269,7 +269,7 @@ def sample_rows(
 
 
 class _Chosen:
-    """What was taken so far, and how many bytes of JSON it makes."""
+    """The rows taken so far, and the bytes of JSON that they make."""
 
     def __init__(self, files: Sequence[SampleFile]) -> None:
         self.files = files
@@ -310,7 +310,7 @@ class _Chosen:
 
 
 def _in_turn(file: SampleFile, seed: int) -> list[int]:
-    """The groups of a file, one of each kind and band of success before the second of any."""
+    """Order the groups of a file: one of each kind and band before the second of any."""
     strata: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for number, group in enumerate(file.groups):
         rewards = [sample["reward"] for sample in group if pd.notna(sample["reward"])]
@@ -327,13 +327,13 @@ def _in_turn(file: SampleFile, seed: int) -> list[int]:
 
 
 def _kind(file: SampleFile, sample: Sample) -> str:
-    """From the run's problems; an older evaluation has it beside each sample."""
+    """Return the kind from the run's problems; older evaluations have it in each sample."""
     known = file.problems.get(str(sample["problem_id"]), {})
     return known.get("kind") or str(sample.get("kind", ""))
 
 
 def _distinct(samples: Sequence[Sample]) -> list[tuple[Any, ...]]:
-    """`SAMPLE_COLUMNS` without the group: identical completions are one, the commonest first."""
+    """Merge identical completions: `SAMPLE_COLUMNS` without the group, most frequent first."""
     counts: dict[tuple[Any, ...], int] = {}
     first: dict[tuple[Any, ...], Sample] = {}
     for sample in samples:
@@ -350,7 +350,7 @@ def _distinct(samples: Sequence[Sample]) -> list[tuple[Any, ...]]:
 
 
 def _cut(text: str) -> str:
-    """A text that is too long, without its middle."""
+    """Cut the middle out of a text that is too long."""
     if len(text) <= LONGEST_SHOWN:
         return text
     half = LONGEST_SHOWN // 2
@@ -359,12 +359,12 @@ def _cut(text: str) -> str:
 
 
 def _table(rows: Sequence[tuple[Any, ...]], columns: list[str]) -> pd.DataFrame:
-    """As they are: None stays None, and whole numbers stay whole."""
+    """Build a table that keeps None and whole numbers as they are."""
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
 def _rounded(value: float | None) -> float | None:
-    """Four digits are enough to be read, and None is what JSON has for NaN."""
+    """Round to four digits; NaN becomes None, as JSON needs."""
     return None if value is None or pd.isna(value) else float(f"{value:.4g}")
 
 
@@ -374,5 +374,5 @@ def _dumps(value: object) -> str:
 
 
 def _size(value: object) -> int:
-    """Bytes of JSON, with the comma behind it."""
+    """Return the bytes of JSON, with the comma after it."""
     return len(_dumps(value).encode()) + 1

@@ -1,7 +1,6 @@
-"""The figures of the report over a sweep: what its cells trade, and k against weight.
+"""Draw the report's figures of a sweep: trade-offs of its cells, and k against weight.
 
-As in `passk.report.curves`, each function returns a `Drawing`, or None where there is nothing to
-draw.
+As in `passk.report.curves`, each function returns a `Drawing`, or None if there is nothing to draw.
 """
 
 from collections.abc import Sequence
@@ -31,10 +30,11 @@ from passk.style import FAINT, INK
 def pareto(
     cells: pd.DataFrame, k: int, records: Sequence[RunRecord], titles: Titles
 ) -> Drawing | None:
-    """Change in Pass@1 against change in Pass@k from the starting checkpoint, with intervals.
+    """Draw the change in Pass@1 against that in Pass@k from the starting checkpoint.
 
-    `cells` comes from `tables.sweep_table(records)`. A point per run, seeds averaged; where runs
-    differ by k, a line per k. Dashed: those that none beats in both.
+    Points have intervals. `cells` comes from `tables.sweep_table(records)`. There is a point per
+    run, seeds averaged; if runs differ by k, there is a line per k. A dashed line joins the runs
+    that no other one beats in both.
     """
     x, y = "delta_pass1", f"delta_pass{k}"
     if y not in cells or k < 2:
@@ -90,9 +90,9 @@ def _pareto_layers(series: Series, k: int, over_k: bool) -> list[Any]:
 
 
 def heatmaps(cells: pd.DataFrame, k: int) -> Drawing | None:
-    """Pass@1, Pass@k and their changes over k and the weight of Pass@1, a square per cell.
+    """Draw Pass@1, Pass@k and their changes over k and the weight of Pass@1, a square per cell.
 
-    Only where both vary, and each cell is one setting.
+    Returns None unless both vary and each cell has one setting.
     """
     if cells.empty:
         return None
@@ -121,7 +121,7 @@ def heatmaps(cells: pd.DataFrame, k: int) -> Drawing | None:
 
 
 def _heatmap(measure: str, rows: pd.DataFrame) -> Any:
-    """Light is low and dark is high; of changes, orange lost and blue gained."""
+    """Draw a panel: light is low and dark is high; for changes, orange lost and blue gained."""
     low, high = float(rows["value"].min()), float(rows["value"].max())
     if measure.startswith("Change"):
         end = max(abs(low), abs(high), 1e-9)
@@ -156,7 +156,7 @@ def _heatmap(measure: str, rows: pd.DataFrame) -> Any:
 
 
 def pareto_front(points: np.ndarray) -> np.ndarray:
-    """The points no other one beats in both coordinates, by the first coordinate: [N, 2]."""
+    """Return points that no other beats in both coordinates, by the first one: [N, 2]."""
     ordered = points[np.lexsort((-points[:, 1], -points[:, 0]))]
     best = np.maximum.accumulate(ordered[:, 1])
     front: np.ndarray = ordered[np.r_[True, ordered[1:, 1] > best[:-1]]][::-1]

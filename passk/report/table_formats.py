@@ -1,4 +1,4 @@
-"""Tables as text for the report's page, and as CSV, Markdown and LaTeX for other programs."""
+"""Format tables as text for the report's page, and write them as CSV, Markdown and LaTeX."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Sheet:
 
 
 def facts(records: Sequence[RunRecord]) -> list[str]:
-    """What the page is about, in a few words each."""
+    """Summarise the runs of the page in a few words each."""
     unfinished = sum(record.manifest.get("status") != "finished" for record in records)
     seeds, evals = {r.seed for r in records}, [r.evals for r in records if len(r.evals)]
     said = {(what, r.setting(key)) for r in records for what, key in _NAMED if r.setting(key)}
@@ -42,7 +42,7 @@ def facts(records: Sequence[RunRecord]) -> list[str]:
 
 
 def column_names(ks: set[int]) -> dict[str, str]:
-    """Column names for people; Pass@k stays general where rows differ in k."""
+    """Name columns for people; Pass@k stays general if rows differ in k."""
     passk = f"Pass@{ks.pop()}" if len(ks) == 1 else "Pass@k"
     return {
         "regime": "Regime",
@@ -63,7 +63,7 @@ def column_names(ks: set[int]) -> dict[str, str]:
 
 
 def sheet(table: pd.DataFrame, headings: Mapping[str, str]) -> Sheet:
-    """A table as text, without the columns that are empty throughout."""
+    """Format a table as text, without the columns that are empty throughout."""
     shown = [column for column in shown_columns(table) if table[column].notna().any()]
     rows = [[format_cell(row, column) for column in shown] for row in table.to_dict("records")]
     return Sheet([heading(column, headings) for column in shown], rows)
@@ -72,7 +72,7 @@ def sheet(table: pd.DataFrame, headings: Mapping[str, str]) -> Sheet:
 def kinds(
     records: Sequence[RunRecord], titles: Mapping[str, str], headings: Mapping[str, str]
 ) -> Sheet | None:
-    """Success by kind of prompt, a row per run and kind; None where no run has kinds."""
+    """Build the table of success by kind, a row per run and kind; None if no run has kinds."""
     kinds = kind_table(records)
     kinds["regime"] = kinds["regime"].map(titles)
     after = {name: headings[name].replace(" (", " after (") for name in ("pass1", "passk")}
@@ -80,7 +80,7 @@ def kinds(
 
 
 def kernel(records: Sequence[RunRecord]) -> Sheet | None:
-    """Mean inner product of the gradients of two problems, by their kinds, over seeds."""
+    """Build the table of mean inner products of two problems' gradients, by their kinds."""
     frames = []
     for seed_dir, record in {record.seed_dir: record for record in records}.items():
         kernel = read_seed_table(record, "kernel.csv")
@@ -100,7 +100,7 @@ def kernel(records: Sequence[RunRecord]) -> Sheet | None:
 
 
 def without_empty_columns(table: Sheet) -> Sheet:
-    """The columns that say something in some row; of a table without rows, all."""
+    """Drop the columns that are empty in every row; keep all of a table without rows."""
     for name in table.headings if table.rows else []:
         i = table.headings.index(name)
         if not any(row[i] for row in table.rows):
@@ -115,7 +115,10 @@ def _without(table: Sheet, heading: str) -> Sheet:
 
 
 def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Sheet:
-    """The sweep for people: Pass@1 and one Pass@k, and seeds only where they are all there is."""
+    """Format the sweep with Pass@1 and one Pass@k; a seed has a row only if it is the only one.
+
+    The regime is left out if k, weight and seed already distinguish all rows.
+    """
     columns = ["regime", "k", "pass1_weight", "seed"]
     for name in dict.fromkeys(["pass1", f"pass{k}"]):
         for column in (name, f"delta_{name}"):
@@ -126,15 +129,15 @@ def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Sheet:
 
 
 def summary_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per label: over all of its runs where there are several, else that of the one run."""
+    """Select a row per label: over all of its runs if there are several, else its only one."""
     several = table[table["seed"] == "all"]["regime"]
     return table[(table["seed"] == "all") | ~table["regime"].isin(several)]
 
 
 def differences(records: Sequence[RunRecord]) -> Sheet | None:
-    """Settings in which the runs differ, a row per label: seeds count as one.
+    """Build the table of settings in which the runs differ: a row per label, as seeds count as one.
 
-    SFT has no objective over samples: what the configuration says of one is left out there.
+    SFT has no objective over samples, so settings of the objective are left empty there.
     """
     first = dict(reversed(in_order(records)))
     different = list(reversed(first.values()))
@@ -153,7 +156,7 @@ def _setting(record: RunRecord, key: str, places: Places) -> str:
 
 
 def runs(records: Sequence[RunRecord]) -> Sheet:
-    """How far each run came, and the line that rebuilds it: `rebuild.rebuilding_lines`."""
+    """Build the table of progress and of the commands from `command_lines.rebuilding_lines`."""
     rows = []
     for line in rebuilding_lines(records):
         manifest, record = line.manifest, line.record
@@ -173,7 +176,7 @@ def runs(records: Sequence[RunRecord]) -> Sheet:
 
 
 def versions(records: Sequence[RunRecord]) -> Sheet | None:
-    """Versions and commits that the runs recorded; several where runs differ."""
+    """Build the table of recorded versions and commits; several where runs differ."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
         facts: dict[str, Any] = dict(record.manifest.get("versions") or {})
@@ -188,7 +191,7 @@ def versions(records: Sequence[RunRecord]) -> Sheet | None:
     return Sheet(["What", "Version"], rows) if rows else None
 
 
-# Letters of our own headings and cells that LaTeX sets only by command or in its maths mode.
+# Characters of our own headings and cells that LaTeX needs as commands or in maths mode.
 _LATEX = {
     "\u2212": "$-$",
     "\u00b1": r"$\pm$",
@@ -208,9 +211,9 @@ _LATEX = {
 
 
 def write_table(folder: Path, name: str, shown: Sheet, table: pd.DataFrame | None = None) -> None:
-    """`NAME.csv`, `NAME.md` and `NAME.tex` in a folder, which is made.
+    """Write `NAME.csv`, `NAME.md` and `NAME.tex` to a folder, which is created.
 
-    The CSV holds the numbers of `table`, to full precision, or without one the text of `shown`; the
+    The CSV holds the numbers of `table` to full precision, or without one the text of `shown`; the
     others hold the text.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,7 +224,7 @@ def write_table(folder: Path, name: str, shown: Sheet, table: pd.DataFrame | Non
 
 
 def sheet_markdown(shown: Sheet) -> str:
-    """In GitHub's Markdown."""
+    """Format a sheet in GitHub Markdown."""
     rows = [shown.headings, ["---"] * len(shown.headings), *shown.rows]
     lines = (
         "| " + " | ".join(_one_line(c).replace("|", "\\|") for c in row) + " |" for row in rows
@@ -230,7 +233,7 @@ def sheet_markdown(shown: Sheet) -> str:
 
 
 def sheet_latex(shown: Sheet) -> str:
-    """A `tabular` with the rules of booktabs; columns of numbers are set to the right."""
+    """Format a `tabular` with booktabs rules; columns of numbers are right-aligned."""
     cells = [[_one_line(cell) for cell in row] for row in shown.rows]
     headings = [_one_line(heading) for heading in shown.headings]
     sides = "".join("r" if _are_numbers(column) else "l" for column in zip(*cells, strict=True))
@@ -242,7 +245,7 @@ def sheet_latex(shown: Sheet) -> str:
 
 
 def _are_numbers(cells: tuple[str, ...]) -> bool:
-    """Whether all cells that hold something begin as numbers do: with an interval too."""
+    """Return True if all non-empty cells begin like numbers, with or without an interval."""
     known = [cell for cell in cells if cell]
     return bool(known) and all(cell.lstrip("+\u2212-")[:1].isdigit() for cell in known)
 

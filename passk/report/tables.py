@@ -1,4 +1,4 @@
-"""Run records in, tables out: the headline, the reproduction, the sweep, the kinds, the prompts.
+"""Compute tables from run records: headline, reproduction, sweep, kinds, and prompts.
 
 All values are probabilities in [0, 1] (alignments are cosines); `passk.runs.labels` writes percent.
 A quantity X with an interval has the columns X, X_low, X_high. What cannot be computed from the
@@ -36,13 +36,13 @@ REPRODUCTION_COLUMNS = [
 def reproduction_table(
     records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
 ) -> pd.DataFrame:
-    """What each regime did to Pass@1 and Pass@k: a row per regime and seed, SFT first.
+    """Compute how each regime changed Pass@1 and Pass@k: a row per regime and seed, SFT first.
 
     `pass1` and `passk` are of the last evaluation; k is `reported_k`. Deltas are against the
     starting checkpoint, or the last evaluation of the baseline's run of the same seed
-    (`baselines.counts_before`), with a paired bootstrap over held-out problems.
-    A regime with several runs ends in a row of seed `all`, see `with_all_seeds`. `regime` is the
-    label of `run_labels`. Columns: `REPRODUCTION_COLUMNS`.
+    (`baselines.counts_before`), with a paired bootstrap over held-out problems. A regime with
+    several runs ends in a row of seed `all`, see `with_all_seeds`. `regime` is the label of
+    `run_labels`. Columns: `REPRODUCTION_COLUMNS`.
     """
     rows = []
     for label, record in in_order(records):
@@ -64,12 +64,12 @@ def sweep_table(
     baseline: Sequence[RunRecord] | None = None,
     among: Sequence[RunRecord] | None = None,
 ) -> pd.DataFrame:
-    """Cells of a sweep at a grid of k that all of them evaluated, whatever k each one optimised.
+    """Compute a row per run of a sweep, at a grid of k that all of its runs evaluated.
 
-    A row per run: regime (label), k, pass1_weight, seed, then for each j of the grid the columns
-    `pass{j}` and `delta_pass{j}`, each with `_low` and `_high`. Values carry the intervals of
-    `eval/table.csv`; deltas are as in `reproduction_table`, where the runs that others started from
-    are looked for `among` those given. Cells with several runs end in a row of seed `all`.
+    Columns: regime (label), k, pass1_weight, seed, then for each j of the grid `pass{j}` and
+    `delta_pass{j}`, each with `_low` and `_high`, whatever k each run optimised. Values have the
+    intervals of `eval/table.csv`. Deltas are as in `reproduction_table`; the runs that others
+    started from are searched in `among`. Cells with several runs end in a row of seed `all`.
     """
     grid = common_ks(records)
     rows = []
@@ -88,10 +88,10 @@ def sweep_table(
 
 
 def reported_k(record: RunRecord, records: Sequence[RunRecord]) -> int:
-    """The k of the `passk` column: the run's own where it optimises Pass@k.
+    """Return the k of the `passk` column: the run's own if it optimises Pass@k.
 
-    SFT and Pass@1-only runs take the largest k that the runs of their seed optimise (of all runs
-    given, where none of their seed does), and without any such run the largest k they evaluated.
+    SFT and Pass@1-only runs take the largest k that the runs of their seed optimise (or, if none of
+    their seed does, any run given), and without any such run the largest k that they evaluated.
     """
     if record.optimises_passk:
         return record.k
@@ -101,18 +101,18 @@ def reported_k(record: RunRecord, records: Sequence[RunRecord]) -> int:
 
 
 def common_ks(records: Sequence[RunRecord]) -> list[int]:
-    """Every k that all runs with an evaluation have evaluated."""
+    """Return every k that all runs with an evaluation have evaluated."""
     grids = [set(record.evals["k"].astype(int)) for record in records if len(record.evals)]
     return sorted(set.intersection(*grids)) if grids else []
 
 
 def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """After the rows of each cell that has several, a row of seed `all`: means over seeds.
+    """Add a row of seed `all` after the rows of each cell that has several: means over seeds.
 
     Runs of one seed share its data, so they are averaged first and count as one. Intervals are
-    Student-t over seeds: each seed has its own data and its own start, so they cover the sampling
-    of problems as well. Those of cosines end at -1 and 1. Of one seed alone the ends of its runs'
-    intervals are averaged: no narrower than the interval of their mean.
+    Student's t over seeds: each seed has its own data and its own start, so they cover the sampling
+    of problems as well. Those of cosines are clipped to [-1, 1]. With one seed alone, the ends of
+    its runs' intervals are averaged: no narrower than the interval of their mean.
     """
     frames = []
     for _, cell in table.groupby(keys, sort=False):
@@ -137,7 +137,7 @@ def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:
-    """Pass@k averaged over the problems with at least k judged samples."""
+    """Average Pass@k over the problems with at least k judged samples."""
     counts = None if counts is None else counts[counts["n"] >= k]
     if counts is None or counts.empty:
         return np.nan
@@ -147,7 +147,7 @@ def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:
 def paired_deltas(
     before: pd.DataFrame | None, after: pd.DataFrame | None, ks: Sequence[int]
 ) -> list[Interval]:
-    """Change in Pass@k for each k, after minus before, over the problems that both evaluated.
+    """Compute the change in Pass@k for each k, after minus before, over problems in both.
 
     All k share their resamples of the problems, as long as all problems have samples for each.
     """
@@ -176,9 +176,9 @@ def _last_value(record: RunRecord, k: int) -> Interval:
 
 
 def _alignment(record: RunRecord) -> dict[str, float]:
-    """Cosine with the Pass@1 gradient at the starting checkpoint, with its interval.
+    """Return the cosine with the Pass@1 gradient at the starting checkpoint, and its interval.
 
-    From the seed's `alignment.csv`; for a run on its own, what it measured at its first step.
+    It comes from the seed's `alignment.csv`; for a run on its own, from its first step.
     """
     names = ["alignment", "alignment_low", "alignment_high"]
     table = read_seed_table(record, "alignment.csv")
@@ -197,10 +197,10 @@ def _columns(name: str, interval: Interval) -> dict[str, float]:
 
 
 def kind_table(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Success by kind of problem at the start and the end, averaged over seeds.
+    """Compute success by kind of problem at the start and the end, averaged over seeds.
 
     Columns: regime, kind, num_problems (of all seeds), pass1_before, pass1, passk_before, passk.
-    SFT has rows only where there is nothing else: it is what the others had before. Read from
+    SFT has rows only if there is nothing else, as it is the start of the others. Values come from
     `eval/table_by_kind.csv` of the run and of its starting point.
     """
     rows = []
@@ -229,7 +229,7 @@ def kind_table(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def prompt_changes(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Each held-out problem before and after: the runs that have both evaluations, all seeds.
+    """Compare each held-out problem before and after, for runs with both evaluations, all seeds.
 
     Columns: regime, seed, problem_id, kind, p_before, p_after, passk_weight. The weight that Pass@k
     puts on a problem, k (1-p)^(k-1), is estimated without bias at the starting checkpoint: k-1
@@ -254,7 +254,7 @@ def prompt_changes(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def kind_order(kinds: Iterable[str]) -> list[str]:
-    """Kinds as they are shown: those of the embedded task from common to rare, others by name."""
+    """Order kinds for display: the embedded task's from common to rare, then others by name."""
     known = ("textbook", "calculator", "skill")
     return sorted(set(kinds), key=lambda kind: (known.index(kind) if kind in known else 9, kind))
 
@@ -266,18 +266,18 @@ def _by_kind(record: RunRecord, *, last: bool) -> pd.DataFrame:
 
 
 def _cell(by_kind: pd.DataFrame, kind: str, k: int | None) -> float:
-    """Value of a kind at k, or with k None its number of problems."""
+    """Return the value of a kind at k, or its number of problems if k is None."""
     rows = by_kind[by_kind["kind"] == kind]
     rows = rows if k is None else rows[rows["k"] == k]
     return np.nan if rows.empty else float(rows["num_problems" if k is None else "value"].iloc[0])
 
 
 def headline_table(records: Sequence[RunRecord], table: pd.DataFrame) -> pd.DataFrame:
-    """`tables.reproduction_table` of the records, a row per label, with what the label's runs are.
+    """Reduce `reproduction_table` to a row per label, and add facts about the label's runs.
 
-    Before its columns stand k, pass1_weight and num_seeds, of those that were evaluated; `pass1`
-    and `passk` get intervals: of one seed over problems, as the run recorded it, of several
-    Student's t over seeds (`tables.with_all_seeds`).
+    The columns k, pass1_weight and num_seeds (of evaluated runs) come first. `pass1` and `passk`
+    get intervals: for one seed over problems, as the run recorded it; for several, Student's t over
+    seeds (`with_all_seeds`).
     """
     runs: dict[str, list[RunRecord]] = {}
     for label, record in in_order(records):

@@ -1,4 +1,4 @@
-"""How answers were judged: shares of verdict reasons in training and held out, and their figure."""
+"""Compute the shares of verdict reasons in training and held out, and draw them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +21,10 @@ SHARE_COLUMNS = [
 
 
 def verdict_shares(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """A row per run, split, step and reason that occurs in the run: `SHARE_COLUMNS`.
+    """Compute a row per run, split, step and reason that occurs in the run: `SHARE_COLUMNS`.
 
-    split `train`: the samples of a step, `num_samples` of them, `unjudged` the share of them that
-    got no reward (whatever their reason). Split `heldout`: `eval/summary.csv`, the mean over
+    Split `train`: the `num_samples` samples of a step; `unjudged` is the share of them that got no
+    reward, whatever their reason. Split `heldout`: from `eval/summary.csv`, the mean over
     `num_problems` with its interval. The shares of a step add up to 1; a reason that the step does
     not have is 0.
     """
@@ -40,13 +40,13 @@ def verdict_shares(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def reason_order(reasons: Iterable[str]) -> list[str]:
-    """Reasons as they are shown: the known ones first, from right to unjudged."""
+    """Order reasons for display: the known ones first, from right to unjudged."""
     known = {reason: place for place, reason in enumerate(REASONS)}
     return sorted(set(reasons), key=lambda reason: (known.get(reason, len(known)), reason))
 
 
 def _trained(record: RunRecord) -> list[dict[str, Any]]:
-    """Of each step: as logged, or of an older run as its rollout files say."""
+    """Return the shares of each step as logged, or for older runs from their rollout files."""
     rows: list[dict[str, Any]] = []
     logged = record.metrics.reindex(columns=["step", "reasons", "unjudged_fraction"])
     missing = set(record.rollout_steps)
@@ -68,7 +68,7 @@ def _shares(step: int, counts: Mapping[str, int], unjudged: float) -> list[dict[
 
 
 def _held_out(record: RunRecord) -> list[dict[str, Any]]:
-    """Reasons that the run's evaluations saw at least once."""
+    """Return the reasons that the run's evaluations saw at least once."""
     summary = record.summary
     shares = summary[summary["metric"].str.startswith("share_")]
     seen = shares.groupby("metric")["value"].max()
@@ -87,7 +87,7 @@ def _held_out(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def _filled(rows: pd.DataFrame) -> pd.DataFrame:
-    """With a row of share 0 for each reason of the run that a step does not have."""
+    """Add a row of share 0 for each reason of the run that a step does not have."""
     reasons = reason_order(rows["reason"])
     of_step = [name for name in rows if name in ("num_samples", "num_problems", "unjudged")]
     facts = rows.groupby("step", as_index=False)[of_step].first()
@@ -97,7 +97,7 @@ def _filled(rows: pd.DataFrame) -> pd.DataFrame:
     return table.assign(share=table["share"].astype(float).replace(np.nan, 0.0))
 
 
-MOST_PANELS = 6  # with more runs, one is shown at a time
+MOST_PANELS = 6  # with more runs, the reader chooses one
 MOST_STEPS = 30  # points of a run; steps between them are averaged
 _RIGHT = "#009E73"
 _SPLITS = {"train": "while training", "heldout": "held out"}
@@ -105,9 +105,9 @@ _KEYS = ["run", "split", "step", "reason"]
 
 
 def verdict_reasons(shares: pd.DataFrame, titles: Titles) -> Drawing | None:
-    """Shares of reasons stacked to 100 %, a panel per run; `shares` is `verdict_shares`.
+    """Draw shares of reasons stacked to 100 %, a panel per run; `shares` is `verdict_shares`.
 
-    Means over seeds. Training samples are shown, or held-out ones where the reader chooses so.
+    Shares are means over seeds. The reader can switch between training and held-out samples.
     """
     data = _thinned(shares.assign(run=shares["regime"].map(titles)))
     if data.empty:
@@ -163,9 +163,9 @@ def _panel(legend: Legend, test: str, splits: list[str]) -> Any:
 
 
 def _thinned(shares: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds, in percent, at no more than MOST_STEPS steps of each run.
+    """Average over seeds, in percent, at no more than MOST_STEPS steps of each run.
 
-    Of runs and splits that have more than one step.
+    Runs and splits with a single step are left out.
     """
     means = shares.groupby(_KEYS, sort=False, as_index=False)[["share"]].mean()
     frames = []

@@ -1,4 +1,4 @@
-"""The figure of `passk explain`: the weight that an objective puts on prompts, by their success."""
+"""Draw the figure of `passk explain`: an objective's weight on prompts by their success."""
 
 from collections.abc import Mapping
 
@@ -12,16 +12,16 @@ from passk.style import DASHES, INK, K_COLORS, STYLE
 
 SHOWN_PS = 1 / (1 + np.exp(-np.linspace(-np.log(999), np.log(999), 161)))  # 0.001 to 0.999
 _TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
-_LEAST = 0.02  # where the axis of weights ends; they may fall to 0
+_LEAST = 0.02  # lower end of the axis of weights, which may fall to 0
 
 
 @matplotlib.rc_context(STYLE)
 def weight_curves(
     target_P: FloatArray, weights: Mapping[str, FloatArray], objective: str
 ) -> Figure:
-    """The target at `SHOWN_PS` and a curve per estimator, the first of them the one chosen.
+    """Draw the target at `SHOWN_PS` and a curve per estimator; the first one is the chosen one.
 
-    Success probabilities are on a logit scale: logarithmic towards 0, and towards 1 as well.
+    Success probabilities are on a logit scale: logarithmic towards 0 and towards 1.
     """
     figure = Figure(figsize=(7.4, 4.2), layout="constrained")
     axes = figure.subplots()
