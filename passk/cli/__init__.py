@@ -1,1 +1,1 @@
-"""The command line: `passk COMMAND`, sweeps, ranks, resuming."""
+"""The command line: `passk COMMAND`, sweeps, ranks, and resuming."""

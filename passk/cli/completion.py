@@ -1,6 +1,6 @@
-"""Shell completion: `passk completion bash` prints a script, which asks `passk __complete`.
+"""Shell completion: `passk completion bash` prints a script, which calls `passk __complete`.
 
-Answered from the schemas and `conf/` alone: Hydra takes longer to import than a key press may.
+Completion reads only the schemas and `conf/`: importing Hydra takes longer than a key press may.
 """
 
 import os
@@ -16,7 +16,7 @@ from passk.config.registry import DATA_SCHEMAS, SCHEMAS, groups
 from passk.config.schema import DataConfig
 from passk.errors import UserError
 
-# What the user's shell is to read at its start, once for every shell that we know.
+# The script that a shell reads at its start, for every supported shell.
 SCRIPTS = {
     "bash": """_passk_complete() {
     local reply
@@ -51,19 +51,19 @@ FOLDERS = (
     *("run", "train.init_from", "model.path", "out", "tracker.dir"),
     *("hydra.run.dir", "hydra.sweep.dir"),
 )
-# Hydra reads these as signs, unless a backslash is before them.
+# Hydra gives these a special meaning, unless a backslash is before them.
 SIGNS = re.compile(r"([\\()\[\]{}=,])")
 
 
 def script(words: Sequence[str]) -> str:
-    """What `passk completion SHELL` prints."""
+    """Return the script that `passk completion SHELL` prints, or raise UserError."""
     if len(words) != 1 or words[0] not in SCRIPTS:
         raise UserError(f"passk completion takes the name of a shell: {', '.join(SCRIPTS)}")
     return SCRIPTS[words[0]]
 
 
 def answer(words: Sequence[str]) -> int:
-    """Print how the last word of a command line may go on: `SHELL LINE [WORD BREAKS]`."""
+    """Print completions of the last word of a command line: `SHELL LINE [WORD BREAKS]`."""
     shell, line, *breaks = words
     raw = _last_word(line)
     before = shlex.split(line[: len(line) - len(raw)])
@@ -88,9 +88,9 @@ def answer(words: Sequence[str]) -> int:
 def complete(
     words: Sequence[str], current: str, escape: Callable[[str], str] = str
 ) -> Iterator[str]:
-    """The words that may stand in the place of `current`, which `words` come before.
+    """Yield the words that may replace `current`, given the words before it.
 
-    Each begins with what was typed; a space ends those that are whole.
+    Each begins with the typed text; complete words end with a space.
     """
     is_sweep = bool({"-m", "--multirun"} & set(words))
     for candidate in _candidates(words, current, escape):
@@ -122,7 +122,7 @@ def _candidates(words: Sequence[str], current: str, escape: Callable[[str], str]
 
 
 def _values(command: str, key: str, typed: str, escape: Callable[[str], str]) -> Iterator[str]:
-    """What may stand behind `key=`; after a comma, one more of the same."""
+    """Yield the values that may follow `key=`; after a comma, further ones of the same kind."""
     before = typed[: typed.rfind(",") + 1]
     named = [*groups(command).get(key, ()), *choices(key)]
     if key == "hydra/launcher":
@@ -145,7 +145,7 @@ def _field(node: Any, key: str) -> Any:
 
 
 def _keys(command: str, words: Sequence[str], current: str) -> Iterator[str]:
-    """Groups, and the keys of the configuration one level below what was typed."""
+    """Yield groups, and the keys of the configuration one level below the typed text."""
     chosen = [word.removeprefix("data=") for word in words if word.startswith("data=")]
     node: Any = SCHEMAS[command]()
     head = current[: current.rfind(".") + 1]
@@ -156,7 +156,7 @@ def _keys(command: str, words: Sequence[str], current: str) -> Iterator[str]:
     if is_dataclass(node):
         for field in fields(node):
             value = getattr(node, field.name)
-            if not isinstance(value, dict):  # takes keys of the user's own
+            if not isinstance(value, dict):  # accepts keys that the user chooses
                 yield f"{head}{field.name}{'.' if is_dataclass(value) else '='}"
     if not head:
         yield from (f"{group}=" for group in groups(command))
@@ -164,7 +164,7 @@ def _keys(command: str, words: Sequence[str], current: str) -> Iterator[str]:
 
 
 def _paths(typed: str, escape: Callable[[str], str], folders_only: bool) -> Iterator[str]:
-    """Files and folders that begin as was typed, which may be escaped for shell and Hydra."""
+    """Yield files and folders that begin with the typed text, escaped or not."""
     head = typed[: typed.rfind("/") + 1]
     stem = typed[len(head) :].replace("\\", "")
     folder = Path(os.path.expanduser(head.replace("\\", "")) or ".")
@@ -178,19 +178,19 @@ def _paths(typed: str, escape: Callable[[str], str], folders_only: bool) -> Iter
 
 
 def _last_word(line: str) -> str:
-    """What stands behind the last space that is neither quoted nor escaped."""
+    """Return the text after the last space that is neither quoted nor escaped."""
     spaces = [m.end() for m in re.finditer(r"\s", line) if _is_whole(line[: m.start()])]
     return line[spaces[-1] :] if spaces else line
 
 
 def _after_the_last_break(raw: str, breaks: str) -> int:
-    """Where that begins which bash replaces: after the last of its word breaks."""
+    """Return the offset after the last word break, where bash starts to replace."""
     ends = [m.end() for m in re.finditer(r"\\.|.", raw) if m[0] in breaks]
     return ends[-1] if ends else 0
 
 
 def _is_whole(line: str) -> bool:
-    """Whether every quote is closed, and no backslash waits for what it escapes."""
+    """Return True if every quote is closed, and no backslash waits for a character."""
     try:
         shlex.split(line)
     except ValueError:
@@ -199,7 +199,7 @@ def _is_whole(line: str) -> bool:
 
 
 def _escape(text: str) -> str:
-    """Text as a shell reads it without quotes."""
+    """Escape text so that a shell reads it without quotes."""
     return re.sub(r"([^\w@%+=:,./~-])", r"\\\1", text)
 
 

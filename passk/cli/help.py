@@ -1,4 +1,4 @@
-"""What `passk --help` and `passk COMMAND --help` print."""
+"""Texts that `passk --help` and `passk COMMAND --help` print."""
 
 from passk import __version__
 

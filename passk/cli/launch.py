@@ -1,7 +1,7 @@
-"""One process per rank: started here by torch's elastic launcher, or joined where one started us.
+"""Run one process per rank, started here by torch's elastic launcher or elsewhere by torchrun.
 
-The configuration is composed once, in the process that starts the ranks, and handed to them. What
-ends a rank, it writes down; the first of these is what the user sees, once, with its rank.
+The process that starts the ranks composes the configuration once and hands it to them. Each rank
+writes down the error that ends it; the user sees the first of these once, with its rank.
 """
 
 import json
@@ -48,7 +48,7 @@ def on_all_ranks(cfg: LearnerConfig, work: Callable[..., None], *arguments: Any)
 
 
 def follow() -> None:
-    """Be a rank that `torchrun` started, and do what rank 0 does."""
+    """Run as a rank that `torchrun` started, and do what rank 0 does."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for good
     with suppress(Interrupted):
         _join()
@@ -67,22 +67,22 @@ def _join(*work_and_arguments: Any) -> None:
 
 
 def _let_others_speak(number: int, error: Exception) -> None:
-    """Wait a little with an error that another rank explains better, which ends this one then.
+    """Wait a little if another rank probably explains the error better, and so ends this rank.
 
-    By rank 0, which has most errors too, or by the rank whose end this one has noticed.
+    The other rank is rank 0, which has most errors too, or the rank whose end this one has noticed.
     """
     if number > 0 or _has_lost_another(error):
         time.sleep(_PATIENCE_SECONDS)
 
 
 def _has_lost_another(error: Exception) -> bool:
-    """Whether a rank fails because another has ended."""
+    """Return True if a rank fails because another has ended."""
     is_cut_off = isinstance(error, RuntimeError) and "peer" in str(error)
     return is_cut_off or isinstance(error, torch.distributed.DistError)
 
 
 def ranks_to_start(cfg: LearnerConfig) -> int:
-    """What `learner.num_processes` means here: `auto` is one rank per GPU, one without a GPU."""
+    """Return the value of `learner.num_processes` here: `auto` is one rank per GPU, or one."""
     if cfg.num_processes != "auto":
         return int(cfg.num_processes)
     return max(1, torch.cuda.device_count()) if cfg.device != "cpu" else 1
@@ -91,11 +91,11 @@ def ranks_to_start(cfg: LearnerConfig) -> int:
 def launch(work: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
     """Run `work(*arguments)` on `num_ranks` ranks of this machine, and wait for all of them.
 
-    SIGINT and SIGTERM go to rank 0, which passes them on. Raises what ended the rank that ended
-    first, before its time: an error of `passk.errors`, RankFailure with a traceback for any other.
+    SIGINT and SIGTERM go to rank 0, which passes them on. Raises the error of the rank that failed
+    first: an error of `passk.errors`, or RankFailure with a traceback for any other.
     """
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say, we say
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # we report the same errors
     with tempfile.TemporaryDirectory(prefix="passk-ranks-") as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -122,9 +122,9 @@ def launch(work: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
 def _work_as_rank(
     work: Callable[..., None], arguments: tuple[Any, ...], folder: str, locks: Sequence[Any]
 ) -> None:
-    """The life of one rank; only rank 0 has a voice, but for what ends a rank.
+    """Run one rank. Only rank 0 prints, except for the error that ends a rank.
 
-    It holds the locks of the process that started it, and goes on doing so where that is killed.
+    The rank holds the locks of the process that started it, and keeps them even if that is killed.
     """
     keep(locks)
     os.setpgrp()  # a terminal's Ctrl-C reaches the process that started us, which passes it on
@@ -136,7 +136,7 @@ def _work_as_rank(
     try:
         with joined():
             work(*arguments)
-    except Interrupted as stopped:  # all ranks agreed to it: nobody is waited for
+    except Interrupted as stopped:  # all ranks agreed to stop: no need to wait
         _write_ending(Path(folder), number, "Interrupted", str(stopped))
     except KeyboardInterrupt:
         _write_ending(Path(folder), number, "Interrupted", "interrupted")
@@ -147,9 +147,9 @@ def _work_as_rank(
         text = str(error) if kind in _KINDS else traceback.format_exc()
         kind = kind if kind in _KINDS else "RankFailure"
         _write_ending(Path(folder), number, kind, text, lost_another=_has_lost_another(error))
-        # At once: what others wait for in the group will not come, and must not be waited for.
+        # End at once: other ranks wait in the group for something that will not come.
         os._exit(1)
-    if os.getppid() != launcher:  # it was killed: torch would wait for it to read the result
+    if os.getppid() != launcher:  # it was killed, and torch would wait for it to read the result
         os._exit(1)
 
 
@@ -164,7 +164,7 @@ def _write_ending(
 
 
 def _raise_first(folder: Path, killed: ChildFailedError | None) -> None:
-    """Raise what ended the rank that ended first; nothing where all did their work."""
+    """Raise the error of the rank that failed first, if any rank failed."""
     endings = [json.loads(file.read_text()) for file in folder.glob("*.json")]
     died = sorted(
         (failure.timestamp, failure.exitcode, number)

@@ -1,6 +1,6 @@
-"""The command line: `passk <command> [overrides] [-m]`, and what exit codes mean.
+"""The command line: `passk <command> [overrides] [-m]`, and its exit codes.
 
-0 done, 2 the user's input was at fault (one sentence on stderr), 1 anything else, 130 interrupted.
+0 done, 2 bad input from the user (one sentence on stderr), 1 any other failure, 130 interrupted.
 Torch is imported only after the configuration has been composed and checked.
 """
 
@@ -40,22 +40,22 @@ from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFa
 from passk.files import is_full, missing_folders, only_writer
 from passk.text import in_quotes, with_home, with_quotes
 
-# What libraries read from the environment when they are imported, unless the user has set it.
+# Variables that libraries read when they are imported, unless the user has set them.
 _ENVIRONMENT = {
-    # Waiting threads sleep: those of OpenMP would spin, and where another process wants the core
-    # that made a training step five times as slow.
+    # Waiting threads sleep: those of OpenMP would spin, which made a training step five times as
+    # slow where another process wanted the core.
     "OMP_WAIT_POLICY": "PASSIVE",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine takes weights within this process
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "MLFLOW_ALLOW_FILE_STORE": "true",  # a store that needs no data base, and no server
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # a store without database or server
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "WANDB_ERROR_REPORTING": "false",
 }
 
-_MADE: list[Path] = []  # by Hydra for the run: its directory and those around it
-# While a line is composed: `eval=3` ends in Python's own errors.
+_MADE: list[Path] = []  # folders that Hydra made for the run: its directory and parents
+# Errors while a line is composed; `eval=3` ends in Python's own.
 REFUSED_BY_HYDRA = (HydraException, OmegaConfBaseException, ValueError, OverflowError)
 
 
@@ -65,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         open_streams()
         restart_in_utf8(os.environ)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    cell = os.environ.pop(CELL, None)  # not for the processes that we start
+    cell = os.environ.pop(CELL, None)  # hidden from the processes that we start
     try:
         code = _main(words) if cell is None else be_cell(cell, words, _main)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # what is printed outside a run may be cut short, as by `head`
+    except BrokenPipeError:  # outside a run, output may be cut short, as by `head`
         lose_output()
         return 0
     except OSError as error:
@@ -114,12 +114,12 @@ def _main(words: list[str]) -> int:
 
 
 def as_typed(command: str, word: str, is_sweep: bool) -> str:
-    """A word with what the shell or Hydra would need, so that texts and paths are typed bare."""
+    """Add the quotes that Hydra needs and expand ~, so that users type texts and paths bare."""
     return with_quotes(with_home(word, (*FILES, *FOLDERS)), text_keys(command), is_sweep)
 
 
 def _show_sweep(words: list[str]) -> int:
-    """`passk sweep status DIR`."""
+    """Run `passk sweep status DIR`."""
     if {"--help", "-h"} & set(words):
         print(SWEEP_HELP, end="")
         return 0
@@ -133,7 +133,7 @@ def _show_sweep(words: list[str]) -> int:
 
 
 def _show_completion(words: list[str]) -> int:
-    """`passk completion SHELL`."""
+    """Run `passk completion SHELL`."""
     try:
         print(script(words), end="")
     except UserError as error:
@@ -142,7 +142,7 @@ def _show_completion(words: list[str]) -> int:
 
 
 def _lead(command: str, rest: list[str]) -> int:
-    """What a process does that composes the configuration."""
+    """Run as the process that composes the configuration."""
     register()
     try:
         check_groups(command, rest)
@@ -156,7 +156,7 @@ def _lead(command: str, rest: list[str]) -> int:
 
 
 def _help(command: str, overrides: list[str]) -> int:
-    """Print what `command` takes, with the overrides that were typed in place."""
+    """Print the groups and keys of `command`, with the typed overrides applied."""
     try:
         groups, keys = groups_and_keys(command, overrides)
     except REFUSED_BY_HYDRA as error:
@@ -180,19 +180,19 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
         return codes[-1]
 
     sys.argv = [f"passk {command}", *overrides]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; we print them in one sentence
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us unchanged; we print them in one sentence
     try:
         is_sweep = "--cfg" not in overrides and asks_for_sweep(command, overrides)
         return run_sweep(command, overrides) if is_sweep else one_run()
     except REFUSED_BY_HYDRA as error:
         return _refuse(explain(error, command))
-    except UserError as error:  # of a sweep as a whole
+    except UserError as error:  # for a sweep as a whole
         return _refuse(str(error))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         raise
-    except OSError as error:  # jobs catch their own; this is Hydra making the directory
+    except OSError as error:  # jobs catch their own; here Hydra makes the directory
         where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
         return _refuse(f"{where} cannot be made: {error}")
     except SystemExit as stopped:  # Hydra's parser has printed its own usage
@@ -200,28 +200,28 @@ def _run_hydra(command: str, overrides: list[str]) -> int:
 
 
 class Directories(Callback):
-    """Notes which directories Hydra is about to make for a run (see conf/run_directory.yaml)."""
+    """Hydra callback that notes which directories a run creates (see conf/run_directory.yaml)."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Called before the run's directory is made."""
+        """Note missing folders before Hydra makes the run's directory."""
         _MADE[:] = missing_folders(Path(config.hydra.run.dir).absolute())
 
 
 def _run_job(command: str, composed: DictConfig) -> int:
-    """One run in the directory that Hydra made for it; the exit code."""
+    """Run once in the directory that Hydra made for it; returns the exit code."""
     job = HydraConfig.get()
     run_dir, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
     return _ending(command, "", _run_alone, command, composed, run_dir, overrides)
 
 
 def _run_alone(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
-    """Do the work while no other process writes in the directory; refused input leaves none."""
+    """Run the command under the directory's write lock; refused input leaves no directory."""
     with only_writer(run_dir, _MADE):
         _run_command(command, composed, run_dir, overrides)
 
 
 def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: Any) -> int:
-    """Do the work; what stops it is said in one sentence, or with a traceback if unexpected."""
+    """Do the work; report what stops it in a sentence, or with a traceback if unexpected."""
     try:
         work(*arguments)
         return 0
@@ -249,7 +249,7 @@ def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: An
 
 
 def _follow(command: str) -> int:
-    """The life of a rank that `torchrun` started and that is not rank 0, which composes for all."""
+    """Run as a rank that `torchrun` started, other than rank 0, which composes for all."""
     _set_environment()
     from passk.cli.launch import follow
 
@@ -257,14 +257,14 @@ def _follow(command: str) -> int:
 
 
 def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
-    """Check the configuration and the directory, then do the work."""
+    """Check the configuration and the directory, then run the command."""
     cfg = to_config(composed)
     if was_requeued(os.environ) and command != "report" and (run_dir / "config.yaml").is_file():
         cfg.resume = True
     if command != "report":
         key = "out" if command == "export" else "hydra.run.dir"
         claim_directory(run_dir, getattr(cfg, "resume", None), key)
-    if command == "explain":  # answers in less time than torch takes to import
+    if command == "explain":  # answers faster than torch imports
         from passk.cli.commands.explain import run_explain
 
         return run_explain(cfg, run_dir)
@@ -274,7 +274,7 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
         check_files(cfg.data, cfg.eval, needs_training=command != "eval")
     _set_environment()
     if command == "toy":
-        from passk.cli.commands.toy import run_toy  # needs no torch, and no time to import it
+        from passk.cli.commands.toy import run_toy  # does not import torch
 
         return run_toy(cfg, run_dir, overrides)
     from passk.cli.commands.jobs import COMMANDS  # imports torch: only once the input is known good
@@ -288,7 +288,7 @@ def _set_environment() -> None:
 
 
 def _no_room(error: OSError) -> str:
-    """The sentence for output that cannot be printed: files of a run raise DiskFull."""
+    """Return the sentence for output that cannot be printed; files of a run raise DiskFull."""
     return f"its output could not be written: {error.strerror}; send it elsewhere, or make room"
 
 
@@ -298,8 +298,8 @@ def _refuse(sentence: str) -> int:
 
 
 def _directories_as_override(words: Sequence[str]) -> list[str]:
-    """`passk report A B out=C` -> the Hydra override dirs=["A","B"] and the rest."""
-    plain = [  # a cell of a sweep has = in its name
+    """Turn `passk report A B out=C` into the Hydra override dirs=["A","B"] and the rest."""
+    plain = [  # names of a sweep's cells contain =
         word
         for word in words
         if not word.startswith("-") and ("=" not in word or Path(word).is_dir())

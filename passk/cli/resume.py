@@ -1,4 +1,4 @@
-"""Where a run starts: at a model, a checkpoint, or where it stopped, and then unchanged."""
+"""Find where a run starts: at a model, a checkpoint, or where it stopped with equal settings."""
 
 import re
 import shlex
@@ -31,18 +31,18 @@ from passk.text import in_quotes
 from passk.training.build import sampling_engine
 
 _FREE_IN_FILTER = (*FREE_ON_RESUME, "filter.fdr", "filter.weight")
-# An evaluation's tables are computed from its samples, whatever chunks those came in.
+# An evaluation's tables depend only on its samples, not on the chunks they came in.
 _FREE_IN_EVAL = (*FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamples")
-# What stands behind a configuration and may change while it does not: facts of the manifest.
+# Contents that may change while the configuration does not: facts of the manifest.
 _BEHIND_NAMES = {
     "heldout_sha256": "the held-out problems of data.path or data.eval_path, or the shots,",
     "training_sha256": "the training problems of data.path",
 }
-# Of prompts, which follow from a model and problems that are as they were.
+# The fact about prompts, which depend on the model and the problems.
 _PROMPTS = "prompts_sha256"
-# Of a model, a list of files each.
+# The facts about a model, each a list of files.
 _WEIGHTS, _MODEL_FILES = "weights", "model_files"
-# The files of a model folder that decide what is sampled, beside its weights.
+# The files of a model folder that affect sampling, beside its weights.
 _DECISIVE = (
     *("config.json", "generation_config.json", "*.py", "tokenizer*", "*.model", "*.tiktoken"),
     *("vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json"),
@@ -51,9 +51,9 @@ _DECISIVE = (
 
 
 def starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, Path | None]:
-    """Where the weights come from, and the checkpoint to resume from.
+    """Return the place of the weights, and the checkpoint to resume from, if any.
 
-    With adapters the weights are those the run started from: a checkpoint has them merged.
+    With adapters the weights are those the run started from: checkpoints have the adapters merged.
     """
     checkpoint = None
     if cfg.resume:
@@ -68,7 +68,10 @@ def starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, Path | None]:
 
 
 def model_location(cfg: RunConfig) -> str:
-    """`model.path`: what is a folder here may be a run or checkpoint too; the rest goes by name."""
+    """Resolve `model.path`: a folder may be a model, a run or a checkpoint; other values are names.
+
+    Raises UserError for a path that does not exist.
+    """
     path = cfg.model.path
     if path.startswith(("/", "./", "../", "~")) and not Path(path).is_dir():
         raise UserError(f"model.path={path} does not exist; give a folder, a hub id, or tiny")
@@ -78,10 +81,10 @@ def model_location(cfg: RunConfig) -> str:
 def measured_policy(
     cfg: EvaluateConfig | DiagnoseConfig, overrides: Sequence[str], which: str | None = None
 ) -> tuple[TrainConfig, str, int]:
-    """What is measured: its configuration as of a run, where its weights are, its steps.
+    """Return the configuration, the place of the weights and the step of the policy to measure.
 
-    Problems, verifier and sampling are those of `run`, unless the user typed others. `which` is
-    the checkpoint, where it is not the one that `cfg` names.
+    Problems, verifier and sampling are those of `run`, unless the user typed others. `which` is the
+    checkpoint, if it is not the one that `cfg` names.
     """
     base = TrainConfig(**{field.name: getattr(cfg, field.name) for field in fields(RunConfig)})
     if cfg.run is None:
@@ -97,9 +100,9 @@ def measured_policy(
 def refuse_changed_problems(
     cfg: EvaluateConfig | DiagnoseConfig, overrides: Sequence[str], *, needs_training: bool
 ) -> None:
-    """Raise UserError if the problems of `run` are not those of its training any more.
+    """Raise UserError if the problems of `run` have changed since its training.
 
-    They need not be where the user says which problems to take instead.
+    They are not checked if the user says which problems to take instead.
     """
     chosen = ("data.path=", "data.eval_path=")
     if cfg.run is not None and not any(word.lstrip("+").startswith(chosen) for word in overrides):
@@ -110,7 +113,7 @@ def refuse_changed_problems(
 def refuse_other_problems(cfg: RunConfig, run_dir: Path, *, needs_training: bool) -> None:
     """Raise UserError unless the files of `cfg` hold the problems that a run has recorded."""
     if cfg.data.path is None and cfg.data.eval_path is None:
-        return  # generated, and so always the same
+        return  # generated, so always the same
     started = read_manifest(run_dir)
     try:
         now = load_data(cfg.data, cfg.eval, needs_training=needs_training).digests
@@ -132,7 +135,7 @@ def refuse_other_problems(cfg: RunConfig, run_dir: Path, *, needs_training: bool
 def measured_policies(
     cfg: FilterConfig, overrides: Sequence[str]
 ) -> list[tuple[TrainConfig, str, int]]:
-    """The same of every checkpoint that is asked for, in order; of a model, of it alone."""
+    """Return `measured_policy` for every checkpoint that is asked for, in order."""
     names = [cfg.checkpoint]
     if cfg.run is None:
         names = ["last"]
@@ -143,16 +146,16 @@ def measured_policies(
 
 
 def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """The run's configuration, with what the user typed for this measurement in its place."""
+    """Return the run's configuration, with the user's overrides for this measurement."""
     merged = replace(
         trained,
         resume=False,
         tracker=TrackerConfig(),
-        # Where its training started from is not needed here, and need not exist any more.
+        # The start of its training is not needed here, and may no longer exist.
         train=replace(trained.train, init_from=None),
-        # As many ranks as there are now, and not as training had.
+        # For the ranks of this command, not those of training.
         rollout=replace(trained.rollout, tensor_parallel=typed.rollout.tensor_parallel),
-        # Training left these as they were for its own evaluations.
+        # The run's values of these were for its own evaluations during training.
         eval=replace(trained.eval, greedy=typed.eval.greedy, chunk_size=typed.eval.chunk_size),
     )
     for word in overrides:
@@ -174,9 +177,10 @@ def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[st
 
 
 def _refuse_other_architecture(trained: TrainConfig, checkpoint: Path) -> None:
-    """A run's checkpoint must be of the model that its configuration starts from.
+    """Raise UserError if a checkpoint's architecture differs from the one its run starts from.
 
-    Checked where that model lies here: one of the hub, or that was removed, is not asked for.
+    Checked only if that model is on this machine: one on the hub, or one that was removed, is
+    skipped.
     """
     origin = Path(trained.train.init_from or model_folder(trained.model.path))
     steps = list(checkpoints(origin).values())
@@ -196,7 +200,10 @@ def _refuse_other_architecture(trained: TrainConfig, checkpoint: Path) -> None:
 
 
 def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | None = None) -> None:
-    """A resumed run must be the run that was started, or its record would be of two."""
+    """Raise UserError if a resumed run differs from the run that was started.
+
+    Otherwise its record would be of two runs.
+    """
     started = read_manifest(run_dir)
     if started.get("command", command) != command:
         raise UserError(
@@ -215,13 +222,13 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
             f"sampled with {started['engine']}, which draws others; add "
             f"rollout.engine={started['engine']}"
         )
-    recorded(run_dir)  # what it goes on from can be read
+    recorded(run_dir)  # raises if its records cannot be read
     free = {"eval": _FREE_IN_EVAL, "filter": _FREE_IN_FILTER}.get(command, FREE_ON_RESUME)
-    # As they are recorded: a relative path, typed in another folder, names another file.
+    # Compare as recorded: a relative path, typed in another folder, names another file.
     both = map(with_absolute_paths, (load_config(run_dir, type(cfg)), cfg))
     before, now = (_flat(asdict(either)) for either in both)
     for key in sorted(before.keys() | now.keys()):
-        is_free = key in free or key.startswith("tracker.")  # where else metrics go is no matter
+        is_free = key in free or key.startswith("tracker.")  # trackers may change
         if before.get(key) != now.get(key) and not is_free:
             raise UserError(
                 f"resume=true with {key}={now.get(key)}, but the run in {run_dir} was started "
@@ -230,7 +237,7 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
 
 
 def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
-    """A resumed run must find the same problems and the same model under the same names."""
+    """Raise UserError unless a resumed run finds the same problems and model under their names."""
     started = read_manifest(run_dir)
     for fact, what in _BEHIND_NAMES.items():
         now = facts.get(fact)
@@ -256,16 +263,16 @@ def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
 
 
 def _changed(before: str, now: str) -> str:
-    """The names of the files whose states differ between two facts, or that only one lists."""
+    """Return names of files whose states differ between two facts, or that only one lists."""
     differing = set(re.split("[,;] ", before)) ^ set(re.split("[,;] ", now))
     return ", ".join(sorted({entry.partition(" ")[0] for entry in differing if entry}))
 
 
 def model_state(policy: str) -> dict[str, str]:
-    """What the manifest says of the model at `policy`, once it is loaded.
+    """Return the manifest's facts about the model at `policy`, once it is loaded.
 
-    Of a folder `weights`, size and time of change of each file of weights, and `model_files`, the
-    hashes of all others that decide what is sampled; of a hub id the commit that was loaded.
+    For a folder: `weights`, size and modification time of each weight file, and `model_files`, the
+    hashes of all other files that affect sampling. For a hub id: the commit that was loaded.
     """
     folder = Path(policy)
     if not folder.is_dir():
@@ -285,7 +292,7 @@ def model_state(policy: str) -> dict[str, str]:
 
 
 def model_states(policies: Sequence[str]) -> dict[str, str]:
-    """The same of several, of which a filter measures each."""
+    """Return the facts of several models joined, for a filter that measures each of them."""
     states = [model_state(policy) for policy in policies]
     joined = {
         fact: "; ".join(state[fact] for state in states if fact in state)
@@ -295,10 +302,10 @@ def model_states(policies: Sequence[str]) -> dict[str, str]:
 
 
 def origin_state(start: str, checkpoint: Path | None, run_dir: Path) -> dict[str, str]:
-    """What the manifest of a training run says of the model that it started from.
+    """Return the manifest's facts about the model that a training run started from.
 
-    With a checkpoint that stays as it was: its own weights count from there on, and where adapters
-    need those they started from, `restore` compares them.
+    With a checkpoint the weights stay as recorded: the run's own weights count from there on, and
+    where adapters need the original weights, `restore` compares them.
     """
     if checkpoint is None:
         return model_state(start)
@@ -310,9 +317,9 @@ def origin_state(start: str, checkpoint: Path | None, run_dir: Path) -> dict[str
 
 
 def prompt_day(*runs: Path | str | None) -> date:
-    """The date that chat templates write: that of the first of `runs` that has one, else today.
+    """Return the date for chat templates: of the first of `runs` that has one, else today.
 
-    So a resumed run and the evaluation of a run see the prompts that the run saw.
+    So a resumed run and the evaluation of a run see the same prompts as the run.
     """
     for run in runs:
         facts = {} if run is None else read_manifest(Path(run))
@@ -332,9 +339,9 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def how_to_resume(command: str, run_dir: Path, overrides: Sequence[str]) -> str:
-    """The sentence with the line that goes on with an interrupted run."""
+    """Write the sentence with the command that resumes an interrupted run."""
     kept = [word for word in overrides if not word.startswith(("resume=", "hydra.run.dir="))]
-    # Quoted for Hydra too: a cell of a sweep has = and commas in its name.
+    # Quoted for Hydra too: names of a sweep's cells contain = and commas.
     named = f"hydra.run.dir={in_quotes(str(run_dir))}"
     line = shlex.join(["passk", command, *kept, named, "resume=true"])
     return f"interrupted; go on with: {line}"

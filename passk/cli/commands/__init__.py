@@ -1,1 +1,1 @@
-"""What each command does once its configuration is known to be good."""
+"""The work of each command, once its configuration is known to be valid."""

@@ -1,4 +1,4 @@
-"""`passk diagnose`: which prompts interfere with Pass@1 at a checkpoint, and from which k on."""
+"""`passk diagnose`: find the prompts that interfere with Pass@1, and from which k on."""
 
 import time
 from collections.abc import Sequence
@@ -39,16 +39,19 @@ from passk.types import Group
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of each part, and of the numbers from them."""
+    """Seconds that each part took."""
 
     sampling: float
     gradient: float  # of Pass@1, by block
     derivatives: float
-    cosines: float  # and what else the intervals need
+    cosines: float  # and other computations for the intervals
 
 
 def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
-    """The configuration that samples as training would, and keeps the k of the run's regime."""
+    """Return a configuration that samples as training would, with the k of the run's regime.
+
+    Raises UserError for diagnose.preconditioned=true with a run that trained adapters.
+    """
     if cfg.diagnose.preconditioned and base.model.lora_rank:
         raise UserError(
             "diagnose.preconditioned=true with a run that trained adapters (model.lora_rank="
@@ -58,11 +61,11 @@ def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
     dtype = "float64" if base.model.dtype == "float64" else "float32"
     return replace(
         base,
-        # Adapters of a run are merged into its checkpoints: what is measured is the plain model,
-        # in a precision in which log-probabilities can be distinguished.
+        # A run's adapters are merged into its checkpoints, so the plain model is measured, in a
+        # precision in which log-probabilities can be distinguished.
         model=replace(base.model, lora_rank=0, dtype=dtype),
         learner=replace(base.learner, compile=False),
-        # Of a nucleus the sampler knows other log-probabilities than the policy has.
+        # With a nucleus the sampler's log-probabilities are not those of the policy.
         rollout=replace(
             base.rollout,
             importance_cap=base.rollout.importance_cap if base.rollout.top_p == 1 else None,
@@ -82,7 +85,10 @@ def diagnose(
     overrides: Sequence[str],
     facts: dict[str, str],
 ) -> None:
-    """Sample, measure, and leave the tables and the page in `run`; refuses before it writes."""
+    """Sample, measure, and write the tables and the page to `run`.
+
+    Samples without a gradient signal raise UserError before anything is written.
+    """
     asked = cfg.diagnose
     metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
     started = time.perf_counter()
@@ -159,7 +165,7 @@ def _measured(
     rewards_PG: np.ndarray,
     metric: Tensor | None,
 ) -> tuple[Diagnosis, Derivatives, Cost]:
-    """One pass for the gradient of Pass@1, two forward passes, and a pass for each cosine."""
+    """Run a pass for the Pass@1 gradient, two forward passes, and a pass for each cosine."""
     asked, learner = cfg.diagnose, parts.learner
     num_samples, num_blocks = rewards_PG.shape[1], min(asked.num_blocks, len(groups))
     ks = _shown_ks(asked, base.eval.ks, num_samples)
@@ -197,23 +203,23 @@ def _measured(
 def pass_gradient(
     parts: Parts, groups: Sequence[Group], rewards_PG: np.ndarray, k: int, num_blocks: int
 ) -> Tensor:
-    """The gradient of Pass@k by block of prompts, [blocks, parameters]: no block is empty."""
+    """Compute the gradient of Pass@k by non-empty block of prompts, [blocks, parameters]."""
     num_blocks = min(num_blocks, len(groups))
     weights_PG = advantage_weights(mixture_advantages(rewards_PG, k, 0.0), rewards_PG)
     return weighted_gradients(parts.learner, groups, weights_PG[..., None], num_blocks)[0]
 
 
 def _cosine(k: int, passk_MD: Tensor, pass1_MD: Tensor, metric: Tensor | None) -> dict[str, float]:
-    """The cosine of two gradients; its products, those of the norms too, are between blocks."""
+    """Compute the cosine of two gradients from products between blocks, also for the norms."""
     root = 1.0 if metric is None else metric.sqrt()
-    # `alignment` takes halves of the samples; blocks have no sample in common as they are.
+    # `alignment` expects halves of the samples; blocks already share no samples.
     both = [(blocks_MD * root).expand(2, -1, -1) for blocks_MD in (passk_MD, pass1_MD)]
     cosine = alignment(both[0], both[1]).cosine
     return {"k": k, "cosine": cosine.value, "cosine_low": cosine.low, "cosine_high": cosine.high}
 
 
 def _shown_ks(asked: DiagnosisConfig, evaluated: Sequence[int], n: int) -> tuple[int, ...]:
-    """`diagnose.ks`, or what fits of `eval.ks`; always with 1."""
+    """Return `diagnose.ks`, or the values of `eval.ks` up to n; always with 1."""
     wanted = evaluated if asked.ks is None else asked.ks
     return tuple(sorted({1, *(k for k in wanted if k <= n)}))
 

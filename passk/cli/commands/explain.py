@@ -1,6 +1,6 @@
-"""`passk explain`: what an objective really optimises, as tables, sentences and a figure.
+"""`passk explain`: show what an objective really optimises, as tables, sentences and a figure.
 
-Does without torch and pandas, so that the answer comes at once.
+Imports neither torch nor pandas, so that the answer comes at once.
 """
 
 import csv
@@ -24,7 +24,7 @@ from passk.report.weight_figure import SHOWN_PS, weight_curves
 from passk.runs.labels import objective_in_words
 
 Columns = Mapping[str, Sequence[object] | FloatArray]
-_NEGLIGIBLE = 1e-9  # of the largest target: what is below has no ratio worth telling
+_NEGLIGIBLE = 1e-9  # of the largest target; ratios to smaller targets are left out
 _MOST_ROWS = 33  # of the table over c in Markdown; the CSV has all
 _HEADINGS = {
     "target": "target w",
@@ -44,10 +44,10 @@ _PERCENT = {"dead_fail_fraction", "dead_solved_fraction", "right_share"}
 
 
 def run_explain(cfg: ExplainConfig, run_dir: Path) -> None:
-    """Print what the objective does to prompts, and write it to `run_dir`; see docs/estimators.md.
+    """Print how the objective weights prompts, and write it to `run_dir`; see docs/estimators.md.
 
-    `weights.csv` (a row per estimator and p), `groups.csv` (per estimator and c), `explain.md`
-    (what is printed) and `weights.png`.
+    Writes `weights.csv` (a row per estimator and p), `groups.csv` (per estimator and c),
+    `explain.md` (the printed text) and `weights.png`.
     """
     regime, n, k = cfg.regime, cfg.rollout.num_samples, target_k(cfg.regime)
     shown = list(dict.fromkeys([regime.estimator, *cfg.explain.compare]))
@@ -77,7 +77,7 @@ def run_explain(cfg: ExplainConfig, run_dir: Path) -> None:
 def weight_table(
     groups: GroupAdvantages, default: GroupAdvantages, p_P: FloatArray, target_P: FloatArray
 ) -> dict[str, FloatArray]:
-    """A column per quantity over p; `default` is what noise at equal expected size is against."""
+    """Compute a column per quantity over p; `relative_noise` compares with `default`."""
     found, usual = implied(groups, p_P), implied(default, p_P)
     matters_P = target_P > _NEGLIGIBLE * target_P.max()
     return {
@@ -96,7 +96,7 @@ def weight_table(
 
 
 def group_table(groups: GroupAdvantages) -> dict[str, Sequence[object] | FloatArray]:
-    """A column per quantity over c; NaN where a group has no such sample."""
+    """Compute a column per quantity over c; NaN where a group has no such sample."""
     right_C, wrong_C = groups.right_C.copy(), groups.wrong_C.copy()
     right_C[0] = wrong_C[-1] = np.nan
     right_size_C, wrong_size_C = groups.sizes_C
@@ -112,7 +112,7 @@ def group_table(groups: GroupAdvantages) -> dict[str, Sequence[object] | FloatAr
 def reading(
     regime: RegimeConfig, groups: GroupAdvantages, table: Mapping[str, FloatArray]
 ) -> list[str]:
-    """What the table over p says, a sentence each."""
+    """Describe the table over p, one sentence per finding."""
     sentences = [_bias_in_words(table)]
     p_P, weight_P = table["p"], table["weight"]
     least = int(weight_P.argmin())
@@ -176,7 +176,7 @@ def _page(
     by_p: Mapping[str, Mapping[str, FloatArray]],
     by_c: Mapping[str, Columns],
 ) -> str:
-    """Everything that is printed, as Markdown."""
+    """Write everything that is printed, as Markdown."""
     chosen = by_p[regime.estimator]
     parts = [
         f"# {objective_in_words(regime)} by {regime.estimator}, n = {groups.num_samples}",
@@ -223,7 +223,7 @@ def _number(value: float) -> str:
 
 
 def _write_csv(path: Path, tables: Mapping[str, Columns]) -> None:
-    """One long table; what is missing is left empty."""
+    """Write one long table; missing values are left empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["estimator", *next(iter(tables.values()))])

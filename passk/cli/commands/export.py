@@ -1,4 +1,4 @@
-"""`passk export`: a checkpoint as a folder that transformers, vLLM and the hub take as it is."""
+"""`passk export`: write a checkpoint as a folder for transformers, vLLM and the hub."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def run_export(cfg: ExportConfig, run_dir: Path, overrides: Sequence[str]) -> No
     prepare_torch(None)
     record = load_run(cfg.run)
     trained = load_run_config(record.path)
-    checkpoint = chosen_checkpoint(Path(cfg.run), cfg.checkpoint)  # proved whole
+    checkpoint = chosen_checkpoint(Path(cfg.run), cfg.checkpoint)  # checked for completeness
     tokenizer = load_tokenizer(str(checkpoint), trust_remote_code=trained.model.trust_remote_code)
     card = model_card(
         Exported(
@@ -53,14 +53,17 @@ def run_export(cfg: ExportConfig, run_dir: Path, overrides: Sequence[str]) -> No
             kept = _write_as(cfg.export.dtype, trained.model, checkpoint, folder, kept)
         for name in kept:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            # A copy, not a link: who edits a published model must not change the run's checkpoint.
+            # A copy, not a link: editing a published model must not change the run's checkpoint.
             shutil.copyfile(checkpoint / name, folder / name)
         card.save(folder / CARD)
     _tell(run_dir, checkpoint)
 
 
 def _refuse_two_names(cfg: ExportConfig, run_dir: Path) -> None:
-    """`out` stands for hydra.run.dir, which a cell of a sweep has from elsewhere."""
+    """Raise UserError if `out` and hydra.run.dir name two folders.
+
+    `out` stands for hydra.run.dir, but a cell of a sweep gets its run directory from Hydra.
+    """
     if Path(cfg.out).absolute() != run_dir.absolute():
         raise UserError(
             f"out={cfg.out} and hydra.run.dir={run_dir} name two folders; give one of them, or for "
@@ -69,7 +72,7 @@ def _refuse_two_names(cfg: ExportConfig, run_dir: Path) -> None:
 
 
 def model_files(checkpoint: Path) -> list[str]:
-    """What the checkpoint holds of the model itself, without what resuming needs beside it."""
+    """List the checkpoint's files of the model itself, without those that only resuming needs."""
     listed = json.loads((checkpoint / MANIFEST).read_text())
     return [n for n in listed if n != STATE and Path(n).parts[0] != LEARNER]
 
@@ -77,16 +80,16 @@ def model_files(checkpoint: Path) -> list[str]:
 def _write_as(
     dtype: str, model_cfg: ModelConfig, checkpoint: Path, folder: Path, files: Sequence[str]
 ) -> list[str]:
-    """Write config and weights in `dtype`; the files that are still to be copied."""
+    """Write config and weights in `dtype`; returns the files still to be copied."""
     code = model_cfg.trust_remote_code
-    # Of attention the plainest: the fastest may not be had where the export runs.
+    # The plainest attention: the fastest may not be available where the export runs.
     cfg = ModelConfig(dtype=dtype, trust_remote_code=code, attn_implementation="eager")
     model = load_policy(cfg, str(checkpoint), torch.device("cpu"))
     try:
         save_model(folder, model, None, generation_settings(str(checkpoint)))
     except SafetensorError as error:
         raise system_error(error, folder) from error
-    for weights in folder.glob("*.safetensors"):  # which nobody else could read
+    for weights in folder.glob("*.safetensors"):  # which others could not read otherwise
         shutil.copymode(folder / "config.json", weights)
     return [n for n in files if n != "config.json" and ".safetensors" not in n]
 

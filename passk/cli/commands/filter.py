@@ -1,4 +1,4 @@
-"""`passk filter`: the training problems without those that interfere at every checkpoint."""
+"""`passk filter`: write the training problems without those that interfere at every checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -27,14 +27,14 @@ from passk.types import Problem
 
 
 def agreement_file(run_dir: Path, step: int) -> Path:
-    """Where the agreements at a checkpoint are written, so that a resumed command has them."""
+    """Return the path for the agreements at a checkpoint; a resumed command reads it."""
     return run_dir / "agreement" / f"step-{step:06d}.parquet"
 
 
 def measure_checkpoint(
     cfg: FilterConfig, base: TrainConfig, parts: Parts, start: str, step: int
 ) -> pd.DataFrame:
-    """The agreement of every prompt at the policy in `parts`, from fresh samples."""
+    """Measure the agreement of every prompt at the policy in `parts`, from fresh samples."""
     asked = cfg.diagnose
     metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
@@ -66,7 +66,7 @@ def measure_checkpoint(
 
 
 def write_agreement(file: Path, found: pd.DataFrame) -> None:
-    """The agreements at a checkpoint as a file, whole or not at all."""
+    """Write the agreements at a checkpoint to a file, atomically."""
     if rank() == 0:
         with replacing(file) as partial:
             found.to_parquet(partial, index=False)
@@ -79,7 +79,7 @@ def write_filtered(
     steps: Sequence[int],
     run: Run,
 ) -> None:
-    """Decide from the agreements at all checkpoints; the data files, the table and the page."""
+    """Decide from all agreements, and write the data files, the table and the page."""
     tables = {step: pd.read_parquet(agreement_file(run.path, step)) for step in steps}
     decided = decisions(problems, tables, cfg.filter, cfg.diagnose.seed)
     for name in (KEPT, RANDOM, MATCHED):
@@ -99,5 +99,5 @@ def write_filtered(
 
 
 def as_saved(cfg: FilterConfig, base: TrainConfig) -> FilterConfig:
-    """The configuration with what the run says in place of defaults, for `config.yaml`."""
+    """Return the configuration for `config.yaml`, with the run's values in place of defaults."""
     return replace(cfg, **{field.name: getattr(base, field.name) for field in fields(RunConfig)})

@@ -1,4 +1,4 @@
-"""What each command does once its configuration is known to be good. Imports torch."""
+"""Run each command once its configuration is known to be valid. Imports torch."""
 
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -45,11 +45,11 @@ def run_train(
     show_notes: bool = True,
     day: date | None = None,
 ) -> None:
-    """One training run in `run_dir`, from its start or, resumed, from its last checkpoint.
+    """Train in `run_dir`, from the start of the run or, if resumed, from its last checkpoint.
 
-    Chat templates write `day`, by default that of the run's start.
-    On as many ranks as `learner.num_processes` says. `overrides` are the words the user typed.
-    Raises Interrupted when asked to stop.
+    Runs on as many ranks as `learner.num_processes` says. `overrides` are the words the user typed.
+    Chat templates write `day`, by default that of the run's start. Raises Interrupted when asked to
+    stop.
     """
     on_all_ranks(cfg.learner, alone, train_as_rank, cfg, run_dir, overrides, show_notes, day)
 
@@ -61,12 +61,12 @@ def train_as_rank(
     show_notes: bool,
     day: date | None,
 ) -> None:
-    """What each rank of a training run does."""
+    """Run one rank of a training run."""
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, checkpoint = starting_point(cfg, run_dir)
     day = day or prompt_day(run_dir if cfg.resume else None)
     with open_parts(cfg, start, day=day) as parts:
-        # Of all problems: which gold answers are refused may depend on time.
+        # Facts of all problems: time limits may decide which gold answers are refused.
         facts = parts.facts | origin_state(start, checkpoint, run_dir)
         if cfg.resume:
             refuse_other_contents(facts, run_dir)
@@ -91,7 +91,7 @@ def train_as_rank(
 def _train_and_record(
     cfg: TrainConfig, parts: Parts, run: Run, overrides: Sequence[str], state: TrainState
 ) -> None:
-    """Run the loop, and record how it ended."""
+    """Run the training loop, and record how it ended."""
     status = "failed"
     try:
         with (
@@ -116,7 +116,7 @@ def _train_and_record(
 
 
 def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Tables, plots and one HTML page over the runs in `dirs`, written to `out`."""
+    """Write tables, plots and one HTML page over the runs in `dirs` to `out`."""
     only = Path(cfg.dirs[0]) if len(cfg.dirs) == 1 else None
     out = Path(cfg.out) if cfg.out else only if only and keeps_report(only) else run_dir
     with only_writer(out):
@@ -126,7 +126,7 @@ def run_report(cfg: ReportConfig, run_dir: Path, overrides: Sequence[str]) -> No
 
 
 def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """SFT, the RL regimes from it, alignment at the start, table and report; once per seed."""
+    """Run SFT, then the RL regimes, measure alignment at the start, and report; once per seed."""
     prepare_torch(cfg.num_threads, cfg.train.seed)
     if cfg.resume:
         refuse_changes("reproduce", cfg, run_dir)
@@ -137,7 +137,7 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
     for words in planned_overrides(cfg, overrides):
         compose_train(words)
     run = Run(run_dir, "reproduce", cfg.train.seed)
-    day = prompt_day(run_dir if cfg.resume else None)  # one for all runs, whenever they begin
+    day = prompt_day(run_dir if cfg.resume else None)  # one date for all runs, whenever they begin
     facts = {"device": cfg.learner.device, "prompt_date": day.isoformat()}
     run.start(cfg, overrides, **facts, **data.digests)
     status = "failed"

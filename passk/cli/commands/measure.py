@@ -1,4 +1,4 @@
-"""The commands that measure checkpoints: `passk eval`, `diagnose` and `filter`. Imports torch."""
+"""Run the commands that measure checkpoints: `passk eval`, `diagnose`, `filter`. Imports torch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -50,17 +50,17 @@ from passk.verifiers.checks import GoldCheck
 
 
 def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Samples and tables of a run's checkpoint, or of `model.path`; see docs/evaluation.md.
+    """Sample from a run's checkpoint or `model.path`, and write tables; see docs/evaluation.md.
 
-    Problems, verifier and sampling are those of the run, unless the user typed others. Resumed, it
-    samples only problems that have no samples yet. On as many ranks as `learner.num_processes`
-    says. Raises Interrupted when asked to stop.
+    Problems, verifier and sampling are those of the run, unless the user typed others. If resumed,
+    it samples only problems that have no samples yet. Runs on as many ranks as
+    `learner.num_processes` says. Raises Interrupted when asked to stop.
     """
     on_all_ranks(cfg.learner, alone, eval_as_rank, cfg, run_dir, overrides)
 
 
 def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """What each rank of an evaluation does."""
+    """Run one rank of an evaluation."""
     prepare_torch(cfg.num_threads, cfg.eval.seed)
     base, start, step = measured_policy(cfg, overrides)
     refuse_changed_problems(cfg, overrides, needs_training=False)
@@ -85,7 +85,7 @@ def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -
 def _evaluate_and_record(
     step: int, cfg: TrainConfig, parts: Parts, run: Run, overrides: Sequence[str]
 ) -> None:
-    """Sample what is missing, write and print the tables, and record how it ended."""
+    """Sample missing problems, write and print the tables, and record how it ended."""
     status = "failed"
     try:
         num_problems = len(parts.data.heldout)
@@ -111,7 +111,7 @@ def _evaluate_and_record(
 
 
 def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) -> str:
-    """Everything under `eval/`, from the samples alone; the tables for people, in Markdown."""
+    """Write everything under `eval/` from the samples alone; returns the tables in Markdown."""
     counts = count_correct(samples)
     curve, tables = pass_curve(counts, cfg.eval), eval_tables(samples, cfg.eval)
     run.write_eval(step, counts, tables | {"pass_at_k": curve})
@@ -126,15 +126,15 @@ def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) 
 
 
 def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Who interferes at a run's checkpoint, or at `model.path`; see docs/diagnose.md.
+    """Find interfering prompts at a run's checkpoint, or at `model.path`; see docs/diagnose.md.
 
-    On as many ranks as `learner.num_processes` says.
+    Runs on as many ranks as `learner.num_processes` says.
     """
     on_all_ranks(cfg.learner, alone, diagnose_as_rank, cfg, run_dir, overrides)
 
 
 def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """What each rank of a diagnosis does."""
+    """Run one rank of a diagnosis."""
     prepare_torch(cfg.num_threads, cfg.diagnose.seed)
     base, start, step = measured_policy(cfg, overrides)
     base = as_training(cfg, base)
@@ -151,16 +151,16 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
 
 
 def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """The training problems without those that interfere; see docs/filter.md.
+    """Write the training problems without those that interfere; see docs/filter.md.
 
-    On as many ranks as `learner.num_processes` says. Resumed, it measures only at checkpoints at
-    which it has not.
+    Runs on as many ranks as `learner.num_processes` says. If resumed, it measures only at
+    checkpoints that it has not measured yet.
     """
     on_all_ranks(cfg.learner, alone, filter_as_rank, cfg, run_dir, overrides)
 
 
 def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """What each rank of a filter does."""
+    """Run one rank of a filter."""
     prepare_torch(cfg.num_threads, cfg.diagnose.seed)
     policies = [
         (as_training(cfg, base), start, step)
@@ -174,7 +174,7 @@ def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -
     run, status = Run(run_dir, "filter", cfg.diagnose.seed), ""
 
     def begin(facts: dict[str, str], gold: GoldCheck) -> None:
-        nonlocal status  # refused input has left nothing behind until now
+        nonlocal status  # until here, refused input leaves nothing behind
         run.start(as_started, overrides, **facts)
         run.write_gold_refused(gold.refused)
         status = "failed"
@@ -200,9 +200,9 @@ def _measure_missing(
     run_dir: Path,
     begin: Callable[[dict[str, str], GoldCheck], None],
 ) -> tuple[Problem, ...]:
-    """Agreements at the checkpoints that have none yet; the problems that they are of.
+    """Measure agreements at the checkpoints that have none yet; returns their problems.
 
-    `begin` is called once something was measured, before it is written.
+    `begin` is called after the first measurement, before it is written.
     """
     problems: tuple[Problem, ...] = ()
     day = prompt_day(run_dir if cfg.resume else None, cfg.run)

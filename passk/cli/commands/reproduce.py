@@ -1,4 +1,4 @@
-"""The main job: SFT, then each RL regime from that one checkpoint; how their gradients agree."""
+"""`passk reproduce`: run SFT, then each RL regime from that checkpoint, and compare gradients."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,10 +28,10 @@ from passk.types import Group
 ComposeTrain = Callable[[Sequence[str]], TrainConfig]
 RunTrain = Callable[[TrainConfig, Path, Sequence[str]], None]
 
-# What the user may set for `passk reproduce` itself; everything else goes on to the runs.
+# Keys of `passk reproduce` itself; everything else is passed on to the runs.
 _OWN_KEYS = ("seeds", "regimes", "sft_steps", "alignment_", "resume", "hydra.", "train.seed")
 _RL_ONLY_KEYS = ("regime", "train.", "learner.", "diagnostics.", "rollout.", "eval.every")
-# ... but for these: where SFT starts and how much it sees, the device, and what it is measured by.
+# ... except these: where SFT starts, how much data it sees, the device, and how it is measured.
 _SFT_TOO = (
     "regime.num_demonstrations",
     "train.init_from",
@@ -53,9 +53,9 @@ def reproduce(
 ) -> None:
     """Run every regime for every seed below `directory`; finished runs are left alone.
 
-    A seed changes the data as well as the training, so that the spread over seeds covers all that
-    chance decides. `overrides` are the user's, and go on to the runs they concern. Chat templates
-    write `day`.
+    A seed changes the data as well as the training, so the spread over seeds covers everything that
+    chance decides. `overrides` are the user's, and are passed on to the runs they concern. Chat
+    templates write `day`.
     """
     for seed in _seeds(cfg):
         seed_dir = directory / f"seed-{seed}"
@@ -70,7 +70,10 @@ def reproduce(
 
 
 def planned_overrides(cfg: ReproduceConfig, overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of every run to come, so that all can be checked before the first begins."""
+    """Return the overrides of every run to come, so that all are checked before the first begins.
+
+    Raises UserError if they set data.seed.
+    """
     if any(_plain(word).startswith("data.seed=") for word in overrides):
         raise UserError(
             "passk reproduce sets data.seed to the seed of each repetition; use train.seed=S for "
@@ -92,18 +95,18 @@ def _seeds(cfg: ReproduceConfig) -> range:
 
 def _sft_overrides(cfg: ReproduceConfig, overrides: Sequence[str], seed: int) -> list[str]:
     words = [word for word in _shared(overrides) if _concerns_sft(_plain(word))]
-    if isinstance(cfg.data, ConventionsConfig):  # its path holds RL prompts; SFT has a corpus
+    if isinstance(cfg.data, ConventionsConfig):  # data.path holds RL prompts; SFT has a corpus
         words = [word for word in words if not _plain(word).startswith("data.path=")]
     if cfg.sft_steps is not None:
         words.append(f"train.num_steps={cfg.sft_steps}")
-    # Measured at the k of the RL regimes too, which SFT itself knows nothing of.
+    # Measure SFT at the k of the RL regimes too; SFT itself has no k.
     words.append(f"eval.ks=[{','.join(map(str, cfg.eval.ks))}]")
     return ["regime=sft", *words, f"train.seed={seed}", f"data.seed={seed}"]
 
 
 def _rl_overrides(regime: str, overrides: Sequence[str], seed: int) -> list[str]:
     words = [word for word in _shared(overrides) if not _plain(word).startswith("regime=")]
-    if regime != "hybrid":  # pass1_weight is what sets the regimes apart
+    if regime != "hybrid":  # the other regimes differ in pass1_weight
         words = [word for word in words if not _plain(word).startswith("regime.pass1_weight=")]
     return [f"regime={regime}", *words, f"train.seed={seed}", f"data.seed={seed}"]
 
@@ -119,7 +122,7 @@ def _is_measured(seed_dir: Path, regimes: Sequence[str]) -> bool:
 
 
 def _plain(word: str) -> str:
-    """An override without Hydra's leading +, ++ or ~."""
+    """Return an override without Hydra's leading +, ++ or ~."""
     return word.lstrip("+~")
 
 
@@ -134,9 +137,9 @@ def _run_once(
     run_train: RunTrain,
     sft_dir: Path | None = None,
 ) -> None:
-    """Train unless the run is finished; go on with one that was begun.
+    """Train unless the run is finished; resume a run that was begun.
 
-    It must be measured on the problems that its SFT was measured on.
+    The run must be measured on the same problems as its SFT run.
     """
     if read_manifest(run_dir).get("status") == "finished":
         return
@@ -150,7 +153,7 @@ def _run_once(
 def measure_start(
     cfg: ReproduceConfig, configs: dict[str, TrainConfig], sft_dir: Path, day: date
 ) -> None:
-    """Alignment of each regime with Pass@1, and the kernel between kinds, at the SFT checkpoint.
+    """Measure each regime's alignment with Pass@1, and the kernel between kinds, after SFT.
 
     Writes `alignment.csv` and `kernel.csv` beside the runs, from `alignment_prompts` training
     problems with `alignment_samples` samples each, in disjoint halves.
@@ -190,9 +193,9 @@ def measure_start(
 def _gradients_by_kind(
     cfg: ReproduceConfig, parts: Parts, groups: Sequence[Group], configs: dict[str, TrainConfig]
 ) -> dict[str, Tensor]:
-    """`block_gradients` of Pass@1 and then of each regime, over the prompts of each kind alone.
+    """Compute `block_gradients` of Pass@1 and of each regime, over the prompts of each kind alone.
 
-    Weighted by the kinds' shares they add up to the gradients over all prompts; by themselves they
+    Weighted by the kinds' shares they add up to the gradients over all prompts. By themselves they
     give the kernel, because the mean of <grad p(x), grad p(x')> over pairs of prompts of two kinds
     (paper eq. 5) is the product of the two mean gradients.
     """

@@ -1,4 +1,4 @@
-"""`passk toy`: the paper's bandit as tables and figures in a run directory; imports no torch."""
+"""`passk toy`: write tables and figures of the paper's bandit to a run directory. No torch."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from passk.toy.tables import (
     two_prompts_table,
 )
 
-_FARTHEST = 30.0  # of theta, from where on success is 0 or 1 in floating point
+_FARTHEST = 30.0  # largest |theta|; beyond it success is 0 or 1 in floating point
 _SHOWN = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 
@@ -65,7 +65,7 @@ def run_toy(cfg: ToyConfig, run_dir: Path, overrides: Sequence[str]) -> None:
 
 
 def _path(toy: PopulationConfig) -> FloatArray:
-    """The ascent, unless its step is so long that it leaves all that can be computed."""
+    """Compute the ascent, or raise UserError if its step is too long for floating point."""
     path_SD = ascent_path(toy)
     if not np.abs(path_SD).max() <= _FARTHEST:
         raise UserError(
@@ -76,7 +76,7 @@ def _path(toy: PopulationConfig) -> FloatArray:
 
 
 def _page(toy: PopulationConfig, path_SD: FloatArray, tables: dict[str, pd.DataFrame]) -> str:
-    """The tables for people, in Markdown."""
+    """Format the tables for people, in Markdown."""
     ascent, error = tables["ascent"], quadrature_error(toy, path_SD)
     shown = ascent[ascent["iteration"].isin([*_SHOWN, toy.num_steps])]
     headings = {"iteration": "iteration"}

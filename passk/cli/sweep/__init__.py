@@ -1,1 +1,1 @@
-"""Sweeps (`-m`): plan the cells, run each as a process, show how they stand."""
+"""Sweeps (`-m`): plan the cells, run each as a process, report their states."""

@@ -1,7 +1,7 @@
-"""`-m`: a sweep that finishes. Hydra makes the cells and the launcher runs them; the ledger knows.
+"""Run `-m`, a sweep that can be resumed: Hydra makes the cells, the launcher runs them.
 
-The same line again goes on: finished cells are left alone, interrupted ones resumed, failed ones
-tried again.
+The ledger keeps their states, so the same line again resumes the sweep: finished cells are left
+alone, interrupted ones resumed, failed ones tried again.
 """
 
 import hashlib
@@ -49,8 +49,8 @@ from passk.runs.ledger import (
     plan,
 )
 
-_OWN_NAME = "."  # hydra.sweep.subdir of those who leave the names of cells to us
-# Not forwarded to cells: how the sweep is run.
+_OWN_NAME = "."  # value of hydra.sweep.subdir that lets us name the cells
+# Sweep execution. Not forwarded to cells.
 _NOT_THE_CELLS = ("sweep.", "resume=")
 _NOT_THE_RUNS = (
     "hydra.run.",
@@ -61,24 +61,24 @@ _NOT_THE_RUNS = (
     "hydra.mode=",
 )
 _SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
-_TYPED = "command-line"  # whom Hydra names as provider of --config-dir
-_CREW: list[Crew] = []  # of the sweep that runs its cells in this process, if any
+_TYPED = "command-line"  # Hydra's name for the provider of --config-dir
+_CREW: list[Crew] = []  # the crew of a sweep that runs its cells from this process, if any
 
 
 @dataclass(frozen=True)
 class _Composed:
-    """What Hydra makes of the line: the configuration of the sweep, and how to compose a cell."""
+    """A line as Hydra composes it: the sweep's configuration, and the loader for its cells."""
 
     config: DictConfig
     loader: ConfigLoader
 
 
 def asks_for_sweep(command: str, words: Sequence[str]) -> bool:
-    """Whether a line is for a sweep: by `-m`, or by a file in a folder that was typed."""
+    """Return True if a line is for a sweep: by `-m`, or by a file in a typed folder."""
     if "-m" in words:
         return True
     if not any(word.startswith(("--conf", "-cd")) for word in words):
-        return False  # no file of ours says so
+        return False  # our own files never ask for a sweep
     try:
         return bool(_compose(command, words).config.hydra.mode == RunMode.MULTIRUN)
     finally:
@@ -86,10 +86,10 @@ def asks_for_sweep(command: str, words: Sequence[str]) -> bool:
 
 
 def run_sweep(command: str, words: Sequence[str]) -> int:
-    """Run what is left of the sweep that `passk COMMAND WORDS` asks for; the exit code of all.
+    """Run what is left of the sweep that `passk COMMAND WORDS` asks for; returns the exit code.
 
-    Raises UserError, HydraException or OmegaConfBaseException for a line that is refused whole,
-    before anything is written.
+    Raises UserError, HydraException or OmegaConfBaseException for a line that is refused as a
+    whole, before anything is written.
     """
     try:
         return _run_composed(command, words)
@@ -106,7 +106,7 @@ def _run_composed(command: str, words: Sequence[str]) -> int:
         line = shlex.join(["passk", command, *words])
         cells = plan(sweep_dir, [replace(cell, line=line) for cell in wanted])
         todo = [cell for cell in cells if not cell.is_finished]
-        if not is_here:  # those that earlier jobs still run are theirs
+        if not is_here:  # leave cells that earlier jobs still run
             todo = [cell for cell in todo if not is_locked(sweep_dir, cell)]
         say_what_is_left(sweep_dir, cells, todo)
         crew = Crew(
@@ -126,10 +126,10 @@ def _run_composed(command: str, words: Sequence[str]) -> int:
 
 
 def _compose(command: str, words: Sequence[str]) -> _Composed:
-    """As `hydra.main` does for a multirun, up to where its sweeper would take over."""
+    """Compose as `hydra.main` does for a multirun, up to the point where its sweeper takes over."""
     arguments = get_args_parser().parse_intermixed_args(words)
     if of_sweeper := [word for word in arguments.overrides if _is_of(word, ("hydra.sweeper.",))]:
-        raise UserError(  # Hydra itself takes them from files only, and ends with a traceback
+        raise UserError(  # Hydra takes them from files only, and fails with a traceback
             f"{of_sweeper[0]} cannot be typed; write what is swept as key=value,value, and how "
             "many cells run at a time as docs/sweeps.md says"
         )
@@ -138,7 +138,7 @@ def _compose(command: str, words: Sequence[str]) -> _Composed:
     if folder is not None:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir={arguments.config_dir} is not a directory")
-        # Hydra wants the schema last of all.
+        # Hydra needs the schema last.
         search_path.prepend(_TYPED, f"file://{folder}", SearchPathQuery(provider="schema"))
     version.setbase("1.3")
     hydra = Hydra.create_main_hydra2(task_name="passk", config_search_path=search_path)
@@ -148,7 +148,10 @@ def _compose(command: str, words: Sequence[str]) -> _Composed:
 
 
 def _swept_by_configuration(config: DictConfig) -> list[str]:
-    """Words of `hydra.sweeper.params`; refuses sweepers that do not know their cells beforehand."""
+    """Return the words of `hydra.sweeper.params`.
+
+    Raises UserError for sweepers that do not know their cells beforehand.
+    """
     sweeper = config.hydra.sweeper
     if sweeper._target_ != _SWEEPER:
         name = config.hydra.runtime.choices["hydra/sweeper"]
@@ -160,7 +163,7 @@ def _swept_by_configuration(config: DictConfig) -> list[str]:
 
 
 def _cells(sweep: _Composed) -> dict[Cell, list[str]]:
-    """The cells that were typed, each composed once so that a bad line is refused whole."""
+    """Return the requested cells, each composed once so that a bad line is refused as a whole."""
     parser = OverridesParser.create(config_loader=sweep.loader)
     typed = _unresolved(sweep.config.hydra.overrides.task)
     parsed = parser.parse_overrides([*_swept_by_configuration(sweep.config), *typed])
@@ -182,7 +185,7 @@ def _cells(sweep: _Composed) -> dict[Cell, list[str]]:
 
 
 def _launch(sweep: _Composed, cells: Sequence[list[str]]) -> bool:
-    """Let the chosen launcher run the cells; whether it was cut off by the user."""
+    """Let the chosen launcher run the cells; returns True if the user interrupted it."""
     context = HydraContext(config_loader=sweep.loader, callbacks=Callbacks(sweep.config))
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=run_cell, config=sweep.config
@@ -195,13 +198,13 @@ def _launch(sweep: _Composed, cells: Sequence[list[str]]) -> bool:
     except RuntimeError as error:
         if not from_submitit(error):
             raise
-        lines = " ".join(str(error).splitlines()[:2])  # the job's log has all
+        lines = " ".join(str(error).splitlines()[:2])  # the job's log has the full error
         say(f"a job gave no answer: {lines}")
     return False
 
 
 def _directory(command: str, words: Sequence[str], config_dir: str | None) -> list[str]:
-    """The word that makes the same line find the same directory again, unless one was typed."""
+    """Return the word that makes equal lines use one directory, unless one was typed."""
     if any(_is_of(word, ("hydra.sweep.dir=",)) for word in words):
         return []
     task = sorted(w for w in words if not _is_of(w, (*_NOT_THE_CELLS, *_NOT_THE_RUNS)))
@@ -213,7 +216,7 @@ def _directory(command: str, words: Sequence[str], config_dir: str | None) -> li
 
 
 def _swept_keys(words: Sequence[str]) -> list[str]:
-    """Keys of the words that give several values; none of a line that Hydra will refuse."""
+    """Return keys with several values; none for a line that Hydra will refuse."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(words))
     except HydraException:
@@ -222,7 +225,7 @@ def _swept_keys(words: Sequence[str]) -> list[str]:
 
 
 def run_cell(composed: DictConfig) -> None:
-    """What a launcher calls for each cell, here or in a job of its own."""
+    """Run one cell; a launcher calls this here or in a job of its own."""
     job = HydraConfig.get()
     sweep_dir = Path(job.sweep.dir)
     words = _own_words(job, _unresolved(job.overrides.task))
@@ -235,18 +238,18 @@ def run_cell(composed: DictConfig) -> None:
         sweep_dir,
         num_parallel=1,
         retries=_settings(composed).retries,
-        to_screen=is_job,  # its log; joblib and Ray run cells beside one another
+        to_screen=is_job,  # to the job's log; joblib and Ray run several cells at once
         flags=_flags(job),
     )
     with alone.passing_on_signals():
         alone.start(cell)
         alone.wait()
     if alone.was_stopped and is_job:
-        raise SystemExit(INTERRUPTED)  # no answer: Slurm may run this job again
+        raise SystemExit(INTERRUPTED)  # returns no result: Slurm may run this job again
 
 
 def _settings(config: DictConfig) -> SweepConfig:
-    """`sweep.*`, or its defaults for commands that take no such keys."""
+    """Return `sweep.*`, or its defaults for commands without such keys."""
     chosen = OmegaConf.select(config, "sweep")
     settings = SweepConfig() if chosen is None else SweepConfig(**chosen)
     for name, least in (("num_parallel", 1), ("retries", 0)):
@@ -256,20 +259,20 @@ def _settings(config: DictConfig) -> SweepConfig:
 
 
 def _flags(hydra: Any) -> list[str]:
-    """Words of Hydra's own that concern the run, not the sweep."""
+    """Return Hydra's own words that concern the run, not the sweep."""
     words = _unresolved(hydra.overrides.hydra)
     return [word for word in words if not _is_of(word, _NOT_THE_RUNS)]
 
 
 def _unresolved(words: Any) -> list[str]:
-    """A list of Hydra's with what was typed: ${...} is for the cell to resolve."""
+    """Return a list of Hydra's as it was typed: each cell resolves ${...} itself."""
     plain = OmegaConf.to_container(words, resolve=False)
     assert isinstance(plain, list)
     return [str(word) for word in plain]
 
 
 def _own_words(hydra: Any, words: Sequence[str]) -> tuple[str, ...]:
-    """What makes a cell: where more configuration lies, and its overrides."""
+    """Return the words that define a cell: folders of configuration, and its overrides."""
     folders = [s.path for s in hydra.runtime.config_sources if s.provider == _TYPED]
     return (
         *(f"--config-dir={folder}" for folder in folders),
@@ -278,7 +281,7 @@ def _own_words(hydra: Any, words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_of(word: str, starts: tuple[str, ...]) -> bool:
-    """Whether an override, also one that adds its key, begins in one of these ways."""
+    """Return True if an override begins in one of these ways, with or without a leading +."""
     return word.lstrip("+").startswith(starts)
 
 

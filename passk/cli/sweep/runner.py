@@ -1,7 +1,7 @@
-"""Cells of a sweep as processes: each starts fresh, goes on where it stopped, and fails alone.
+"""Run the cells of a sweep as processes that start fresh, resume, and fail independently.
 
-Whatever launcher was chosen, a cell is `passk COMMAND OVERRIDES` in a process of its own, so none
-leaves memory, threads or an engine behind for the next.
+With any launcher, a cell is `passk COMMAND OVERRIDES` in a process of its own, so none leaves
+memory, threads or an engine behind for the next.
 """
 
 import ctypes
@@ -39,7 +39,7 @@ from passk.text import in_quotes
 
 CELL = "PASSK_CELL"  # names the ledger file of the cell that a process runs
 RESUMABLE = ("train", "eval", "reproduce", "filter")
-# That Slurm runs the job again says nothing of a cell: whether it goes on, the ledger knows.
+# A requeued Slurm job does not mean that a cell resumes; the ledger decides that.
 _NEW_JOB = {"SLURM_RESTART_COUNT": "0"}
 _LOOK_EVERY_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
@@ -47,7 +47,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(slots=True)
 class _Child:
-    """A cell that is being run."""
+    """A cell that is running."""
 
     cell: Cell
     process: subprocess.Popen[bytes]
@@ -57,7 +57,7 @@ class _Child:
 
 
 class Crew:
-    """Runs cells, so many at a time. State: the processes, and whether it was asked to stop."""
+    """Runs several cells at a time. State: the processes, and if it was asked to stop."""
 
     def __init__(
         self,
@@ -70,8 +70,8 @@ class Crew:
     ) -> None:
         """`flags` are words for every cell.
 
-        A cell writes where this process does, or `to_screen` is false and it has a file of its own
-        in the ledger's folder.
+        With `to_screen` a cell writes where this process does, else to a file in the ledger's
+        folder.
         """
         self._sweep_dir = sweep_dir
         self._retries = retries
@@ -83,7 +83,7 @@ class Crew:
         self.was_stopped = False
 
     def start(self, cell: Cell) -> None:
-        """Start a cell as soon as there is a slot for it; none after a signal to stop."""
+        """Start a cell as soon as there is a slot for it, unless a signal to stop came."""
         while not self._free and not self.was_stopped:
             self._look()
         if not self.was_stopped:
@@ -96,7 +96,7 @@ class Crew:
 
     @contextmanager
     def passing_on_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM go to the cells, which save and end; no further one is started."""
+        """Pass SIGINT and SIGTERM on to the cells, which save and end, and start no others."""
 
         def pass_on(number: int, _frame: FrameType | None) -> None:
             self.was_stopped = True
@@ -114,7 +114,7 @@ class Crew:
     def _spawn(self, cell: Cell, slot: int, tries_left: int) -> None:
         file, run_dir = cell_file(self._sweep_dir, cell.name), self._sweep_dir / cell.run_dir
         words = [sys.executable, "-m", "passk", cell.command, *cell.overrides, *self._flags]
-        words += ["hydra.mode=RUN"]  # whatever a file of the configuration says
+        words += ["hydra.mode=RUN"]  # overrides a file of the configuration
         words += [f"hydra.run.dir={in_quotes(str(run_dir))}"]
         screen = None if self._to_screen else log_file(self._sweep_dir, cell.name).open("ab")
         process = subprocess.Popen(
@@ -128,11 +128,11 @@ class Crew:
         if screen is not None:
             screen.close()
         self._children.append(_Child(cell, process, now(), tries_left, slot))
-        if self.was_stopped:  # a signal came while it was being started
+        if self.was_stopped:  # a signal came during its start
             process.send_signal(signal.SIGTERM)
 
     def _look(self) -> None:
-        """Note what has ended, and try again what failed; else wait a moment."""
+        """Record cells that have ended, and retry failed ones; otherwise wait a moment."""
         ended = [child for child in self._children if child.process.poll() is not None]
         for child in ended:
             self._children.remove(child)
@@ -145,9 +145,9 @@ class Crew:
             time.sleep(_LOOK_EVERY_SECONDS)
 
     def _note_end(self, child: _Child) -> Cell:
-        """The cell with its end; one that died without a word gets it from here."""
+        """Return the ended cell; if it died without recording that, record it here."""
         code = child.process.returncode
-        # Asked to stop before it had begun. Where that hits an import, it ends in any way.
+        # Stopped before it had begun; during an import it may end with any code.
         if -code in (signal.SIGINT, signal.SIGTERM) or (code and self.was_stopped):
             code = INTERRUPTED
         file = cell_file(self._sweep_dir, child.cell.name)
@@ -161,7 +161,7 @@ class Crew:
 
 
 def _is_worth_retrying(cell: Cell) -> bool:
-    """Bad input stays bad, and what was stopped was meant to."""
+    """Return True for failures other than refused input, which would be refused again."""
     return cell.has_failed and cell.last is not None and cell.last.code != REFUSED
 
 
@@ -174,9 +174,9 @@ def _how_it_died(code: int) -> str:
 
 
 def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -> int:
-    """Run `words` as the cell that the environment announced; the exit code.
+    """Run `words` as the cell that the environment announced; returns the exit code.
 
-    Sentences go into the ledger, and the sweep prints them.
+    The last sentence goes into the ledger, and the sweep prints it.
     """
     name, _, parent = announced.rpartition(":")
     file = Path(name)
@@ -193,7 +193,7 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -
 
 
 def _remove_empty(run_dir: Path, sweep_dir: Path) -> None:
-    """Remove the folders that Hydra's launcher made for a cell which was refused."""
+    """Remove the folders that Hydra's launcher made for a cell that was refused."""
     with suppress(OSError):  # not empty, or gone
         for folder in (run_dir, *run_dir.parents):
             if sweep_dir not in folder.parents:
@@ -202,10 +202,10 @@ def _remove_empty(run_dir: Path, sweep_dir: Path) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End when the parent does, by SIGTERM, so that the step at hand is finished and saved.
+    """End by SIGTERM when the parent does, so that the current step is finished and saved.
 
-    Where the system cannot do that (Linux can), a cell outlives its sweep, and the same line again
-    waits for it.
+    Only Linux supports this. Elsewhere a cell outlives its sweep, and the same line again waits for
+    it.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM))
@@ -214,25 +214,25 @@ def _end_with(parent: int) -> None:
 
 
 def _going_on(cell: Cell, run_dir: Path) -> list[str] | None:
-    """The words that make a cell go on with what earlier attempts left; None: it is done.
+    """Return the words that make a cell resume from earlier attempts, or None if it is done.
 
-    What such a command cannot go on with is removed. A directory that holds what no attempt of
-    this cell made is neither gone on with nor touched: the command refuses it.
+    The directory is removed if the command cannot resume. A directory whose contents no attempt of
+    this cell made is neither resumed from nor touched: the command refuses it.
     """
     if not cell.owns_dir or not run_dir.is_dir():
         return []
-    with suppress(UserError):  # a manifest that is broken: the command itself says so
+    with suppress(UserError):  # the command itself reports a broken manifest
         if read_manifest(run_dir).get("status") == "finished":
-            return None  # it was killed between its last file and the ledger's
+            return None  # killed after its last file, before the ledger's
     if cell.command in RESUMABLE:
         return ["resume=true"] if (run_dir / "config.yaml").is_file() else []
-    if not run_dir.is_symlink():  # it leads to what the user keeps elsewhere
+    if not run_dir.is_symlink():  # a link leads to files that the user keeps elsewhere
         shutil.rmtree(run_dir)
     return []
 
 
 def slot_environments(num_parallel: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
-    """What each of so many cells at a time sees of this machine: its share of GPUs, or of cores.
+    """Return the environment of each slot for parallel cells: its share of GPUs, or of cores.
 
     With fewer GPUs than cells, cells share a GPU.
     """
@@ -247,7 +247,7 @@ def slot_environments(num_parallel: int, environment: Mapping[str, str]) -> list
 
 
 def _gpus(environment: Mapping[str, str]) -> list[str]:
-    """Names of the GPUs that may be used, without importing torch."""
+    """List the names of the GPUs that may be used, without importing torch."""
     if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
     if shutil.which("nvidia-smi") is None:

@@ -1,7 +1,7 @@
-"""What a cluster changes about a command line: sweeps whose cells are jobs, and tasks of Slurm.
+"""Check command lines for clusters: sweeps whose cells are jobs, and tasks of Slurm.
 
-Hydra's submitit launchers (the extra `slurm`) send each cell of a sweep away as a job and wait for
-all of them; what would go wrong there is refused here, before anything is sent.
+Hydra's submitit launchers (the extra `slurm`) submit each cell of a sweep as a job and wait for all
+of them. Lines that would fail there are refused here, before anything is submitted.
 """
 
 import shutil
@@ -16,12 +16,12 @@ _PIP = {"submitit": "slurm"}
 
 
 def from_submitit(error: Exception) -> bool:
-    """Whether a job was not taken, or ended without an answer: killed, cancelled, out of time."""
+    """Return True if a job was rejected, or gave no result: killed, cancelled, timed out."""
     return type(error).__module__.startswith("submitit")
 
 
 def with_sweep_as_flag(words: Sequence[str]) -> list[str]:
-    """`-m` in front for all ways to type that a sweep is wanted, so that none passes the ledger."""
+    """Put `-m` in front for every way to ask for a sweep, so that none bypasses the ledger."""
     others = [word for word in words if not _means_sweep(word)]
     return ["-m", *others] if len(others) < len(words) else others
 
@@ -34,9 +34,10 @@ def _means_sweep(word: str) -> bool:
 
 
 def check_launcher(words: Sequence[str]) -> None:
-    """Refuse a `hydra/launcher` that is not there, or would not do what was asked for.
+    """Raise UserError for a `hydra/launcher` that is missing, or that would not do what was asked.
 
-    Says where the output of jobs will be: they have no screen. `words` have their flag in front.
+    Prints where the output of submitit's jobs will be, as they have no screen. `words` have their
+    flag in front.
     """
     values = dict(word.split("=", 1) for word in words if "=" in word)
     name = values.get("hydra/launcher", "basic")
@@ -75,8 +76,8 @@ def check_launcher(words: Sequence[str]) -> None:
 
 
 def check_tasks(environment: Mapping[str, str]) -> None:
-    """Refuse to be one of several tasks of `srun` that would all do the same run."""
-    # A batch script with --ntasks=4 runs once: only in a step are there several of us.
+    """Raise UserError if this is one of several `srun` tasks that would all do the same run."""
+    # A batch script with --ntasks=4 runs once; only a step has several processes.
     count = environment.get("SLURM_STEP_NUM_TASKS", "")
     if count.isdecimal() and int(count) > 1 and "RANK" not in environment:
         raise UserError(
@@ -87,9 +88,9 @@ def check_tasks(environment: Mapping[str, str]) -> None:
 
 
 def is_one_of_ranks(environment: Mapping[str, str]) -> bool:
-    """Whether `torchrun` started this process, as one of several ranks.
+    """Return True if `torchrun` started this process as one of several ranks.
 
-    Raises UserError for an environment that says so and cannot be true: one that was left over.
+    Raises UserError for inconsistent variables, which are left over from something else.
     """
     size = environment.get("WORLD_SIZE", "").strip() or "1"
     if not environment.get("RANK", "").strip() or size == "1":
@@ -108,6 +109,6 @@ def is_one_of_ranks(environment: Mapping[str, str]) -> bool:
 
 
 def was_requeued(environment: Mapping[str, str]) -> bool:
-    """Whether Slurm runs this job again, after a preemption, a time limit or a lost machine."""
+    """Return True if Slurm runs this job again after a preemption, time limit or lost machine."""
     count = environment.get("SLURM_RESTART_COUNT", "")
     return count.isdecimal() and int(count) > 0

@@ -1,4 +1,4 @@
-"""How a sweep stands, in words: a table of its cells, and what has changed since one looked."""
+"""Describe the state of a sweep: a table of its cells, and sentences on what has changed."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ _COLUMNS = ("cell", "state", "attempts", "step", "Pass@1 (%)", "Pass@k (%)", "ti
 
 
 def status(sweep_dir: Path) -> str:
-    """What `passk sweep status DIR` prints."""
+    """Return the text of `passk sweep status DIR`. Raises UserError without a ledger."""
     cells = read_ledger(sweep_dir)
     if not cells:
         raise UserError(
@@ -48,21 +48,21 @@ def status(sweep_dir: Path) -> str:
 
 
 def sweep_markdown(sweep_dir: Path, cells: Sequence[Cell]) -> str:
-    """A row per cell: its state, how far it came, and what it measured last."""
+    """Format a row per cell: its state, how far it came, and its last measurements."""
     rows = [_row(sweep_dir, cell) for cell in cells]
     lines = [f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def sweep_sentences(cells: Sequence[Cell]) -> list[str]:
-    """A sentence per failed cell."""
+    """Return a sentence per failed cell."""
     return [f"cell {c.name}: {c.last.sentence}" for c in cells if c.last and c.has_failed]
 
 
 def changes(sweep_dir: Path, known: dict[str, Cell]) -> Iterator[tuple[str, bool]]:
-    """A sentence per beginning and end since the cells in `known`, which are brought up to date.
+    """Yield a sentence per start and end since `known`, and True if it is about a failure.
 
-    And whether it is of something that failed.
+    Brings the cells in `known` up to date.
     """
     for cell in read_ledger(sweep_dir):
         before = known.get(cell.name)
@@ -77,7 +77,7 @@ def changes(sweep_dir: Path, known: dict[str, Cell]) -> Iterator[tuple[str, bool
 
 
 def say_what_is_left(sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell]) -> None:
-    """Print how many cells there are, and how many of them are no longer to be run."""
+    """Print how many cells there are, and how many of them need not be run."""
     finished = sum(cell.is_finished for cell in cells)
     elsewhere = len(cells) - finished - len(todo)
     parts = [f"{len(cells)} cells"]
@@ -88,7 +88,7 @@ def say_what_is_left(sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell
 
 @contextmanager
 def reporting(sweep_dir: Path, cells: Sequence[Cell]) -> Iterator[None]:
-    """Say what happens to the cells as it happens, whoever runs them, in a thread beside."""
+    """Print what happens to the cells as it happens, whoever runs them, from a thread."""
     done = threading.Event()
     known = {cell.name: cell for cell in cells}
 
@@ -114,7 +114,7 @@ def reporting(sweep_dir: Path, cells: Sequence[Cell]) -> Iterator[None]:
 
 
 def close(sweep_dir: Path, cells: Sequence[Cell], stopped: bool) -> int:
-    """Print how the cells stand and what failed; the exit code of the sweep."""
+    """Print the states of the cells and their failures; returns the exit code of the sweep."""
     names = {cell.name for cell in cells}
     ended = [cell for cell in read_ledger(sweep_dir) if cell.name in names]
     print(sweep_markdown(sweep_dir, ended), flush=True)
@@ -130,7 +130,7 @@ def close(sweep_dir: Path, cells: Sequence[Cell], stopped: bool) -> int:
 
 
 def _events(cell: Cell) -> list[tuple[int, Attempt | None]]:
-    """What happened, in order: an attempt's number with None as it begins, itself as it ends."""
+    """List events in order: an attempt's number with None at its start, with itself at its end."""
     events: list[tuple[int, Attempt | None]] = []
     for number, attempt in enumerate(cell.attempts, 1):
         events.append((number, None))
@@ -172,7 +172,7 @@ def _row(sweep_dir: Path, cell: Cell) -> list[str]:
 
 
 def _steps(run_dir: Path) -> str:
-    """`75 of 150`, from the files of a run; empty where it has not begun, or has no steps."""
+    """Return progress such as `75 of 150`; empty if the run has not begun or has no steps."""
     metrics, config = run_dir / "metrics.jsonl", run_dir / "config.yaml"
     if not config.is_file():
         return ""
@@ -187,7 +187,7 @@ def _steps(run_dir: Path) -> str:
 
 
 def _measured(table: Path) -> tuple[str, str]:
-    """Pass@1 and Pass@k at the largest k of the last evaluation, in percent."""
+    """Return Pass@1 and Pass@k at the largest k of the last evaluation, in percent."""
     if not table.is_file():
         return "", ""
     with table.open(newline="", encoding="utf-8") as file:
@@ -201,7 +201,7 @@ def _measured(table: Path) -> tuple[str, str]:
 
 
 def _time(attempts: Sequence[Attempt]) -> str:
-    """Of those that have ended."""
+    """Format the total time of the attempts that have ended."""
     seconds = sum(attempt.seconds or 0.0 for attempt in attempts)
     if not seconds:
         return ""
