@@ -61,7 +61,7 @@ class Spending:
     """
 
     def __init__(self, manifest: Mapping[str, Any], last_logged: float) -> None:
-        """`manifest` is of the session before; `last_logged` are the seconds in its last line."""
+        """Add up earlier sessions: their manifest, and the seconds in their last logged line."""
         self._started = time.monotonic()
         num_processes = int(manifest.get("num_processes", 1))
         seconds = float(manifest.get("seconds", 0.0))
@@ -72,7 +72,7 @@ class Spending:
 
     @property
     def seconds(self) -> float:
-        """All seconds until now."""
+        """Seconds of all sessions until now."""
         return self._seconds + time.monotonic() - self._started
 
     def facts(self) -> dict[str, float]:

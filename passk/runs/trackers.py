@@ -279,7 +279,7 @@ class Tracking:
     """
 
     def __init__(self, cfg: TrainConfig, path: Path, facts: Mapping[str, Any], step: int) -> None:
-        """`facts` are those of the manifest; the session begins at `step`."""
+        """Start the thread; `facts` are those of the manifest, and the session begins at `step`."""
         chosen = cfg.tracker
         group, name = place_among_runs(path)
         self._name, self._file = chosen.name, path / "tracker.json"

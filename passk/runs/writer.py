@@ -56,7 +56,7 @@ class Run:
     """Open run directory. State: the files, the checkpoint being written, and a tracker."""
 
     def __init__(self, path: Path, command: str, seed: int, policy: str | None = None) -> None:
-        """`policy` is the model that is evaluated, if nothing is trained."""
+        """Prepare the manifest; `policy` is the model that is evaluated, if nothing is trained."""
         self.path = path
         self._checkpoints: CheckpointWriter | None = None
         self._tracking: Tracking | None = None

@@ -217,7 +217,7 @@ def _cell(name: str, value: object) -> str:
 
 
 def _number(value: float) -> str:
-    # Halves go up although floats fall to either side of them; adding 0 turns -0.0 into 0.0.
+    # Round halves up, although floats lie on either side of them; adding 0 turns -0.0 into 0.0.
     rounded = round(value * (1 + 1e-12), 3) + 0.0
     return (f"{rounded:.3f}" if abs(value) < 1000 else f"{value:.1e}").replace("-", "\u2212")
 

@@ -103,7 +103,7 @@ def _page(toy: PopulationConfig, path_SD: FloatArray, tables: dict[str, pd.DataF
 
 
 def _shown(table: pd.DataFrame, headings: dict[str, str], form: str = "{:.5g}") -> str:
-    """A table whose numbers are written in one form, and whole ones as such."""
+    """Format a table: whole numbers as such, and all others in one form."""
 
     def cell(value: object) -> str:
         if not isinstance(value, float):

@@ -68,7 +68,7 @@ class Crew:
         to_screen: bool,
         flags: Sequence[str] = (),
     ) -> None:
-        """`flags` are words for every cell.
+        """Prepare the slots; `flags` are words for every cell.
 
         With `to_screen` a cell writes where this process does, else to a file in the ledger's
         folder.
