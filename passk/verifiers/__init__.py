@@ -1,1 +1,1 @@
-"""Verifiers: judge completions, `math/` by computer algebra and `code/` in a sandbox. No torch."""
+"""Verifiers of completions: `math/` uses computer algebra, `code/` a sandbox. No torch."""

@@ -1,4 +1,4 @@
-"""Answer checking: a batch of (problem, completion) in, a verdict each out, bounded in time."""
+"""Interface of verifiers, which judge batches of (problem, completion) in bounded time."""
 
 import re
 from collections.abc import Sequence
@@ -15,28 +15,27 @@ TRUNCATED = Verdict(0.0, "truncated")
 
 
 class Verifier(Protocol):
-    """Judges answers against gold answers."""
+    """Interface of objects that judge answers against gold answers."""
 
     def verify(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[Verdict]:
-        """One verdict per pair, in order.
+        """Return one verdict per pair, in order.
 
         Must return within a bounded time whatever the completions hold, and must not raise because
-        of what a model wrote. A check that takes too long gives `timeout`, one that breaks `error`:
-        with reward 0 where the answer causes it, or else a policy learns to write such answers and
-        leaves the counts; with reward None where the gold answer or the machine may be the cause.
+        of a model's text. A check that takes too long gives `timeout`, one that fails `error`: with
+        reward 0 if the answer is the cause (else a policy would learn to leave the counts by such
+        answers), and with reward None if the gold answer or the machine may be the cause.
         """
         ...
 
     def demonstrate(self, problem: Problem) -> str | None:
-        """A completion that must be judged right: the gold answer in the form that is read.
+        """Return a completion that must be judged right: the gold answer in a form that is read.
 
-        None where there is no such text, as where only a program can be right.
+        Return None if there is no such text, as for a code problem without a worked solution.
         """
         ...
 
     def self_test(self) -> list[tuple[Problem, str, str]]:
-        """Known cases: a problem, the text of a completion, and the reason it must come back
-        with."""
+        """Return known cases: a problem, the text of a completion, and the reason expected."""
         ...
 
     def close(self) -> None:
@@ -45,11 +44,11 @@ class Verifier(Protocol):
 
 
 class ConventionsVerifier:
-    """Compares the number after the last `=` of the completion with the gold answer.
+    """Verifier that compares the number after the completion's last `=` with the gold answer.
 
-    Digits of every script count. A completion that met the length limit is `truncated`, one without
-    such a number `unparsed`.
-    Linear in the length of the text, so no time limit is needed.
+    Digits of every script count. The number must end the text. A completion that met the
+    length limit is `truncated`, one without such a number `unparsed`. The check is linear in the
+    length of the text, so it needs no time limit.
     """
 
     _FINAL_NUMBER = re.compile(r"=(\d+)$")
@@ -82,4 +81,4 @@ class ConventionsVerifier:
         ]
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there are no worker processes."""

@@ -1,4 +1,4 @@
-"""Before step 0: is the verifier right about known answers, and does it accept the gold ones?"""
+"""Check a verifier before step 0, on cases with known verdicts and on the gold answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,22 +13,22 @@ _NUM_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class GoldCheck:
-    """Which problems' own gold answers were refused: (split, problem, verdict), in order."""
+    """Problems whose own gold answers were refused: (split, problem, verdict), in order."""
 
     num_checked: int
     refused: tuple[tuple[str, Problem, Verdict], ...]
 
     def kept(self, train: Sequence[Problem]) -> tuple[Problem, ...]:
-        """The training problems without those that can never be rewarded.
+        """Return the training problems without those whose gold answer got reward 0.
 
-        One whose check ran out of time stays: it might not the next time, and a resumed run must
-        see the same problems.
+        These could never be rewarded. A problem whose gold answer was not judged (reward None)
+        stays: it might be the next time, and a resumed run must see the same problems.
         """
         hopeless = {p.id for split, p, v in self.refused if split == "train" and v.reward == 0}
         return tuple(problem for problem in train if problem.id not in hopeless)
 
     def sentence(self, num_left_out: int) -> str:
-        """One line for the screen: how many, which, and what becomes of them."""
+        """Describe in one line which gold answers are refused, and the consequence."""
         named = ", ".join(problem.id for _, problem, _ in self.refused[:_NUM_NAMED])
         more = ", ..." if len(self.refused) > _NUM_NAMED else ""
         return (
@@ -58,9 +58,9 @@ def self_test(verifier: Verifier) -> None:
 def check_gold(
     verifier: Verifier, train: Sequence[Problem], heldout: Sequence[Problem]
 ) -> GoldCheck:
-    """Give the verifier every gold answer as if a model had written it.
+    """Verify every gold answer as if a model had written it.
 
-    Raises UserError when it accepts none of a split.
+    Raises UserError if the verifier accepts none of a split.
     """
     refused = []
     for split, problems in (("train", train), ("heldout", heldout)):
@@ -78,10 +78,10 @@ def check_gold(
 
 
 def refused_gold(verifier: Verifier, problems: Sequence[Problem]) -> list[tuple[Problem, Verdict]]:
-    """The problems whose own gold answer is not judged right, each with the verdict.
+    """Return the problems whose own gold answer is not judged right, each with the verdict.
 
-    Written as in the data, and as a person writes it: a gold of 1e-05 that only the same characters
-    are equal to would make every right answer wrong.
+    Each gold answer is tried as in the data, and as a person writes it: a gold of 1e-05 that equals
+    only the same characters would make every right answer wrong.
     """
     pairs = []
     for problem in problems:

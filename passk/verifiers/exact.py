@@ -1,4 +1,4 @@
-"""`verifier=exact`: equality of short answers after normalisation."""
+"""Judge the equality of short answers after normalisation (`verifier=exact`)."""
 
 import re
 import unicodedata
@@ -17,11 +17,11 @@ _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+")
 
 
 class ExactVerifier:
-    """Compares the last answer of a completion with the gold answer as text.
+    """Verifier that compares the final answer of a completion with the gold answer as text.
 
     Case, width, script of digits, spaces, quotation marks and final punctuation do not count;
-    everything else does:
-    `1/2` is not `0.5`. Linear in the length of the text, so no time limit is needed.
+    everything else does: `1/2` is not `0.5`. The check is linear in the length of the text, so it
+    needs no time limit.
     """
 
     def __init__(self, cfg: VerifierConfig) -> None:
@@ -54,13 +54,14 @@ class ExactVerifier:
         return [(gold, shown[0], "correct"), (gold, shown[1], "wrong")]
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there are no worker processes."""
 
 
 def normalise_short(text: str) -> str:
-    """Compatible characters, one case, single spaces, no quotation marks or final punctuation.
+    """Normalise characters (NFKC), case and spaces; strip quotation marks and final punctuation.
 
-    Digits of every script are one, as are dashes; separators of thousands in a whole number go.
+    Digits of every script become ASCII, dashes become `-`, and separators of thousands in a whole
+    number are removed.
     """
     text = " ".join(unicodedata.normalize("NFKC", plain_text(text)).casefold().split())
     text = _DASHES.sub("-", text)

@@ -1,4 +1,4 @@
-"""A verifier that errs on purpose, at known rates, as a gold answer that is wrong makes it err."""
+"""Verifier with deliberate errors at known rates, like those that a wrong gold answer causes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,15 +12,14 @@ FALSE_NEGATIVE, FALSE_POSITIVE = "false_negative", "false_positive"
 
 
 class NoisyVerifier:
-    """Turns verdicts of another verifier over, at `verifier.false_negative_rate` and its fellow.
+    """Verifier that flips verdicts of another, at the false negative and false positive rate.
 
-    Whether it errs is drawn once for each final answer to each problem, by a hash: the same answer
-    gets the same verdict in every step and process, however it was derived or written down, as from
-    a gold answer that is wrong. (Draws by completion would be a coin per sample, which no
-    deterministic verifier tosses, and which training averages out.) A completion without an answer,
-    such as a program, is its own answer. Only `correct` and `wrong` are turned over, so that what
-    was cut short, crashed or had no answer earns nothing. A larger rate errs wherever a smaller
-    one does.
+    A hash decides once for each final answer to each problem: the same answer gets the same verdict
+    in every step and process, however it was derived or written, as with a wrong gold answer.
+    (Draws per completion would be a coin toss per sample, unlike any deterministic verifier, and
+    training would average them out.) A completion without an answer, such as a program, is its own
+    answer. Only `correct` and `wrong` are flipped, so a completion that was cut short, crashed or
+    had no answer earns nothing. A larger rate errs wherever a smaller one does.
     """
 
     def __init__(self, verifier: Verifier, cfg: VerifierConfig) -> None:
@@ -49,20 +48,20 @@ class NoisyVerifier:
         return self._verifier.demonstrate(problem)
 
     def self_test(self) -> list[tuple[Problem, str, str]]:
-        """See `Verifier.self_test`; the cases are those of the verifier that does not err."""
+        """See `Verifier.self_test`; the cases are those of the verifier without errors."""
         return self._verifier.self_test()
 
     def close(self) -> None:
-        """The verifier inside belongs to who built it."""
+        """Do nothing: the code that built the inner verifier closes it."""
 
 
 def with_noise(verifier: Verifier, cfg: VerifierConfig) -> Verifier:
-    """The verifier of training rollouts: `verifier` itself where neither rate is above 0."""
+    """Return the verifier of training rollouts: `verifier` itself if neither rate is above 0."""
     return NoisyVerifier(verifier, cfg) if is_noisy(cfg) else verifier
 
 
 def uniform(noise_seed: int, problem_id: str, answer: str) -> float:
-    """A number in [0, 1) that depends on these three alone."""
+    """Return a number in [0, 1) that depends on these three arguments alone."""
     key = repr((noise_seed, problem_id, answer)).encode()  # repr keeps the three apart
     digest = hashlib.blake2b(key, digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53

@@ -1,11 +1,11 @@
-"""Processes that can be killed: a task that hangs or crashes costs itself and nothing else.
+"""Pool of processes that can be killed: a task that hangs or crashes affects no other task.
 
-A process that ends may have been killed for no fault of its task, by the system for want of memory
-for instance: the task is tried once more in another, so that such a kill changes no result. A
-process that the machine gave too little processor time gets longer, for the same reason.
+A process may be killed for a reason other than its task, such as a machine out of memory. So the
+task is tried once more in another process, and such a kill changes no result. For the same reason,
+a process that the machine gave too little processor time gets longer.
 
-`subprocess` and pipes only: a fork of a process that holds torch or vLLM threads can deadlock, and
-an alarm works in the main thread alone.
+The pool uses `subprocess` and pipes only: a fork of a process that holds torch or vLLM threads can
+deadlock, and an alarm works in the main thread alone.
 """
 
 import json
@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-START_SECONDS = 120.0  # imports, on a machine that is busy
-_LEAST_USED = 0.5  # of its time limit, in processor time: a process that had less did not hang
-_MOST_WAITS = 12  # time limits that a process gets to have that much
-_MAX_REQUEST_BYTES = 32_768  # half of what a pipe takes: a write to a waiting worker cannot block
+START_SECONDS = 120.0  # imports, on a busy machine
+_LEAST_USED = 0.5  # share of the time limit; a process with less processor time did not hang
+_MOST_WAITS = 12  # time limits that a process may take to get that much processor time
+_MAX_REQUEST_BYTES = 32_768  # half a pipe's capacity: a write to a waiting worker cannot block
 
 
 class WorkerHung(Exception):
@@ -35,21 +35,21 @@ class WorkerStarved(Exception):
 
 
 class WorkerCrashed(Exception):
-    """A process ended in the middle of a task, and so did the next one."""
+    """The process ended before the result, the task is too large, or the pool was closed."""
 
 
 class WorkerPool:
-    """Up to `num_workers` processes of `python -m module`, started when a task needs one.
+    """Pool of up to `num_workers` processes of `python -m module`, started when a task needs one.
 
-    A worker reads `limits` as its first line and answers with a line when it is ready; from then
-    on every line is a task, and one line is its result, all JSON. State: the processes.
+    A worker reads `limits` as its first line and answers with a line when it is ready. After that
+    every line is a task, and one line is its result, all in JSON. State: the processes.
     """
 
     def __init__(
         self, module: str, limits: Mapping[str, Any], num_workers: int, timeout_seconds: float
     ) -> None:
         workers = [_Worker(module, limits, timeout_seconds) for _ in range(num_workers)]
-        # Last in, first out: few tasks at a time keep few processes busy.
+        # Last in, first out: with few tasks at a time, few processes are busy.
         self._idle = queue.LifoQueue[_Worker]()
         for worker in workers:
             self._idle.put(worker)
@@ -58,10 +58,10 @@ class WorkerPool:
         self._is_closed = False
 
     def map(self, tasks: Sequence[Any]) -> list[Any]:
-        """The result of each task, in order: `WorkerHung`, `WorkerStarved` or `WorkerCrashed`
-        for a lost one.
+        """Return the result of each task, in order.
 
-        Raises RuntimeError when a worker does not start.
+        The result of a lost task is `WorkerHung`, `WorkerStarved` or `WorkerCrashed`. Raises
+        RuntimeError if a worker does not start.
         """
         if self._is_closed:
             return [WorkerCrashed("the pool was closed") for _ in tasks]
@@ -80,7 +80,7 @@ class WorkerPool:
             self._idle.put(worker)
 
     def close(self) -> None:
-        """End all processes, also those at work."""
+        """End all processes, including busy ones."""
         self._is_closed = True
         for worker in self._workers:
             worker.stop()
@@ -90,7 +90,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process, started again after it was lost."""
+    """One process, which is started again after it was lost."""
 
     def __init__(self, module: str, limits: Mapping[str, Any], timeout_seconds: float) -> None:
         self._module = module
@@ -100,7 +100,7 @@ class _Worker:
         self._is_stopped = False
 
     def run(self, task: Any) -> Any:
-        """The result of one task."""
+        """Return the result of one task."""
         request = json.dumps(task).encode() + b"\n"
         if len(request) > _MAX_REQUEST_BYTES:
             raise WorkerCrashed(f"a task of {len(request)} bytes is more than a worker takes")
@@ -121,7 +121,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 bufsize=0,
-                start_new_session=True,  # Ctrl-C is for the parent, which may still need it
+                start_new_session=True,  # Ctrl-C is for the parent, which may still need the worker
             )
             self._process = process
             try:
@@ -166,14 +166,14 @@ class _Worker:
         return json.loads(answer)
 
     def stop(self) -> None:
-        """Kill the process from another thread; the one that waits for its result sees it end."""
+        """Kill the process from another thread; the thread that waits for it sees it end."""
         self._is_stopped = True
         process = self._process
         if process is not None:
             process.kill()
 
     def end(self) -> None:
-        """Kill the process and give back its pipes."""
+        """Kill the process and close its pipes."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -185,7 +185,7 @@ class _Worker:
 
 
 def _processor_seconds(pid: int) -> float:
-    """Processor time of a process; without /proc, its wall-clock time stands for it."""
+    """Return the processor time of a process; without /proc, wall-clock time instead."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as file:
             fields = file.read().rpartition(")")[2].split()

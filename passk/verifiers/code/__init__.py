@@ -1,1 +1,1 @@
-"""Code that a model wrote, run in confined processes: see docs/sandbox.md."""
+"""Run model-written code in confined processes; see docs/sandbox.md."""

@@ -1,7 +1,7 @@
-"""What a process does to itself before it runs code that a model wrote.
+"""Confine the current process before it runs model-written code.
 
-Runs inside the processes that `server.py` forks. The limits hold for this process and for what it
-forks later; nothing here can be undone by it.
+This runs inside the processes that `server.py` forks. The limits hold for the process and for its
+later forks, and it cannot undo them.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ _MAX_OPEN_FILES = 32
 
 
 class Limits(NamedTuple):
-    """What one check may use. Memory and processor time are those of each of its two processes.
+    """Resources that one check may use. Memory and processor time hold for each of two processes.
 
     `seconds` is wall clock, `memory_bytes` address space, `file_bytes` the size of one file and of
     all files in the scratch folder.
@@ -36,7 +36,7 @@ class Limits(NamedTuple):
 
     @property
     def cpu_seconds(self) -> int:
-        """Processor time, whole seconds: what still ends a check that nobody is left to end."""
+        """Processor time in whole seconds; it ends a check even if no other process is left to."""
         return math.ceil(self.seconds) + 1
 
 
@@ -47,7 +47,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Let SIGKILL end this process when the thread that started it ends."""
+    """Have the kernel send SIGKILL to this process when the thread that started it ends."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it ended before we asked
         os.kill(os.getpid(), signal.SIGKILL)
@@ -56,25 +56,25 @@ def die_with_parent(parent_pid: int) -> None:
 def hide() -> None:
     """Make this process unreadable: its memory and files through /proc, ptrace and the like.
 
-    What it forks is unreadable from the beginning.
+    Its forks are unreadable from the start.
     """
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of processes whose parent ends: process 1 of a container may not reap."""
+    """Adopt descendants whose parent ends, since process 1 of a container may not reap them."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _drop_capabilities(machine: str) -> None:
-    """A user who is root, as in many containers, keeps no more rights than another user."""
+    """Drop all capabilities: root, as in many containers, has no more rights than other users."""
     header = ctypes.c_char_p(struct.pack("Ii", _CAPABILITIES_V3, 0))
     if _LIBC.syscall(ctypes.c_long(_CAPSET[machine]), header, ctypes.c_char_p(bytes(24))) != 0:
         raise OSError(ctypes.get_errno(), "capset")
 
 
 def _needed_by_python() -> list[str]:
-    """The standard library, shared libraries, time zones and random numbers."""
+    """Return the paths of the standard library, shared libraries, time zones and random numbers."""
     prefixes = {sys.base_prefix, sys.base_exec_prefix}
     libraries = [f"{prefix}/{folder}" for prefix in prefixes for folder in ("lib", sys.platlibdir)]
     system = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime"]
@@ -83,10 +83,10 @@ def _needed_by_python() -> list[str]:
 
 
 def confine(limits: Limits, scratch: str, machine: str) -> int:
-    """Apply everything but the seccomp filter, which `seccomp.py` puts on each process by itself.
+    """Apply everything but the seccomp filter, which `seccomp.py` puts on each process separately.
 
-    Return the Landlock rules, for `landlock.enter` in what this process forks. UserError says what
-    the kernel lacks.
+    Return the Landlock rules, for `landlock.enter` in forks of this process. Raises UserError that
+    says what the kernel lacks.
     """
     for kind, value in (
         (resource.RLIMIT_CPU, limits.cpu_seconds),

@@ -1,11 +1,11 @@
-"""The process that runs the tests. It never runs the code under test, only asks for its answers.
+"""Process that runs the tests. It never runs the code under test, only requests its answers.
 
 `server.py` forks it, with the standard library only. It confines itself, forks the process that
-runs the model's code (`solution.py`), and lets the tests call that over a pair of pipes. So code
-under test cannot reach the result: leaving early, reading the tests or the stack, changing built-in
-functions and objects that call themselves equal to everything all happen in the other process, and
-what comes back is compared here, as plain values. The solution's process cannot open this one's
-files or memory either: it is in a Landlock domain below, and this process is not dumpable.
+runs the model's code (`solution.py`), and lets the tests call that code over a pair of pipes. So
+code under test cannot reach the result: if it leaves early, reads the stack, changes built-in
+functions or makes objects that equal everything, all that happens in the other process, and its
+answers are compared here, as plain values. The solution's process cannot open this one's files or
+memory either: it is in a Landlock domain below, and this process is not dumpable.
 """
 
 import ast
@@ -30,7 +30,7 @@ from passk.verifiers.code.remote import Link, SolutionEnded
 from passk.verifiers.code.remote_values import is_value, unpack
 from passk.verifiers.code.solution import run_solution
 
-# What a judge sends: see `run_judge`.
+# Messages of a judge: see `run_judge`.
 HEADER = struct.Struct("=i")
 STARTED = b"!"
 _BEYOND_ALL_FILES = 2**20
@@ -44,7 +44,7 @@ def _calls(node: ast.stmt, name: str) -> bool:
 
 
 def _functions_left_to_call(tests: ast.Module) -> list[str]:
-    """`check(candidate)` and `test_...()` that the tests define but do not call themselves."""
+    """Return the names `check` and `test_...` that the tests define but do not call themselves."""
     functions = [node for node in tests.body if isinstance(node, ast.FunctionDef)]
     other = [node for node in tests.body if not isinstance(node, ast.FunctionDef)]
     names = [f.name for f in functions if f.name == "check" or f.name.startswith("test_")]
@@ -52,7 +52,7 @@ def _functions_left_to_call(tests: ast.Module) -> list[str]:
 
 
 def _assert_something(tests: ast.Module, called: Collection[str]) -> bool:
-    """Whether there is an assertion at the margin or in a function that is called."""
+    """Return True if there is an assertion at the top level or in a function of `called`."""
     functions = [n for n in tests.body if isinstance(n, ast.FunctionDef) and n.name in called]
     return any(isinstance(node, ast.Assert) for node in tests.body) or any(
         isinstance(node, ast.Assert) for function in functions for node in ast.walk(function)
@@ -60,10 +60,10 @@ def _assert_something(tests: ast.Module, called: Collection[str]) -> bool:
 
 
 def _modules(tests: ast.Module) -> dict[str, object]:
-    """Modules of the standard library that the tests use, imported by them or not.
+    """Import the standard library modules that the tests use, whether or not they import them.
 
-    Tests were often written to run below a program that imports what they need; what is taken from
-    the library itself cannot be the program's own idea of, say, `math.isclose`.
+    Tests were often written to follow a program that imports what they need. A module from the
+    library itself cannot be replaced by the program's own version of, say, `math.isclose`.
     """
     uses = (node.value for node in ast.walk(tests) if isinstance(node, ast.Attribute))
     names = {value.id for value in uses if isinstance(value, ast.Name)}
@@ -75,7 +75,7 @@ def _modules(tests: ast.Module) -> dict[str, object]:
 
 
 def _wanted(prompt: Prompt, secret: Mapping[str, str], modules: Mapping[str, object]) -> set[str]:
-    """Names that the program has to define, as far as prompt, tests and worked solution say so."""
+    """Return the names that the program must define, by prompt, tests and worked solution."""
     tests, solution = read_block(secret["tests"]), read_block(secret["solution"])
     used = tests.needed if tests is not None else frozenset[str]()
     wanted = used.union(prompt.asked) - prompt.given - modules.keys() - {"candidate"}
@@ -95,28 +95,28 @@ def _is_given(name: str, value: object, prompt: Prompt) -> bool:
 def _namespace(
     prompt: Prompt, modules: Mapping[str, object], solution: str, defined: Mapping[str, object]
 ) -> dict[str, object]:
-    """What the tests see: modules they use, what the prompt gives, and the rest of the program's.
+    """Build the tests' namespace: modules they use, the prompt's names, the program's other names.
 
     The program cannot put its own `abs` or `math` into the tests, unless the problem itself defines
     a function or class of that name. What the prompt defines besides what it asks for runs here: a
-    program may repeat such a function, or write its own for itself, but the tests use the prompt's.
+    program may repeat such a function or replace it for itself, but the tests use the prompt's.
     """
     space: dict[str, object] = {"__name__": "tests"}
     if prompt.code is not None and prompt.given:
         exec(prompt.code.code, space)
     given = {name: value for name, value in space.items() if _is_given(name, value, prompt)}
-    # `__builtins__` is no built-in name, and would replace them all: the program could have written
-    # this message itself.
+    # The name `__builtins__` is not in vars(builtins), and would replace all built-in names: the
+    # program could have written this message itself.
     reserved = {"__builtins__", *vars(builtins), *modules}
     reserved -= set(_DEFINED.findall(f"{prompt.text}\n{solution}"))
     theirs = {name: value for name, value in defined.items() if name not in {*reserved, *given}}
-    space.clear()  # but the same: functions of the prompt may call what the program defines
+    space.clear()  # keep the same dict: functions of the prompt may call what the program defines
     space |= {**modules, **given, **theirs, "__name__": "tests"}
     return space
 
 
 def _entry_point(asked: Iterable[str], functions: object, space: Mapping[str, object]) -> object:
-    """The last function that is asked for and there, else the last that the program defines."""
+    """Return the last function asked for that exists, else the last that the program defines."""
     assert isinstance(functions, list)
     there = [name for name in [*functions, *asked] if name in space]
     return space[there[-1]] if there else None
@@ -145,16 +145,16 @@ def _run_tests(prompt: str, secret: Mapping[str, str], tests: ast.Module, link: 
         function = space[name]
         assert isinstance(function, types.FunctionType)
         function(*([candidate] if function.__code__.co_argcount else []))
-    # Asked of the tests first: a program must not be able to make itself untested.
+    # The tests decide first: a program must not be able to make itself untested.
     if link.num_calls or _assert_something(tests, left_to_call):
         return "correct"
     return "wrong" if may_be_called_unseen else "untested"
 
 
 def _judge(prompt: str, secret: Mapping[str, str], link: Link) -> str:
-    """`correct`, `wrong`, `unparsed`, `timeout`, `error`; `untested` where the tests test nothing.
+    """Return `correct`, `wrong`, `unparsed`, `timeout` or `error`; `untested` if nothing is tested.
 
-    How the solution's process ended comes before what the tests made of that.
+    If the solution's process has ended, the reason of that takes precedence over the tests' result.
     """
     try:
         tests = ast.parse(secret["tests"])
@@ -162,13 +162,13 @@ def _judge(prompt: str, secret: Mapping[str, str], link: Link) -> str:
         return "untested"
     try:
         outcome = _run_tests(prompt, secret, tests, link)
-    except BaseException:  # whatever tests raise is a test that failed, SystemExit too
+    except BaseException:  # any exception is a failed test, SystemExit too
         outcome = "wrong"
     return link.ended or outcome
 
 
 def _fork_solution(ruleset: int, start_by: float, limits: Limits) -> Link:
-    """Start the solution's process. It is forked before this one has read anything of the check."""
+    """Start the solution's process, forked before this one has read anything of the check."""
     requests_in, requests_out = os.pipe()
     replies_in, replies_out = os.pipe()
     judge_pid = os.getpid()
@@ -176,7 +176,7 @@ def _fork_solution(ruleset: int, start_by: float, limits: Limits) -> Link:
     if pid == 0:
         try:
             die_with_parent(judge_pid)
-            landlock.enter(ruleset)  # below the judge's domain, which it cannot reach from there
+            landlock.enter(ruleset)  # in a domain below the judge's, which it cannot reach
             os.dup2(requests_in, 3)
             os.dup2(replies_out, 4)
             os.closerange(5, _BEYOND_ALL_FILES)
@@ -199,10 +199,10 @@ def _read_from(channel: socket.socket, size: int) -> bytes:
 def run_judge(channel: socket.socket, scratch: int, limits: Limits, start_by: float) -> None:
     """Run one check, in a process that was forked for it and ends after it.
 
-    `channel`, of which the solution has no end, brings the program and the tests. Sent are
-    `HEADER`, the number of the solution's process with descriptors of this process and that one;
-    `STARTED` as the program starts; then the outcome. Where the sandbox cannot be set up, a
-    sentence stands in place of the last two, and the number may be 0 and come without descriptors.
+    `channel`, which the solution does not have, brings the program and the tests. The judge sends
+    `HEADER`, the number of the solution's process, with descriptors of this process and that one;
+    `STARTED` when the program starts; then the outcome. If the sandbox cannot be set up, a sentence
+    replaces the last two, and the number may be 0, without descriptors.
     """
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

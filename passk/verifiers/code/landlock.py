@@ -1,8 +1,8 @@
-"""Which files a checked program may open: Landlock, Linux 5.13 and later.
+"""Limit the files that a checked program may open, by Landlock (Linux 5.13 and later).
 
-Rights are given, never taken away one by one: reading below the folders that Python needs, and in
-one scratch folder reading, writing, making and removing regular files. Everything else is refused,
-so the scratch folder stays flat: no folders, links, sockets or devices in it.
+Everything is refused except the rights given here: to read below the folders that Python needs, and
+to read, write, make and remove regular files in one scratch folder. So the scratch folder stays
+flat: no folders, links, sockets or devices in it.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from passk.errors import UserError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
-# The same numbers on every architecture.
+# System call numbers, the same on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION, _RULE_PATH_BENEATH = 1, 1
 
@@ -28,18 +28,18 @@ _NUM_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # by version; from version 5 on ther
 
 
 def _call(number: int, *arguments: object) -> int:
-    """A Landlock system call; -1 where it fails (then errno is set)."""
+    """Make a Landlock system call; return -1 if it fails (then errno is set)."""
     return int(_LIBC.syscall(ctypes.c_long(number), *arguments))
 
 
 def version() -> int:
-    """The Landlock version of the running kernel; 0 where there is none."""
+    """Return the Landlock version of the running kernel; 0 if it has none."""
     size = ctypes.c_size_t(0)
     return max(0, _call(_CREATE_RULESET, None, size, ctypes.c_uint(_CREATE_RULESET_VERSION)))
 
 
 def _ruleset(abi: int) -> tuple[int, int]:
-    """A new ruleset's file descriptor, and the rights that it governs."""
+    """Make a ruleset; return its file descriptor and the rights that it governs."""
     handled = (1 << _NUM_RIGHTS.get(abi, 16)) - 1
     attributes = [handled]
     if abi >= 4:
@@ -66,10 +66,10 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def make_ruleset(readable: Iterable[str], writable_device: str, scratch: str) -> int:
-    """Make the rules that `enter` applies. Absent paths are passed over.
+    """Make the rules that `enter` applies. Missing paths of `readable` are skipped.
 
-    UserError where the kernel has no Landlock: without it a program could read and write whatever
-    the user can, and nothing else here would keep it from that.
+    Raises UserError if the kernel has no Landlock: without it a program could read and write
+    whatever the user can, and nothing else here would prevent that.
     """
     abi = version()
     if abi == 0:
@@ -89,8 +89,8 @@ def make_ruleset(readable: Iterable[str], writable_device: str, scratch: str) ->
 def enter(ruleset: int) -> None:
     """Confine this process, for good, in a new domain below its present one.
 
-    It must have NO_NEW_PRIVS. Processes of a domain cannot read, trace or signal those of another
-    one, except of domains below their own.
+    It must have NO_NEW_PRIVS. Processes of a domain cannot read or trace those of another one, nor,
+    from Landlock version 6 on, signal them, except in domains below their own.
     """
     if _call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0)) != 0:
         raise UserError(f"verifier=python: Landlock refused: errno {ctypes.get_errno()}")

@@ -1,9 +1,9 @@
-"""Checks of code that a model wrote, in processes of their own: started, limited, ended.
+"""Start, limit and end the processes that check model-written code.
 
 A fork server (`server.py`) makes the two processes of a check, which confine themselves before that
-code runs: seccomp, Landlock, resource limits. Here: the wall clock, the scratch folder with what it
-may hold, the end of both processes, and their one outcome. docs/sandbox.md says what is limited and
-what is not.
+code runs: by seccomp, Landlock and resource limits. This module handles the wall clock, the scratch
+folder and the limits of its content, the end of both processes, and their one outcome.
+docs/sandbox.md says what is limited and what is not.
 """
 
 import os
@@ -25,10 +25,10 @@ from passk.verifiers.code.remote_values import pack
 from passk.verifiers.code.scratch import ScratchFolders
 from passk.verifiers.code.server import REQUEST
 
-# The judge ends on time by itself, as long as its tests call the solution; else this is added.
+# Added to the time limit: the judge ends on time by itself only while its tests call the solution.
 _GRACE_SECONDS = 0.5
 _LOOK_EVERY_SECONDS = 0.1
-_GONE_SECONDS = 5.0  # for what was killed to end
+_GONE_SECONDS = 5.0  # for killed processes to end
 _START_SECONDS = 30.0  # on a busy machine; not counted as the program's time
 _MAX_FILES = 1000
 _MAX_THREADS = 128
@@ -39,7 +39,7 @@ _PACKAGE_FOLDER = Path(__file__).resolve().parents[3]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A program and its tests. `prompt` may hold code, `solution` is the problem's own answer."""
+    """A program and its tests. `prompt` may hold code; `solution` is the worked solution."""
 
     prompt: str
     code: str
@@ -49,11 +49,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a check ended.
+    """Outcome of a check.
 
     `result` is `correct`, `wrong`, `unparsed`, `timeout`, `error` (the program was killed: a crash,
-    memory, files, threads), `untested` (the tests call nothing or are no Python) or `not_started`:
-    the program never ran, or the machine ended it, and `refused` says what the machine lacks, where
+    memory, files, threads), `untested` (the tests test nothing or are not Python) or `not_started`:
+    the program never ran, or the machine ended it. Then `refused` says what the machine lacks, if
     that is known.
     """
 
@@ -69,7 +69,7 @@ class _Server:
         self._control.settimeout(_START_SECONDS)
         own = os.pidfd_open(os.getpid())
         # Not -I: it would ignore PYTHONHASHSEED, and the order of sets would differ between runs.
-        # The package comes last on the path and leaves it again, so that it hides no module.
+        # The package is last on the path and is removed again, so that it hides no module.
         start = f"import sys; sys.path.append({str(_PACKAGE_FOLDER)!r}); "
         start += "import passk.verifiers.code.server; sys.path.pop(); "
         start += f"passk.verifiers.code.server.serve({own})"
@@ -89,7 +89,7 @@ class _Server:
         self.pid = self._process.pid
 
     def fork(self, start_by: float, limits: Limits, scratch: Path) -> socket.socket:
-        """Start a check and return its channel. OSError where the server is gone."""
+        """Start a check and return its channel; raise OSError if the server is gone."""
         ours, theirs = socket.socketpair()
         with ExitStack() as on_error, theirs:
             on_error.callback(ours.close)
@@ -104,13 +104,13 @@ class _Server:
         return ours
 
     def is_gone(self) -> bool:
-        """Whether it has ended; asked after a check ended in silence, perhaps because of that."""
+        """Return True if the server has ended, which may be why a check ended silently."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_LOOK_EVERY_SECONDS)
         return self._process.returncode is not None
 
     def end(self) -> None:
-        """Kill it, and with it the checks that run."""
+        """Kill the server, and with it the running checks."""
         self._control.close()
         self._process.kill()
         self._process.wait()
@@ -155,18 +155,18 @@ def _kill(processes: list[int]) -> None:
 
 
 def _outcome(said: bytes, ended_for: str) -> Outcome:
-    """Read what a judge said, which is one word of a fixed set."""
+    """Read a judge's message: one word of a fixed set after `STARTED`, else a sentence."""
     word = said.removeprefix(STARTED).decode(errors="replace")
     if not said.startswith(STARTED):
         return Outcome("not_started", word)
-    # Once the program runs, whatever ends the check is the program's doing.
+    # Once the program runs, the program is the cause of any end of the check.
     return Outcome(ended_for or (word if word in _OUTCOMES else "error"))
 
 
 def _listen(
     channel: socket.socket, pid: int, scratch: Path, limits: Limits, start_by: float
 ) -> tuple[bytes, str]:
-    """Wait for the end: what the judge said, and why the check has to be ended where it has to."""
+    """Wait for the end; return the judge's message, and a reason if the check must be ended."""
     said, until = b"", start_by
     channel.settimeout(_LOOK_EVERY_SECONDS)
     while len(said) <= _MAX_SAID_BYTES:
@@ -190,7 +190,7 @@ def _listen(
 
 
 class Sandbox:
-    """Runs checks. Any number of threads may use it at once."""
+    """Runner of checks. Any number of threads may use it at once."""
 
     def __init__(self) -> None:
         self._scratch = ScratchFolders()
@@ -200,11 +200,11 @@ class Sandbox:
 
     @property
     def folder(self) -> Path:
-        """Where the scratch folders are."""
+        """Folder of the scratch folders."""
         return self._scratch.folder
 
     def _server(self, lost: _Server | None) -> _Server:
-        """The server that runs; another one than `lost`."""
+        """Return the running server; start one if there is none but `lost`."""
         with self._lock:
             if self._servers and self._servers[-1] is lost:
                 self._servers.pop().end()
@@ -213,9 +213,9 @@ class Sandbox:
             return self._servers[-1]
 
     def run(self, check: Check, limits: Limits) -> Outcome:
-        """Run one check, which takes `limits.seconds` and the start of a process at the most.
+        """Run one check, in at most `limits.seconds` and the start of a process.
 
-        Leaves nothing behind. OSError where the machine has no room for a process. A check that
+        Leaves nothing behind. Raises OSError if the machine has no room for a process. A check that
         ends because its server was killed is run once more.
         """
         server = self._server(None)
@@ -226,7 +226,7 @@ class Sandbox:
         return outcome or Outcome("not_started")
 
     def _run_once(self, server: _Server, check: Check, limits: Limits) -> Outcome | None:
-        """None where the check was lost together with its server."""
+        """Run one check; return None if it was lost together with its server."""
         job = pack({name: getattr(check, name) for name in Check.__slots__})
         start_by = time.monotonic() + _START_SECONDS
         said, ended_for = b"", ""
@@ -234,7 +234,7 @@ class Sandbox:
         with self._scratch.one() as scratch:
             try:
                 with server.fork(start_by, limits, scratch) as channel:
-                    with suppress(BrokenPipeError, ConnectionResetError):  # then it says why
+                    with suppress(BrokenPipeError, ConnectionResetError):  # see its message
                         channel.sendall(job)
                     header, processes, *_ = socket.recv_fds(
                         channel, HEADER.size, 2, socket.MSG_CMSG_CLOEXEC

@@ -1,17 +1,18 @@
-"""Find the program in what a model wrote. Reads text; nothing of it runs here.
+"""Find the program in a model's text. The text is only read; nothing of it runs here.
 
 A completion can be read in several ways, tried in this order:
 
 1. the whole text is Python;
 2. its fenced blocks, marked as Python or not at all;
-3. the same, with the text beginning inside a block that the prompt opened or nobody did;
-4. pieces of Python between prose, at the left margin or, as Markdown has it, all indented.
+3. the same, with the text beginning inside a block, as if a fence opened before it;
+4. pieces of Python between prose, at the left margin or, as in Markdown, all indented.
 
-The first reading counts in which the blocks define a name that is wanted: what the prompt asks for
-and what the tests use. The program is, for each such name, the last block that defines it, and the
-blocks with the names that these need, in the order of the text. After readings 2 and 3 a block may
-also go on where the prompt's text ends, inside a function. Exactly one program comes out, so a
-completion has one chance.
+The first reading counts whose blocks define a wanted name: one that the prompt asks for or that the
+tests use. The program is, for each such name, the last block that defines it, with the blocks that
+define the names it needs, in the order of the text. After readings 2 and 3, a block may also
+continue the prompt's text inside a function. If no reading counts, the program is the last block of
+readings 1 and 2 that is more than expressions. The result is exactly one program, so a completion
+has one chance.
 """
 
 import ast
@@ -45,7 +46,7 @@ _PROGRAM = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast
 
 
 class Block(NamedTuple):
-    """A piece of Python that compiles. Names of its top level; stubs count as not defined."""
+    """A piece of Python that compiles, with its top-level names; stubs count as not defined."""
 
     code: types.CodeType
     tree: ast.Module
@@ -59,16 +60,16 @@ class Block(NamedTuple):
 
     @property
     def is_prose(self) -> bool:
-        """Expressions alone, such as a word that happens to be a name."""
+        """True if the block holds only expressions, such as a word that happens to be a name."""
         return all(isinstance(node, ast.Expr) for node in self.tree.body)
 
 
 class Prompt(NamedTuple):
-    """What a prompt says in Python.
+    """The Python in a prompt.
 
-    `begun` is what a completion may go on with, and `code` that as a whole, None for prose. `asked`
-    are the functions and classes to write, the entry point last; `given` is everything else that a
-    prompt with a function to complete defines itself.
+    `begun` is the text that a completion may continue, and `code` its Python, None for prose.
+    `asked` are the functions and classes to write, the entry point last. `given` are the other
+    names, without classes, that a prompt with a function to complete defines or imports.
     """
 
     text: str
@@ -79,12 +80,12 @@ class Prompt(NamedTuple):
 
 
 def _lines(text: str) -> list[str]:
-    """Lines as Python counts them; `str.splitlines` knows more ends."""
+    """Split into lines as Python counts them; `str.splitlines` splits at more characters."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _is_stub(node: ast.stmt) -> bool:
-    """A function without a body: a docstring, `pass`, `...` or NotImplementedError at the most."""
+    """Return True for a function with at most a docstring, `pass`, `...` or NotImplementedError."""
     if not isinstance(node, _Function):
         return False
     body = [child for child in node.body if not isinstance(child, ast.Pass)]
@@ -101,7 +102,10 @@ def _is_constant(node: ast.stmt) -> bool:
 
 
 def _is_to_complete(node: ast.stmt) -> bool:
-    """A stub, or a class with one that does not say that subclasses have to define it."""
+    """Return True for a stub, or a class with a stub that does not end in a `raise`.
+
+    A `raise` says that subclasses define the function.
+    """
     if isinstance(node, ast.ClassDef):
         stubs = [child for child in node.body if isinstance(child, _Function) and _is_stub(child)]
         return any(not isinstance(stub.body[-1], ast.Raise) for stub in stubs)
@@ -134,7 +138,7 @@ def _read_exactly(source: str) -> Block | None:
 
 
 def read_block(source: str) -> Block | None:
-    """The source as Python, if need be without a common indentation and marks of no width."""
+    """Read the source as Python, if needed without common indentation and zero-width marks."""
     cleaned = source.translate(_NO_WIDTH)
     variants = (source, textwrap.dedent(source), cleaned, textwrap.dedent(cleaned))
     blocks = map(_read_exactly, dict.fromkeys(variants))
@@ -142,14 +146,14 @@ def read_block(source: str) -> Block | None:
 
 
 def _completed(source: str) -> str:
-    """The source with a body for the function whose head it ends in."""
+    """Return the source with a body for the function whose head it ends in."""
     last = next((line for line in reversed(_lines(source)) if line.strip()), "")
     indentation = last[: len(last) - len(last.lstrip())] + " " * _TAB
     return f"{source}\n{indentation}pass\n"
 
 
 def _prompt_sources(text: str) -> Iterator[str]:
-    """Where a prompt's Python may stand: all of it, its end, its fenced blocks."""
+    """Yield the places of a prompt's Python: all of it, its end, its fenced blocks."""
     lines = _lines(text)
     for at, line in enumerate(lines):
         if at == 0 or _BEGINS_CODE.match(line):
@@ -158,7 +162,7 @@ def _prompt_sources(text: str) -> Iterator[str]:
 
 
 def read_prompt(text: str) -> Prompt:
-    """The Python of a prompt: all of it, or of prose what holds a function to complete.
+    """Read the Python of a prompt: all of it, or the part of prose with a function to complete.
 
     It may end in the head of that function.
     """
@@ -180,7 +184,7 @@ def read_prompt(text: str) -> Prompt:
 
 
 def _outdented(line: str, lead: str) -> str:
-    """The line without what stands before its block's fence: quotation marks, then columns."""
+    """Remove the lead of a block's fence from a line: Markdown's quotation marks, then columns."""
     quotes = lead.count(">")
     for _ in range(quotes):
         line = re.sub(r"^[ \t]{0,3}>[ ]?", "", line)
@@ -193,11 +197,11 @@ def _outdented(line: str, lead: str) -> str:
 
 
 def fenced_blocks(text: str) -> list[str]:
-    """The blocks of a text in Markdown that are marked as Python or not at all.
+    """Return the fenced blocks of a Markdown text that are marked as Python or not marked.
 
-    As CommonMark has it, in lists and quotations too: a fence is closed by one as long or longer
-    that is indented by at most three columns more, and a block that is not closed ends with the
-    text. A line that opens another block ends it as well, as no Python begins like that.
+    As in CommonMark, lists and quotations included, a fence is closed by one at least as long that
+    is indented by at most three columns more, and a block that is not closed ends with the text. A
+    line that opens another block ends it as well, as no Python begins like that.
     """
     blocks: list[list[str]] = []
     block: list[str] = []
@@ -217,13 +221,13 @@ def fenced_blocks(text: str) -> list[str]:
 
 
 def _ends(match: re.Match[str], lead: str, fence: str) -> bool:
-    """Whether a fence ends the block with this one, closing it or opening another."""
+    """Return True if a fence ends the block of `fence`, by closing it or opening another."""
     further = len(match["lead"].expandtabs(_TAB)) - len(lead.expandtabs(_TAB))
     return match["fence"].startswith(fence) and further <= 3
 
 
 def _longest_program(lines: Sequence[str]) -> int:
-    """How many of the lines are Python, if cut at the left margin, that is between statements."""
+    """Return how many of the first lines are Python, cut between top-level statements."""
     end = len(lines)
     while end > 0:
         try:
@@ -239,7 +243,7 @@ def _longest_program(lines: Sequence[str]) -> int:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Python at the left margin, without words alone that happen to be names."""
+    """Yield pieces of Python at the left margin, without expressions that call nothing."""
     lines, at = _lines(text), 0
     while at < len(lines):
         length = _longest_program(lines[at:]) if _BEGINS_CODE.match(lines[at]) else 0
@@ -261,7 +265,10 @@ def _readable(sources: Iterable[str]) -> list[Block]:
 
 
 def _last_definers(blocks: Sequence[Block], wanted: frozenset[str]) -> list[int]:
-    """Of each wanted name the last block that defines it, or if none is, that imports it."""
+    """Return the places of the last blocks that define wanted names, or import them if none does.
+
+    Without wanted names, return the last block with definitions, else the last that binds a name.
+    """
     if not wanted:
         definers = [i for i, block in enumerate(blocks) if block.has_definitions]
         return (definers or [i for i, block in enumerate(blocks) if block.defined])[-1:]
@@ -273,7 +280,7 @@ def _last_definers(blocks: Sequence[Block], wanted: frozenset[str]) -> list[int]
 
 
 def _select(blocks: Sequence[Block], wanted: frozenset[str], known: frozenset[str]) -> list[Block]:
-    """The blocks that define what is wanted, and what these need in turn; [] if none does."""
+    """Return the blocks that define wanted names, with what they need in turn; [] if none does."""
     left, chosen = _last_definers(blocks, wanted), set[int]()
     while left:
         index = left.pop()
@@ -287,7 +294,7 @@ def _select(blocks: Sequence[Block], wanted: frozenset[str], known: frozenset[st
 
 
 def _continued(prompt: Prompt, source: str) -> list[Block]:
-    """The prompt's text and what goes on inside its function, up to where that is no Python."""
+    """Return the prompt's text with its continuation by `source`, as far as that is Python."""
     source = source.translate(_NO_WIDTH)
     if not prompt.begun.strip() or not source.strip():
         return []
@@ -304,10 +311,10 @@ def _continued(prompt: Prompt, source: str) -> list[Block]:
 
 
 def find_program(prompt: Prompt, completion: str, wanted: frozenset[str]) -> list[Block] | None:
-    """What to run, in order; None where there is no program. See the module.
+    """Return the blocks to run, in order; None if there is no program. See the module.
 
-    A program that is not the rest of the prompt's function runs after the prompt's own code: it may
-    leave out imports and functions that stand there.
+    A program that does not continue the prompt's function runs after the prompt's own code, as it
+    may leave out imports and functions of the prompt.
     """
     before = [] if prompt.code is None else [prompt.code]
     known = frozenset(name for block in before for name in block.defined | block.imported)

@@ -1,4 +1,4 @@
-"""The tests' side of the pipes: calls into the process that runs the solution, and its objects."""
+"""Call into the process that runs the solution, from the tests' side, and represent its objects."""
 
 import os
 import select
@@ -11,26 +11,26 @@ from passk.verifiers.code.remote_values import builtin_type, decode, encode, pac
 
 
 class SolutionEnded(BaseException):
-    """The other process is gone; not an Exception, so that tests do not catch it."""
+    """The solution's process is gone; not an Exception, so that tests do not catch it."""
 
 
 class Link:
-    """Calls into the solution's process, its end and why.
+    """Connection to the solution's process, with the reason of its end.
 
-    `deadline` is a time of `time.monotonic`; at it the process is killed.
+    `deadline` is a time of `time.monotonic` at which the process is killed.
     """
 
     def __init__(self, pid: int, requests: int, replies: int, deadline: float, cpu_seconds: int):
         self.pid, self._requests, self._replies = pid, requests, replies
         self.deadline, self._cpu_seconds = deadline, cpu_seconds
-        self.ended = ""  # `timeout`, `error` or `wrong` once the process has ended by itself
+        self.ended = ""  # the reason once the process has ended: `timeout`, `error` or `wrong`
         self.num_calls = 0
 
     def end(self, reason: str | None = None) -> None:
-        """Kill and reap the solution. Without a reason, its own end gives it."""
+        """Kill and reap the solution. Without a reason, derive it from how the process ended."""
         if self.pid == 0:
             return
-        os.kill(self.pid, signal.SIGKILL)  # does nothing to one that has ended
+        os.kill(self.pid, signal.SIGKILL)  # has no effect on one that has ended
         _, status, used = os.wait4(self.pid, 0)
         self.pid = 0
         if os.WIFSIGNALED(status):
@@ -55,9 +55,9 @@ class Link:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """End the solution where what it said is not of the form that it has to be.
+        """End the solution if its message is malformed.
 
-        The tests must not see how reading it failed: an exception can be what they wait for.
+        The tests must not see the exception of a failed read: they may expect one.
         """
         try:
             yield
@@ -66,7 +66,7 @@ class Link:
             raise SolutionEnded from None
 
     def receive(self) -> dict[str, object]:
-        """The next message of the solution."""
+        """Return the next message of the solution."""
         if self.ended:
             raise SolutionEnded
         with self.reading():
@@ -85,11 +85,11 @@ class Link:
             raise SolutionEnded from None
 
     def value(self, encoded: object) -> object:
-        """A value of the solution, with objects that stay there as `Remote`."""
+        """Decode a value of the solution; objects that stay there become `Remote`."""
         return decode(encoded, lambda reference: Remote(self, reference))
 
     def call(self, operation: str, args: tuple[object, ...], kwargs: object = None) -> object:
-        """Let the solution do one of `solution.OPERATIONS`, and change arguments as it did."""
+        """Run one of `solution.OPERATIONS` in the solution, and change arguments as it did."""
         self.num_calls += 1
         request = {
             "operation": operation,
@@ -109,9 +109,9 @@ class Link:
 
 
 class Remote:
-    """An object of the solution: a function, class, instance, iterator.
+    """An object of the solution: a function, class, instance or iterator.
 
-    It equals another of its kind if the solution says so, but never a plain value.
+    It equals another `Remote` if the solution says so, but never a plain value.
     """
 
     _link: Link
@@ -160,10 +160,10 @@ def _reference(value: object) -> int:
 
 
 def _exception(reply: Mapping[str, object], may_stop: bool) -> BaseException:
-    """The solution's exception, as the nearest built-in one.
+    """Return the solution's exception, as the nearest built-in one.
 
-    StopIteration comes out of an iterator only: raised by a function, it would end a `map` of the
-    tests, and what they did not get to would count as passed.
+    StopIteration may come only from an iterator: raised by a function, it would end a `map` of the
+    tests, and the rest of them would count as passed.
     """
     names, arguments = reply["raised"], reply["arguments"]
     assert isinstance(names, list) and isinstance(arguments, list)

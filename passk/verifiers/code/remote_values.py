@@ -1,9 +1,9 @@
-"""How values travel between the code that is tested and the tests: JSON, nothing that can run.
+"""Encode values between the tested code and the tests as JSON, so that nothing can run.
 
-The reader trusts nothing it reads. Values of built-in types, and of those of the standard library
-whose equality is a matter of their content, travel by value and arrive as exactly those types,
-whatever a subclass had redefined. Built-in types travel by name. Everything else stays where it is
-and travels as a number that stands for it.
+The reader trusts nothing it reads. Values of built-in types, and of standard library types that
+compare by content, travel by value and arrive as exactly those types, whatever a subclass had
+redefined. Built-in types travel by name. Everything else stays where it is and travels as a number
+that stands for it.
 """
 
 import builtins
@@ -22,7 +22,7 @@ MAX_MESSAGE_BYTES = 64 * 2**20
 
 
 class _Form(NamedTuple):
-    """`parts` takes a value apart; its type, or `make`, puts the parts together again."""
+    """Encoding of a type: `parts` takes a value apart; its type, or `make`, rebuilds it."""
 
     parts: Callable[[Any], list[Any]]
     make: Callable[..., Any] | None = None
@@ -38,7 +38,7 @@ def _make_time(*parts: Any) -> Any:
     return importlib.import_module("datetime").time(*rest, fold=fold)
 
 
-# Subclasses before the types that they extend.
+# Subclasses come before the types that they extend.
 _STANDARD: dict[str, _Form] = {
     "collections.Counter": _Form(lambda v: [dict(dict.items(v))]),
     "collections.OrderedDict": _Form(lambda v: [dict(collections.OrderedDict.items(v))]),
@@ -79,7 +79,7 @@ _VIEWS: dict[str, tuple[type, Callable[[Any], Any]]] = {
 
 
 def is_value(value: object) -> bool:
-    """Whether it travels whole: nothing of it has to stay."""
+    """Return True if the whole value travels by value, without a reference."""
 
     def refuse(kept: object) -> int:
         raise TypeError(f"{type(kept).__name__} has to stay")
@@ -92,7 +92,7 @@ def is_value(value: object) -> bool:
 
 
 def encode(value: object, reference: Callable[[object], int]) -> object:
-    """What `json.dumps` takes. `reference` gives the number of an object that has to stay."""
+    """Encode for `json.dumps`. `reference` returns the number of an object that must stay."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -119,7 +119,7 @@ def _encode_standard(value: object, reference: Callable[[object], int]) -> list[
         return ["namedtuple", [kind.__name__, list(fields), items]]
     for path, form in _STANDARD.items():
         module, _, name = path.rpartition(".")
-        standard = getattr(sys.modules.get(module), name, None)  # else there is no value of it
+        standard = getattr(sys.modules.get(module), name, None)  # else no value exists
         if isinstance(standard, type) and isinstance(value, standard):
             return [path, [encode(part, reference) for part in form.parts(value)]]
     return None
@@ -171,7 +171,7 @@ def _named_tuple(name: str, fields: tuple[str, ...]) -> Any:
 
 
 def decode(value: object, dereference: Callable[[int], object]) -> object:
-    """The value that `encode` took. Whatever is not of that form raises a plain exception."""
+    """Decode what `encode` returned. Anything else raises an ordinary exception."""
     if not isinstance(value, list):
         if isinstance(value, str | float | bool | None):
             return value
@@ -204,7 +204,7 @@ def decode(value: object, dereference: Callable[[int], object]) -> object:
 
 
 def builtin_type(name: str) -> type:
-    """The built-in class of this name, exceptions among them."""
+    """Return the built-in class of this name, exceptions included."""
     kind = getattr(builtins, name)
     if not isinstance(kind, type):
         raise TypeError(f"{name} is no type")
@@ -212,7 +212,7 @@ def builtin_type(name: str) -> type:
 
 
 def pack(message: object) -> bytes:
-    """A message with its length in front."""
+    """Serialise a message, with its length in front."""
     body = json.dumps(message).encode()
     if len(body) > MAX_MESSAGE_BYTES:
         raise ValueError("a value is too large to be handed over")
@@ -220,7 +220,7 @@ def pack(message: object) -> bytes:
 
 
 def unpack(read: Callable[[int], bytes]) -> dict[str, Any]:
-    """The next message; `read(n)` gives n bytes."""
+    """Read the next message; `read(n)` returns n bytes."""
     length = int.from_bytes(read(8), "big")
     if length > MAX_MESSAGE_BYTES:
         raise ValueError("a message is too long")

@@ -1,9 +1,9 @@
-"""The system calls that a checked program may make: a seccomp filter, as an allowlist.
+"""Limit the system calls of a checked program by a seccomp filter, an allowlist.
 
-What is not listed is refused with EPERM, so a call that a later kernel adds is refused as well.
-Python threads work (`clone` with CLONE_THREAD), new processes do not; there are no sockets but
-connected pairs inside the process (asyncio needs one); no file's mode, owner, times or attributes
-can be changed; signals reach the process itself and those named to `install`, nobody else.
+Calls that are not listed are refused with EPERM, so a call that a later kernel adds is refused as
+well. Python threads work (`clone` with CLONE_THREAD), new processes do not. The only sockets are
+connected pairs inside the process (asyncio needs one). No file's mode, owner, times or attributes
+can be changed. Signals reach only the process itself and those named to `install`.
 """
 
 import ctypes
@@ -41,15 +41,15 @@ select 23 -, pselect6 270 72, poll 7 -, ppoll 271 73, epoll_create 213 -, epoll_
 epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22, sendto 44 206, recvfrom 45 207,
 shutdown 48 210, getsockname 51 204, wait4 61 260, exit 60 93, exit_group 231 94
 """
-# Allowed with some arguments only; see _RULES.
+# Allowed with some arguments only, see _RULES.
 _BY_ARGUMENT = """
 open 2 -, openat 257 56, socketpair 53 199, fcntl 72 25, ioctl 16 29, clone 56 220,
 prlimit64 302 261
 """
-# Allowed for some processes only, which the first argument names.
+# Allowed only for some target processes, which the first argument names.
 _SIGNALS = "kill 62 129, tkill 200 130, tgkill 234 131"
-# glibc does without these where the kernel says that it does not have them. Their arguments lie in
-# memory, where a filter cannot look.
+# glibc does without these if the kernel reports that it lacks them. Their arguments lie in memory,
+# which a filter cannot read.
 _UNKNOWN = "clone3 435 435, openat2 437 437, faccessat2 439 439"
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
@@ -60,7 +60,7 @@ _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 
 
 class _Condition(NamedTuple):
-    """`argument & mask` is one of `values`; the lower 32 bits, or the upper ones."""
+    """Condition that `argument & mask` is one of `values`, in the lower or the upper 32 bits."""
 
     argument: int
     values: tuple[int, ...]
@@ -69,7 +69,7 @@ class _Condition(NamedTuple):
 
 
 def supported_machine() -> str:
-    """The processor's name; a UserError where there is no table of system calls for it."""
+    """Return the processor's name; raise UserError if there is no table of its system calls."""
     machine = os.uname().machine
     if not sys.platform.startswith("linux") or machine not in _ARCHITECTURES:
         raise UserError(
@@ -85,19 +85,19 @@ def _numbers(table: str, machine: str) -> dict[str, int]:
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
-# O_ACCMODE and O_TRUNC: all but O_RDONLY|O_TRUNC, which old Landlock takes for reading
+# O_ACCMODE and O_TRUNC: all but O_RDONLY|O_TRUNC, which old Landlock treats as reading
 _OPENED = (0, 1, 2, 3, 0x201, 0x202, 0x203)
 _RULES = {
     "open": (_Condition(1, _OPENED, mask=0x203),),
     "openat": (_Condition(2, _OPENED, mask=0x203),),
     # AF_UNIX, SOCK_STREAM: a datagram socket could send to an address
     "socketpair": (_Condition(0, (1,)), _Condition(1, (1,), mask=0xF)),
-    # dup, flags, locks, dup with close-on-exec: not F_SETOWN, which sends signals
+    # dup, flags, locks, dup with close-on-exec; not F_SETOWN, which sends signals
     "fcntl": (_Condition(1, (0, 1, 2, 3, 4, 5, 6, 7, 1030)),),
     # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
     "ioctl": (_Condition(1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),),
     "clone": (_Condition(0, (0x10000,), mask=0x10000),),  # CLONE_THREAD
-    # read one's own limits
+    # only reading the process's own limits
     "prlimit64": (_Condition(0, (0,)), _Condition(2, (0,)), _Condition(2, (0,), upper=True)),
 }
 
@@ -107,7 +107,7 @@ def _instruction(code: int, k: int, if_true: int = 0) -> bytes:
 
 
 def _when(number: int, body: list[bytes]) -> list[bytes]:
-    """Run `body`, which ends in a return, for this system call; else go on behind it."""
+    """Run `body`, which ends in a return, for this system call; else continue after it."""
     skip = struct.pack("HBBI", _JUMP_IF_EQUAL, 0, len(body), number)
     return [skip, *body]
 
@@ -125,7 +125,7 @@ def _check(condition: _Condition) -> list[bytes]:
 
 @functools.cache
 def _same_for_all(machine: str) -> bytes:
-    """The rules in which no process is named, with the end of the filter."""
+    """Build the rules that name no process, and the end of the filter."""
     allow, program = [_instruction(_RETURN, _ALLOW)], list[bytes]()
     for number in _numbers(_ALLOWED, machine).values():
         program += _when(number, allow)
@@ -138,7 +138,7 @@ def _same_for_all(machine: str) -> bytes:
 
 
 def filter_program(machine: str, own_pid: int, may_signal: Collection[int] = ()) -> bytes:
-    """Return the filter of a process; the first one takes longer, as most of it is the same."""
+    """Return the filter of a process; the first call takes longer, as the common part is cached."""
     program = [
         _instruction(_LOAD, 4),
         _instruction(_JUMP_IF_EQUAL, _ARCHITECTURES[machine], 1),
@@ -155,8 +155,8 @@ def filter_program(machine: str, own_pid: int, may_signal: Collection[int] = ())
 def install(own_pid: int, may_signal: Collection[int] = ()) -> None:
     """Put the filter on this process, for good. It must have NO_NEW_PRIVS and one thread.
 
-    `may_signal`: processes that it may signal besides itself. UserError where the kernel has no
-    seccomp filters.
+    `may_signal` are the processes that it may signal besides itself. Raises UserError if the kernel
+    has no seccomp filters or refuses this one.
     """
     program = filter_program(supported_machine(), own_pid, may_signal)
     code = ctypes.create_string_buffer(program, len(program))

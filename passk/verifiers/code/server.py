@@ -1,4 +1,4 @@
-"""The fork server: one warm interpreter of which every check is a copy, at the price of a fork.
+"""Fork server: one warm interpreter that every check is forked from, at the cost of a fork.
 
 `process.py` starts it, with the standard library only. It never reads a program or tests: for each
 check it gets two descriptors, the check's channel and its scratch folder, and forks a judge that
@@ -22,7 +22,7 @@ from passk.verifiers.code.judge import HEADER, run_judge
 from passk.verifiers.code.program import find_program, read_prompt
 from passk.verifiers.code.remote_values import decode, encode, pack, unpack
 
-# What is asked of the server: when the program has to have started, and its limits.
+# A request: the time by which the program must have started, and its limits.
 REQUEST = struct.Struct("=ddQQ")
 # Imported once, here, instead of by every program.
 _OFTEN_IMPORTED = (
@@ -33,13 +33,13 @@ _OFTEN_IMPORTED = (
 
 
 def _be_killed_first() -> None:
-    """Let a machine without memory end checks, not what asked for them. Inherited by forks."""
+    """Make a machine out of memory kill checks first, not their caller. Inherited by forks."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def _warm_up() -> None:
-    """Do once what every check does, so that its copies find the memory for it written to."""
+    """Do once what every check does, so that forks find imports done and memory written to."""
     for name in _OFTEN_IMPORTED:
         importlib.import_module(name)
     seccomp.filter_program(seccomp.supported_machine(), os.getpid())
@@ -51,7 +51,7 @@ def _warm_up() -> None:
 def _run_judge(server_pid: int, request: bytes, channel: socket.socket, scratch: int) -> None:
     die_with_parent(server_pid)
     gc.enable()
-    gc.collect()  # so that its counters are the same, whatever the server did before
+    gc.collect()  # so that the counters of gc are the same, whatever the server did before
     start_by, *limits = REQUEST.unpack(request)
     run_judge(channel, scratch, Limits(*limits), start_by)
 
@@ -62,7 +62,7 @@ def serve(parent: int) -> None:
     hide()
     adopt_orphans()
     _warm_up()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for what ends: the kernel reaps it
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps ended judges
     gc.collect()
     gc.disable()
     gc.freeze()

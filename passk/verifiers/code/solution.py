@@ -1,7 +1,7 @@
-"""The process that runs the code a model wrote, and calls it as the tests ask.
+"""Process that runs model-written code, and calls it as the tests request.
 
-Nothing in here is safe from that code, and nothing needs to be: all it can do is answer, and the
-tests look at the answers in a process of their own (`judge.py`).
+Nothing in this process is safe from that code, and nothing needs to be: it can only answer, and the
+tests check the answers in a separate process (`judge.py`).
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 from passk.verifiers.code.program import Block, find_program, read_prompt
 from passk.verifiers.code.remote_values import decode, encode, pack, unpack
 
-# What a test may do with an object that stays here.
+# Operations that a test may apply to an object that stays here.
 OPERATIONS: dict[str, Callable[..., object]] = {
     "call": lambda function, *args, **kwargs: function(*args, **kwargs),
     "getattr": getattr,
@@ -35,7 +35,7 @@ OPERATIONS: dict[str, Callable[..., object]] = {
 
 
 class _Server:
-    """Answers requests until the other side closes."""
+    """Server of requests until the other side closes."""
 
     def __init__(self, requests: int, replies: int) -> None:
         self._requests, self._replies = requests, replies
@@ -57,7 +57,7 @@ class _Server:
             data = data[os.write(self._replies, data) :]
 
     def receive(self) -> dict[str, Any]:
-        """Return the next message. EOFError where the other side has closed."""
+        """Return the next message; raise EOFError if the other side has closed."""
         return unpack(self._read)
 
     def _read(self, size: int) -> bytes:
@@ -70,10 +70,10 @@ class _Server:
         return b"".join(chunks)
 
     def reply(self, compute: Callable[[], dict[str, object]]) -> None:
-        """Send what `compute` gives, or the exception that it raises."""
+        """Send the result of `compute`, or the exception that it raises."""
         try:
             message = compute()
-            pack(message)  # a value that cannot be sent is an exception as well
+            pack(message)  # a value that cannot be sent raises as well
         except BaseException as error:
             names = [kind.__name__ for kind in type(error).__mro__ if _is_builtin(kind)]
             message = {"raised": names, "arguments": [_plain(arg) for arg in error.args]}
@@ -83,7 +83,7 @@ class _Server:
         operation, asked = OPERATIONS[str(request["operation"])], request["args"]
         args, kwargs = self._decode(asked), self._decode(request["kwargs"])
         value = self.encode(operation(*args, **kwargs))  # type: ignore[misc,arg-type]
-        # Arguments that were changed in place are changed at home as well.
+        # Arguments that were changed in place go back, to be changed in the judge as well.
         after = self.encode(args)
         return {"value": value} if after == asked else {"value": value, "args": after}
 
@@ -105,7 +105,7 @@ def _plain(argument: object) -> object:
 
 
 def _is_function(value: object) -> bool:
-    """What can be called as a function: not classes, nor what only stands for one in a type."""
+    """Return True for callables other than classes and type hints such as `list[int]`."""
     return (
         callable(value)
         and not isinstance(value, type | types.GenericAlias)
@@ -116,11 +116,11 @@ def _is_function(value: object) -> bool:
 def _seen(
     space: dict[str, object], blocks: list[Block], wanted: set[str], asked: set[str]
 ) -> dict[str, object]:
-    """What the tests see of a program that has run.
+    """Return the names that the tests see of a program that has run, with their values.
 
-    Functions, classes and the values that the tests use, but no imports: tests must not take theirs
-    from the program. An import counts where the problem asks for that name, and where the program
-    defines nothing that is wanted, so that the import is all its answer.
+    These are functions, classes and the values that the tests use, but no imports: tests must not
+    get theirs from the program. An import counts if the problem asks for that name, or if the
+    program defines nothing that is wanted, so that the import is its whole answer.
     """
     defined = {name for block in blocks for name in block.defined}
     imported = {name for block in blocks for name in block.imported}
@@ -137,12 +137,12 @@ def _seen(
 
 
 def run_solution(requests: int, replies: int) -> None:
-    """Read the program, run it, say what it defines, and serve calls to it.
+    """Read the program, run it, report what it defines, and serve calls to it.
 
-    The first request is {"prompt": ..., "code": ...}. Messages: {} at once; then {"wanted": [name,
-    ...], "asked": [name, ...]} comes, the names that the tests use and those that the problem asks
-    for; then {"unparsed": true}, or {"names": [[name, value], ...], "functions": [name, ...]}, or
-    {"raised": ...}.
+    The first request is {"prompt": ..., "code": ...}; the reply is {}. The second is {"wanted":
+    [name, ...], "asked": [name, ...]}, the names that the tests use and those that the problem asks
+    for; the reply is {"unparsed": true}, or {"names": [[name, value], ...], "functions": [name,
+    ...]}, or {"raised": ...}.
     """
     server = _Server(requests, replies)
     program = server.receive()
@@ -158,7 +158,7 @@ def run_solution(requests: int, replies: int) -> None:
 
     def start() -> dict[str, object]:
         for block in blocks:
-            # A program that asks for input at its end has defined what it has by then.
+            # A program that asks for input has defined its names by then.
             with contextlib.suppress(EOFError):
                 exec(block.code, vars(module))
         seen = _seen(vars(module), blocks, **names)

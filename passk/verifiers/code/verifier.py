@@ -1,26 +1,26 @@
-"""verifier=python: unit tests for code problems, on code that a model wrote, in a sandbox.
+"""Run unit tests on model-written code in a sandbox (`verifier=python`).
 
-The answer of a problem is test code, as in these forms, mixed as one likes:
+The answer of a problem is test code, in any mix of these forms:
 
-- statements, MBPP's list of asserts for instance: `assert add(1, 2) == 3`, one a line;
+- statements, such as MBPP's list of asserts: `assert add(1, 2) == 3`, one per line;
 - `def check(candidate): ...`, HumanEval's form, called with the entry point unless the tests call
   it themselves; `def test_...():` is called as well;
 - statements about `candidate`, which is the entry point.
 
-The entry point is the function that the prompt asks for, the last of several; where the prompt has
-none, the last one that the worked solution has, else the last that the program defines. Any object
-that can be called counts as a function.
+The entry point is the function that the prompt asks for, the last of several. If the prompt asks
+for none, it is the last one of the worked solution, else the last that the program defines. Any
+callable object counts as a function.
 
-`passk.verifiers.code.program` says which text of a completion is the program: exactly one is run,
-the last that defines the function. Tests see what the program defines, not what it imports; they
-see functions and constants that the prompt gives as they stand in the prompt, and modules of the
-standard library that they use, imported or not.
+`passk.verifiers.code.program` finds the program in a completion; exactly one is run, the last that
+defines the function. Tests see what the program defines, not what it imports. They see the
+functions and constants of the prompt as they are in the prompt, and the standard library modules
+that they use, imported or not.
 
 Verdicts: `correct`; `wrong`, a failed assertion, an exception, leaving early; `unparsed`, no
 program; `truncated`, the length limit; `timeout` and `error` (a crash, or more memory or files than
-allowed), both with reward 0, as they are the program's own doing and must not take it out of the
-statistics. `Verdict(None, "error")` is kept for what is not: the sandbox did not start, or the
-tests test nothing.
+allowed), both with reward 0, as the program is the cause and must stay in the statistics.
+`Verdict(None, "error")` is for all other causes: the sandbox did not start, or the tests test
+nothing.
 """
 
 import os
@@ -49,9 +49,9 @@ _MIB = 2**20
 
 
 class PythonVerifier:
-    """Runs every completion's code against the tests of its problem. See the module.
+    """Verifier that runs every completion's code against the tests of its problem. See the module.
 
-    UserError where the machine cannot confine such code: it is never run otherwise.
+    Raises UserError if the machine cannot confine such code: it is never run unconfined.
     """
 
     def __init__(self, cfg: VerifierConfig) -> None:
@@ -92,11 +92,11 @@ class PythonVerifier:
         return _VERDICTS[result]
 
     def demonstrate(self, problem: Problem) -> str | None:
-        """The worked solution as a completion; None where the problem has none."""
+        """Return the worked solution as a completion; None if the problem has none."""
         return f"```python\n{problem.solution}\n```" if problem.solution else None
 
     def self_test(self) -> list[tuple[Problem, str, str]]:
-        """(problem, completion, reason) that this verifier has to get right."""
+        """See `Verifier.self_test`."""
         tests = "assert double(2) == 4\nassert double(-1) == -2"
         problem = Problem("self-test", "Write double(x).", tests)
         return [
@@ -108,6 +108,6 @@ class PythonVerifier:
         ]
 
     def close(self) -> None:
-        """Wait for the checks that run, and end the threads and the sandbox."""
+        """Wait for running checks, then end the threads and the sandbox."""
         self._pool.shutdown(cancel_futures=True)
         self._sandbox.close()

@@ -1,1 +1,1 @@
-"""Final answers in mathematics: find them in a text, read them exactly, compare them."""
+"""Find, read and compare final answers in mathematics, exactly."""

@@ -1,7 +1,7 @@
-r"""Judges answers with computer algebra: our own reading first, then math-verify's.
+r"""Judge answers with computer algebra: by our own reading first, then by math-verify's.
 
 Nothing here is bounded in time or memory: it runs in `passk.verifiers.math.worker` only. As in
-`passk.verifiers.math.equality` a verdict is True, False or, where it is unsure, None.
+`passk.verifiers.math.equality`, a verdict is True, False or, if unsure, None.
 """
 
 import random
@@ -38,13 +38,13 @@ from passk.verifiers.math.forms import Assignment, Choice, Form, Formula, Severa
 from passk.verifiers.math.reader import as_fractions, read_answer
 from passk.verifiers.math.spelling import normalise_latex
 
-# Without its removal of units, which takes the last letter of `2c` or `a + b + c` for one.
+# Without its removal of units, which takes the last letter of `2c` or `a + b + c` for a unit.
 _SPELLINGS = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
 )
 _AS_TRAINERS_DO = (LatexExtractionConfig(),)
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])|\\(?:det|arg|Re|Im)(?![A-Za-z])|\\imath")
-# Numbers with nothing between them, which the parser adds up.
+# Numbers side by side, which the parser adds up.
 _SIDE_BY_SIDE = re.compile(r"(?<![_^\d])\d+\s+\d")
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
 _MATRICES = (MatrixBase, MatrixExpr)
@@ -61,9 +61,9 @@ class GoldUnparsed(Exception):
 
 
 def same_by_algebra(gold: str, answer: str) -> bool:
-    """Whether an answer says what the gold answer says; what cannot be decided is not equal.
+    """Return True if an answer means the same as the gold answer; False if that is undecided.
 
-    Raises GoldUnparsed when the gold answer cannot be read.
+    Raises GoldUnparsed if the gold answer cannot be read.
     """
     same = same_answer(gold, answer, same_formula)
     if same is None:
@@ -74,7 +74,7 @@ def same_by_algebra(gold: str, answer: str) -> bool:
 
 
 def same_formula(gold: str, answer: str) -> bool | None:
-    """Whether two formulas are equal; unsure where one cannot be read, or none can decide."""
+    """Return True if two formulas are equal; None if one is unreadable or it is undecided."""
     is_real = not (_IMAGINARY.search(gold) or _IMAGINARY.search(answer))
     gold_read = read_formula(gold, is_real)
     answer_read = read_formula(answer, is_real)
@@ -85,7 +85,7 @@ def same_formula(gold: str, answer: str) -> bool | None:
 
 @lru_cache(maxsize=4096)
 def read_formula(latex: str, is_real: bool = True) -> Any:
-    """What math-verify's parser makes of a formula, None where it makes nothing of it."""
+    """Parse a formula with math-verify's parser; return None if that fails."""
     if _SIDE_BY_SIDE.search(latex):
         return None
     spelled = normalize_latex(_IMAGINARY.sub(r" \g<0> ", latex), _SPELLINGS)
@@ -97,14 +97,14 @@ def read_formula(latex: str, is_real: bool = True) -> Any:
             read = read.subs({symbol: I for symbol in read.free_symbols if symbol.name == "i"})
     except MemoryError:
         raise
-    except Exception:  # the parser raises anything over what a model can write
+    except Exception:  # the parser may raise anything for a model's text
         return None
     return read
 
 
 def _same_expression(gold: Any, answer: Any) -> bool | None:
     if isinstance(gold, _MATRICES) != isinstance(answer, _MATRICES):
-        return False  # a determinant is no matrix
+        return False  # a determinant is not a matrix
     same = None
     if isinstance(gold, Eq) and isinstance(answer, Eq):
         same = _same_equation(gold, answer)
@@ -119,11 +119,11 @@ def _same_expression(gold: Any, answer: Any) -> bool | None:
 
 
 def _same_in_value(gold: Expr, answer: Expr) -> bool | None:
-    r"""Whether two expressions agree at random points; None where that decides nothing.
+    r"""Return True if two expressions agree at random points; None if that decides nothing.
 
-    math-verify calls numbers equal whose difference is small: 2^{-100} is not 2^{-99}. A point
-    where one is not real says nothing: \sqrt{1/n} and 1/\sqrt{n} are equal where both are. Those
-    made of pieces must agree far out too: |x-39|+44 and |x-44|+39 do below 39.
+    math-verify accepts numbers with a small difference, though 2^{-100} is not 2^{-99}. A point
+    where one side is not real does not count: \sqrt{1/n} and 1/\sqrt{n} are equal where both are
+    real. Piecewise expressions must agree far out too: |x-39|+44 and |x-44|+39 agree below 39.
     """
     gold, answer = gold.doit(), answer.doit()
     if gold == answer or (gold.is_Rational and answer.is_Rational):
@@ -149,7 +149,7 @@ def _same_in_value(gold: Expr, answer: Expr) -> bool | None:
 
 
 def _same_equation(gold: Eq, answer: Eq) -> bool | None:
-    """Whether two equations have the same solutions; None where that is no question of values."""
+    """Return True if two equations have the same solutions; None if values cannot show that."""
     if gold.free_symbols != answer.free_symbols:
         return False
     sides = (gold.lhs, gold.rhs, answer.lhs, answer.rhs)
@@ -185,7 +185,7 @@ def _have_same_elements(gold: list[Expr], answer: list[Expr]) -> bool:
 
 
 def _points(symbols: list[Any]) -> list[dict[Any, Expr]]:
-    """Random places, the same for the same symbols; not real ones for symbols that need not be."""
+    """Draw random points, the same for the same symbols; complex for symbols not known as real."""
     draw = random.Random(0)
 
     def coordinate(symbol: Any) -> Expr:
@@ -196,7 +196,7 @@ def _points(symbols: list[Any]) -> list[dict[Any, Expr]]:
 
 
 def _far_points(symbols: list[Any]) -> list[dict[Any, Expr]]:
-    """Random real places of all sizes from a thousandth to a million."""
+    """Draw random real points of all sizes from a thousandth to a million."""
     draw = random.Random(1)
     return [
         {
@@ -208,7 +208,7 @@ def _far_points(symbols: list[Any]) -> list[dict[Any, Expr]]:
 
 
 def _value_at(expression: Expr, point: dict[Any, Expr]) -> Any:
-    """A finite number, or None; so where nothing but rounding is left of it, as of a hidden 0."""
+    """Evaluate to a finite number; None if there is none, or if only rounding (of a 0) is left."""
     value = expression.evalf(_DIGITS, subs=point) if point else expression.evalf(_DIGITS)
     is_rounding = any(part._prec == 1 for part in value.atoms(Float))
     return value if value.is_number and value.is_finite and not is_rounding else None
@@ -219,10 +219,10 @@ def _is_real(value: Any) -> bool:
 
 
 def _same_as_trainers_ask(gold: str, answer: str) -> bool:
-    """Whether math-verify, called as trainers call it, says equal and nothing is known against it.
+    """Return True if math-verify, called as trainers call it, accepts a pair, without known errors.
 
-    It takes the last letter for a unit and one side of an equation for the whole: so no letter
-    may be lost, and either both answers are equations, or one gives a name to what it says.
+    It takes the last letter for a unit and one side of an equation for the whole. So no letter may
+    be lost, and both answers must be equations, or neither (`x = 5` counts as an assignment).
     """
     forms = read_answer(gold), read_answer(answer)
     equations = [isinstance(form, Formula) and form.is_equation for form in forms]

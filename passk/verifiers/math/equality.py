@@ -1,7 +1,7 @@
-"""When two answers are equal: the rules for each form, with a judge of formulas left open.
+"""Compare two answers by rules for each form; a function of the caller judges formulas.
 
-Every rule gives one of three verdicts: True and False are certain, None is unsure. Only what is
-unsure may be asked elsewhere.
+Every rule returns True or False if it is certain, and None if it is unsure. Only unsure cases may
+be judged elsewhere.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,12 +32,13 @@ _RELATIONS = ("<", ">", r"\le", r"\ge", r"\ne")
 
 
 def same_answer(gold: str, answer: str, same_formula: SameFormula) -> bool | None:
-    """Whether an answer as it was written says what the gold answer says.
+    """Return True if an answer, as written, means the same as the gold answer.
 
-    `same_formula` judges pairs of LaTeX formulas; None where it would have to decide and cannot.
+    `same_formula` judges pairs of LaTeX formulas. Return None if the result depends on it and it is
+    unsure.
     """
     gold_form, answer_form = read_answer(gold), read_answer(answer)
-    # 100,200 is a number, unless the other side is a list.
+    # 100,200 is one number, unless the other side is a list.
     if isinstance(gold_form, Several) and isinstance(answer_form, Number):
         answer_form = read_answer(answer.replace(",", ", "))
     elif isinstance(gold_form, Number) and isinstance(answer_form, Several):
@@ -49,12 +50,12 @@ def same_answer(gold: str, answer: str, same_formula: SameFormula) -> bool | Non
 
 
 def same_text(gold: str, answer: str) -> bool:
-    """Whether two texts differ in nothing but blanks between signs."""
+    """Return True if two texts differ only in blanks between signs."""
     return gold == answer or gold.split() == answer.split() or _closed(gold) == _closed(answer)
 
 
 def _closed(text: str) -> str:
-    """Without blanks, but those that part two numbers or two words."""
+    """Remove blanks, except those that separate two numbers or two words."""
     written = ""
     for part in text.split():
         needs_blank = written and written[-1].isalnum() and part[0].isalnum()
@@ -79,9 +80,9 @@ def _same(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
         case (Numeral(), Numeral()):
             return gold == answer
         case (Numeral(digits), other) | (other, Numeral(digits)):
-            return digits == describe(other)  # the base is left out where the question names it
+            return digits == describe(other)  # the base may be left out if the question names it
     if _is_equation(gold) != _is_equation(answer):
-        return False  # a side of an equation is no equation
+        return False  # one side of an equation is not an equation
     same = same_formula(gold.latex, answer.latex)
     return True if same is None and gold.latex == answer.latex else same
 
@@ -91,7 +92,7 @@ def _is_equation(form: Form) -> bool:
 
 
 def _same_choice(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
-    """`(B) 5` answers for B and for 5; against another choice both must agree."""
+    """Compare a choice: `(B) 5` matches B and 5; against another choice both must agree."""
     letter, value = _letter_and_value(gold)
     other_letter, other_value = _letter_and_value(answer)
     if letter and other_letter and letter != other_letter:
@@ -109,7 +110,10 @@ def _letter_and_value(form: Form) -> tuple[str, Form]:
 
 
 def _same_residue_or_ratio(gold: Form, answer: Form) -> bool:
-    """7 answers for 7 (mod 9), since the question names the modulus, and 3/10 for 3:10."""
+    """Compare residues and ratios.
+
+    7 matches 7 (mod 9), since the question names the modulus, and 3/10 matches 3:10.
+    """
     match gold, answer:
         case Residue(value, modulus), Residue(other, other_modulus):
             return modulus == other_modulus and (value - other) % modulus == 0
@@ -127,15 +131,16 @@ def _same_residue_or_ratio(gold: Form, answer: Form) -> bool:
 
 
 def _same_words(gold: Form, answer: Form) -> bool:
-    """`fold` drops every sign, so only what reads as words on both sides may be compared by it."""
+    """Compare words by `fold`, which drops every sign; so both sides must read as words."""
     are_words = all(isinstance(form, Words) or is_words(form.latex) for form in (gold, answer))
     return are_words and fold(gold.latex) == fold(answer.latex)
 
 
 def _same_assigned(gold: Form, answer: Form, same_formula: SameFormula) -> bool | None:
-    """`x = 5` answers for `5` and the other way round, but not for `y = 5`.
+    """Compare assignments: `x = 5` matches `5`, and `5` matches `x = 5`, but not `y = 5`.
 
-    `a + b = 5` answers for 5; where the equation is asked for, 5 alone is no answer.
+    The answer `a + b = 5` matches a gold answer of 5; a gold answer of `a + b = 5` asks for the
+    equation, so 5 alone does not match it.
     """
     if isinstance(gold, Assignment) and isinstance(answer, Assignment):
         if gold.name == answer.name:
@@ -152,7 +157,7 @@ def _same_assigned(gold: Form, answer: Form, same_formula: SameFormula) -> bool 
 
 
 def _same_number(gold: Number, answer: Number) -> bool:
-    """A percent sign on one side only: 19% answers for 19 and for 0.19."""
+    """Compare numbers; with a percent sign on one side only, 19% matches 19 and 0.19."""
     if gold.is_percent == answer.is_percent:
         return gold.value == answer.value
     percent, plain = (gold, answer) if gold.is_percent else (answer, gold)
@@ -170,7 +175,7 @@ def _same_several(gold: Form, answer: Form, same_formula: SameFormula) -> bool |
         return False
     if gold.is_ordered and not (_has_names(gold) and _has_names(answer)):
         if _is_out_of_order(gold) or _is_out_of_order(answer):
-            return False  # (y, x) = (3, 2) for (3, 2)
+            return False  # (y, x) = (3, 2) where (3, 2) is asked for
         pairs = zip(gold.elements, answer.elements, strict=True)
         return _all(_same(g, a, same_formula) for g, a in pairs)
     left, unsure = list(answer.elements), False
@@ -187,7 +192,10 @@ def _same_several(gold: Form, answer: Form, same_formula: SameFormula) -> bool |
 
 
 def _may_be_one(gold: Form, answer: Form) -> bool:
-    """An interval may be 2 <= x < 5 on the other side, and a matrix a sum of matrices."""
+    """Return True if algebra may compare several values with a formula on the other side.
+
+    An interval may be 2 <= x < 5 there, and a matrix a sum of matrices.
+    """
     several, other = (gold, answer) if isinstance(gold, Several) else (answer, gold)
     if isinstance(several, Several) and several.opening == "matrix":
         return r"\begin{pmatrix}" in other.latex
@@ -197,7 +205,7 @@ def _may_be_one(gold: Form, answer: Form) -> bool:
 
 
 def _as_pair(form: Several, other: Several) -> Several:
-    """A vector, and equations such as `y = 2, x = 3`, as the pair that the other side is."""
+    """Convert a vector, or equations such as `y = 2, x = 3`, to a pair if `other` is one."""
     if other.opening != "(" or form.opening == "(":
         return form
     if form.opening != "matrix":
@@ -210,7 +218,7 @@ def _as_pair(form: Several, other: Several) -> Several:
 
 
 def _as_union(form: Several, other: Several) -> Several:
-    """Conditions such as `x < 2 or x > 5` as the union that the other side is."""
+    """Convert conditions such as `x < 2 or x > 5` to a union if `other` is one."""
     are_conditions = form.opening == "" and all(map(_is_condition, form.elements))
     return replace(form, opening="union") if other.opening == "union" and are_conditions else form
 
@@ -228,7 +236,7 @@ def _names(form: Several) -> list[str]:
 
 
 def _is_out_of_order(form: Several) -> bool:
-    """Whether neighbours in the alphabet name the elements, in another order: y before x."""
+    """Return True if neighbours in the alphabet name the elements out of order: y before x."""
     names = _names(form)
     if len(names) < 2 or any(len(name) != 1 for name in names):
         return False

@@ -1,14 +1,14 @@
-r"""The form of an answer: number, words, numeral with a base, several answers, equation, formula.
+r"""Forms of answers: number, words, numeral with a base, several answers, equation, formula.
 
-Only leaves such as `\frac{\sqrt{2}}{2}` are left to computer algebra. What stands around them is
-read and compared here, because that is where math-verify errs most (docs/verifiers.md).
+Only leaves such as `\frac{\sqrt{2}}{2}` are left to computer algebra. passk itself reads and
+compares the structure around them, because math-verify errs most there (docs/verifiers.md).
 """
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-# Hyphens and slashes inside words, as in `two-thirds`, are none.
+# Mathematical signs; hyphens and slashes inside words, as in `two-thirds`, do not count.
 _MATHEMATICAL_SIGN = re.compile(r"[-+*/<>=^_\\|&!]")
 _INSIDE_WORDS = re.compile(r"(?<=[^\W\d_]{2})[-/](?=[^\W\d_]{2})")
 _INDEX = re.compile(r"_\s?\{[^{}]*\}")
@@ -21,7 +21,7 @@ WORDS_FOR_NUMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A rational number as it is written; `19%` has the value 19 and the percent sign."""
+    """A rational number as it is written; `19%` has the value 19 and a percent sign."""
 
     value: Fraction
     is_percent: bool = False
@@ -67,7 +67,7 @@ class Residue:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Numbers with colons: `3:2`. What reads as a time of day is one value, never reduced."""
+    """Numbers with colons: `3:2`. A time of day is one value, never reduced."""
 
     parts: tuple[Fraction, ...]
     is_time: bool
@@ -76,7 +76,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A letter of multiple choice with what it stands for: `(B) 5`."""
+    """A letter of multiple choice with its value: `(B) 5`."""
 
     letter: str
     value: "Form"
@@ -87,7 +87,7 @@ class Choice:
 class Several:
     """More than one answer. `opening` is empty for lists and sets, a bracket, `union` or `matrix`.
 
-    Lists, sets and unions have no order; pairs, intervals and matrices have.
+    Lists, sets and unions are not ordered; pairs, intervals and matrices are.
     """
 
     opening: str
@@ -102,9 +102,9 @@ class Several:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A name and what it equals: `x = 5`, `f(x) = 2x`.
+    """A name and its value: `x = 5`, `f(x) = 2x`.
 
-    `a + b = 5` is one, too: it says what a quantity is worth, which is no name (`is_name`).
+    `a + b = 5` is an assignment too, to a quantity that is not a name (`is_name` is False).
     """
 
     name: str
@@ -121,7 +121,7 @@ class Formula:
 
     @property
     def is_equation(self) -> bool:
-        """Whether it holds an equals sign, other than the one below a sum."""
+        """True if the formula holds an equals sign, other than one in an index, as of a sum."""
         return "=" in _INDEX.sub("", self.latex)
 
 
@@ -129,7 +129,7 @@ Form = Number | Words | Numeral | Residue | Ratio | Choice | Several | Assignmen
 
 
 def describe(form: Form) -> str:
-    """One spelling for answers that are surely equal; majority votes count by it."""
+    """Return one spelling for answers that are surely equal; majority votes use it."""
     match form:
         case Number(value, is_percent):
             return f"{value}%" if is_percent else str(value)
@@ -148,19 +148,19 @@ def describe(form: Form) -> str:
 
 
 def fold(text: str) -> str:
-    """Letters, digits and colons of a text in lower case: all that distinguishes words."""
+    """Return the letters, digits and colons of a text in lower case: what distinguishes words."""
     return "".join(c for c in text.casefold() if c.isalnum() or c == ":")
 
 
 def is_time(text: str) -> bool:
-    """Whether a text is a time of day: `8:34`, `9 p.m.`."""
+    """Return True if a text is a time of day: `8:34`, `9 p.m.`."""
     return _TIME.fullmatch(text) is not None
 
 
 def is_words(text: str) -> bool:
-    """Whether a text can be taken for words: letters, and nothing that reads as mathematics.
+    """Return True if a text reads as words: letters, and nothing that reads as mathematics.
 
-    `June 20` is words, `2x`, `x-1` and `20` are not.
+    `June 20` is words; `2x`, `x-1` and `20` are not. A time of day counts as words.
     """
     if is_time(text):
         return True

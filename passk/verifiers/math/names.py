@@ -1,6 +1,6 @@
-r"""The left side of an equation: a name (`x`, `f(3)`, `\frac{dy}{dx}`), a quantity, or neither.
+r"""Classify the left side of an equation as a name (`x`, `f(3)`, `\frac{dy}{dx}`) or a quantity.
 
-`x = 5` says 5, and so does `a + b = 5`, which no single unknown solves. `x + 1 = 5` says 4.
+`x = 5` means 5, and so does `a + b = 5`, which no single unknown solves. `x + 1 = 5` means 4.
 """
 
 import re
@@ -37,12 +37,12 @@ _FIXED_CALL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s?\(\s?-?\d+\s?\)")
 
 
 def is_name(text: str) -> bool:
-    """Whether a text names something, and says nothing about it."""
+    """Return True if a text is a name and nothing more."""
     return len(text) <= 60 and _NAME.fullmatch(text) is not None
 
 
 def is_quantity(text: str) -> bool:
-    """Whether a text is a quantity: of several unknowns, f(2) + f(3), or a limit or a sum."""
+    """Return True if a text is a quantity: several unknowns, f(2) + f(3), a limit or a sum."""
     if _BOUND.match(text):
         return True
     without_calls = _FIXED_CALL.sub("", text)

@@ -1,6 +1,6 @@
-r"""Reads rational numbers, exactly: `1,000`, `2\frac{1}{2}`, `1.6e-19`, `0.\overline{3}`, `20\%`.
+r"""Read rational numbers exactly: `1,000`, `2\frac{1}{2}`, `1.6e-19`, `0.\overline{3}`, `20\%`.
 
-Exponents are bounded before anything is computed, so that no answer is worth a long wait.
+Exponents are bounded before anything is computed, so no answer takes long to read.
 """
 
 import re
@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from passk.verifiers.math.forms import WORDS_FOR_NUMBERS, Number, fold
 
-_MAX_EXPONENT = 1000  # of ten; what is beyond is no number here
+_MAX_EXPONENT = 1000  # of ten; beyond it a text does not count as a number
 _SEPARATED = (
     r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d{1,3}(?:'\d{3})+|\d{1,3}(?:_\d{3})+"
     r"|\d{1,2}(?:,\d{2})+,\d{3}"
@@ -32,7 +32,7 @@ _SEPARATORS = str.maketrans("", "", ",' _")
 
 
 def read_number(text: str) -> Number | None:
-    """The number that a text is, in the spelling of `normalise_latex`."""
+    """Read a text, in the spelling of `normalise_latex`, as a number; None if it is not one."""
     found = _NUMBER.fullmatch(text)
     value = _value(found) if found else None
     if found is None or value is None:
@@ -41,7 +41,7 @@ def read_number(text: str) -> Number | None:
 
 
 def read_number_word(text: str) -> Number | None:
-    """The number that a word from zero to twelve stands for."""
+    """Read a word from zero to twelve as a number; None for any other word."""
     word = fold(text)
     return Number(Fraction(WORDS_FOR_NUMBERS.index(word))) if word in WORDS_FOR_NUMBERS else None
 

@@ -1,8 +1,8 @@
-r"""Reads the form of an answer off its LaTeX.
+r"""Read the form of an answer from its LaTeX.
 
-An answer is at most `answers.text.MAX_ANSWER_CHARS` long here, and nesting is followed four deep:
-reading takes well under a millisecond. `_READERS` are tried in order; each gives a form, or None
-for what it does not know. What none of them knows is a `Formula`, for computer algebra.
+An answer has at most `passk.verifiers.math.text.MAX_ANSWER_CHARS` characters here, and nesting is
+followed four levels deep, so reading takes well under a millisecond. `_READERS` are tried in order;
+each returns a form, or None. If all return None, the answer is a `Formula`, for computer algebra.
 """
 
 import re
@@ -66,17 +66,17 @@ _MAX_DEPTH = 4
 
 @lru_cache(maxsize=8192)
 def read_answer(text: str) -> Form:
-    """The form of an answer, whatever its spelling."""
+    """Return the form of an answer, whatever its spelling."""
     return read_number(text) or _read(normalise_latex(text), 0)
 
 
 def reads_as(text: str) -> str:
-    """One spelling for answers that are surely equal: `1/2` for `0.5` and `x = \\frac{1}{2}`."""
+    """Return one spelling for answers that are surely equal: `1/2` for `0.5`, `x=\\frac{1}{2}`."""
     return describe(read_answer(text))
 
 
 def split_outside(text: str, separators: str) -> list[str]:
-    """Split at characters that stand in no bracket."""
+    """Split at separators outside brackets."""
     parts, depth, start = [], 0, 0
     for place, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")
@@ -215,7 +215,7 @@ def _in_brackets(text: str, depth: int) -> Form | None:
 
 
 def _open_interval(text: str, depth: int) -> Form | None:
-    """`]0, 1]` is (0, 1], as it is written in French."""
+    """Read `]0, 1]`, the French way to write (0, 1]."""
     found = _BETWEEN_SQUARE_BRACKETS.fullmatch(text)
     if found is None or (found["first"], found["last"]) == ("[", "]"):
         return None
@@ -244,7 +244,7 @@ def _list(text: str, depth: int) -> Form | None:
 
 
 def _both_signs(text: str) -> Iterable[str]:
-    r"""`1 \pm x` is two answers."""
+    r"""Split `1 \pm x` into two answers."""
     if len(_PLUS_MINUS.findall(text)) != 1 or r"\mp" in text:
         return [text]
     minus, plus = (_PLUS_MINUS.sub(sign, text).strip() for sign in "-+")
@@ -257,7 +257,7 @@ def _membership(text: str, depth: int) -> Form | None:
 
 
 def _approximation(text: str, depth: int) -> Form | None:
-    r"""`\sqrt{2} \approx 1.41` says \sqrt{2} exactly, `x \approx 1.41` only that."""
+    r"""Read `\sqrt{2} \approx 1.41` as \sqrt{2}, exactly, and `x \approx 1.41` as 1.41."""
     parts = [part.strip() for part in text.split(r"\approx")]
     if len(parts) == 1 or not parts[-1]:
         return None
@@ -290,7 +290,7 @@ def _equation(text: str, depth: int) -> Form | None:
 
 
 def _may_be_one(values: list[Form]) -> bool:
-    """Whether no two numbers of a chain of equations differ, 56% being 0.56 and 56."""
+    """Return True if all numbers in a chain of equations agree; 56% counts as 0.56 and as 56."""
     sizes = [
         {value.value, value.value / 100} if value.is_percent else {value.value}
         for value in values
@@ -305,7 +305,7 @@ def _is_pair_of_names(text: str) -> bool:
 
 
 def _named_pair(left: str, right: str, depth: int) -> Form | None:
-    """`(x, y) = (3, 2)`: a pair whose elements have names."""
+    """Read `(x, y) = (3, 2)` as a pair whose elements have names."""
     names, values = split_outside(left[1:-1], ","), _read(right, depth)
     if not isinstance(values, Several) or len(values.elements) != len(names):
         return values if isinstance(values, Several) and values.opening in ("", "union") else None
@@ -317,7 +317,7 @@ def _named_pair(left: str, right: str, depth: int) -> Form | None:
 
 
 def as_named_pair(form: Form) -> Several | None:
-    """The pair that equations such as `y = 2, x = 3` are, in the order of their names."""
+    """Convert equations such as `y = 2, x = 3` to a pair in the order of names; else None."""
     if not (isinstance(form, Several) and form.opening == "" and len(form.elements) > 1):
         return None
     named = {e.name: e for e in form.elements if isinstance(e, Assignment) and e.is_name}
@@ -327,7 +327,7 @@ def as_named_pair(form: Form) -> Several | None:
 
 
 def _point(text: str, depth: int) -> Form | None:
-    """`P(3, 2)` is the point with a letter before it."""
+    """Read `P(3, 2)` as the point (3, 2) with a letter before it."""
     if not re.fullmatch(r"[A-Z]\s?\([^()]*,[^()]*\)", text):
         return None
     form = _in_brackets(text[1:].strip(), depth)
@@ -359,7 +359,7 @@ def _after_in(text: str) -> str:
     return re.sub(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*", "", text)
 
 
-# Numbers side by side are a product, unless a fraction of integers follows an integer.
+# Adjacent numbers are a product, unless a fraction of integers follows an integer.
 _PRODUCTS = (
     (re.compile(r"((?<![\d^_.])\d+|\))\s*(?=\()"), r"\1\\cdot "),
     (re.compile(r"(?<=\d)\s*(?=\\frac\s?\{(?!\s?\d+\s?\}\s?\{\s?\d+\s?\}))"), r"\\cdot "),
@@ -367,7 +367,7 @@ _PRODUCTS = (
 
 
 def _for_algebra(text: str) -> str:
-    """LaTeX without words, separators and signs that computer algebra reads wrongly."""
+    """Rewrite or remove words, separators and signs that computer algebra reads wrongly."""
     if chain := _DESCENDING.fullmatch(text):
         low, first, middle, second, high = chain.group(5, 4, 3, 2, 1)
         text = " ".join((low, _LESS[first], middle, _LESS[second], high))
@@ -381,7 +381,7 @@ def _for_algebra(text: str) -> str:
 
 
 def as_fractions(text: str) -> str:
-    """Decimals as fractions: math-verify rounds them, and calls 0.0000001 and 0 equal."""
+    """Write decimals as fractions, since math-verify rounds them: 0.0000001 would equal 0."""
     return re.sub(r"(?<![\w.])(\d*)\.(\d+)", _as_fraction, text)
 
 

@@ -1,4 +1,4 @@
-r"""Writes an answer in one spelling of LaTeX, in time linear in the text.
+r"""Normalise the LaTeX of an answer to one spelling, in time linear in the text.
 
 Two tables do the work: `_CHARACTERS` for single characters, `_SPELLINGS` for commands.
 """
@@ -58,13 +58,13 @@ _CHARACTERS = _GREEK_LETTERS | {
     "\u00a0": " ",
     "~": " ",
 }
-# Letters with a double stroke, which would be plain ones otherwise.
+# Double-struck letters, which NFKC would turn into plain ones.
 _NUMBER_SETS = str.maketrans(
     {unicodedata.lookup(f"DOUBLE-STRUCK CAPITAL {name}"): rf"\mathbb{{{name}}}" for name in "RCQZN"}
 )
 _SCRIPT = re.compile("(?P<above>[⁻⁰¹²³⁴-⁹]+)|(?P<below>[₀-₉]+)|(?P<fraction>[¼-¾⅐-⅞])")
 _OVERLINED = re.compile("((?:\\d\N{COMBINING OVERLINE})+)")
-# Fonts and lines, which say nothing; their braces go, too.
+# Fonts and lines have no meaning; they are removed with their braces.
 _STYLE_TOKEN = re.compile(
     r"(?P<style>\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|pmb|rm|bf|underline|uline|emph"
     r"|ensuremath)(?![A-Za-z])\s*)(?P<brace>\{?)|\\.|[{}]"
@@ -74,11 +74,11 @@ _ROMAN_UNIT = re.compile(
     r"\{((?:[A-Za-z\s./*()~]|\^\s?(?:-?\d|\{-?\d\})|\\(?:cdot|Omega|mu)(?![A-Za-z])|\\[,;: !])*)\}"
 )
 _TAKES_ARGUMENT = re.compile(r"(?:[\^_}]|\\[A-Za-z]+)\s*\Z")
-# What TeX takes as one argument without braces, and a short exponent.
+# Tokens that TeX takes as one argument without braces, and short exponents.
 _TOKEN = r"\\(?!sqrt|frac|left|[dtc]frac|text)[A-Za-z]+|[0-9A-Za-z]"
 _EXPONENT = r"(?:\d|\{-?\d+\})"
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
-# One name for each command that has several; sizes say nothing.
+# One name for each command that has several; sizes have no meaning.
 _COMMANDS = {
     **dict.fromkeys(
         (
@@ -107,14 +107,14 @@ _COMMANDS = {
     "langle": "(",
     "rangle": ")",
 }
-# Needle, pattern, replacement, in order: a rule is tried on what holds its needle.
+# Needle, pattern, replacement, in order: a rule is tried only if the text holds its needle.
 _SPELLINGS = tuple(
     (needle, re.compile(pattern), replacement)
     for needle, pattern, replacement in (
         ("text", r"\\text\s*\{\s*\}", ""),
         ("text", r"\\text\s+\{", r"\\text{"),
         ("color", r"\\(?:text)?color\s*(?:\[[^\][]*\]\s*)?\{[^{}]*\}", ""),
-        # A determinant, `vmatrix`, is no matrix.
+        # A determinant, `vmatrix`, is not a matrix.
         (
             "begin",
             r"\\left\s*\|\s*\\begin\{(?:array\}\s*\{[^{}]*\}|matrix\})",
@@ -191,10 +191,10 @@ _SPELLINGS = tuple(
 
 
 def normalise_latex(text: str) -> str:
-    r"""The same answer in one spelling: `\dfrac12`, `\frac 12` and `½` become `\frac{1}{2}`.
+    r"""Return an answer in one spelling: `\dfrac12`, `\frac 12` and `½` become `\frac{1}{2}`.
 
-    Mathematics mode, spacing, sizes, colours, currency and the endings of ordinals go; percent
-    signs, degrees and `\text{}` stay, because they can decide.
+    Mathematics mode, spacing, sizes, colours, currency and the endings of ordinals are removed;
+    percent signs, degrees and `\text{}` stay, because they can matter.
     """
     text = _in_plain_characters(text)
     box = last_box(text)
@@ -211,7 +211,7 @@ def normalise_latex(text: str) -> str:
 
 
 def closes_at_end(text: str) -> bool:
-    """Whether the first bracket's partner is the last character."""
+    """Return True if the first bracket is closed by the last character."""
     level = 0
     for place, char in enumerate(text):
         level += (char in "([{") - (char in ")]}")
@@ -221,7 +221,7 @@ def closes_at_end(text: str) -> bool:
 
 
 def _in_plain_characters(text: str) -> str:
-    """Without compatibility forms, other scripts' digits, currency signs and zero widths."""
+    """Replace compatibility forms and digits of other scripts; drop currency and zero widths."""
     if text.isascii():
         return text.replace("~", " ")
     text = _SCRIPT.sub(_as_latex, text.translate(_NUMBER_SETS))
@@ -259,7 +259,7 @@ def _as_known(found: re.Match[str]) -> str:
 
 
 def _without_styles(text: str) -> str:
-    r"""`x + 1` for `\mathbf{x + 1}`; only a roman unit after a number becomes `\text{}`."""
+    r"""Replace `\mathbf{x + 1}` by `x + 1`; a roman unit after a number becomes `\text{}`."""
     text = re.sub(r"(\A\s*|\\in\s*)\\mathbf\s*\{R\}", r"\1\\mathbb{R}", text)
     text = _ROMAN_UNIT.sub(_as_text, text)
     written, closing, place = "", [], 0

@@ -1,15 +1,15 @@
-r"""Finds the final answer in a completion, in time linear in the text, whatever a model wrote."""
+r"""Find the final answer in a completion, in time linear in the text, whatever a model wrote."""
 
 import re
 from collections.abc import Callable, Sequence
 
 from passk.config.schema import ANSWER_PLACES
 
-MAX_ANSWER_CHARS = 1000  # a longer answer is none: gold answers of MATH have 160 at most
+MAX_ANSWER_CHARS = 1000  # longer text is no answer: gold answers of MATH have at most 160
 
-# A box opens, an escaped character (which no brace is), or a brace.
+# The opening of a box, an escaped character (which is not a brace), or a brace.
 _BOX_TOKEN = re.compile(r"\\f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
-# TeX needs no braces around one token; a command goes on to the end of the formula.
+# TeX needs no braces around one token; a command extends to the end of the formula.
 _BARE_BOX = re.compile(
     r"\\(?:boxed|fbox)(?:\s+(?=[-.0-9A-Za-z])|\s*(?=\\[A-Za-z]))"
     r"(-?[0-9A-Za-z]*(?:\.\d+)?(?:\\[A-Za-z][^$\n]*)?)"
@@ -29,7 +29,7 @@ _UNSIGNED = (
     rf"|\d+(?:{_POINT}\d+)?|{_POINT}\d+)(?:[eE][-+]?\d+(?!\w))?"
 )
 _NUMBER_IN_TEXT = re.compile(
-    # A minus is a sign unless something to subtract from stands before it.
+    # A minus is a sign unless it follows something to subtract from.
     rf"(?:(?<![\w.)}}\]])[-\u2212]\s?)?(?:\\?[$£€]\s?-?)?"
     rf"(?:\\[dtc]?frac\s*\{{-?\d+\}}\s*\{{\d+\}}|{_UNSIGNED}(?:\s\d+/\d+|\s?/\s?\d+(?!\d|\.\d))?)"
     r"(?:\s?\\?%)?"
@@ -39,14 +39,14 @@ _NUMBER_IN_TEXT = re.compile(
 def find_answer(
     text: str, places: Sequence[str], reads_as: Callable[[str], str] = str
 ) -> str | None:
-    r"""The final answer as it is written, from the first of `places` that holds one.
+    r"""Find the final answer as it is written, in the first of `places` that holds one.
 
-    `boxed`: the last `\boxed{}` or `\fbox{}` with balanced braces; boxes joined by nothing but
-    "and", "or" and commas are one answer, `reads_as` telling which say the same. `hash`: what
-    follows the last `####` in its line, without emphasis, an end token and a last bracket of words;
-    a heading of Markdown (`#### Final Answer`) is no such mark.
-    `last_line`: the last line that is not empty. `last_number`: the last number, with its sign,
-    fraction, currency and percent sign. None where there is no answer, or only a very long one.
+    `boxed`: the last `\boxed{}` or `\fbox{}` with balanced braces; boxes joined only by "and", "or"
+    and commas are one answer, and those that `reads_as` maps to the same text count once. `hash`:
+    the text after the last `####` in its line, without emphasis, an end token and a final bracket
+    of words; a Markdown heading (`#### Final Answer`) does not count. `last_line`: the last line
+    that is not empty. `last_number`: the last number, with its sign, fraction, currency and percent
+    sign. Return None if there is no answer, or if it is longer than MAX_ANSWER_CHARS.
     """
     finders = dict(
         zip(ANSWER_PLACES, (last_box, _after_hash, _last_line, _last_number), strict=True)
@@ -59,9 +59,9 @@ def find_answer(
 
 
 def last_box(text: str, reads_as: Callable[[str], str] = str) -> str | None:
-    r"""What stands in the last `\boxed{}` that is not empty, braces balanced.
+    r"""Return the content of the last `\boxed{}` that is not empty, with balanced braces.
 
-    Boxes that belong together are joined, each of those that `reads_as` makes the same once.
+    Boxes that belong together are joined; those that `reads_as` maps to the same text count once.
 
     Example:
         last_box(r"so $x=\boxed{2}$ or $\boxed{\frac{1}{2}}$") == r"2, \frac{1}{2}"
@@ -81,7 +81,7 @@ def last_box(text: str, reads_as: Callable[[str], str] = str) -> str | None:
         opened = earlier_opened
         contents.append(content.strip())
     if sum(map(len, contents)) > MAX_ANSWER_CHARS:
-        reads_as = str  # not worth reading: an answer as long as this is none
+        reads_as = str  # not worth reading: text as long as this is no answer
     first: dict[str, str] = {}
     for content in reversed(contents):
         first.setdefault(reads_as(content), content)
@@ -89,7 +89,7 @@ def last_box(text: str, reads_as: Callable[[str], str] = str) -> str | None:
 
 
 def _outer_boxes(text: str) -> list[tuple[int, str, int]]:
-    """(start, content, end) of every closed box that stands in no other, in order."""
+    """Return (start, content, end) of every closed box that is not inside another, in order."""
     boxes: list[tuple[int, str, int]] = []
     opened: list[re.Match[str]] = []
     for token in _BOX_TOKEN.finditer(text):
@@ -98,7 +98,7 @@ def _outer_boxes(text: str) -> list[tuple[int, str, int]]:
         elif token[0] == "}" and opened:
             start = opened.pop()
             if start[0] != "{":
-                while boxes and boxes[-1][0] > start.start():  # they stand in this one
+                while boxes and boxes[-1][0] > start.start():  # they are inside this one
                     boxes.pop()
                 boxes.append((start.start(), text[start.end() : token.start()], token.end()))
     return boxes
@@ -113,7 +113,7 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _NOT_BLANK = re.compile(r"\s*+(?=\S)")
-_END_TOKEN = re.compile(r"<\|[a-z_]{1,40}\|>|</s>")  # left in where special tokens are kept
+_END_TOKEN = re.compile(r"<\|[a-z_]{1,40}\|>|</s>")  # present if special tokens are kept
 
 
 def _after_hash(text: str) -> str | None:
@@ -126,7 +126,7 @@ def _after_hash(text: str) -> str | None:
 
 
 def _is_heading(line: str, text: str, end: int) -> bool:
-    """Whether a line after `####` is Markdown's heading: it names a part, or words go on below."""
+    """Return True if a line after `####` is a Markdown heading: a title, or words above text."""
     if _HEADING.match(line) or line.endswith(":"):
         return True
     are_words = " " in line and line.replace(" ", "").isalpha()

@@ -1,4 +1,4 @@
-"""Takes units off an answer: `5 cm`, `18 white eggs`, `3 million`, `20 percent`, `8 N m`."""
+"""Split units off an answer: `5 cm`, `18 white eggs`, `3 million`, `20 percent`, `8 N m`."""
 
 import re
 from typing import NamedTuple
@@ -20,7 +20,7 @@ _SYMBOLS = {
 _ONE_LETTER = frozenset("mgshlLNJWVKCF")
 _MULTIPLIERS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6}
 _MULTIPLIERS |= {"billion": 10**9, "trillion": 10**12}
-# After a number these change what is said, where a unit or a noun does not.
+# After a number these words change the meaning; a unit or a noun does not.
 _NO_UNITS = {
     *("or", "and", "nor", "not", "no", "but", "by", "if", "than", "least", "most", "either"),
     *("maybe", "perhaps", "except", "negative", "wrong", "false", "pi", "infinity", "mod"),
@@ -55,7 +55,7 @@ _FLAT = tuple(
 
 
 class Measured(NamedTuple):
-    """What stands before a unit, and what the unit makes of it."""
+    """Text before a unit, and the unit's effect on it: a factor, or a percent sign."""
 
     head: str
     factor: int = 1
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
 
 
 def split_unit(text: str) -> Measured | None:
-    """Part an answer from its unit; None where the end of the answer is more than a unit."""
+    """Split an answer from its unit; return None if it does not end in a unit alone."""
     unit = _TEXT_UNIT.fullmatch(text) or _BARE_UNIT.fullmatch(text)
     if unit is None:
         return None

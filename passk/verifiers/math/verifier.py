@@ -1,4 +1,4 @@
-"""`verifier=math`: mathematical equality of the final answer and the gold answer."""
+"""Judge the mathematical equality of final answer and gold answer (`verifier=math`)."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from passk.verifiers.worker_pool import WorkerHung, WorkerPool, WorkerStarved
 MAX_WORKERS = 8
 GOLD_UNPARSED = Verdict(0.0, "gold_unparsed")
 
-# gold, answer, equal? The later ones need computer algebra, and so a math-verify that works.
+# gold, answer, equal? The later cases need computer algebra, and so a working math-verify.
 _KNOWN = (
     ("58,500", "58500", True),
     ("-3", "3", False),
@@ -30,16 +30,16 @@ _KNOWN = (
 
 
 class MathVerifier:
-    """Finds the last answer of a completion and compares it with the gold answer.
+    """Verifier that compares the final answer of a completion with the gold answer.
 
-    Numbers, words and the structure of lists, pairs and sets are compared in this process; what
-    needs computer algebra goes to worker processes, one task at a time each, and is bounded in
-    time and memory there. A completion that met the length limit is `truncated`, one without an
-    answer `unparsed`, and the reason is `gold_unparsed` where the gold answer cannot be read.
+    This process compares numbers, words and the structure of lists, pairs and sets. Comparisons
+    that need computer algebra go to worker processes, one task at a time each, with bounded time
+    and memory. A completion that met the length limit is `truncated`, one without an answer
+    `unparsed`; the reason is `gold_unparsed`, with reward 0, if the gold answer cannot be read.
 
-    A check that ends as `timeout` or `error` gives reward 0 where the answer caused that. The proof
-    is that the gold answer, compared with itself under the same limits, gets a verdict. Without
-    this proof the gold answer or the machine may be the cause, and the reward is None.
+    A check that ends as `timeout` or `error` gives reward 0 if the answer caused that. The proof is
+    that the gold answer, compared with itself under the same limits, gets a verdict. Without this
+    proof the gold answer or the machine may be the cause, and the reward is None.
     """
 
     def __init__(self, cfg: VerifierConfig) -> None:
@@ -50,7 +50,7 @@ class MathVerifier:
             cfg.num_workers or min(os.cpu_count() or 1, MAX_WORKERS),
             cfg.timeout_seconds,
         )
-        self._sound_golds: set[str] = set()  # those that got a verdict against themselves
+        self._sound_golds: set[str] = set()  # got a verdict when compared with themselves
 
     def verify(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[Verdict]:
         """See `Verifier.verify`."""
@@ -76,11 +76,11 @@ class MathVerifier:
         self._sound_golds |= {gold for gold, is_judged in judged if is_judged}
 
     def _blamed(self, problem: Problem) -> float | None:
-        """The reward of an answer whose check failed: 0 where nothing else can be the cause."""
+        """Return the reward of a failed check: 0 if only the answer can be the cause, else None."""
         return 0.0 if problem.answer in self._sound_golds else None
 
     def _verify_here(self, problem: Problem, completion: Completion) -> Verdict | str:
-        """The verdict, or the answer to send to a worker."""
+        """Return the verdict, or the answer to send to a worker."""
         if completion.finish_reason is FinishReason.LENGTH:
             return TRUNCATED
         answer = find_answer(completion.text, self._places, reads_as)

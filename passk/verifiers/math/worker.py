@@ -1,8 +1,8 @@
-"""A worker process: reads pairs of answers from stdin, one JSON line each, and judges each.
+"""Worker process that reads pairs of answers from stdin, one JSON line each, and judges them.
 
-Run by `passk.verifiers.worker_pool` as `python -m passk.verifiers.math.worker`. Whatever becomes of
-its parent, it ends by itself: at the end of stdin, when it is orphaned, and when a check uses up
-its CPU time. It ends, too, when answers have left so much in sympy's caches that the next check
+`passk.verifiers.worker_pool` runs it as `python -m passk.verifiers.math.worker`. Whatever happens
+to its parent, it ends by itself: at the end of stdin, when it is orphaned, and when a check uses up
+its CPU time. It also ends when answers have left so much in sympy's caches that the next check
 might lack memory.
 """
 
@@ -25,7 +25,7 @@ def main() -> None:
     """Answer requests until stdin ends; the first line holds the limits of a check."""
     logging.disable(logging.CRITICAL)  # math-verify warns that its alarms are off
     results = os.dup(1)
-    os.dup2(2, 1)  # what a library prints must not look like a result
+    os.dup2(2, 1)  # output of a library must not look like a result
     parent, pending = os.getppid(), bytearray()
     limits = json.loads(_next_line(pending, parent))
     with suppress(GoldUnparsed):
@@ -46,14 +46,14 @@ def _judge(gold: str, answer: str) -> dict[str, Any]:
         return {"same": same_by_algebra(gold, answer)}
     except GoldUnparsed:
         return {"same": None}
-    except Exception as error:  # sympy raises anything over what a model can write
+    except Exception as error:  # sympy may raise anything for a model's text
         return {"error": type(error).__name__}
 
 
 def _next_line(pending: bytearray, parent: int) -> bytes:
-    """The next line of stdin; empty at its end, or when the parent has gone without closing it.
+    """Read the next line of stdin; return empty at its end, or if the parent ended without closing.
 
-    A process that the parent forked keeps the pipe open; hence the look at who the parent is.
+    Processes that the parent forked keep the pipe open, so the parent's id is checked too.
     """
     while b"\n" not in pending:
         while not select.select([0], [], [], _ORPHAN_CHECK_SECONDS)[0]:
@@ -73,14 +73,14 @@ def _send(results: int, message: dict[str, Any]) -> None:
 
 
 def _limit_memory(max_bytes: int) -> None:
-    """`max_bytes` of address space on top of what the interpreter and sympy take."""
+    """Limit the address space to `max_bytes` above its present size (interpreter and sympy)."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if in_use := _bytes_in_use():
         resource.setrlimit(resource.RLIMIT_AS, (in_use + max_bytes, in_use + max_bytes))
 
 
 def _bytes_in_use() -> int:
-    """Return the size of the address space, 0 where no kernel would hold a process to a limit."""
+    """Return the size of the address space; 0 on systems that do not enforce such a limit."""
     if sys.platform != "linux":
         return 0
     with open("/proc/self/statm", encoding="ascii") as file:
@@ -88,7 +88,7 @@ def _bytes_in_use() -> int:
 
 
 def _limit_cpu(seconds: float) -> None:
-    """The kernel ends this process when one check takes more, should nobody else be there to."""
+    """Let the kernel end this process if one check takes longer and no parent is left to do so."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     used = usage.ru_utime + usage.ru_stime
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
