@@ -51,13 +51,14 @@ class Completion:
 class Verdict:
     """A verifier's judgement: the reward (1 right, 0 wrong, None not judged), reason and answer.
 
-    Reasons in use: `correct`, `wrong`, `unparsed` (no answer found), `truncated` (length limit),
-    `timeout` and `error`. The last two come with reward 0 if the completion's answer or program
-    made its check time out or fail, and with reward None if the gold answer or the machine may be
-    the cause. Training may see deliberate errors (`passk.verifiers.noise`): `false_negative`, a
-    right answer refused, and `false_positive`, a wrong one accepted. A sample that was not judged
-    leaves both the numerator and the counts of every estimator. `answer` is the answer that the
-    verifier found in the completion, normalised where possible; majority votes use it.
+    Reasons in use: `correct`, `wrong`, `unparsed` (no answer found), `gold_unparsed` (unreadable
+    gold answer, reward 0), `truncated` (length limit), `timeout` and `error`. The last two come
+    with reward 0 if the completion's answer or program made its check time out or fail, and with
+    reward None if the gold answer or the machine may be the cause. Training may see deliberate
+    errors (`passk.verifiers.noise`): `false_negative`, a right answer refused, and
+    `false_positive`, a wrong one accepted. A sample that was not judged leaves both the numerator
+    and the counts of every estimator. `answer` is the answer that the verifier found in the
+    completion, normalised where possible; majority votes use it.
     """
 
     reward: float | None

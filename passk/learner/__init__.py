@@ -1,1 +1,1 @@
-"""The learner: model, log-probabilities, update, FSDP2, LoRA, checkpoints."""
+"""Learner: model, log-probabilities, update, FSDP2, LoRA, checkpoints."""

@@ -1,7 +1,7 @@
-"""Where text ends and tensors begin: groups and advantages -> weighted rows -> micro-batches.
+"""Turn groups and advantages into weighted rows, and rows into micro-batches of tensors.
 
 Weights carry the whole normalisation (counts of *sampled* completions), so the gradient is the
-same however rows are merged, skipped, ordered or cut into micro-batches.
+same however rows are merged, skipped, ordered or split into micro-batches.
 """
 
 import heapq
@@ -17,11 +17,11 @@ from passk.types import Group
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A prompt with one completion, and what the log-probability of the completion is worth.
+    """A prompt with one completion, and the weights of the completion's log-probability.
 
     `weights` holds one number per objective; training and diagnostics feed one at a time.
     `samples` are the (prompt, sample) indices that were merged into the row. `sampler_logprobs`
-    has one number per completion token, and is empty where nothing was sampled.
+    has one number per completion token, and is empty if nothing was sampled.
     """
 
     prompt_ids: tuple[int, ...]
@@ -41,7 +41,7 @@ _ANCHOR = TokenRow((0,), (0,), (0.0,))
 class TokenBatch:
     """Rows padded on the right: ids and completion mask [B, T], weights [B, objectives].
 
-    `sampled_BT` marks the tokens that `sampler_logprobs_BT` has a number for.
+    `sampled_BT` marks the tokens that have a number in `sampler_logprobs_BT`.
     """
 
     input_ids_BT: Tensor
@@ -53,10 +53,10 @@ class TokenBatch:
 
 
 def advantage_weights(advantages_PG: np.ndarray, rewards_PG: np.ndarray) -> np.ndarray:
-    """A_i / (P n_x): the share of each sample in the estimate of the gradient, [P, n].
+    """Compute A_i / (P n_x), the weight of each sample in the estimated gradient, [P, n].
 
     P counts all sampled prompts and n_x the judged samples of the prompt, also where advantages
-    are zero; samples that were not judged (NaN reward) weigh nothing.
+    are zero. Samples that were not judged (NaN reward) have weight 0.
     """
     judged_P1 = np.maximum((~np.isnan(rewards_PG)).sum(axis=1, keepdims=True), 1)
     weights_PG: np.ndarray = advantages_PG / (len(advantages_PG) * judged_P1)
@@ -70,10 +70,10 @@ def make_rows(
     merge_identical: bool = True,
     skip_zero: bool = True,
 ) -> list[TokenRow]:
-    """Rows for the learner: identical completions of a prompt become one with summed weights.
+    """Make rows for the learner; identical completions of a prompt share one, with summed weights.
 
-    `weights_PGO` is [P, n, objectives]. Rows whose weights are all zero are left out: they add
-    nothing to any gradient.
+    `weights_PGO` is [P, n, objectives]. With `skip_zero`, rows whose weights are all zero are left
+    out, as they add nothing to any gradient. Without `merge_identical` every sample has its row.
     """
     merged: dict[tuple[int, object], list[tuple[int, int]]] = {}
     for p, group in enumerate(groups):
@@ -105,12 +105,12 @@ def micro_batches(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> Iterator[TokenBatch]:
-    """Batches of rows of similar length with at most `max_tokens` padded tokens each.
+    """Yield batches of rows of similar length with at most `max_tokens` padded tokens each.
 
-    Of several ranks that all know all rows, those of `rank`: rows are dealt out so that every rank
-    has about as many tokens. All ranks get equally many batches, because each takes part in what
-    the others wait for: who has fewer gets one token that weighs nothing. Without rows there are
-    none.
+    A longer row is a batch by itself. With several ranks, all given the same rows, yield the
+    batches of `rank`: each rank gets about the same number of tokens. All ranks get the same number
+    of batches, because their forward and backward passes wait for each other: a rank with fewer
+    gets batches of one token with weight 0. Without rows there are no batches.
     """
     cuts = [_cut(rows, chosen, max_tokens) for chosen in balanced(list(map(len, rows)), num_ranks)]
     for turn in range(max(map(len, cuts))):
@@ -121,7 +121,7 @@ def micro_batches(
 
 
 def balanced(lengths: Sequence[int], num_shares: int) -> list[list[int]]:
-    """Deal items out, longest first, each to the share that has least so far; places in order."""
+    """Deal items out, longest first, each to the shortest share so far; return places in order."""
     shares: list[list[int]] = [[] for _ in range(num_shares)]
     totals = [(0, number) for number in range(num_shares)]
     for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -132,7 +132,7 @@ def balanced(lengths: Sequence[int], num_shares: int) -> list[list[int]]:
 
 
 def _cut(rows: Sequence[TokenRow], chosen: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Places of rows, by length, in parts of at most `max_tokens` padded tokens."""
+    """Split the places of rows, by length, into parts of at most `max_tokens` padded tokens."""
     order = sorted(chosen, key=lambda b: len(rows[b]))
     parts, start = [], 0
     while start < len(order):

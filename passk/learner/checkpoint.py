@@ -1,8 +1,8 @@
-"""Checkpoints: a model in Hugging Face form, what resuming needs, and hashes that catch damage.
+"""Find, check and load checkpoints: a Hugging Face model, the state to resume from, and hashes.
 
-`passk.learner.checkpoint_writer` writes them under a temporary name, and renames the folder when
-all is there, so one with its final name was complete once; `files.json` shows whether it still is.
-What resuming needs lies in shards in the folder `learner`, in safetensors' form: nothing is
+`passk.learner.checkpoint_writer` writes them under a temporary name and renames the folder when it
+is complete, so a folder with its final name was complete once; `files.json` shows whether it still
+is. The state to resume from lies in shards in the folder `learner`, as safetensors: nothing is
 pickled.
 """
 
@@ -29,7 +29,7 @@ LEARNER, STATE, MANIFEST = "learner", "state.json", "files.json"
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a file was when it was written."""
+    """Size and hash of a file when it was written."""
 
     bytes: int
     sha256: str
@@ -37,7 +37,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class TrainState:
-    """Where a run stands: optimiser steps, problems taken from the stream, what was measured."""
+    """Counters of a run: optimiser steps, problems taken from the stream, past measurements."""
 
     step: int
     stream_position: int
@@ -45,15 +45,16 @@ class TrainState:
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder's name under `checkpoints/`; it sorts by step."""
+    """Return the folder's name under `checkpoints/`, which sorts by step."""
     return f"step-{step:06d}"
 
 
 def restore(folder: Path, learner: Learner) -> TrainState:
-    """Load optimiser, adapters, random state and counters of a whole checkpoint into a learner.
+    """Load optimiser, adapters, random state and counters of a complete checkpoint into a learner.
 
-    Each rank reads its part, however many ranks wrote. The learner's model must have been loaded
-    from the same folder; with adapters, from where the run started.
+    Each rank reads its part, whatever the number of ranks that wrote it. The learner's model must
+    have been loaded from the same folder; with adapters, from the model that the run started from,
+    else UserError is raised.
     """
     learner.init_moments()
     random_state = torch.get_rng_state()
@@ -78,19 +79,19 @@ def restore(folder: Path, learner: Learner) -> TrainState:
 
 
 def saved_step(folder: Path) -> int:
-    """The optimiser steps behind a checkpoint."""
+    """Return the number of optimiser steps before a checkpoint."""
     return int(json.loads((folder / STATE).read_text())["step"])
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint (a file missing, cut short or altered), or None.
+    """Describe the damage of a checkpoint (a file missing, cut short or altered), or return None.
 
-    All ranks ask, each reads its share of the files, and all have the answer.
+    All ranks must call this; each reads its share of the files, and all get the same answer.
     """
     try:
         listed = json.loads((folder / MANIFEST).read_text())
         files = {name: Fingerprint(**written) for name, written in listed.items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # gone, or no such list
+    except (OSError, ValueError, TypeError, AttributeError):  # missing, or not such a list
         return f"{MANIFEST} is missing or unreadable"
     if STATE not in files:
         return f"{MANIFEST} does not list {STATE}"
@@ -110,19 +111,19 @@ def _difference(folder: Path, name: str, written: Fingerprint) -> str | None:
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Size and hash of a file."""
+    """Return size and hash of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Fingerprint(path.stat().st_size, digest)
 
 
 def checkpoints(run_dir: Path) -> dict[int, Path]:
-    """The folders of a run's checkpoints by step, ascending."""
+    """Return the folders of a run's checkpoints by step, ascending."""
     return {step: path for step, path in steps_of(run_dir / "checkpoints").items() if path.is_dir()}
 
 
 def chosen_checkpoint(run_dir: Path, which: str) -> Path:
-    """The checkpoint `last`, `best` or of a step, proved whole; otherwise a sentence."""
+    """Return the checkpoint `last`, `best` or of a step; raise UserError if absent or damaged."""
     if which == "last":
         return last_checkpoint(run_dir)
     steps = best_steps(run_dir) if which == "best" else [int(which)]
@@ -138,7 +139,7 @@ def chosen_checkpoint(run_dir: Path, which: str) -> Path:
 
 
 def best_steps(run_dir: Path) -> list[int]:
-    """The evaluated steps by their Pass@1 on the held-out problems, the best first."""
+    """Return the evaluated steps by Pass@1 on the held-out problems, the best first."""
     path = run_dir / "eval" / "summary.csv"
     if not path.is_file():
         return []
@@ -149,7 +150,7 @@ def best_steps(run_dir: Path) -> list[int]:
 
 
 def last_checkpoint(run_dir: Path) -> Path:
-    """The newest checkpoint of a run, proved whole; otherwise a sentence that offers another."""
+    """Return the newest checkpoint of a run; if damaged, raise UserError that offers another."""
     folders = list(checkpoints(run_dir).values())[::-1]
     if not folders:
         raise UserError(f"{run_dir} holds no checkpoint (checkpoints/step-NNNNNN is missing)")
@@ -157,7 +158,7 @@ def last_checkpoint(run_dir: Path) -> Path:
 
 
 def _proved(folder: Path, earlier: Sequence[Path]) -> Path:
-    """The checkpoint if it is whole; otherwise a sentence that offers the first whole earlier."""
+    """Return the checkpoint if undamaged; else raise UserError that offers one of `earlier`."""
     problem = damage(folder)
     if problem is None:
         return folder
@@ -171,9 +172,10 @@ def _proved(folder: Path, earlier: Sequence[Path]) -> Path:
 
 
 def resolve_model(path: str, key: str) -> str:
-    """What a user may name as a starting point: a run directory, a checkpoint, or a model.
+    """Resolve a starting point (a run directory, a checkpoint, or a model) to a model folder.
 
-    `key` is the configuration key for the error message. Checkpoints are proved whole.
+    `key` is the configuration key for error messages. Raises UserError if the path is none of
+    these, or is an adapter, or if the checkpoint is damaged.
     """
     folder = Path(path)
     if (folder / "checkpoints").is_dir():

@@ -1,6 +1,6 @@
-"""Writing checkpoints: every rank its own part, beside the training that goes on.
+"""Write checkpoints while training continues; every rank writes its own part.
 
-What is written is copied to main memory first. The folder has a temporary name until it is whole.
+Tensors are copied to main memory first. The folder has a temporary name until it is complete.
 """
 
 import json
@@ -44,14 +44,14 @@ from passk.learner.lora import adapter_parameters, base_fingerprint, base_parame
 from passk.learner.policy import GENERATION_CONFIG, Tokenizer
 from passk.ranks import gather, num_ranks, rank
 
-MAX_FILE_BYTES = 2 * 2**30  # a file is put together in memory, a rank's part of it
-# Of one process, which is what it is.
+MAX_FILE_BYTES = 2 * 2**30  # bounds memory: each rank assembles its part of a file in memory
+# This warning is expected with a single process.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a checkpoint holds: the plain model, what resuming needs beside it, and the counters.
+    """Content of a checkpoint: the plain model, further tensors that resuming needs, the counters.
 
     The weights are in shards, or whole on rank 0 and missing on others.
     """
@@ -63,12 +63,12 @@ class Moment:
 
 
 class CheckpointWriter:
-    """The writer of a run's checkpoints. State: the one that is being written, if any."""
+    """Writer of a run's checkpoints. State: the checkpoint that is being written, if any."""
 
     def __init__(
         self, folder: Path, *, in_background: bool, generation: bytes | None = None
     ) -> None:
-        """`folder` will hold the checkpoints; all ranks make their writer at the same moment.
+        """Make a writer into `folder`; all ranks must make theirs at the same point.
 
         `generation` is the starting model's generation_config.json, see `save_model`.
         """
@@ -82,10 +82,10 @@ class CheckpointWriter:
     def save(
         self, learner: Learner, tokenizer: Tokenizer, state: TrainState, drop: Sequence[Path]
     ) -> None:
-        """Write the checkpoint of `state.step`, and remove those in `drop` once it is whole.
+        """Write the checkpoint of `state.step`, and remove those in `drop` once it is complete.
 
-        Returns when everything has been copied. Waits for the checkpoint before it, and raises what
-        kept that one from being written.
+        With a background thread, return when everything has been copied. First wait for the
+        previous checkpoint, and raise the error that kept it from being written, if any.
         """
         self.settle()
         moment = _moment(learner, state, copy=self._thread is not None)
@@ -98,18 +98,18 @@ class CheckpointWriter:
             self._pending = self._thread.submit(_finish, write, drop)
 
     def settle(self) -> None:
-        """Wait for the checkpoint that is being written; raises what kept it from being whole."""
+        """Wait for the checkpoint that is being written, and raise its error, if any."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def check(self) -> None:
-        """Raise what has kept the checkpoint before this moment from being written, if anything."""
+        """Raise the error of the last checkpoint if it has failed by now; do not wait."""
         if self._pending is not None and self._pending.done():
             self.settle()
 
     def close(self) -> None:
-        """Wait, but leave the word to the error that is on its way."""
+        """Wait, but raise nothing: another error may be on its way."""
         if self._pending is not None:
             wait([self._pending])
         if self._thread is not None:
@@ -117,7 +117,7 @@ class CheckpointWriter:
 
 
 def _moment(learner: Learner, state: TrainState, *, copy: bool) -> Moment:
-    """The learner as it is; with `copy` as it is now, whatever is trained later."""
+    """Return the learner's tensors; with `copy`, copies that later training does not change."""
     own = learner.state_tensors() | {"rng/torch": torch.get_rng_state()}
     if any(adapter_parameters(learner.model)):
         own["base"] = base_fingerprint(learner.model)
@@ -129,11 +129,11 @@ def _moment(learner: Learner, state: TrainState, *, copy: bool) -> Moment:
 
 
 def _is_saved_as_named(learner: Learner) -> bool:
-    """Whether the model's file names its tensors as the model does, so that ranks can write it.
+    """Return True if the model's file names its tensors as the model does, so ranks can write it.
 
-    Not so with experts, which transformers joins while it loads. Such a model is gathered by rank
-    0, and transformers takes it apart again. Gathered too is one with a tensor of no dimension:
-    torch puts the ranks' parts of it together to 0.
+    Names differ with experts, which transformers joins while it loads. Rank 0 gathers such a model,
+    and transformers splits it again. A model with a tensor of no dimension is gathered too: torch
+    would assemble the ranks' parts of it to 0.
     """
     if any(tensor.dim() == 0 for tensor in learner.model.state_dict().values()):
         return False
@@ -144,7 +144,7 @@ def _is_saved_as_named(learner: Learner) -> bool:
 
 
 def _gathered(learner: Learner) -> Iterator[tuple[str, Tensor]]:
-    """The plain model's tensors put together on rank 0; nothing on others."""
+    """Yield the plain model's tensors, gathered on rank 0; nothing on other ranks."""
     for name, tensor in learner.plain_state():
         gathered = on_rank_0(tensor)
         if rank() == 0:
@@ -152,7 +152,7 @@ def _gathered(learner: Learner) -> Iterator[tuple[str, Tensor]]:
 
 
 def _copied(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Copies in main memory, in shards where the tensors are, which training will not change."""
+    """Yield copies in main memory, sharded as the tensors are, which training will not change."""
     stager = DefaultStager(StagingOptions(False, False, False, False))
     for name, tensor in tensors:
         staged: dict[str, Tensor] = stager.stage({name: tensor})  # type: ignore[assignment]  # at once
@@ -173,9 +173,9 @@ def _write(
     moment: Moment,
     group: dist.ProcessGroup | None,
 ) -> None:
-    """Write `folder`, replacing one of the same name; every rank does its part of it.
+    """Write `folder`, replacing one of the same name; every rank does its part.
 
-    `plain` writes what a model folder holds, with the weights that it is given.
+    `plain` writes a model folder, with the weights that it is given.
     """
     unfinished = folder.with_name(f".{folder.name}.partial")
     try:
@@ -218,8 +218,8 @@ def save_model(
 ) -> None:
     """Write a model's configuration and weights (None: its own).
 
-    Its generation_config.json becomes `generation` as it is, and is left out for None: how to
-    sample from the model is its author's word, and the library writes only part of what it reads.
+    Its generation_config.json becomes `generation`, unchanged, and is left out for None: how to
+    sample from the model is its author's choice, and the library writes only part of what it reads.
     """
     model.save_pretrained(folder, state_dict=weights)
     file = folder / GENERATION_CONFIG
@@ -230,15 +230,14 @@ def save_model(
 
 
 def check_saving(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> None:
-    """Raise UserError unless what a checkpoint holds beside its weights can be written.
+    """Raise UserError unless the configuration and the tokenizer of a checkpoint can be written.
 
-    A configuration or a tokenizer may load and not be saved. `name` is what the sentence calls the
-    model.
+    Either may load but fail to be saved. `name` is the name of the model in messages.
     """
     with TemporaryDirectory() as folder:
         try:
             _save_plain(model, tokenizer, None, Path(folder), {})
-        except OSError:  # the disk's
+        except OSError:  # of the disk
             raise
         except Exception as error:
             raise UserError(
@@ -255,7 +254,7 @@ def _save(
     *,
     put_together: bool = False,
 ) -> None:
-    """Each rank's shards of the tensors in safetensors' form; `put_together`: whole ones too."""
+    """Write each rank's shards as safetensors; with `put_together`, consolidated files too."""
     writer = HuggingFaceStorageWriter(
         str(folder),
         fqn_to_index_mapping=_files_by_size(tensors),
@@ -266,7 +265,7 @@ def _save(
 
 
 def _files_by_size(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """The number, from 1, of the file that each tensor goes to."""
+    """Map each tensor to the number, from 1, of the file that it goes to."""
     files, size = {}, 0
     for name, tensor in tensors.items():
         size += tensor.numel() * tensor.element_size()
@@ -276,7 +275,7 @@ def _files_by_size(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _rename_if_alone(folder: Path) -> None:
-    """One file of weights is called as `save_pretrained` calls it."""
+    """Rename a single file of weights to the name that `save_pretrained` uses."""
     files = list(folder.glob("model-*.safetensors"))
     if len(files) == 1:
         os.replace(files[0], folder / "model.safetensors")
@@ -284,9 +283,9 @@ def _rename_if_alone(folder: Path) -> None:
 
 
 def _write_manifest(folder: Path, group: dist.ProcessGroup | None) -> None:
-    """Sizes and hashes of all files; each rank reads again what it wrote itself.
+    """Write sizes and hashes of all files; each rank reads what it wrote itself.
 
-    All are on the disk then, but for the names in their folders.
+    Afterwards all files are on the disk, except for the lists of names in their folders.
     """
     shards = f"shard-{rank() + 1:05d}-*"
     mine = [path for path in folder.rglob(shards) if path.is_file()]
@@ -305,7 +304,7 @@ def _write_manifest(folder: Path, group: dist.ProcessGroup | None) -> None:
 
 
 def _rename(unfinished: Path, folder: Path) -> None:
-    """Give a checkpoint whose files are on the disk its name, in place of one that has it."""
+    """Give a checkpoint, whose files are on the disk, its final name; replace an older one."""
     sync_folders(unfinished)
     remove_folder(folder)
     os.replace(unfinished, folder)
@@ -313,7 +312,7 @@ def _rename(unfinished: Path, folder: Path) -> None:
 
 
 def _cause(error: BaseException, folder: Path) -> Exception:
-    """What a rank met, or a library that passes on a system's error as a text of its own."""
+    """Return a rank's original error, or the system's error behind a library's text."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     if isinstance(error, SafetensorError):
@@ -322,7 +321,7 @@ def _cause(error: BaseException, folder: Path) -> Exception:
 
 
 def system_error(error: SafetensorError, folder: Path) -> Exception:
-    """The system's error, such as of a full disk, that safetensors passes on as text, if it is."""
+    """Return the system's error, such as a full disk, that safetensors reports as text, if any."""
     passed_on = re.search(r"os error (\d+)", str(error))
     if passed_on is None:
         return error

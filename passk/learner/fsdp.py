@@ -1,7 +1,7 @@
-"""A policy in shards: each rank holds its part of every parameter (FSDP2), layer by layer.
+"""Shard a policy: each rank holds its part of every parameter (FSDP2), layer by layer.
 
-The whole of a layer exists on a rank while it computes. Weights are read from safetensors straight
-into the shards, so no rank ever holds the model.
+A full layer exists on a rank only while it computes. Weights are read from safetensors straight
+into the shards, so no rank ever holds the full model, except as in `load_sharded`.
 """
 
 from collections.abc import Iterator
@@ -47,14 +47,14 @@ def load_sharded(
     seed: int,
     parameters: str = "all",
 ) -> PreTrainedModel:
-    """The causal LM at `path` as `load_policy` gives it, with a part of it on each rank.
+    """Load the causal LM at `path` as `load_policy` does, with a part of it on each rank.
 
-    With adapters, where `cfg` asks for them, and with gradients of `parameters` only
-    (`layers.freeze_outside`): both must be decided before it is cut.
+    Add adapters if `cfg` asks for them, and keep gradients of `parameters` only
+    (`layers.freeze_outside`): both must be done before sharding.
 
-    A model whose file names its tensors otherwise than the model itself does (experts that
-    transformers joins while it loads) is loaded whole on each rank, and cut then. So is one whose
-    files do not fit it, which is refused.
+    If the files name tensors differently from the model (experts that transformers joins while it
+    loads), each rank loads the full model and then shards it. So it does if the files do not fit
+    the model; then `load_policy` raises UserError.
     """
     folder = local_folder(path)
     with reading_model(path, cfg.attn_implementation):
@@ -85,10 +85,10 @@ def load_sharded(
 def shard(
     model: PreTrainedModel, device: torch.device, cfg: LearnerConfig, trained: nn.Module
 ) -> None:
-    """Cut every layer, and then what is left, over the ranks; `learner.replicas` keeps copies.
+    """Shard every layer, and then the rest, over the ranks; `learner.replicas` keeps copies.
 
-    What has gradients is a piece by itself: those of the last piece are added up over ranks only
-    after the gradients of others, of which there may be none.
+    The module `trained`, which has gradients, is sharded as a unit of its own: gradients of the
+    last unit (the model) are reduced only after those of other units, of which there may be none.
     """
     mesh = _mesh(device, cfg.replicas)
     dtype = getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
@@ -101,7 +101,7 @@ def shard(
 
 
 def _mesh(device: torch.device, replicas: int) -> DeviceMesh:
-    """Ranks by shard, or (hybrid) by replica and shard."""
+    """Make a device mesh of ranks by shard, or (hybrid) by replica and shard."""
     if num_ranks() % replicas:
         raise UserError(
             f"learner.replicas={replicas} does not divide the {num_ranks()} ranks of the run"
@@ -113,33 +113,33 @@ def _mesh(device: torch.device, replicas: int) -> DeviceMesh:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be in shards, put together on every rank (which all must ask for)."""
+    """Return the full tensor on every rank, gathered if in shards; all ranks must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def on_rank_0(tensor: Tensor) -> Tensor:
-    """A tensor in shards, put together in the main memory of rank 0; on other ranks it is empty."""
+    """Gather a sharded tensor in the main memory of rank 0; on other ranks it is empty."""
     if not isinstance(tensor, DTensor):
         return tensor
-    put_together = tensor.full_tensor()  # which all ranks must ask for
+    put_together = tensor.full_tensor()  # all ranks must call this
     return put_together.cpu() if rank() == 0 else torch.empty(0)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor: all of it, where it is not in shards."""
+    """Return this rank's part of a tensor: all of it if it is not in shards."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def reduce_gradients(model: nn.Module, now: bool) -> None:
-    """Whether the next backward pass adds the ranks' gradients up, or keeps them to itself."""
+    """Set whether the next backward pass reduces gradients over ranks, or keeps them local."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(now)
 
 
 def reshard(model: nn.Module) -> None:
-    """Let go of what a forward pass without a backward pass has put together.
+    """Free the full parameters that a forward pass without a backward pass has gathered.
 
-    The next one would compute with it, however the shards have changed.
+    The next forward pass would use them, even if the shards have changed.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -147,13 +147,13 @@ def reshard(model: nn.Module) -> None:
 
 
 def _with_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What no file holds: buffers and adapters."""
+    """Yield the tensors that no file holds: buffers and adapters."""
     yield from model.named_buffers()
     yield from ((name, parameter.detach()) for name, parameter in adapter_parameters(model))
 
 
 def _without_weights(cfg: ModelConfig, folder: str) -> PreTrainedModel:
-    """The model with its buffers, and parameters that have a shape but no memory."""
+    """Build the model with its buffers, and with parameters that have a shape but no memory."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code)
     with _parameters_on_meta():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(

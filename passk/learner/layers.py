@@ -1,4 +1,4 @@
-"""The layers of a model: what is trained, kept in memory and compiled is decided by layer."""
+"""Find a model's layers, and freeze, checkpoint or compile them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,15 +13,15 @@ from passk.errors import UserError
 
 
 def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
-    """The model's layers, as transformers marks them; none where it does not."""
+    """Return the model's layers, as transformers marks them; none if it marks none."""
     return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
 def freeze_outside(model: PreTrainedModel, parameters: str) -> nn.Module:
-    """Let only the weights that `diagnose.parameters` names have gradients; the module of these.
+    """Freeze all weights but those that `diagnose.parameters` names; return their module.
 
-    `all` changes nothing. To be called before the model is cut into shards, and before a learner
-    is made of it.
+    `all` changes nothing. Call this before the model is sharded, and before a learner is made of
+    it. Raises UserError if the model has no such weights.
     """
     if parameters == "all":
         return model
@@ -37,7 +37,7 @@ def freeze_outside(model: PreTrainedModel, parameters: str) -> nn.Module:
 
 
 def _final_norm(model: PreTrainedModel, layers: Sequence[nn.Module]) -> nn.Module:
-    """The last module beside the layers whose own weights are vectors of the hidden size."""
+    """Return the last module outside the layers whose own weights are vectors of hidden size."""
     within = {id(module) for layer in layers for module in layer.modules()}
     size = model.config.get_text_config().hidden_size
     found = [
@@ -56,9 +56,9 @@ def _final_norm(model: PreTrainedModel, layers: Sequence[nn.Module]) -> nn.Modul
 
 
 def checkpoint_layers(model: nn.Module) -> None:
-    """Let every layer keep its input only, and compute the rest again for the backward pass.
+    """Make every layer keep only its input, and recompute the rest for the backward pass.
 
-    transformers' own switch works in training mode alone, where dropout would be on too.
+    The switch of transformers works only in training mode, where dropout would be on too.
     """
     for layer in _wanted_layers(model, "gradient_checkpointing", "checkpointed"):
         layer.forward = partial(
@@ -67,10 +67,10 @@ def checkpoint_layers(model: nn.Module) -> None:
 
 
 def compile_layers(model: nn.Module, device: torch.device) -> None:
-    """Compile what every layer computes, for batches of any shape (torch.compile).
+    """Compile the forward pass of every layer, for batches of any shape (torch.compile).
 
-    The layers share their code, so it is compiled once. What happens around a layer, such as
-    putting its shards together, stays as it is, and so does the head.
+    The layers share their code, so it is compiled once. Work around a layer, such as gathering its
+    shards, is not compiled, nor is the head.
     """
     layers = _wanted_layers(model, "compile", "compiled")
     _try_compiler(device)
@@ -89,7 +89,7 @@ def _wanted_layers(model: nn.Module, key: str, participle: str) -> list[Gradient
 
 
 def _try_compiler(device: torch.device) -> None:
-    """Refuse to go on where torch cannot compile, which it would say in a long traceback."""
+    """Raise UserError if torch cannot compile, which it would otherwise say in a long traceback."""
     double = torch.compile(lambda x: x + x, options={"fx_graph_cache": False})
     try:
         double(torch.ones(2, device=device))

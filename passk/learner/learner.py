@@ -1,4 +1,4 @@
-"""The learner: owns the trained model and its optimiser; one update per batch of rollouts."""
+"""Train a policy: own the model and its optimiser, and make one update per batch of rollouts."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from passk.ranks import gather, num_ranks, rank
 class PolicyGap:
     """|log p_learner - log p_sampler| over the sampled tokens of a batch, in nats.
 
-    `truncated_fraction` is the share of tokens whose importance weight was cut to the cap.
+    `truncated_fraction` is the share of tokens whose importance weight was truncated to the cap.
     """
 
     mean: float
@@ -32,11 +32,11 @@ class PolicyGap:
 
 @dataclass(frozen=True, slots=True)
 class LearnStats:
-    """What an update reports: the loss, the norm of the gradient before clipping, the step size.
+    """Statistics of an update: loss, norm of the gradient before clipping, learning rate.
 
-    `logprobs` is the learner's log pi(y|x) of each row it was fed, before the update. The loss is
-    -sum w log pi, whatever importance weights the gradient had. `gap` is None where no row knows
-    what the sampler said.
+    `logprobs` is the learner's log pi(y|x) of each row, before the update. The loss is
+    -sum w log pi, whatever importance weights the gradient had. `gap` is None if no row has the
+    sampler's log-probabilities.
     """
 
     loss: float
@@ -59,10 +59,10 @@ class Learner:
         importance_cap: float | None = None,
         max_logprob_gap: float = math.inf,
     ) -> None:
-        self.model = model.eval()  # no dropout: the policy that learns is the one that sampled
+        self.model = model.eval()  # no dropout: the learning policy is the one that sampled
         if cfg.compile:
             compile_layers(model, model.device)
-        if cfg.gradient_checkpointing:  # around it: what is computed again is compiled too
+        if cfg.gradient_checkpointing:  # after compiling, so that the recomputation is compiled too
             checkpoint_layers(model)
         self.cfg = cfg
         self.num_steps = num_steps
@@ -83,12 +83,12 @@ class Learner:
         )
 
     def update(self, rows: Sequence[TokenRow]) -> LearnStats:
-        """One optimiser step on L = -sum_rows w sum_t rho_t log pi(y_t | x, y_<t).
+        """Make one optimiser step on L = -sum_rows w sum_t rho_t log pi(y_t | x, y_<t).
 
         On-policy with one step per batch of rollouts: rho_t = min(pi / pi_sampler, cap), taken as
-        a constant, only makes up for how a sampler's arithmetic differs from the learner's. It is
-        1 without a cap, or where a row does not know what the sampler said. With no rows the
-        gradient is zero, which is what the estimate says, and the optimiser still takes its step.
+        a constant, only corrects differences between the arithmetic of sampler and learner. It is
+        1 without a cap, and for rows without the sampler's log-probabilities. Without rows the
+        gradient is zero, as the estimate is, and the optimiser still takes its step.
         Raises PolicyMismatch, before the step, if the two differ by more than `max_logprob_gap`,
         and Diverged if the loss or its gradient is not finite.
         """
@@ -113,16 +113,16 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)  # a sampler on the same GPU wants it
+        self.optimizer.zero_grad(set_to_none=True)  # free memory for a sampler on the same GPU
         self.step += 1
         return LearnStats(loss, norm.item(), learning_rate, logprobs, gap)
 
     def accumulate_gradient(
         self, rows: Sequence[TokenRow]
     ) -> tuple[float, tuple[float, ...], PolicyGap | None]:
-        """Add the loss gradient of the rows to `.grad`; loss, log pi(y|x) per row, and the gap.
+        """Add the loss gradient of the rows to `.grad`; return loss, log pi(y|x) per row, and gap.
 
-        All ranks are given the same rows, and each computes its share of them.
+        All ranks must be given the same rows; each computes its share of them.
         """
         loss_sum, logprobs, log_ratios = 0.0, dict[int, float](), []
         max_tokens, device = self.cfg.max_tokens_per_batch, self.model.device
@@ -137,7 +137,7 @@ class Learner:
             log_ratios.append(log_ratio_BT[batch.sampled_BT])
             weights_B = batch.weights_BO[:, 0]
             objective_BT = self._importance(log_ratio_BT, batch) * logp_BT
-            # FSDP takes the mean over ranks, and what is wanted is the sum.
+            # FSDP takes the mean over ranks, but the sum is needed.
             (-num_ranks() * (weights_B * objective_BT.sum(dim=1)).sum()).backward()
             logp_B = logp_BT.detach().sum(dim=1)
             loss_sum -= (weights_B * logp_B).sum().item()
@@ -151,18 +151,18 @@ class Learner:
         )
 
     def gradient(self, rows: Sequence[TokenRow]) -> Tensor:
-        """The loss gradient of the rows as one float32 vector on the CPU; `.grad` stays empty.
+        """Return the rows' loss gradient as a float32 vector on the CPU; `.grad` stays empty.
 
-        Of several ranks each has its part: sums over ranks of products of parts are products of
-        gradients, also where shards are held more than once.
+        Each of several ranks gets its part: sums over ranks of products of parts are products of
+        gradients, also if replicas hold shards more than once.
         """
         whole_parts = torch.cat([part.cpu() for part in self.gradient_parts(rows)])
         return whole_parts / math.sqrt(self.cfg.replicas)
 
     def gradient_parts(self, rows: Sequence[TokenRow]) -> list[Tensor]:
-        """What `gradient` is made of, parameter by parameter, where each is: nothing is copied.
+        """Return the parts of `gradient`, one per parameter, on the parameter's own device.
 
-        Not yet divided by the root of the number of replicas.
+        They are not yet divided by the square root of the number of replicas.
         """
         self.optimizer.zero_grad(set_to_none=True)
         self.accumulate_gradient(rows)
@@ -174,21 +174,21 @@ class Learner:
         return parts
 
     def num_local_parameters(self) -> int:
-        """How many trained numbers this rank holds."""
+        """Return how many trained numbers this rank holds."""
         return sum(part.numel() for part in self.trained_parts().values())
 
     def trained_parts(self) -> dict[str, Tensor]:
-        """What this rank holds of each trained parameter, itself; in the order of `gradient`."""
+        """Return this rank's part of each trained parameter, not copied, in `gradient`'s order."""
         return {name: local(p.detach()) for name, p in self._trained.items()}
 
     def moments(self) -> list[dict[str, Tensor]]:
-        """This rank's part of Adam's state of each parameter, in the order of `gradient`."""
+        """Return this rank's part of Adam's state of each parameter, in the order of `gradient`."""
         states = (self.optimizer.state[parameter] for parameter in self._trained.values())
         return [{name: local(value) for name, value in state.items()} for state in states]
 
     @torch.no_grad()
     def logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
-        """log pi(y|x) of each row, computed in the dtype of the weights."""
+        """Compute log pi(y|x) of each row, in the dtype of the weights."""
         max_tokens, device = self.cfg.max_tokens_per_batch, self.model.device
         logprobs = dict[int, float]()
         for batch in micro_batches(rows, max_tokens, device, rank(), num_ranks()):
@@ -202,26 +202,27 @@ class Learner:
         return [everywhere[b] for b in range(len(rows))]
 
     def _importance(self, log_ratio_BT: Tensor, batch: TokenBatch) -> Tensor | float:
-        """The truncated importance weights [B, T], 1 where the sampler's part is not known."""
+        """Compute truncated importance weights [B, T], 1 without a sampler's log-probability."""
         if self.importance_cap is None:
             return 1.0
         return log_ratio_BT.exp().clamp(max=self.importance_cap).where(batch.sampled_BT, 1.0)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The parameters of the plain model by name, each once, for `Sampler.load_weights`."""
+        """Yield the plain model's parameters by name, each once, for `Sampler.load_weights`."""
         return (
             (name, whole(tensor))
             for name, tensor in plain_tensors(self.model, self.model.named_parameters())
         )
 
     def weight_names(self) -> list[str]:
-        """The names that `weights` yields, without what they name."""
+        """Return the names that `weights` yields, without the tensors."""
         return [name for name, _ in base_parameters(self.model)]
 
     def plain_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters and saved buffers of the plain model by name, each once, for a checkpoint.
+        """Yield parameters and saved buffers of the plain model by name, each once.
 
-        In shards where the model is; adapters are merged into it, one tensor at a time.
+        For a checkpoint. They are sharded as the model is; adapters are merged, one tensor at a
+        time.
         """
         names = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         buffers = [item for item in self.model.state_dict().items() if item[0] not in names]
@@ -229,10 +230,11 @@ class Learner:
         return plain_tensors(self.model, tensors)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What resuming needs beside the plain model: the tensors themselves, to save or to fill.
+        """Return the tensors that resuming needs beside the plain model, not copied.
 
-        Adam's moments and counts are `optimizer/<parameter>/<moment>`; adapters, which the plain
-        model does not hold, `adapter/<parameter>`.
+        They can be saved, or filled from a checkpoint. Adam's moments and counts are
+        `optimizer/<parameter>/<moment>`; adapters, which the plain model does not hold, are
+        `adapter/<parameter>`.
         """
         tensors = {
             f"optimizer/{name}/{moment}": value
@@ -243,17 +245,17 @@ class Learner:
         return tensors | {f"adapter/{name}": parameter.detach() for name, parameter in adapters}
 
     def init_moments(self) -> None:
-        """Give the optimiser the state of no steps, which it has by itself only after the first."""
+        """Create the optimiser's initial state, which it would create only at its first step."""
         for parameter in self._trained.values():
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
 
 
-GapSums = tuple[int, float, float, int]  # tokens, sum and maximum of their gaps, how many were cut
+GapSums = tuple[int, float, float, int]  # tokens, sum and maximum of gaps, truncated tokens
 
 
 def _gap_sums(log_ratios: Sequence[Tensor], cap: float | None) -> GapSums:
-    """What this rank's tokens say of the gap, from log p_learner - log p_sampler in parts."""
+    """Sum up the gap over this rank's tokens, from parts of log p_learner - log p_sampler."""
     log_ratio_N = torch.cat([torch.empty(0), *(part.double().cpu() for part in log_ratios)])
     if not len(log_ratio_N):
         return 0, 0.0, 0.0, 0
@@ -263,7 +265,7 @@ def _gap_sums(log_ratios: Sequence[Tensor], cap: float | None) -> GapSums:
 
 
 def _policy_gap(parts: Sequence[GapSums]) -> PolicyGap | None:
-    """The gap over the tokens of all ranks; None where no token knows what the sampler said."""
+    """Compute the gap over the tokens of all ranks; None without sampler log-probabilities."""
     counts, sums, largest, cut = zip(*parts, strict=True)
     total = sum(counts)
     return PolicyGap(sum(sums) / total, max(largest), sum(cut) / total) if total else None
@@ -279,7 +281,7 @@ def _mismatch(step: int, gap: PolicyGap, limit: float) -> str:
 
 
 def schedule(cfg: LearnerConfig, step: int, num_steps: int) -> float:
-    """The factor on the learning rate at `step` (from 0): linear warm-up, then the schedule."""
+    """Return the factor of the learning rate at `step` (from 0): linear warm-up times schedule."""
     warmup = min(1.0, (step + 1) / (cfg.warmup_steps + 1))
     progress = min(1.0, step / max(1, num_steps))
     if cfg.schedule == "linear":

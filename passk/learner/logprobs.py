@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, without ever holding the logits of a batch.
+"""Compute log-probabilities of given tokens without ever holding the logits of a batch.
 
 The logits of a batch are its largest tensor by far: 16 rows of 512 tokens over a vocabulary of 49k
 take 1.6 GB in float32, and a plain backward pass holds them several times. Here they exist for one
@@ -18,9 +18,9 @@ LOGITS_PER_CHUNK = 2**24  # 64 MiB in float32
 
 @dataclass(frozen=True, slots=True)
 class LogitMap:
-    """What makes logits of the product z of hidden state and embedding (with its bias).
+    """Map from the product z of hidden state and embedding (with its bias) to logits.
 
-    cap * tanh(scale * z / cap) / temperature, and without a `cap` scale * z / temperature.
+    It is cap * tanh(scale * z / cap) / temperature, or scale * z / temperature without a `cap`.
     """
 
     scale: float = 1.0
@@ -28,13 +28,13 @@ class LogitMap:
     temperature: float = 1.0
 
     def apply_(self, z: Tensor) -> Tensor:
-        """Map z to logits, in its own memory."""
+        """Map z to logits, in place."""
         if self.cap is None:
             return z.mul_(self.scale / self.temperature)
         return z.mul_(self.scale / self.cap).tanh_().mul_(self.cap / self.temperature)
 
     def slope(self, logits: Tensor) -> Tensor | float:
-        """The derivative of the logits by z, at these logits."""
+        """Compute the derivative of the logits by z, at these logits."""
         if self.cap is None:
             return self.scale / self.temperature
         tanh = logits * (self.temperature / self.cap)
@@ -48,10 +48,10 @@ def selected_logprobs(
     targets_N: Tensor,
     logit_map: LogitMap,
 ) -> Tensor:
-    """log softmax(logit_map(hidden @ weight.T + bias)) at the targets, [N].
+    """Compute log softmax(logit_map(hidden @ weight.T + bias)) at the targets, [N].
 
-    Products are taken in the dtype of `hidden_ND`. All else, the sum over tokens for the gradient
-    of the weight included, is in float32, or in float64 where the product or the weight is. Beyond
+    Products are taken in the dtype of `hidden_ND`. All else, including the sum over tokens for the
+    gradient of the weight, is in float32, or in float64 if the product or the weight is. Beyond
     its inputs and their gradients this needs the memory of one chunk of logits (two with a cap).
     """
     logp_N: Tensor = _SelectedLogprobs.apply(hidden_ND, weight_VD, bias_V, targets_N, logit_map)
@@ -59,7 +59,7 @@ def selected_logprobs(
 
 
 class _SelectedLogprobs(torch.autograd.Function):
-    """Keeps one number per token for the backward pass: the log of the softmax's denominator."""
+    """Autograd function that keeps one number per token: the log of the softmax's denominator."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -122,7 +122,7 @@ class _SelectedLogprobs(torch.autograd.Function):
 def _gradient(
     logits_NV: Tensor, targets_N1: Tensor, denominator_N1: Tensor, logit_map: LogitMap
 ) -> Tensor:
-    """The derivative of each log p(target) by the products, written over the logits."""
+    """Compute the derivative of each log p(target) by the products, written over the logits."""
     slope = logit_map.slope(logits_NV)
     minus_p_NV = logits_NV.sub_(denominator_N1).exp_().neg_()
     return minus_p_NV.scatter_add_(1, targets_N1, torch.ones_like(denominator_N1)).mul_(slope)

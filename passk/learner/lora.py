@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA) inside a model, and the plain model that they amount to.
+"""Add low-rank adapters (LoRA) to a model, and merge them into a plain model.
 
 Samplers and checkpoints hold plain models: everything that leaves the learner goes through
-`plain_tensors`, which is the identity where there are no adapters.
+`plain_tensors`, which is the identity without adapters.
 """
 
 import warnings
@@ -18,15 +18,16 @@ from passk.config.schema import ModelConfig
 from passk.errors import UserError
 
 _HALVES = ("lora_A.", "lora_B.")
-# What peft sets right by itself: for layers of GPT-2, and for experts that transformers joins.
+# Settings that peft corrects itself: for layers of GPT-2, and for experts that are joined.
 _NO_NEWS = r"fan_in_fan_out|The following (rank|alpha)_pattern"
 
 
 def add_adapters(model: PreTrainedModel, cfg: ModelConfig, seed: int) -> None:
-    """Put trainable adapters of `model.lora_rank`, if any, into the model; freeze all else then.
+    """Add trainable adapters of `model.lora_rank`, if above 0, to the model; freeze all else.
 
-    B starts at zero: the policy is the same. A is drawn from `seed` alone, also where the model has
-    no memory yet. Adapters are float32 at least. No dropout.
+    B starts at zero, so the policy stays the same. A is drawn from `seed` alone, also if the model
+    has no memory yet. Adapters are at least float32. No dropout. Raises UserError if peft is
+    missing or `model.lora_targets` does not fit the model.
     """
     if not cfg.lora_rank:
         return
@@ -46,7 +47,7 @@ def add_adapters(model: PreTrainedModel, cfg: ModelConfig, seed: int) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_NO_NEWS)
             inject_adapter_in_model(lora, model, low_cpu_mem_usage=True)  # without values
-    except ValueError as error:  # no module is called so, or it cannot take an adapter
+    except ValueError as error:  # no module has this name, or it cannot take an adapter
         reason = str(error).splitlines()[0]
         raise UserError(
             f"model.lora_targets={targets} does not fit the model ({reason}); give all-linear or "
@@ -68,7 +69,7 @@ def add_adapters(model: PreTrainedModel, cfg: ModelConfig, seed: int) -> None:
 
 
 def _start(layer: Any) -> None:
-    """Give a layer of peft its first adapters, beside its weight where that has memory."""
+    """Initialise the adapters of a peft layer, on the device of its weight (CPU if on meta)."""
     weight = getattr(layer.get_base_layer(), _adapted_leaf(layer))
     device = torch.device("cpu") if weight.is_meta else weight.device
     halves = [*layer.lora_A.values(), *layer.lora_B.values()]
@@ -81,21 +82,21 @@ def _start(layer: Any) -> None:
 
 
 def adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The adapters' parameters by name; none where the model has no adapters."""
+    """Return the adapters' parameters by name; none if the model has no adapters."""
     return ((name, p) for name, p in model.named_parameters() if _is_adapter(name))
 
 
 def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """All other parameters, by the names that they have in a model without adapters."""
+    """Yield all other parameters, by their names in a model without adapters."""
     for name, parameter in model.named_parameters():
         if not _is_adapter(name):
             yield _plain_name(name), parameter
 
 
 def base_fingerprint(model: nn.Module) -> Tensor:
-    """Sum and sum of squares of the frozen weights, which adapters are worth nothing without.
+    """Compute sum and sum of squares of the frozen weights, which adapters depend on.
 
-    Of weights in shards the sums are over all ranks, which must all ask for them.
+    For weights in shards the sums are over all ranks, so all ranks must call this.
     """
     total = torch.zeros(2, dtype=torch.float64)
     for parameter in model.parameters():
@@ -109,7 +110,7 @@ def base_fingerprint(model: nn.Module) -> Tensor:
 def plain_tensors(
     model: nn.Module, tensors: Iterable[tuple[str, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Named tensors of the model as a model without adapters has them: W becomes W + s B A.
+    """Yield named tensors of the model as a model without adapters has them: W becomes W + s B A.
 
     One merged tensor exists at a time, in the dtype of W and, like W, in shards or whole.
     """
@@ -126,7 +127,7 @@ def plain_tensors(
 
 @torch.no_grad()
 def _delta(layer: Any, like: Tensor) -> Tensor:
-    """s B A of a layer, in shards where `like` is: A and B are small enough to be put together."""
+    """Compute s B A of a layer, sharded as `like` is; A and B are small enough to be gathered."""
     halves = {
         f"layer.{name}": parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
         for name, parameter in adapter_parameters(layer)
@@ -141,7 +142,7 @@ def _delta(layer: Any, like: Tensor) -> Tensor:
 
 
 class _Delta(nn.Module):
-    """What a layer of peft adds to its weight, as a module, so that A and B can be given to it."""
+    """Module of the term that a peft layer adds to its weight, so that A and B can be passed in."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -153,9 +154,9 @@ class _Delta(nn.Module):
 
 
 def _adapting_layer(model: nn.Module, name: str) -> Any:
-    """The layer of peft that adapts the parameter of this name; None where none does.
+    """Return the peft layer that adapts the parameter of this name; None if none does.
 
-    Layers around experts lie in each other, and each adapts another parameter.
+    Layers around experts are nested, and each adapts another parameter.
     """
     holder, _, leaf = name.rpartition(".")
     while holder.endswith(".base_layer"):
@@ -167,7 +168,7 @@ def _adapting_layer(model: nn.Module, name: str) -> Any:
 
 
 def _adapted_leaf(layer: Any) -> str:
-    """The name of the parameter that a layer of peft adapts."""
+    """Return the name of the parameter that a peft layer adapts."""
     leaf: str = getattr(layer, "parameter_name", "weight")
     return leaf
 

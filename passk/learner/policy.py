@@ -1,4 +1,4 @@
-"""The language model: loading it, its tokenizer, and the log-probabilities of given tokens."""
+"""Load a language model and its tokenizer, and compute log-probabilities of given tokens."""
 
 import json
 import math
@@ -50,17 +50,17 @@ TINY = Path(__file__).parent.parent / "assets" / "tiny"
 
 
 def model_location(path: str) -> str:
-    """A folder or hub id for `model.path`, where `tiny` is the model inside the package."""
+    """Return the folder or hub id for `model.path`; `tiny` is the model inside the package."""
     return str(TINY) if path == "tiny" else path
 
 
 def model_name(path: str) -> str:
-    """What a sentence calls the model at `path`: a folder may come from another key."""
+    """Return the name of the model at `path` in messages; a folder may come from any key."""
     return f"the model in {path}" if Path(path).is_dir() else f"model.path={path}"
 
 
 def local_folder(path: str) -> Path:
-    """The folder with the model's files; those of a hub id are fetched first."""
+    """Return the folder with the model's files; those of a hub id are downloaded first."""
     location = Path(model_location(path))
     if location.is_dir():
         return location
@@ -97,7 +97,7 @@ def load_policy(cfg: ModelConfig, path: str, device: torch.device) -> PreTrained
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Tokenizer:
-    """Load the tokenizer that lies with the model."""
+    """Load the tokenizer from the model's folder; raise UserError if it holds none."""
     folder = Path(model_location(path))
     if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise UserError(
@@ -113,14 +113,14 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Tokenizer:
 
 @contextmanager
 def reading_model(path: str, attention: str | None = None, part: str = "") -> Iterator[None]:
-    """Turn whatever a library makes of the files at `path` into UserError.
+    """Turn any error of a library that reads the files at `path` into UserError.
 
-    A folder may hold anything, and libraries raise errors of every kind for it. `attention` is
-    what `model.attn_implementation` says, `part` what is read where it is not the model.
+    A folder may hold anything, and libraries raise errors of every kind for it. `attention` is the
+    value of `model.attn_implementation`; `part` names what is read if it is not the model.
     """
     try:
         yield
-    except (UserError, MemoryError, torch.OutOfMemoryError):  # the last two: the machine's
+    except (UserError, MemoryError, torch.OutOfMemoryError):  # the last two: of the machine
         raise
     except Exception as error:
         reason = _reason(error)
@@ -140,7 +140,7 @@ def reading_model(path: str, attention: str | None = None, part: str = "") -> It
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, with its type where the text alone may say nothing."""
+    """Return the first line of an error, with its type if the text alone may be unclear."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     speaks = isinstance(error, OSError | ValueError | SafetensorError) and text
@@ -148,12 +148,12 @@ def _reason(error: Exception) -> str:
 
 
 def _letters(text: str) -> str:
-    """A text without what names are spelt with here and not there: FlashAttention2."""
+    """Return the letters and digits of a text in lower case, to compare names' spellings."""
     return re.sub("[^a-z0-9]", "", text.lower())
 
 
 def _advice(path: str, part: str) -> str:
-    """What can be done, by what lies at `path`."""
+    """Return advice on a model that cannot be loaded, by the files at `path`."""
     folder = Path(model_location(path))
     if any(_begins(file, b"version https://git-lfs") for file in folder.glob("*")):
         return "its files are pointers of Git LFS: run git lfs pull there"
@@ -174,7 +174,7 @@ def _begins(file: Path, start: bytes) -> bool:
 
 
 def generation_settings(path: str) -> bytes | None:
-    """The file generation_config.json of the model at `path`, or None where it has none."""
+    """Read generation_config.json of the model at `path`; return None if it has none."""
     with reading_model(path):
         found = cached_file(
             model_location(path),
@@ -187,10 +187,10 @@ def generation_settings(path: str) -> bytes | None:
 
 
 def take_end_tokens(model: PreTrainedModel, path: str) -> None:
-    """Give a model the end tokens that its generation_config.json names, and nothing else of it.
+    """Give a model the end tokens of its generation_config.json, and nothing else of it.
 
-    The file is no business of the library's here: it says how to sample, which passk decides, and
-    may hold what loads and cannot be saved.
+    The library must not load the file itself: it says how to sample, which passk decides, and may
+    hold settings that load but cannot be saved.
     """
     settings = generation_settings(path)
     try:
@@ -206,7 +206,10 @@ def take_end_tokens(model: PreTrainedModel, path: str) -> None:
 
 
 def end_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    """The tokens that end a completion: `eos_token_id` of the generation or model config."""
+    """Return the tokens that end a completion: `eos_token_id` of generation or model config.
+
+    Raises UserError if neither names a token that can occur.
+    """
     file, named = GENERATION_CONFIG, getattr(model.generation_config, "eos_token_id", None)
     if named is None:
         file, named = "config.json", getattr(model.config, "eos_token_id", None)
@@ -227,13 +230,13 @@ def end_ids(model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:
-    """How many tokens the model can read: the rows of its embedding."""
+    """Return the number of tokens that the model can read: the rows of its embedding."""
     embedding: Any = model.get_input_embeddings()
     return int(embedding.weight.shape[0])
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """The most tokens of prompt and answer that the model takes; None where it names no limit."""
+    """Return the most tokens of prompt and answer that the model takes; None without a limit."""
     config = model.config.get_text_config()
     for name in ("max_position_embeddings", "n_positions"):
         length: int | None = getattr(config, name, None)
@@ -249,15 +252,15 @@ def token_logprobs(
     temperature: float,
     compute_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """log pi(y_t | x, y_<t) under the temperature, [B, T], 0 where the mask is False.
+    """Compute log pi(y_t | x, y_<t) under the temperature, [B, T], 0 where the mask is False.
 
-    Position t of `mask_BT` and of the result speaks of token t of `input_ids_BT` (so column 0,
-    which nothing predicts, must be masked). Rows are padded on the right: causal attention keeps
-    padding out of every real token's sight, so no attention mask is needed. `compute_dtype` is that
-    of activations (autocast), by default the model's. Logits exist for a chunk of tokens at a time.
+    Position t of `mask_BT` and of the result refers to token t of `input_ids_BT` (so column 0,
+    which nothing predicts, must be False). Rows are padded on the right: with causal attention no
+    real token sees padding, so no attention mask is needed. `compute_dtype` is that of activations
+    (autocast), by default the model's. Logits exist for one chunk of tokens at a time.
     """
     hidden_BTD = _hidden_states(model, input_ids_BT, compute_dtype)
-    positions_N = mask_BT[:, 1:].flatten().nonzero().squeeze(1)  # of the tokens before
+    positions_N = mask_BT[:, 1:].flatten().nonzero().squeeze(1)  # each of the token before
     hidden_ND = hidden_BTD[:, :-1].flatten(0, 1).index_select(0, positions_N)
     targets_N = input_ids_BT[:, 1:].flatten().index_select(0, positions_N)
     head = model.get_output_embeddings()
@@ -271,9 +274,9 @@ def token_logprobs(
 def _hidden_states(
     model: PreTrainedModel, input_ids_BT: Tensor, compute_dtype: torch.dtype | None
 ) -> Tensor:
-    """What enters the model's head, [B, T, D], in the dtype that the head computes in.
+    """Compute the input of the model's head, [B, T, D], in the dtype that the head computes in.
 
-    The model runs as it is, whatever its parts are called; its own head is shown one token only.
+    The model runs as it is, whatever its parts are called; its own head gets one token only.
     """
     entered: list[Tensor] = []
 
@@ -294,7 +297,7 @@ def _hidden_states(
 
 
 def _logit_map(model: PreTrainedModel, temperature: float) -> LogitMap:
-    """What the architectures of transformers do with their logits, by their configuration."""
+    """Return the map that the model's architecture applies to its logits, by its configuration."""
     text = model.config.get_text_config()
     scale = 1.0
     for key in ("logit_scale", "lm_head_multiplier", "output_multiplier"):
@@ -307,9 +310,9 @@ def _logit_map(model: PreTrainedModel, temperature: float) -> LogitMap:
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel, path: str) -> None:
-    """Refuse a model whose own logits are not what `token_logprobs` takes them for.
+    """Raise UserError if a model's own log-probabilities differ from those of `token_logprobs`.
 
-    Both are computed for a few random tokens. Without this an architecture with a step of its own
+    Compute both for a few random tokens. Without this check, an architecture with an unknown step
     after the head would be trained on another distribution than it is sampled from.
     """
     head = model.get_output_embeddings()
@@ -333,7 +336,7 @@ def check_head(model: PreTrainedModel, path: str) -> None:
             f"{model_name(path)}: log-probabilities of a few tokens are not numbers: its weights "
             "hold NaN or infinity, or are too large for model.dtype"
         )
-    # Roundings of the two differ; what a forgotten step does is larger, or does not matter.
+    # The two round differently; the effect of a missing step is larger, or does not matter.
     if not difference <= max(4 * torch.finfo(model.dtype).eps, 1e-3) * spread + 1e-6:
         raise UserError(
             f"{model_name(path)}: log-probabilities of {type(model).__name__} differ by "

@@ -1,7 +1,7 @@
-"""Whether a model's weights are those of its files: their names, shapes, numbers and values.
+"""Check that a model's weights are those of its files: names, shapes, dtypes and values.
 
-transformers fills what a file lacks with random numbers and leaves out what has no place in the
-model, so a model that loads may still be another one. What is found here is refused.
+transformers fills missing tensors with random numbers and skips tensors that have no place in the
+model, so a model that loads may still be a different one. Any mismatch found here raises UserError.
 """
 
 import json
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from passk.errors import UserError
 
 _NUM_NAMED = 3  # tensors that a sentence names, before it counts the others
-# Constants of an architecture that old files hold beside its weights, and models make themselves.
+# Constants of an architecture that old files hold beside its weights; models make them themselves.
 _CONSTANTS = re.compile(
     r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids|masked_bias"
     r"|attn\.bias|attention\.bias)$"
@@ -29,7 +29,7 @@ _INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")  # as
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor as a safetensors file describes it: where it lies, its dtype there, its shape."""
+    """A tensor as its safetensors file describes it: the file, its dtype there, its shape."""
 
     file: Path
     dtype: str
@@ -38,7 +38,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Tensors of a model that its files lack, of its files without a place, and of other shapes."""
+    """Tensors that the files lack, that have no place in the model, or whose shapes differ."""
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Misfit:
         return bool(self.missing or self.unexpected or self.reshaped)
 
     def sentence(self, model: PreTrainedModel) -> str:
-        """What does not fit, and what can be done."""
+        """Describe what does not fit, and how to correct it."""
         found = []
         if self.missing:
             found.append(f"{_counted(self.missing)} of the model in no file")
@@ -78,7 +78,7 @@ class Misfit:
 
 
 def common_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """What stands before every missing name where a file has it; empty where that differs."""
+    """Return the prefix that the files put before every missing name; empty if it varies."""
     for name in unexpected:
         if missing and name.endswith(missing[0]) and name != missing[0]:
             prefix = name.removesuffix(missing[0])
@@ -87,9 +87,9 @@ def common_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
 
 
 def refuse_adapter(folder: Path, name: str) -> None:
-    """Raise UserError for a folder that holds an adapter, with a model beside it or without.
+    """Raise UserError for a folder that holds an adapter, with or without a model beside it.
 
-    `name` is what the sentence calls the folder, here and below.
+    `name` is the name of the folder in messages, here and below.
     """
     file = folder / "adapter_config.json"
     if not file.is_file():
@@ -101,7 +101,7 @@ def refuse_adapter(folder: Path, name: str) -> None:
         )
     try:
         base = json.loads(file.read_text()).get("base_model_name_or_path")
-    except (ValueError, AttributeError):  # broken, or no mapping
+    except (ValueError, AttributeError):  # broken, or not a mapping
         base = None
     raise UserError(
         f"{name} is an adapter of {base or 'another model'}, and no model by itself; merge it into "
@@ -112,12 +112,11 @@ def refuse_adapter(folder: Path, name: str) -> None:
 def check_loaded(
     model: PreTrainedModel, loaded: Mapping[str, Any], stored: Mapping[str, Stored], name: str
 ) -> None:
-    """Raise UserError unless every weight of a model came from its files, and all of theirs.
+    """Raise UserError unless every weight of a model came from its files, and all of theirs fit.
 
-    `loaded` is what `from_pretrained` says of it (`output_loading_info`), `stored` what the files
-    hold.
+    `loaded` is the `output_loading_info` of `from_pretrained`, `stored` the tensors of the files.
     """
-    if getattr(model, "_hf_peft_config_loaded", False):  # of the hub, which has no folder before
+    if getattr(model, "_hf_peft_config_loaded", False):  # from the hub, unchecked before
         raise UserError(f"{name} is an adapter; give the model that it was merged into")
     integers = [n for n, p in model.named_parameters() if not p.is_floating_point()]
     if integers:
@@ -142,9 +141,10 @@ def check_loaded(
 
 
 def fits_by_name(model: PreTrainedModel, folder: Path, name: str) -> bool:
-    """Whether files hold each weight of a model under its own name, once, and nothing else.
+    """Return True if files hold each weight of a model under its own name, once, and nothing else.
 
-    A head that is tied may be there too, with the values of the embedding; others are refused.
+    A tied head may be there too, with the values of the embedding; with other values it raises
+    UserError, as do weights stored as integers.
     """
     stored, tied = stored_tensors(folder), model.all_tied_weights_keys
     expected = {key: tuple(parameter.shape) for key, parameter in model.named_parameters()}
@@ -178,7 +178,7 @@ def _read(tensor: Stored, key: str) -> Tensor:
 
 
 def refuse_integers(stored: Mapping[str, Stored], name: str) -> None:
-    """Raise UserError where a weight is stored as integers that nothing says how to read."""
+    """Raise UserError if a weight is stored as integers without a known quantisation."""
     integers = [n for n, t in stored.items() if n.endswith(".weight") and t.dtype in _INTEGERS]
     if integers:
         raise UserError(
@@ -188,7 +188,7 @@ def refuse_integers(stored: Mapping[str, Stored], name: str) -> None:
 
 
 def refuse_second_head(head: str, embedding: str, name: str) -> None:
-    """Raise UserError for a head that the files hold and the configuration says there is none."""
+    """Raise UserError for a separate head in the files that config.json says is tied."""
     raise UserError(
         f"{name} holds {head} with other values than {embedding}, although config.json says "
         "tie_word_embeddings=true; set it to false to keep this head, or remove the tensor"
@@ -196,12 +196,12 @@ def refuse_second_head(head: str, embedding: str, name: str) -> None:
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """The names of the tensors that hold NaN or infinity."""
+    """Return the names of the tensors that hold NaN or infinity."""
     return [name for name, tensor in tensors if not tensor.detach().isfinite().all()]
 
 
 def refuse_not_finite(names: Sequence[str], name: str) -> None:
-    """Raise UserError where there are names of tensors that hold NaN or infinity."""
+    """Raise UserError if there are `names`, of tensors that hold NaN or infinity."""
     if names:
         raise UserError(
             f"{name}: its weights hold NaN or infinity ({_counted(names)}); they are broken, or "
@@ -210,9 +210,9 @@ def refuse_not_finite(names: Sequence[str], name: str) -> None:
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """What the safetensors files of a model folder hold, by the files' own headers.
+    """Return the tensors of a model folder's safetensors files, from the files' own headers.
 
-    Only files that transformers reads too: not an adapter's, nor another form of the same weights.
+    Read only the files that transformers reads: not an adapter's, nor another form of the weights.
     """
     index = folder / "model.safetensors.index.json"
     files = {folder / "model.safetensors"}
@@ -234,7 +234,7 @@ def _headers(file: Path) -> dict[str, Stored]:
 
 
 def is_constant(name: str) -> bool:
-    """Whether a tensor of this name, which is no parameter, is a constant that a model makes."""
+    """Return True if a name, which is not a parameter's, is of a constant that the model makes."""
     return _CONSTANTS.search(name) is not None
 
 
@@ -244,6 +244,6 @@ def _head_names(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def _counted(names: Sequence[str]) -> str:
-    """`3 tensors (a, b, c)`, or `20 tensors (a, b, c, ...)`."""
+    """Format names as `3 tensors (a, b, c)`, or `20 tensors (a, b, c, ...)`."""
     shown = ", ".join([*names[:_NUM_NAMED], *(["..."] if len(names) > _NUM_NAMED else [])])
     return f"{len(names)} tensor{'s' if len(names) != 1 else ''} ({shown})"
