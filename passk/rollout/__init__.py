@@ -1,1 +1,1 @@
-"""Rollout: engines that sample, and prompts turned into judged groups of completions."""
+"""Rollout: engines that sample, and the phase that turns problems into judged groups."""

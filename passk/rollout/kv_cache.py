@@ -1,4 +1,4 @@
-"""A key/value cache whose rows can fork: static buffers that hold each shared prefix once."""
+"""Key/value cache whose rows can fork: static buffers that hold each shared prefix once."""
 
 from functools import partial
 from typing import Any, cast
@@ -55,23 +55,23 @@ class _RowLayer(DynamicLayer):
             self.values[target, :, : self.length] = self.values[source, :, : self.length]
 
     def _grow(self, buffer: Tensor, num_rows: int) -> Tensor:
-        """Double until it fits, so that growth costs an amortised constant per row."""
+        """Grow to `num_rows`, at least twofold, so growth costs an amortised constant per row."""
         grown = self._buffer(buffer, max(num_rows, 2 * buffer.shape[0]))
         grown[: buffer.shape[0], :, : self.length] = buffer[:, :, : self.length]
         return grown
 
 
 class RowCache(Cache):
-    """The cache that `TorchSampler` hands to the model; any `AutoModelForCausalLM` takes it."""
+    """Cache that `TorchSampler` passes to the model; any `AutoModelForCausalLM` accepts it."""
 
     def __init__(self, max_length: int) -> None:
-        # Layers are made as the model first reaches them, so any callable that makes one will do.
+        # Layers are made when the model first reaches them, so any callable that makes one works.
         super().__init__(layer_class_to_replicate=cast(Any, partial(_RowLayer, max_length)))
 
     def copy_rows(self, source: Tensor, target: Tensor, num_rows: int) -> None:
         """Fork rows: afterwards rows `target` [C] continue the prefixes of `source` [C].
 
-        No row may be both in `source` and in `target`. Rows from `num_rows` on are given up.
+        No row may be in both `source` and `target`. Rows from `num_rows` on are discarded.
         """
         for layer in cast(list[_RowLayer], self.layers):
             layer.copy_rows(source, target, num_rows)

@@ -1,4 +1,4 @@
-"""The rollout phase: problems in, groups of n judged completions out."""
+"""Sample n completions of each problem and judge them, for training and for measurement."""
 
 import math
 import time
@@ -22,7 +22,7 @@ from passk.verifiers.base import Verifier
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """P groups, the seconds each half of the phase took, and the tokens that were drawn."""
+    """P groups, with the seconds that sampling and judging took."""
 
     groups: list[Group]
     sample_seconds: float
@@ -35,13 +35,13 @@ class Rollout:
 
     @property
     def num_tokens(self) -> int:
-        """Sampled tokens over all completions, end tokens included."""
+        """Number of sampled tokens over all completions, end tokens included."""
         return sum(len(c.token_ids) for group in self.groups for c in group.completions)
 
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """What, with the problem and the sample's index, names a sample and so its seed."""
+    """Key that identifies a sample, with its problem and index, and so determines its seed."""
 
     run_seed: int
     purpose: str  # `train`, `eval`, `diagnose` or `filter`: they never share a draw
@@ -49,7 +49,7 @@ class SampleKey:
 
 
 def training_params(cfg: RunConfig) -> SamplingParams:
-    """How answers are sampled for training and its diagnostics."""
+    """Return the sampling parameters of training and its diagnostics."""
     rollout = cfg.rollout
     return SamplingParams(
         rollout.temperature, rollout.max_new_tokens, tuple(cfg.data.prompt.stop), rollout.top_p
@@ -57,7 +57,7 @@ def training_params(cfg: RunConfig) -> SamplingParams:
 
 
 def eval_params(cfg: RunConfig, *, greedy: bool = False) -> SamplingParams:
-    """How answers are sampled for measurement."""
+    """Return the sampling parameters of evaluations."""
     temperature = 0.0 if greedy else cfg.eval.temperature
     max_new_tokens = cfg.eval.max_new_tokens or cfg.rollout.max_new_tokens
     stop = tuple(cfg.data.prompt.stop)
@@ -75,13 +75,13 @@ def rollout(
 ) -> Rollout:
     """Draw `num_samples` completions of each problem, and judge them while others are drawn.
 
-    Each rank draws and judges its share of the problems, and all have all groups then; ranks with
-    one engine draw their problems together, and each judges its part of them. Seeds belong to
-    problems, whichever rank they come to. Identical completions of a problem are judged once: the
-    verdict depends on nothing else.
-    `verify_seconds` is what judging took beyond sampling. Raises Diverged where the sampler's
-    log-probabilities are NaN: its samples mean nothing, and may all be wrong without a NaN in the
-    loss.
+    Each rank draws and judges its share of the problems; afterwards every rank has all groups.
+    Ranks that share an engine draw their problems together, and each judges its part of them. Seeds
+    belong to problems, whichever rank draws them. Identical completions of a problem are judged
+    once, as the verdict depends on nothing else.
+    `verify_seconds` is the time of judging after sampling has ended. Raises Diverged if the
+    sampler's log-probabilities are NaN: its samples mean nothing, and may all be wrong without a
+    NaN in the loss.
     """
     started = time.perf_counter()
     group_size = sampler.ranks_per_engine
@@ -127,7 +127,7 @@ def rollout(
 
 
 def sample_fields(completion: Completion, verdict: Verdict) -> dict[str, Any]:
-    """What a file of samples says of one: the log-probability is of the whole completion, nats."""
+    """Return the columns of a sample in files; its log-probability (nats) is the completion's."""
     return {
         "completion": completion.text,
         "num_tokens": len(completion.token_ids),

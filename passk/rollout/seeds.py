@@ -1,7 +1,8 @@
-"""Seeds that depend on what is sampled, never on the order in which it is sampled.
+"""Compute seeds that depend on the sample, never on the order of sampling.
 
-Pass@k needs independent samples, and a run must repeat exactly whatever is batched, merged, resumed
-or sharded. So every sample owns a seed computed from (run seed, purpose, step, problem, sample).
+Pass@k needs independent samples, and a run must repeat exactly however it is batched, merged,
+resumed or sharded. So every sample has a seed computed from (run seed, purpose, step, problem,
+sample).
 """
 
 import hashlib
@@ -14,7 +15,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def sample_seed(run_seed: int, purpose: str, step: int, problem_id: str, sample: int) -> int:
-    """A 63-bit seed for one sample; vLLM takes it per request, the torch sampler per row."""
+    """Compute a sample's 63-bit seed; vLLM takes one per request, the torch sampler per sample."""
     key = f"{run_seed}\0{purpose}\0{step}\0{problem_id}\0{sample}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
@@ -22,9 +23,9 @@ def sample_seed(run_seed: int, purpose: str, step: int, problem_id: str, sample:
 def group_seeds(
     run_seed: int, purpose: str, step: int, problem_ids: Sequence[str], num_samples: int
 ) -> list[list[int]]:
-    """`sample_seed` for the next `num_samples` samples of each problem, as P lists of n.
+    """Compute `sample_seed` of `num_samples` samples of each problem, as P lists of n.
 
-    A problem that stands in the batch twice gets other samples the second time.
+    A problem that is in the batch twice gets other samples the second time.
     """
     return [
         [sample_seed(run_seed, purpose, step, problem_id, first + i) for i in range(num_samples)]
@@ -35,7 +36,7 @@ def group_seeds(
 
 
 def first_samples(problem_ids: Sequence[str], num_samples: int) -> list[int]:
-    """The index of each problem's first sample in a batch: 0, or n more for each repetition."""
+    """Return the index of each problem's first sample in a batch: 0, plus n per repetition."""
     seen = Counter[str]()
     first = []
     for problem_id in problem_ids:
@@ -45,9 +46,9 @@ def first_samples(problem_ids: Sequence[str], num_samples: int) -> list[int]:
 
 
 def uniforms(seeds_B: np.ndarray, num_draws: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), one SplitMix64 stream per seed: uint64 [B] -> float64 [B, T].
+    """Draw uniform numbers in [0, 1), one SplitMix64 stream per seed: uint64 [B] -> float64 [B, T].
 
-    A counter-based generator (Steele, Lea and Flood 2014), so that draw t of a sample is the same
+    The generator is counter-based (Steele, Lea and Flood 2014), so draw t of a sample is the same
     number whichever rows are still active, and a thousand streams cost one vector operation.
     """
     state_BT = seeds_B.astype(np.uint64)[:, None] + _GOLDEN * np.arange(

@@ -1,9 +1,9 @@
-"""The sampler that needs nothing but torch: shared prefixes are computed once.
+"""Sample with torch alone, computing shared prefixes once.
 
-Each prompt is prefilled once, and samples of a prompt that have drawn identical tokens so far are
-one row with a count. A row's next-token distribution is computed once; each of its samples draws
-from it with its own uniform number, and rows fork where the draws differ. This is the same function
-of (weights, prompt, seed) as sampling every completion alone, only cheaper.
+Each prompt is prefilled once, and samples of a prompt that have drawn identical tokens so far share
+one row. A row's next-token distribution is computed once; each of its samples draws from it with
+its own uniform number, and rows fork where the draws differ. This is the same function of
+(weights, prompt, seed) as sampling every completion alone, only cheaper.
 """
 
 import math
@@ -29,14 +29,14 @@ from passk.rollout.kv_cache import RowCache
 from passk.rollout.seeds import uniforms
 from passk.types import Completion, FinishReason
 
-_TAIL_TOKENS = 8  # a stop text has at most a token a byte; these may decode to nothing
+_TAIL_TOKENS = 8  # spare: a stop text has at most one token per byte, but some decode to nothing
 
 
 class TorchSampler:
-    """Batched temperature sampling with a Hugging Face model: a `passk.rollout.base.Sampler`.
+    """Sampler (`passk.rollout.base.Sampler`) that uses a Hugging Face model, in batches.
 
-    `model` is owned by the sampler: hand it a copy of its own. `max_batch_samples` bounds the
-    samples in flight, and with them the memory of the cache.
+    The sampler owns `model`: give it a copy. `max_batch_samples` bounds the samples in flight, and
+    so the memory of the cache.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TorchSampler:
         self._parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Copy named parameters in place; an unknown or missing name raises KeyError."""
+        """Copy named parameters in place; raise KeyError for an unknown or missing name."""
         missing = set(self._parameters)
         with torch.no_grad():
             for name, tensor in weights:
@@ -72,10 +72,10 @@ class TorchSampler:
         return None if own is None else torch.equal(own, tensor.to(own))
 
     def sleep(self) -> None:
-        """Nothing to give back: the cache lives only while sampling."""
+        """Do nothing: the cache lives only while sampling."""
 
     def close(self) -> None:
-        """Nothing outlives the object."""
+        """Do nothing: nothing outlives the object."""
 
     def sample(
         self,
@@ -140,7 +140,7 @@ class TorchSampler:
         )
 
     def _says_stop(self, tokens_BT: np.ndarray, stop: Sequence[str]) -> np.ndarray:
-        """Which samples have just written a stop text; it is looked for in their last tokens."""
+        """Return True for samples that have just written a stop text; only last tokens are read."""
         tail = max(len(text.encode()) for text in stop) + _TAIL_TOKENS
         tails = self._codec.decode(tokens_BT[:, -tail:].tolist())
         return np.array([any(s in tail for s in stop) for tail in tails])
@@ -180,7 +180,7 @@ class TorchSampler:
 
 
 class _Rows:
-    """The distinct prefixes in flight: their cache, and the logits that follow each of them."""
+    """Distinct prefixes in flight: their cache, and the logits that follow each of them."""
 
     def __init__(
         self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
@@ -198,10 +198,10 @@ class _Rows:
         self.logits_RV = self._forward(input_ids)
 
     def fork(self, row_of: np.ndarray, token: np.ndarray) -> np.ndarray:
-        """Append `token` [B] to rows `row_of` [B], one row per distinct pair; the new rows [B].
+        """Append `token` [B] to rows `row_of` [B], one row per distinct pair; return the rows [B].
 
-        The first child of a row stays where its parent is, so that nothing is copied while a row
-        does not split; the others take rows that ended, or new ones.
+        The first child of a row stays where its parent is, so nothing is copied while a row does
+        not split. The others take rows that ended, or new ones.
         """
         vocabulary = self.logits_RV.shape[1]
         pairs, child_of = np.unique(row_of * vocabulary + token, return_inverse=True)
@@ -222,7 +222,7 @@ class _Rows:
         return slots[child_of]
 
     def _forward(self, input_ids_RT: Tensor) -> Tensor:
-        """Logits [R, V] after the last of the given tokens."""
+        """Compute the logits [R, V] after the last of the given tokens."""
         start = self.cache.get_seq_length()
         positions_T = torch.arange(start + input_ids_RT.shape[1], device=input_ids_RT.device)
         padding_R1 = self.padding_R[:, None]
@@ -238,10 +238,10 @@ class _Rows:
 
 
 def _nucleus(logp_RV: Tensor, top_p: float) -> Tensor:
-    """Log-probabilities of the likeliest tokens that together reach `top_p`; -inf for all others.
+    """Renormalise to the likeliest tokens that together reach `top_p`; -inf for all others.
 
-    A token stays where those likelier than it hold less than `top_p`, and so do its equals. Only as
-    many tokens are sorted as are needed.
+    A token stays if the likelier tokens hold less than `top_p`, and so do tokens as likely as it.
+    Only as many tokens are sorted as are needed.
     """
     num_sorted, vocabulary = 256, logp_RV.shape[1]
     while True:
@@ -256,7 +256,7 @@ def _nucleus(logp_RV: Tensor, top_p: float) -> Tensor:
 
 
 def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """Invert each row's distribution function at its samples' uniforms: [B] tokens.
+    """Invert each row's distribution function at its samples' uniforms; return tokens [B].
 
     Samples are laid out as [rows, samples of the row] so that no row's distribution is repeated.
     """
@@ -268,7 +268,7 @@ def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarra
     cumulative_RV = logp_RV.double().exp().cumsum(-1)
     total_R1 = cumulative_RV[:, -1:]
     target_RG = torch.from_numpy(uniform_RG).to(logp_RV.device) * total_R1
-    # Below the total, so that rounding never ends at a last token that has no probability.
+    # Stay below the total, so that rounding never selects a last token without probability.
     target_RG = torch.minimum(target_RG, total_R1.nextafter(torch.zeros_like(total_R1)))
     token_RG = torch.searchsorted(cumulative_RV, target_RG, right=True)
     token = np.empty(len(order), dtype=np.int64)
@@ -284,10 +284,10 @@ _NAME = "passk_grouped_sdpa"
 
 
 def share_grouped_heads(model: PreTrainedModel) -> None:
-    """Let a model on a CPU that uses `sdpa` attend without repeating grouped keys and values.
+    """Make a model on a CPU that uses `sdpa` attend without repeating grouped keys and values.
 
-    Where there is a mask, transformers repeats them for each head (CUDA's kernels want it so): at
-    every sampled token, the whole cache. torch's CPU kernel needs no copies, for the same result.
+    With a mask, transformers repeats them for each head (CUDA's kernels need that): at every
+    sampled token, the whole cache. torch's CPU kernel gives the same result without copies.
     """
     if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
         AttentionInterface.register(_NAME, _grouped_sdpa)
@@ -303,7 +303,7 @@ def _grouped_sdpa(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Query [R, H, T, D], key and value [R, H / groups, L, D] -> [R, T, H, D]."""
+    """Attend: query [R, H, T, D], key and value [R, H / groups, L, D] -> [R, T, H, D]."""
     if attention_mask is None or options.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     output = torch.nn.functional.scaled_dot_product_attention(

@@ -1,8 +1,8 @@
-"""What vLLM's model really multiplies with, compared with the weights of a checkpoint.
+"""Compare the weights that vLLM's model multiplies with to those of a checkpoint.
 
-vLLM joins some of a checkpoint's layers into one, pads vocabularies, packs weights on CPUs, and
-under tensor parallelism each rank holds a part: some output rows of most layers, some input columns
-of those that follow them, some rows of the vocabulary.
+vLLM joins some of a checkpoint's layers into one, pads vocabularies and packs weights on CPUs.
+Under tensor parallelism each rank holds a part: some output rows of most layers, some input columns
+of the layers that follow them, some rows of the vocabulary.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from passk.rollout.base import same_checksum
 
 
 def refresh_packed_heads(worker: Any) -> None:
-    """Pack tied output heads again, which vLLM forgets to do when it reloads on a CPU.
+    """Pack tied output heads again, which vLLM does not do when it reloads on a CPU.
 
     On CPUs vLLM multiplies with a packed copy of each weight. A head that is tied to the embedding
-    has no weight of its own, so reloading skips it and it would go on with the old ones (seen with
+    has no weight of its own, so reloading skips it and it would keep the old values (seen with
     0.32: log-probabilities off by 0.2 to 0.8 after one reload).
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
@@ -30,9 +30,9 @@ def refresh_packed_heads(worker: Any) -> None:
 
 @torch.no_grad()
 def holds(model: nn.Module, name: str, tensor: Tensor) -> bool | None:
-    """Whether this rank's model multiplies with its part of `tensor`, the checkpoint's `name`.
+    """Return True if this rank's model multiplies with its part of `tensor`, called `name`.
 
-    None where that cannot be known.
+    `name` is the checkpoint's. Return None if that cannot be known.
     """
     found = _find(model, name)
     if found is None:
@@ -49,9 +49,9 @@ def holds(model: nn.Module, name: str, tensor: Tensor) -> bool | None:
 
 
 def _find(model: nn.Module, name: str) -> tuple[Any, int | None] | None:
-    """The module that holds a parameter of the checkpoint, and its place where layers are joined.
+    """Return the module that holds a checkpoint's parameter, and its place among joined layers.
 
-    The place is None where the checkpoint has the layer as the engine has it.
+    The place is None if the layer is the same in checkpoint and engine. Return None if not found.
     """
     path, _, kind = name.rpartition(".")
     parent, _, leaf = path.rpartition(".")
@@ -67,7 +67,7 @@ def _find(model: nn.Module, name: str) -> tuple[Any, int | None] | None:
 
 
 def _ways(module: Any, tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor as [out, in]; GPT-2's are turned, and of a square one nobody knows."""
+    """Yield the tensor as [out, in]; GPT-2's are transposed, so a square one may be either."""
     if tensor.dim() != 2 or not hasattr(module, "input_size"):
         yield tensor
         return
@@ -77,20 +77,20 @@ def _ways(module: Any, tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _part(module: Any, place: int | None, tensor: Tensor) -> Tensor | None:
-    """What this rank holds of a tensor [out, in] or [out]; None where it is not known."""
+    """Return this rank's part of a tensor [out, in] or [out]; None if it is not known."""
     if getattr(module, "tp_size", 1) == 1:
         return tensor
-    if hasattr(module, "shard_indices"):  # a vocabulary: its padding is in no checkpoint
+    if hasattr(module, "shard_indices"):  # a vocabulary: checkpoints do not hold its padding
         rows = module.shard_indices
         return tensor[rows.org_vocab_start_index : rows.org_vocab_end_index]
     width = getattr(module, "input_size_per_partition", module.input_size)
     if width != module.input_size:
         return tensor[:, width * module.tp_rank :][:, :width] if tensor.dim() == 2 else tensor
     sizes = module.output_partition_sizes
-    if place is None and len(sizes) > 1:  # joined in the checkpoint already, in the model's own way
+    if place is None and len(sizes) > 1:  # already joined in the checkpoint, in the model's own way
         return None
     size = sizes[place or 0]
-    # Fewer parts than ranks: several ranks hold the same key and value heads, or all the whole.
+    # With fewer parts than ranks, several ranks hold the same key and value heads, or all of them.
     num_parts = len(tensor) // size
     first = size * (module.tp_rank * num_parts // module.tp_size)
     return tensor[first : first + size]
@@ -99,26 +99,26 @@ def _part(module: Any, place: int | None, tensor: Tensor) -> Tensor | None:
 def _holds_part(
     model: nn.Module, module: Any, weight: Tensor, part: Tensor, first_row: int
 ) -> bool | None:
-    """Whether the rows of a weight from `first_row` on, and what is packed of it, are `part`."""
+    """Return True if a weight's rows from `first_row` on, and its packed copies, are `part`."""
     if not part.numel():  # a rank whose rows of the vocabulary are all padding
         return None
     if weight.numel():
-        if len(weight) < first_row + len(part):  # cut in a way that is not known
+        if len(weight) < first_row + len(part):  # split in an unknown way
             return None
         rows = weight[first_row : first_row + len(part)]
         if not same_checksum(rows, part.to(weight.dtype)):
             return False
-    # Where weights are packed, what counts is what the packed copies make of a vector. A tied head
-    # shares the embedding's weight and has a copy of its own.
+    # For packed weights, test the product of the packed copies with a vector. A tied head shares
+    # the embedding's weight and has its own copy.
     copies = [m for m in model.modules() if getattr(m, "weight", None) is weight]
     packed = [copy for copy in copies if hasattr(copy, "cpu_linear")]
-    if packed and weight.dtype != torch.float32:  # rounding hides what a step changes
+    if packed and weight.dtype != torch.float32:  # rounding hides the change of one step
         return True if weight.numel() else None
     return all(_multiplies_with(copy, part, first_row) for copy in packed)
 
 
 def _multiplies_with(module: Any, part: Tensor, first_row: int) -> bool:
-    """Whether a linear layer's output rows from `first_row` on are those of `part` [N, D]."""
+    """Return True if a linear layer's outputs from `first_row` on are those of `part` [N, D]."""
     dtype = module.weight.dtype
     random = torch.Generator().manual_seed(0)
     probe_1D = torch.randn(1, part.shape[1], generator=random).to(module.weight)

