@@ -34,7 +34,7 @@ def check_run(cfg: RunConfig) -> None:
 
 def check_exists(key: str, path: str) -> None:
     """Raise UserError if a run or checkpoint does not exist."""
-    if not isdir(path):  # unlike Path.is_dir, it accepts names that are too long
+    if not isdir(path):  # False for a name that is too long, without an exception
         raise UserError(f"{key}={path} does not exist; give a run directory or a checkpoint")
 
 
