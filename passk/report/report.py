@@ -21,6 +21,7 @@ from passk.report.tables import (
     in_order,
     reported_k,
     reproduction_table,
+    summary_rows,
     sweep_table,
 )
 from passk.runs.baselines import baseline_runs, repeat_sentences, without_copies
@@ -100,9 +101,7 @@ def write_report(
     note = _NOTE.format(baseline=start)
     few = len(titles) <= _MOST_READ or found.headline[0].seed_dir is not None
     sentences = reading(found.table, titles, found.ks, other) if few else []
-    sentences += (
-        sweep_reading(table_formats.summary_rows(cells), shown_k(cells, k)) if len(cells) else []
-    )
+    sentences += sweep_reading(summary_rows(cells), shown_k(cells, k)) if len(cells) else []
     sentences += found.repeats
     headings = table_formats.column_names(set(found.ks.values()))
     people = found.table.assign(regime=found.table["regime"].map(titles))

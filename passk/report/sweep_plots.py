@@ -22,7 +22,7 @@ from passk.report.chart_style import (
     tips,
     zoom,
 )
-from passk.report.table_formats import summary_rows
+from passk.report.tables import summary_rows
 from passk.runs.reader import RunRecord
 from passk.style import FAINT, INK
 

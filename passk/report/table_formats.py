@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from passk.files import printable
-from passk.report.tables import in_order, kind_table, with_all_seeds
+from passk.report.tables import in_order, kind_table, summary_rows, with_all_seeds
 from passk.runs.command_lines import Places, rebuilding_lines, shown_name
 from passk.runs.labels import config_differences, format_cell, heading, shown_columns
 from passk.runs.reader import RunRecord, read_seed_table
@@ -126,12 +126,6 @@ def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Sheet:
     if not cells.duplicated(["k", "pass1_weight", "seed"]).any():
         columns.remove("regime")
     return sheet(summary_rows(cells).reindex(columns=columns), headings)
-
-
-def summary_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Select a row per label: over all of its runs if there are several, else its only one."""
-    several = table[table["seed"] == "all"]["regime"]
-    return table[(table["seed"] == "all") | ~table["regime"].isin(several)]
 
 
 def differences(records: Sequence[RunRecord]) -> Sheet | None:

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from passk.objectives.pass_at_k import all_wrong, pass_at_k
-from passk.report.table_formats import summary_rows
 from passk.runs.baselines import counts_before, last_counts, sft_of, starting_counts
 from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord, find_runs, load_run, read_seed_table
@@ -270,6 +269,12 @@ def _cell(by_kind: pd.DataFrame, kind: str, k: int | None) -> float:
     rows = by_kind[by_kind["kind"] == kind]
     rows = rows if k is None else rows[rows["k"] == k]
     return np.nan if rows.empty else float(rows["num_problems" if k is None else "value"].iloc[0])
+
+
+def summary_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Select a row per label: over all of its runs if there are several, else its only one."""
+    several = table[table["seed"] == "all"]["regime"]
+    return table[(table["seed"] == "all") | ~table["regime"].isin(several)]
 
 
 def headline_table(records: Sequence[RunRecord], table: pd.DataFrame) -> pd.DataFrame:

@@ -242,7 +242,7 @@ def reading(
 def sweep_reading(cells: pd.DataFrame, k: int) -> list[str]:
     """Describe the sweep in a sentence: how many cells gain Pass@k without a clear loss of Pass@1.
 
-    `cells` has one row for each of them: `table_formats.summary_rows` of the sweep's table.
+    `cells` has one row for each of them: `tables.summary_rows` of the sweep's table.
     """
     cells = cells.dropna(subset=["delta_pass1_low", f"delta_pass{k}_low"])
     if cells.empty:
