@@ -6,9 +6,12 @@ from small_runs import Outcome
 
 from passk.cli.main import main
 
+# Their assertions show the values that they compared, as those of a test do.
+pytest.register_assert_rewrite("engine_runs", "gradient_cases", "rank_runs", "resuming")
+
 # Begun first, so that no core waits at the end for one of them.
 LONGEST = {
-    *("test_rank_runs.py", "test_rank_adapters.py", "test_ranks.py", "test_saving.py"),
+    *("test_rank_runs.py", "test_rank_adapters.py", "test_fsdp.py", "test_checkpoint_writer.py"),
     *("test_endings.py", "test_long_runs.py", "test_filter.py", "test_diagnose.py"),
     *("test_filtered_runs.py", "test_reproduce.py", "test_resume.py", "test_compile.py"),
 }

@@ -3,8 +3,8 @@
 import subprocess
 
 import pytest
+from resuming import as_if_killed
 from small_runs import SMALL, assert_refused, metrics, train, without_times
-from test_resume import as_if_killed
 
 from passk.cli.sweep.slurm import is_one_of_ranks
 from passk.errors import UserError
@@ -91,7 +91,8 @@ def test_a_missing_extra_is_named(passk, tmp_path, monkeypatch):
     monkeypatch.setattr("passk.cli.sweep.slurm.find_spec", lambda name: None)
     outcome = passk("train", "-m", *SMALL, "hydra/launcher=submitit_slurm")
     assert_refused(
-        outcome, "needs hydra-submitit-launcher, which is not installed: pip install 'passk[slurm]'"
+        outcome,
+        "needs hydra-submitit-launcher, which is not installed: pip install 'passk-rl[slurm]'",
     )
     assert not list(tmp_path.iterdir())
 

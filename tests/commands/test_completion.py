@@ -14,7 +14,7 @@ from small_runs import assert_refused
 from passk.cli.completion import COMMANDS, SCRIPTS, complete
 from passk.cli.help import HELP
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def after(line: str) -> list[str]:

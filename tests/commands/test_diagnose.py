@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from diagnoses import NUM_IN_MATRIX, NUM_PROMPTS, NUM_SAMPLES, SMALL, diagnose
 from small_runs import assert_refused, train
 
 from passk.cli.main import main
@@ -18,23 +19,12 @@ from passk.diagnostics.derivatives import saved_adam_metric
 from passk.learner.checkpoint import fingerprint, last_checkpoint
 from passk.training.build import open_parts
 
-NUM_PROMPTS, NUM_SAMPLES = 24, 8
-SMALL = ("num_threads=1", "data.num_train=48", "data.num_corpus=64", "eval.ks=[1,2,4]")
-SMALL += ("eval.num_resamples=50", f"diagnose.num_prompts={NUM_PROMPTS}")
-NUM_IN_MATRIX = 20
-SMALL += (f"diagnose.num_samples={NUM_SAMPLES}", "diagnose.num_blocks=4")
-SMALL += (f"diagnose.matrix_prompts={NUM_IN_MATRIX}",)
 FILES = {"prompts.csv", "curve.csv", "by_kind.csv", "suspect_golds.csv", "diagnose.md"}
 FILES |= {"curve.png", "histograms.png", "weight_against_agreement.png"}
 FILES |= {"interference.npy", "interference.png", "interference_prompts.csv"}
 FILES |= {"interference_by_kind.csv", "interference_exact.csv", "antagonists.csv"}
 FILES |= {"interference_clusters.csv"}
 FILES |= {"config.yaml", "overrides.txt", "manifest.json"}
-
-
-def diagnose(directory: Path, *words: str) -> int:
-    """`passk diagnose` in this process; the exit code."""
-    return main(["diagnose", *SMALL, *words, f'hydra.run.dir="{directory}"'])
 
 
 @pytest.fixture(scope="module")

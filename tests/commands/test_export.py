@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from chat_templates import CHATML, LLAMA3, tokenizer
 from huggingface_hub import ModelCard
 from local_hub import local_hub
 from safetensors.torch import load_file
 from small_runs import assert_refused, cut_short, snapshot, train
-from test_prompts import CHATML, LLAMA3, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from passk.cli.commands import export

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from diagnoses import SMALL, diagnose
 from small_runs import assert_refused, train
-from test_diagnose import SMALL, diagnose
 
 from passk.cli.main import main
 

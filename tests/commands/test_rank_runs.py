@@ -11,16 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rank_runs import STEPS, TWO, WORDS, assert_same_up_to_rounding, ranks_of
+from resuming import as_if_killed, assert_same_run, start, wait_for_lines
 from small_runs import SMALL, metrics, snapshot, train
-from test_resume import as_if_killed, assert_same_run, start, wait_for_lines
 
 from passk.cli.main import main
 
-STEPS = 6
-WORDS = (f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9", "eval.every=3")
-WORDS += ("diagnostics.every=3", "rollout.save_every=1", "learner.max_tokens_per_batch=100")
 LONG = ("train.num_steps=400", "train.save_every=1000", "eval.every=0", "diagnostics.every=0")
-TWO = "learner.num_processes=2"
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +27,6 @@ def runs(tmp_path_factory, forked_ranks) -> tuple[Path, Path]:
     assert train(root / "one", *WORDS) == 0
     assert train(root / "two", *WORDS, TWO) == 0
     return root / "one", root / "two"
-
-
-def assert_same_up_to_rounding(one: Path, other: Path) -> None:
-    lines, others = metrics(one), metrics(other)
-    assert [line["step"] for line in others] == [line["step"] for line in lines]
-    for line, also in zip(lines, others, strict=True):
-        for name in ("loss", "grad_norm", "alignment", "alignment_low", "inner_product"):
-            # Adam divides by the size of a gradient: what is all rounding grows with the steps.
-            near = line[name] and pytest.approx(line[name], rel=1e-3, abs=1e-6)  # or null
-            assert also[name] == near, name
-        for name in ("reward_mean", "reasons", "dead_group_fraction", "pass1", "passk"):
-            assert also[name] == line[name], name
-    for step in range(STEPS):
-        file = f"rollouts/step-{step:06d}.parquet"
-        rows, also = pd.read_parquet(one / file), pd.read_parquet(other / file)
-        exact = ["problem_id", "sample", "completion", "reward", "reason", "policy_version"]
-        pd.testing.assert_frame_equal(rows[exact], also[exact])
-        assert also["logprob_learner"].notna().equals(rows["logprob_learner"].notna())
-    for file in ("table.csv", "table_by_kind.csv"):
-        assert (one / "eval" / file).read_bytes() == (other / "eval" / file).read_bytes()
 
 
 def test_two_ranks_make_the_run_of_one(runs):
@@ -111,12 +88,6 @@ def test_what_does_not_run_under_torchrun_says_so(monkeypatch, capsys):
     for words in (["reproduce"], ["train", "-m", "regime.k=2,4"], ["report"]):
         assert main(words) == 2
         assert "run under torchrun; start this by itself" in capsys.readouterr().err
-
-
-def ranks_of(process: subprocess.Popen[str]) -> list[int]:
-    """Process ids of a run's ranks, rank 0 first: they lead process groups of their own."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if os.getpgid(int(pid)) == int(pid)]
 
 
 def test_sigterm_saves_and_says_how_to_go_on_once(tmp_path):

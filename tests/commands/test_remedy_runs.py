@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from resuming import as_if_killed, assert_same_run
 from small_runs import SMALL, assert_refused, metrics, train
-from test_resume import as_if_killed, assert_same_run
 
 from passk.cli.main import main
 from passk.config.compose import load_run_config

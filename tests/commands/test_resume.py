@@ -6,18 +6,16 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from datetime import date
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
+from resuming import as_if_killed, assert_same_run, start, wait_for_lines
 from safetensors.torch import load_file
-from small_runs import LEARNER_FILE, SMALL, metrics, snapshot, train, without_times
+from small_runs import metrics, snapshot, train
 
 from passk.cli.main import main
 from passk.cli.resume import prompt_day
@@ -45,36 +43,6 @@ def stopped(whole, tmp_path) -> Path:
     shutil.copytree(whole, run)
     as_if_killed(run, last_step=4)
     return run
-
-
-def as_if_killed(run: Path, last_step: int) -> None:
-    for folder in (run / "checkpoints").glob("step-*"):
-        if int(folder.name.removeprefix("step-")) > last_step:
-            shutil.rmtree(folder)
-
-
-def assert_same_run(one: Path, other: Path, last: int) -> None:
-    """Everything but times is identical, to the last bit of weights and optimiser."""
-    lines = without_times(metrics(one))
-    assert [line["step"] for line in lines] == list(range(last))
-    assert lines == without_times(metrics(other))
-    for folder in ("eval", "rollouts"):
-        names = sorted(p.name for p in (one / folder).glob("*"))
-        assert names == sorted(p.name for p in (other / folder).glob("*"))
-        for name in names:
-            mine, theirs = one / folder / name, other / folder / name
-            if name.endswith(".parquet"):
-                pd.testing.assert_frame_equal(pd.read_parquet(mine), pd.read_parquet(theirs))
-            else:
-                assert mine.read_text() == theirs.read_text()
-    end = f"step-{last:06d}"
-    for file in ("model.safetensors", LEARNER_FILE):
-        mine, theirs = (load_file(run / "checkpoints" / end / file) for run in (one, other))
-        assert mine.keys() == theirs.keys()
-        for name in mine:
-            assert torch.equal(mine[name], theirs[name]), name
-    states = [(run / "checkpoints" / end / "state.json").read_text() for run in (one, other)]
-    assert states[0] == states[1]
 
 
 def test_the_weights_move_so_that_identity_means_something(whole):
@@ -185,26 +153,6 @@ def test_sft_resumes_where_its_data_stood(tmp_path):
 LONG = 30
 KILLED = ("regime=passk", f"train.num_steps={LONG}", "train.save_every=3", "eval.every=10")
 KILLED += ("diagnostics.every=10", "rollout.save_every=1", "learner.lr=1e-3")
-
-
-def start(run: Path, *overrides: str) -> subprocess.Popen[str]:
-    words = ["train", *SMALL, *overrides, f'hydra.run.dir="{run}"']
-    return subprocess.Popen(
-        [sys.executable, "-m", "passk", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=run.parent,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for_lines(run: Path, count: int, process: subprocess.Popen[str]) -> None:
-    file, deadline = run / "metrics.jsonl", time.monotonic() + 180
-    while not file.is_file() or file.read_bytes().count(b"\n") < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.fixture(scope="module")

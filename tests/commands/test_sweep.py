@@ -219,7 +219,7 @@ def test_a_missing_launcher_is_named(passk, tmp_path, monkeypatch, name, extra):
     assert_refused(
         passk(*QUICK, "regime.k=2,4", f"hydra/launcher={name}"),
         f"hydra/launcher={name} needs hydra-{name}-launcher",
-        f"pip install 'passk[{extra}]'",
+        f"pip install 'passk-rl[{extra}]'",
     )
     assert snapshot(tmp_path) == {}
 

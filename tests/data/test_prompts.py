@@ -7,7 +7,8 @@ from dataclasses import replace
 from datetime import date
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from chat_templates import BOS, CHATML, EOS, EOT, IM_END, LLAMA3, tokenizer
+from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from passk.config.schema import PromptConfig
@@ -24,28 +25,7 @@ from passk.learner.batch import micro_batches
 from passk.training.experience import imitate
 from passk.types import Problem
 
-SPECIAL = ("<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot|>")
-BOS, EOS, IM_END, EOT = 0, 1, 3, 6
-
-CHATML = """{%- if messages[0].role != 'system' and default_system %}<|im_start|>system
-You are a helpful assistant.<|im_end|>
-{% endif -%}
-{%- for message in messages %}<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt %}<|im_start|>assistant
-{% endif -%}"""
 DEFAULT_SYSTEM = "{%- set default_system = true -%}" + CHATML
-LLAMA3 = """{{- bos_token }}
-{%- for message in messages -%}
-<|start|>{{ message.role }}<|end|>
-
-{{ message.content | trim }}<|eot|>
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-<|start|>assistant<|end|>
-
-{% endif -%}"""
 GEMMA = """{{- bos_token }}
 {%- if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif -%}
 {%- for message in messages -%}
@@ -94,27 +74,6 @@ SHOTS = (
     Problem("a", "1+1?", "2", solution="1+1 is {2}."),
     Problem("b", "2+2?", "4", solution="4"),
 )
-
-
-def tokenizer(chat_template=None, *, adds_bos=False):
-    """Byte-level without merges: a token is a byte or one of `SPECIAL`."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    ids = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
-    backend = Tokenizer(models.BPE(vocab=ids, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    if adds_bos:
-        backend.post_processor = processors.TemplateProcessing(
-            single="<bos> $A", special_tokens=[("<bos>", BOS)]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        chat_template=chat_template,
-        clean_up_tokenization_spaces=False,
-    )
 
 
 def encode(encoder, problem=ASK):

@@ -7,8 +7,8 @@ from math import comb, inf
 import numpy as np
 import pytest
 import torch
+from bandit import TwoPromptBandit, draw_bandit, exact_gradient
 from sampling import judged, learner_of
-from test_diagnostics import TwoPromptBandit, draw_bandit, exact_gradient
 
 from passk.config.schema import LearnerConfig
 from passk.diagnostics.agreement import (

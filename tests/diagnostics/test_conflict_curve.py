@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from bandit import TwoPromptBandit, draw_bandit, exact_gradient
 from sampling import judged
-from test_diagnostics import TwoPromptBandit, draw_bandit, exact_gradient
 
 from passk.config.schema import LearnerConfig
 from passk.diagnostics.alignment import weighted_gradients

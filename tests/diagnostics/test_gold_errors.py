@@ -6,8 +6,8 @@ from math import comb
 import numpy as np
 import pandas as pd
 import pytest
+from diagnoses import NUM_PROMPTS, NUM_SAMPLES, diagnose
 from small_runs import assert_refused
-from test_diagnose import NUM_PROMPTS, NUM_SAMPLES, diagnose
 
 from passk.diagnostics.gold_errors import (
     MIN_SAMPLES,

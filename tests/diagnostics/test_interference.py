@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from test_diagnostics import TwoPromptBandit, draw_bandit, exact_success
+from bandit import TwoPromptBandit, draw_bandit, exact_success
 
 from passk.config.schema import LearnerConfig
 from passk.diagnostics.interference import (

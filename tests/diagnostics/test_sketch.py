@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from bandit import TwoPromptBandit, draw_bandit, exact_success
 from rank_work import sketched_products
 from sampling import judged, learner_of
-from test_diagnostics import TwoPromptBandit, draw_bandit, exact_success
 
 from passk.cli.launch import launch
 from passk.config.schema import LearnerConfig

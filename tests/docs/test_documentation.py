@@ -53,8 +53,8 @@ PLACEHOLDERS = {
 # Words whose commands are composed and checked, and not run, and why.
 ONLY_COMPOSED = {
     "rollout=vllm": "vLLM is not in this environment; `make test-vllm` runs it",
-    "hydra/launcher=submitit_slurm": "no Slurm; tests/test_ranks.py has stand-ins of it",
-    "learner.num_processes=4": "starts four processes; tests/test_rank_runs.py runs two",
+    "hydra/launcher=submitit_slurm": "no Slurm; test_clusters.py runs cells as jobs without it",
+    "learner.num_processes=4": "starts four processes; test_rank_runs.py runs two",
 }
 REFUSED = {"passk train regime.k=abc"}  # documents say that these are
 # Programs that are not ours.
@@ -225,8 +225,9 @@ def test_scripts_exist_and_know_their_flags():
             if file.startswith("scripts/"):
                 flags = [word for word in command.words if word.startswith("--")]
                 named = re.findall(r"^from (\w+) import", text, flags=re.MULTILINE)
-                beside = [ROOT / "scripts" / f"{module}.py" for module in named]
-                text += "".join(part.read_text() for part in beside if part.is_file())
+                for module in named:
+                    beside = (ROOT / "scripts").rglob(f"{module}.py")
+                    text += "".join(part.read_text() for part in beside)
                 assert all(knows(text, flag) for flag in flags), command
 
 
@@ -280,21 +281,44 @@ def reaches(node, parts: list[str]) -> bool:
     )
 
 
+PACKAGE = ROOT / "passk"
+# The files of passk by their dotted names; that of a room is its `__init__`.
+MODULES = {
+    ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in PACKAGE.rglob("*.py")
+}
+
+
+def modules_called(name: str) -> list[Path]:
+    """The files that `passk.room.module` may be, written in full or from a part of it on."""
+    exact = name.startswith("passk.")
+    name = name.removeprefix("passk.")
+    return [
+        file
+        for module, file in MODULES.items()
+        if module == name or (not exact and module.endswith(f".{name}"))
+    ]
+
+
 def in_module(dotted: str) -> bool:
-    """Whether a module of passk has this name."""
-    *module, name = dotted.removeprefix("passk.").split(".")
-    as_module = ROOT / "passk" / "/".join([*module, name])
-    if as_module.with_suffix(".py").is_file() or as_module.is_dir():
-        return True
-    file = (ROOT / "passk" / "/".join(module)).with_suffix(".py")
-    return file.is_file() and re.search(rf"\b{name}\b", file.read_text()) is not None
+    """Whether passk has this module, or a module of it has this name."""
+    module, _, name = dotted.rpartition(".")
+    holds = re.compile(rf"\b{name}\b")
+    return bool(modules_called(dotted)) or any(
+        holds.search(file.read_text()) for file in modules_called(module)
+    )
 
 
 def test_keys_and_names_exist():
+    """Also as `room/module.name`, which is how pages say where a thing is."""
     groups = {field.name for schema in SCHEMAS.values() for field in fields(schema)}
-    modules = {file.stem for file in (ROOT / "passk").glob("*.py")} | {"passk"}
+    modules = {name.rpartition(".")[2] for name in MODULES} | {"passk"}
+    rooms = {".".join(file.parent.relative_to(PACKAGE).parts) for file in MODULES.values()} - {""}
     for code in SPANS:
-        found = re.fullmatch(r"[+~]?([a-z_]\w*(?:\.\w+)+)(=.*)?", code.text)
+        folder, _, rest = code.text.rpartition("/")
+        room = folder.replace("/", ".")
+        text = f"{room}.{rest}" if room in rooms else code.text
+        found = re.fullmatch(r"[+~]?([a-z_]\w*(?:\.\w+)+)(=.*)?", text)
         if not found or found[1].rpartition(".")[2] in FILE_ENDINGS:
             continue
         if found[1].split(".")[0] in groups | modules:

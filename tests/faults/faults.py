@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 from faulty import Fault, Job, as_line
+from resuming import assert_same_run
 from small_runs import SMALL, metrics, without_times
-from test_resume import assert_same_run
 
 DISK_MIB = 16
 STEPS = 12

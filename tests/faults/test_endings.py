@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from faults import WORDS, losses
+from formulas import formulas
+from rank_runs import ranks_of
 from small_runs import SMALL, metrics, train
-from test_numbers import formulas
-from test_rank_runs import ranks_of
 
 TWO = "learner.num_processes=2"
 ENDLESS = ("train.num_steps=10000", "train.save_every=5", "eval.every=0", "diagnostics.every=0")

@@ -1,4 +1,4 @@
-"""A short form of `scripts/soak.py`: what a run holds at its steps, and after its end."""
+"""A short form of `scripts/stress/soak.py`: what a run holds at its steps, and after its end."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from statistics import median
 
 import pytest
 
-SOAK = Path(__file__).parent.parent.parent / "scripts" / "soak.py"
+SOAK = Path(__file__).parents[2] / "scripts" / "stress" / "soak.py"
 COUNTS = ("descriptors", "threads", "processes", "temporary_files")
 
 

@@ -12,15 +12,13 @@ from pathlib import Path
 import pytest
 from answers import worker_pids
 from faults import Losses, losses, without_paths
+from formulas import formulas
 from safetensors.torch import load_file, save_file
 from small_runs import SMALL, metrics, train
 from torch.optim import AdamW
 
-from passk.config.schema import ConventionsConfig, EvalConfig
-from passk.data.problems import load_data
 from passk.learner.policy import TINY
 
-FORMULA = r"\frac{{{}\sqrt{{8}}}}{{2\sqrt{{2}}}}"  # the number, as only algebra can tell
 TWO = "learner.num_processes=2"
 # Diverges really: the first step throws the weights so far off that the next gradient is NaN.
 DIVERGES = ("regime=sft", "learner.lr=1e30", "train.num_steps=8", "train.save_every=1")
@@ -75,23 +73,6 @@ def test_a_policy_that_breaks_on_the_way_stops_the_run(tmp_path, capfd, monkeypa
     says = "the learner's model" if num_checks else "the policy's log-probabilities are not"
     assert err.startswith(f"passk: step 3: {says}") and err.count("\n") == 1, err
     assert len(metrics(tmp_path / "run")) == (2 if num_checks else 3)
-
-
-def formulas(folder: Path, num_hanging: int) -> tuple[str, ...]:
-    """Problems of the embedded task whose gold answers need computer algebra; some for ever."""
-    sizes = ConventionsConfig(name="conventions", num_train=12, num_corpus=12)
-    data = load_data(sizes, EvalConfig(num_problems=8))
-    for split, problems in (("train", data.train), ("eval", data.heldout)):
-        rows = [
-            {"prompt": p.prompt, "id": p.id, "answer": FORMULA.format(p.answer)} for p in problems
-        ]
-        for row in rows[: num_hanging if split == "train" else 0]:
-            row["answer"] = "9^{9^{9^{9}}}"
-        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
-        (folder / f"{split}.jsonl").write_text(lines)
-    words = ("data=jsonl", f"data.path={folder}/train.jsonl", f"data.eval_path={folder}/eval.jsonl")
-    words += ("verifier=math", "verifier.num_workers=2", "rollout.max_new_tokens=32")
-    return (*words, "data.check_gold=false", "learner.lr=1e-3", "rollout.num_prompts=12")
 
 
 def train_on_formulas(run: Path, *words: str) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_models import random_model
+from resuming import as_if_killed, assert_same_run
 from safetensors.torch import load_file
 from small_runs import LEARNER_FILE, SMALL, metrics
-from test_resume import as_if_killed, assert_same_run
-from test_torch_sampler import random_model
 from transformers import AutoModelForCausalLM
 
 from passk.cli.main import main

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_models import mixtral, random_model
 from rank_work import save_after_steps, some_rows, state_after_restore
 from safetensors.torch import load_file
 from small_runs import metrics, train
-from test_torch_sampler import random_model
 from transformers import (
     ApertusConfig,
     ApertusForCausalLM,
     AutoModelForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
 )
 
 from passk.cli.launch import launch
@@ -96,13 +94,6 @@ def test_any_damaged_file_is_named(from_four, tmp_path, name):
     assert damage(folder).startswith(f"{name} has 2 bytes where ")
 
 
-def with_experts() -> MixtralForCausalLM:
-    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}
-    torch.manual_seed(0)
-    return MixtralForCausalLM(MixtralConfig(vocab_size=18, **sizes, **heads))
-
-
 def with_buffers() -> ApertusForCausalLM:
     """Its files hold numbers that are no parameters; here others than a new model has."""
     sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2}
@@ -114,7 +105,7 @@ def with_buffers() -> ApertusForCausalLM:
     return model
 
 
-OTHERS = {"mixtral": with_experts, "apertus": with_buffers}
+OTHERS = {"mixtral": mixtral, "apertus": with_buffers}
 
 
 @pytest.mark.parametrize("name", ["mixtral", "gpt2", "apertus"])
@@ -272,7 +263,7 @@ UNSAVABLE |= {"early_stopping": True, "pad_token_id": -1, "num_beams": 0, "not_y
 
 
 def test_the_generation_config_stays_as_it_is(tmp_path):
-    """In checkpoints and exports, byte by byte; `tests/test_export.py` has that of a plain one."""
+    """In checkpoints and exports, byte by byte; `test_export.py` has that of a plain one."""
     model, run = tmp_path / "model", tmp_path / "run"
     shutil.copytree(TINY, model)
     written = json.dumps(UNSAVABLE | {"eos_token_id": [1, 99]}, indent=1) + "  "

@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
+from gradient_cases import CASES, assert_as_one_process
+from random_models import model_of
 from rank_work import gradients, measured, some_rows
 from small_runs import SMALL, assert_refused, in_subprocess
-from test_rank_adapters import model_of
-from test_ranks import CASES, assert_the_same
 from torch._dynamo.utils import counters
 
 from passk.cli.launch import launch
@@ -80,7 +80,7 @@ def test_two_ranks_compute_what_one_does(tmp_path):
     out, settings = tmp_path / "found.json", (COMPILED, COMPILED | SAVING)
     launch(gradients, 2, str(out), {"tiny": "tiny"}, settings, list(CASES.values()))
     for setting in json.loads(out.read_text()).values():
-        assert_the_same(setting, "tiny")
+        assert_as_one_process(setting, "tiny")
 
 
 def test_without_a_compiler_it_is_refused_with_a_sentence(tmp_path):

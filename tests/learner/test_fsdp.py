@@ -5,23 +5,15 @@ import os
 
 import pytest
 import torch
-from rank_work import frozen, gradients, measured, rolled_out, rollouts, some_rows
-from test_torch_sampler import random_model
-from transformers import MixtralConfig, MixtralForCausalLM
+from gradient_cases import CASES, assert_as_one_process
+from random_models import mixtral, random_model
+from rank_work import frozen, gradients, rolled_out, rollouts, some_rows
 
 from passk.cli.launch import launch
-from passk.config.schema import LearnerConfig, ModelConfig
 from passk.learner.batch import balanced
-from passk.learner.learner import Learner
-from passk.learner.policy import load_policy, load_tokenizer
+from passk.learner.policy import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")
-CASES = {
-    "many rows": some_rows(40),
-    "one row, so that other ranks have none": some_rows(1),
-    "three rows": some_rows(3),
-    "no rows": [],
-}
 SMALL_BATCHES = {"max_tokens_per_batch": 100}
 SETTINGS = (
     {},
@@ -33,19 +25,6 @@ SETTINGS = (
 )
 
 
-def assert_the_same(found, path) -> None:
-    """`found`: loss, log-probabilities and gradient of each case, as one process has them."""
-    learner = Learner(
-        load_policy(ModelConfig(), path, torch.device("cpu")), LearnerConfig(), 10, 1.0
-    )
-    for case, (loss, logprobs, gradient) in zip(CASES, found, strict=True):
-        alone = measured(learner, CASES[case])
-        assert loss == pytest.approx(alone[0], rel=1e-5, abs=1e-7), case
-        assert logprobs == pytest.approx(alone[1], rel=1e-5), case
-        expected = torch.tensor(alone[2])
-        assert (torch.tensor(gradient) - expected).norm() <= 1e-5 * expected.norm(), case
-
-
 @pytest.mark.parametrize(
     ("num_ranks", "settings"), [(2, SETTINGS), (4, (SMALL_BATCHES | {"replicas": 2}, {}))]
 )
@@ -55,7 +34,7 @@ def test_the_gradient_is_that_of_one_process(tmp_path, num_ranks, settings):
     found = json.loads(out.read_text())
     assert len(found) == len(settings)
     for setting in found.values():
-        assert_the_same(setting, "tiny")
+        assert_as_one_process(setting, "tiny")
 
 
 def test_gradients_of_a_part_are_those_of_one_process(tmp_path):
@@ -73,10 +52,7 @@ def test_gradients_of_a_part_are_those_of_one_process(tmp_path):
 def test_any_architecture_is_read_into_shards(tmp_path):
     """Tied heads, buffers of all kinds, weights in another dtype; and experts, which are joined."""
     models = {name: random_model(name) for name in ("llama", "qwen3", "gpt_neox", "gemma3", "gpt2")}
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}
-    models["mixtral"] = MixtralForCausalLM(MixtralConfig(vocab_size=18, **sizes, **heads))
+    models["mixtral"] = mixtral()
     models["bfloat16"] = random_model("llama").bfloat16()
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
@@ -85,7 +61,7 @@ def test_any_architecture_is_read_into_shards(tmp_path):
     launch(gradients, 2, str(tmp_path / "out.json"), paths, [{}], list(CASES.values()))
     found = json.loads((tmp_path / "out.json").read_text())
     for name, setting in zip(models, found.values(), strict=True):
-        assert_the_same(setting, paths[name])
+        assert_as_one_process(setting, paths[name])
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):

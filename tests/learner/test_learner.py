@@ -8,8 +8,8 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from test_head import PeakMemory
-from test_torch_sampler import random_model
+from peak_memory import PeakMemory
+from random_models import random_model
 from transformers import AutoModelForCausalLM, OPTConfig
 
 from passk.config.schema import LearnerConfig

@@ -1,12 +1,9 @@
 """Log-probabilities in chunks: the plain formulation's values and gradients, in less memory."""
 
-import weakref
-
 import pytest
 import torch
-from test_torch_sampler import ARCHITECTURES, random_model
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from peak_memory import PeakMemory
+from random_models import ARCHITECTURES, random_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -151,26 +148,6 @@ def test_bfloat16_products_with_float32_weights():
     for ours, theirs in zip(rough, exact, strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
-
-
-class PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors made inside have held at once; `known` ones count nothing."""
-
-    def __init__(self, known) -> None:
-        super().__init__()
-        self.live = {tensor.untyped_storage()._cdata: 0 for tensor in known}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        result = function(*arguments, **(keywords or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.live:
-                    self.live[storage._cdata] = storage.nbytes()
-                    weakref.finalize(storage, self.live.pop, storage._cdata)
-        self.peak = max(self.peak, sum(self.live.values()))
-        return result
 
 
 def peak_of_loss(vocabulary: int, loss) -> int:

@@ -4,13 +4,13 @@ import shutil
 
 import pytest
 import torch
+from random_models import model_of, random_model
+from rank_runs import STEPS, TWO, WORDS, assert_same_up_to_rounding
 from rank_work import adapted, some_rows
+from resuming import as_if_killed
 from safetensors.torch import load_file
 from small_runs import train
-from test_rank_runs import STEPS, TWO, WORDS, assert_same_up_to_rounding
-from test_resume import as_if_killed
-from test_torch_sampler import random_model
-from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from passk.cli.launch import launch
 from passk.config.schema import ModelConfig
@@ -39,17 +39,6 @@ CASES = {
         "two copies": ("llama", {}, {"replicas": 2}),
     },
 }
-
-
-def mixtral() -> MixtralForCausalLM:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}
-    return MixtralForCausalLM(MixtralConfig(vocab_size=18, **sizes, **heads))
-
-
-def model_of(name: str) -> PreTrainedModel:
-    return mixtral() if name == "mixtral" else random_model(name)
 
 
 @pytest.mark.parametrize("num_ranks", CASES)

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_models import mixtral, random_model
 from rank_work import refusals
 from safetensors.torch import load_file, save_file
 from small_runs import train
-from test_saving import with_experts
-from test_torch_sampler import random_model
 
 from passk.cli.launch import launch
 from passk.config.schema import ModelConfig
@@ -216,7 +215,7 @@ def test_what_fits_is_loaded(plain, tmp_path):
     for name, change in WHOLE.items():
         shutil.copytree(plain, folders[name])
         change(folders[name])
-    with_experts().save_pretrained(folders["experts"])
+    mixtral().save_pretrained(folders["experts"])
     launch(refusals, 2, str(tmp_path / "found.json"), {n: str(f) for n, f in folders.items()})
     assert json.loads((tmp_path / "found.json").read_text()) == {n: ["", ""] for n in folders}
     for name, folder in folders.items():

@@ -1,6 +1,6 @@
 """The paper's statements: identities to 1e-10, inequalities in 1,000 random bandits each.
 
-`python -m pytest tests/test_theory.py -k loose -s` prints how loose the inequalities are.
+`python -m pytest tests/objectives/test_theory.py -k loose -s` prints how loose inequalities are.
 """
 
 from collections.abc import Iterator

@@ -10,7 +10,7 @@ from run_files import write_reproduction, write_rollouts, write_sweep
 
 from passk.report.report import SAMPLE_BYTES, write_report
 
-SCREENSHOTS = Path(__file__).parent.parent / "outputs" / "screenshots"
+SCREENSHOTS = Path(__file__).parents[2] / "outputs" / "screenshots"
 HOSTILE = (
     '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
     "\u2028<!--<script> & $[0] {{ x }}"

@@ -8,16 +8,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from random_models import ARCHITECTURES, EOS, VOCABULARY, random_model
 from sampling import sample_all
 from scipy.special import chdtrc
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    Qwen3Config,
-)
 
 from passk.errors import UserError
 from passk.learner.policy import token_logprobs
@@ -26,50 +19,8 @@ from passk.rollout.seeds import group_seeds
 from passk.rollout.torch_sampler import TorchSampler, _draw, _nucleus
 from passk.types import FinishReason
 
-EOS = 1
-VOCABULARY = 18  # the tokenizer's
 PARAMS = SamplingParams(temperature=1.0, max_new_tokens=32)
 PROMPTS = ("T3+4*5=", "C12+9*8=", "T37+48+59=", "C7+2*2=", "T10+99+31=")
-
-_SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    # Large enough that what is attended to matters, as it does not in a fresh model.
-    "initializer_range": 0.4,
-    "bos_token_id": None,
-    "eos_token_id": EOS,
-    "pad_token_id": 0,
-}
-ARCHITECTURES = {
-    "llama": (LlamaConfig, {"num_key_value_heads": 4}),
-    "qwen3": (Qwen3Config, {"num_key_value_heads": 2, "head_dim": 8}),
-    "gpt_neox": (GPTNeoXConfig, {}),
-    # Positions are learned, not rotated: an offset by the padding would show.
-    "gpt2": (
-        GPT2Config,
-        {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    ),
-    "gemma3": (
-        Gemma3TextConfig,
-        {
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-            "num_hidden_layers": 3,
-            "sliding_window": 4,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-        },
-    ),
-}
-
-
-def random_model(architecture: str = "llama", *, vocabulary: int = VOCABULARY, seed: int = 0):
-    config_class, options = ARCHITECTURES[architecture]
-    torch.manual_seed(seed)
-    config = config_class(vocab_size=vocabulary, **(_SMALL | options))
-    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def seeds_for(num_prompts: int, num_samples: int, *, step: int = 0) -> list[list[int]]:

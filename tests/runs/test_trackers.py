@@ -370,7 +370,8 @@ def test_a_missing_library_is_told_before_anything_is_written(passk, tmp_path, m
     done = passk("train", "tracker=wandb", "hydra.run.dir=run")
     assert done.code == 2
     assert done.err == (
-        "passk: tracker=wandb needs wandb, which is not installed: pip install 'passk[tracking]'\n"
+        "passk: tracker=wandb needs wandb, which is not installed: "
+        "pip install 'passk-rl[tracking]'\n"
     )
     assert not list(tmp_path.iterdir())
 

@@ -231,7 +231,7 @@ PEAKS = [
 
 @pytest.mark.parametrize("job", PEAKS)
 def test_peak_memory_of_the_real_step(job):
-    """The learner's update on tensors without memory; scripts/cost_check.py has real sizes."""
+    """The learner's update on tensors without memory; `cost_check.py` has real sizes."""
     shape = replace(MODELS["0.5b"], layers=6, vocabulary=32000)
     job = replace(
         job, num_prompts=64, prompt_tokens=128, answer_tokens=384, max_tokens_per_batch=4096

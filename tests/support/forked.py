@@ -2,7 +2,7 @@
 
 Python's fork server makes the imports (7 seconds of CPU, and with vLLM 12) once for all processes
 that the tests ask it for. How passk starts from the shell, and ranks from passk, is tried by the
-tests that start a program: those of `test_rank_runs.py`, `test_resume.py` and `faults/` among them.
+tests that start a program, those of `test_rank_runs.py`, `test_resume.py` and `faults/` among them.
 """
 
 import multiprocessing

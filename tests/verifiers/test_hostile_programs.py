@@ -23,7 +23,7 @@ from hostile import LIMITS, SECRET
 from passk.verifiers.code.process import Check, Sandbox
 
 SHORT = LIMITS._replace(seconds=0.5)
-PACKAGE = Path(__file__).parent.parent / "passk"
+PACKAGE = Path(__file__).parents[2] / "passk"
 NOBODY = 65534
 UNPAID = ("wrong", "error", "timeout", "unparsed")
 

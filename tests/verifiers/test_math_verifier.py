@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from math_verify import parse, verify
 
-from passk.config.schema import VerifierConfig
+from passk.config.schema import ANSWER_PLACES, VerifierConfig
 from passk.types import FinishReason, Problem, Verdict
 from passk.verifiers.math.equality import same_answer
 from passk.verifiers.math.forms import Number, describe
 from passk.verifiers.math.reader import read_answer
 from passk.verifiers.math.spelling import normalise_latex
-from passk.verifiers.math.text import MAX_ANSWER_CHARS, PLACES, find_answer, last_box
+from passk.verifiers.math.text import MAX_ANSWER_CHARS, find_answer, last_box
 from passk.verifiers.math.verifier import MathVerifier
 
 CORPUS = pd.read_csv(
@@ -112,8 +112,8 @@ def never(gold: str, answer: str) -> bool | None:
         ("#### 5\n#### 6\n", ["hash"], "6"),
         ("####\n7", ["hash", "last_number"], "7"),
         ("first\n second \n\n", ["last_line"], "second"),
-        ("", list(PLACES), None),
-        (r"\boxed{" + "1" * (MAX_ANSWER_CHARS + 1) + "}", list(PLACES), None),
+        ("", list(ANSWER_PLACES), None),
+        (r"\boxed{" + "1" * (MAX_ANSWER_CHARS + 1) + "}", list(ANSWER_PLACES), None),
         ("#### **18**", ["hash"], "18"),
         ("#### 18 (eighteen)", ["hash"], "18"),
         ("####18<|im_end|>", ["hash"], "18"),
@@ -159,7 +159,7 @@ def test_boxes(text, found):
     assert last_box(text) == found
 
 
-@pytest.mark.parametrize("places", [[place] for place in PLACES])
+@pytest.mark.parametrize("places", [[place] for place in ANSWER_PLACES])
 @pytest.mark.parametrize(
     "piece",
     [

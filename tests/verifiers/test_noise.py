@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from answers import completion
+from resuming import as_if_killed, assert_same_run
 from small_runs import SMALL, assert_refused, metrics, train, without_times
-from test_resume import as_if_killed, assert_same_run
 
 from passk.cli.main import main
 from passk.config.schema import VerifierConfig

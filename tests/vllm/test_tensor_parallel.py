@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from engine_runs import VLLM, logprob_gap, passk
 from small_runs import SMALL, metrics
 from tensor_parallel_work import hold_and_sample
-from test_vllm_runs import VLLM, passk
-from test_vllm_sampler import logprob_gap
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from passk.cli.launch import launch

@@ -4,23 +4,13 @@ import json
 import os
 import shutil
 
-import forked
 import numpy as np
 import pandas as pd
 import pytest
+from engine_runs import VLLM, passk
 from small_runs import SMALL, in_subprocess, metrics
 
-VLLM = ("rollout=vllm", "rollout.memory_fraction=0.2", "rollout.enforce_eager=true")
-
-
 pytestmark = pytest.mark.usefixtures("forked_ranks")
-
-
-def passk(cwd, command, *words):
-    """The command line in a process of its own, as an engine needs it."""
-    outcome = forked.passk([command, *words], cwd, *forked.VLLM)
-    assert "Traceback" not in outcome.err, outcome.err
-    return outcome
 
 
 def test_a_run_is_resumed_on_two_ranks_and_evaluated(tmp_path):

@@ -5,13 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from engine_runs import logprob_gap
 from sampling import sample_all
 
 from passk.config.schema import LearnerConfig
 from passk.data.conventions import make_problems
 from passk.errors import PolicyMismatch
 from passk.learner.learner import Learner
-from passk.learner.policy import token_logprobs
 from passk.rollout.base import SamplingParams
 from passk.rollout.rollout import SampleKey, rollout
 from passk.rollout.seeds import group_seeds
@@ -35,19 +35,6 @@ def seeds_for(num_prompts: int, num_samples: int) -> list[list[int]]:
 @pytest.fixture
 def prompts(tiny_tokenizer):
     return tiny_tokenizer(list(PROMPTS))["input_ids"]
-
-
-def logprob_gap(model, prompts, sampled, temperature=1.0) -> float:
-    """The largest |sampler - one plain forward pass| over all sampled tokens."""
-    worst = 0.0
-    for prompt, completions in zip(prompts, sampled, strict=True):
-        for completion in completions:
-            ids = torch.tensor([[*prompt, *completion.token_ids]])
-            mask = torch.arange(ids.shape[1])[None] >= len(prompt)
-            with torch.no_grad():
-                logp = token_logprobs(model, ids, mask, temperature)[0, len(prompt) :].numpy()
-            worst = max(worst, np.abs(logp - completion.logprobs).max())
-    return worst
 
 
 def test_every_weight_arrives_and_arrives_again(engine, policy, tiny_model):
