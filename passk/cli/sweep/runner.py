@@ -20,7 +20,7 @@ from types import FrameType
 
 from passk.console import listening
 from passk.errors import UserError
-from passk.files import read_manifest
+from passk.files import only_writer, read_manifest
 from passk.runs.ledger import (
     INTERRUPTED,
     REFUSED,
@@ -185,7 +185,11 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -
         if not has_work:
             return 0
         cell = read_cell(file)
-        more = _going_on(cell, cell_dir(file, cell))
+        try:
+            more = _going_on(cell, cell_dir(file, cell))
+        except UserError as error:  # another process writes there
+            end_attempt(file, REFUSED, str(error))
+            return REFUSED
         code = 0 if more is None else run([*words, *more])
         _remove_empty(cell_dir(file, cell), file.parent.parent)
         end_attempt(file, code, said[-1] if code and said else "")
@@ -227,7 +231,8 @@ def _going_on(cell: Cell, run_dir: Path) -> list[str] | None:
     if cell.command in RESUMABLE:
         return ["resume=true"] if (run_dir / "config.yaml").is_file() else []
     if not run_dir.is_symlink():  # a link leads to files that the user keeps elsewhere
-        shutil.rmtree(run_dir)
+        with only_writer(run_dir):
+            shutil.rmtree(run_dir)
     return []
 
 
