@@ -7,8 +7,8 @@ import sys
 import pytest
 from small_runs import SMALL, assert_refused, in_subprocess, snapshot
 
-from passk.files import only_writer
 from passk.errors import UserError
+from passk.files import only_writer
 from passk.runs.ledger import (
     Attempt,
     Cell,
