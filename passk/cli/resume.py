@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
@@ -78,23 +78,31 @@ def model_location(cfg: RunConfig) -> str:
     return resolve_model(path, "model.path") if Path(path).is_dir() else path
 
 
+class MeasuredPolicy(NamedTuple):
+    """A policy to measure: its configuration as of a run, the place of its weights, its step."""
+
+    base: TrainConfig
+    start: str
+    step: int
+
+
 def measured_policy(
     cfg: EvaluateConfig | DiagnoseConfig, overrides: Sequence[str], which: str | None = None
-) -> tuple[TrainConfig, str, int]:
-    """Return the configuration, the place of the weights and the step of the policy to measure.
+) -> MeasuredPolicy:
+    """Return the policy to measure.
 
     Problems, verifier and sampling are those of `run`, unless the user typed others. `which` is the
     checkpoint, if it is not the one that `cfg` names.
     """
     base = TrainConfig(**{field.name: getattr(cfg, field.name) for field in fields(RunConfig)})
     if cfg.run is None:
-        return base, model_location(cfg), 0
+        return MeasuredPolicy(base, model_location(cfg), 0)
     trained = load_run_config(Path(cfg.run))
     base = _with_typed(trained, base, overrides)
     check(base, trains=False)
     checkpoint = chosen_checkpoint(Path(cfg.run), which or cfg.checkpoint)
     _refuse_other_architecture(trained, checkpoint)
-    return base, str(checkpoint), saved_step(checkpoint)
+    return MeasuredPolicy(base, str(checkpoint), saved_step(checkpoint))
 
 
 def refuse_changed_problems(
@@ -132,9 +140,7 @@ def refuse_other_problems(cfg: RunConfig, run_dir: Path, *, needs_training: bool
             )
 
 
-def measured_policies(
-    cfg: FilterConfig, overrides: Sequence[str]
-) -> list[tuple[TrainConfig, str, int]]:
+def measured_policies(cfg: FilterConfig, overrides: Sequence[str]) -> list[MeasuredPolicy]:
     """Return `measured_policy` for every checkpoint that is asked for, in order."""
     names = [cfg.checkpoint]
     if cfg.run is None:

@@ -5,18 +5,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from passk.config.schema import RunConfig
-from passk.data.prompts import PromptEncoder
 from passk.evaluation.tables import SAMPLE_COLUMNS
-from passk.rollout.base import Sampler
-from passk.rollout.rollout import SampleKey, eval_params, rollout, sample_fields
+from passk.rollout.rollout import Actor, SampleKey, eval_params, rollout, sample_fields
 from passk.types import Problem
-from passk.verifiers.base import Verifier
 
 
 def draw_samples(
-    sampler: Sampler,
-    verifier: Verifier,
-    encoder: PromptEncoder,
+    actor: Actor,
     problems: Sequence[Problem],
     cfg: RunConfig,
 ) -> pd.DataFrame:
@@ -31,9 +26,7 @@ def draw_samples(
     rows = []
     for greedy in (False, True) if cfg.eval.greedy else (False,):
         sampled = rollout(
-            sampler,
-            verifier,
-            encoder,
+            actor,
             problems,
             1 if greedy else cfg.eval.num_samples,
             eval_params(cfg, greedy=greedy),

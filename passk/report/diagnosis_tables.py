@@ -33,18 +33,26 @@ class Diagnosis:
     injected: pd.DataFrame  # weight of deliberate errors of the verifier; empty without them
 
 
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """Measurements of P prompts with n samples each: rewards and derivatives [P, n], agreement."""
+
+    rewards_PG: FloatArray
+    derivatives_PG: FloatArray
+    agreement: Agreement
+
+
 def diagnosis(
     groups: Sequence[Group],
-    rewards_PG: FloatArray,
-    derivatives_PG: FloatArray,
-    measured: Agreement,
+    found: Measurements,
     ks: Sequence[int],
     k: int,
     num_resamples: int,
     false_negative_rate: float = 0.0,
 ) -> Diagnosis:
     """Compute every table from the samples and their measurements."""
-    prompts = prompt_table(groups, rewards_PG, measured, ks)
+    measured = found.agreement
+    prompts = prompt_table(groups, found.rewards_PG, measured, ks)
     by_group = {
         grouping: group_table(prompts, grouping, k, num_resamples)
         for grouping in GROUPINGS
@@ -57,7 +65,7 @@ def diagnosis(
         curve_table(measured, num_resamples, seed=0),
         by_group,
         first_conflict(measured, num_resamples, seed=0),
-        promise(success_groups(rewards_PG, derivatives_PG), k),
+        promise(success_groups(found.rewards_PG, found.derivatives_PG), k),
         agreement_table(groups, prompts),
         injected_table(prompts, ks, false_negative_rate),
     )

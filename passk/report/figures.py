@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from passk.report import curves, prompt_plots, sweep_plots, verdicts
-from passk.report.chart_style import Drawing, Titles
-from passk.report.tables import in_order, prompt_changes, reported_k, sweep_table
+from passk.report.chart_style import Drawing
+from passk.report.material import Material
+from passk.report.tables import in_order, prompt_changes, reported_k, sweep_table, titles_of
 from passk.report.verdicts import verdict_shares
-from passk.runs.labels import run_title
-from passk.runs.reader import DiagnosisRecord, RunRecord, agreement_rows
+from passk.runs.reader import RunRecord, agreement_rows
 
 AGREEMENT = "weight_against_agreement"
 _TOLD = {
@@ -72,44 +72,33 @@ def caption(name: str, **words: object) -> tuple[str, str]:
     return title.format(**words), caption.format(**words)
 
 
-def report_figures(
-    records: Sequence[RunRecord],
-    table: pd.DataFrame,
-    titles: Titles,
-    cells: pd.DataFrame,
-    k: int,
-    among: Sequence[RunRecord],
-    against: Sequence[RunRecord] | None,
-    diagnoses: Sequence[DiagnosisRecord],
-) -> dict[str, Drawing]:
-    """Draw the figures that the files allow, by name, in the order of the page.
-
-    `records` are those of the headline table, `among` all of them, with the cells of a sweep.
-    """
+def report_figures(found: Material) -> dict[str, Drawing]:
+    """Draw the figures that the files allow, by name, in the order of the page."""
+    records, titles, cells, k = found.headline, found.titles, found.cells, found.k
     prompts = prompt_changes(records)
     of_focus = prompts[prompts["regime"] == focus(records, k)]
     trained = [r for r in records if r.regime != "sft"]
     is_reproduction = any(r.seed_dir for r in records)
     regimes = None
     if trained and (is_reproduction or not len(cells)):
-        points = sweep_table(trained, against, among)
+        points = sweep_table(trained, found.against, found.records)
         regimes = sweep_plots.pareto(points, shown_k(points, k), trained, titles)
-    swept = [r for r in among if r.seed_dir is None and r.regime != "sft"]
+    swept = [r for r in found.records if r.seed_dir is None and r.regime != "sft"]
     k_cells = shown_k(cells, k)
     drawn = {
         "training_curves": curves.training_curves(records, titles),
         "pareto_regimes": regimes,
         "pareto_sweep": sweep_plots.pareto(cells, k_cells, swept, titles_of(swept)),
         "heatmaps": sweep_plots.heatmaps(cells, k_cells),
-        "alignment_at_start": curves.alignment_at_start(table, titles),
+        "alignment_at_start": curves.alignment_at_start(found.table, titles),
         "alignment_curves": curves.alignment_curves(records, titles),
         "prompt_scatter": prompt_plots.prompt_scatter(prompts, titles),
         "weight_by_kind": prompt_plots.weight_by_kind(of_focus, k),
     }
-    for place, found in enumerate(diagnoses, 1):
-        rows = agreement_rows([found])
+    for place, diagnosis in enumerate(found.diagnoses, 1):
+        rows = agreement_rows([diagnosis])
         name = AGREEMENT if place == 1 else f"{AGREEMENT}_{place}"
-        drawn[name] = prompt_plots.weight_against_agreement(rows, found.k)
+        drawn[name] = prompt_plots.weight_against_agreement(rows, diagnosis.k)
     drawn["verdict_reasons"] = verdicts.verdict_reasons(verdict_shares(records), titles)
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
@@ -124,8 +113,3 @@ def focus(records: Sequence[RunRecord], k: int) -> str:
     """Return the label whose starting weights are shown: Pass@k-only if present, else the first."""
     at_k = [(label, r) for label, r in in_order(records) if reported_k(r, records) == k]
     return min(at_k, key=lambda item: (not item[1].optimises_passk, item[1].pass1_weight))[0]
-
-
-def titles_of(records: Sequence[RunRecord]) -> Titles:
-    """Map each label to its title for people."""
-    return {label: run_title(record, label) for label, record in in_order(records)}

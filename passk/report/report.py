@@ -4,33 +4,27 @@ Everything is rebuilt from the files of the runs; sections with nothing to show 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from passk.files import filled_at_once, read_manifest
 from passk.report import table_formats
-from passk.report.costs import cost_sentences, cost_sheet, cost_table, price_sheet
-from passk.report.figures import AGREEMENT, caption, focus, report_figures, shown_k, titles_of
+from passk.report.costs import cost_sentences, cost_sheet, price_sheet
+from passk.report.figures import AGREEMENT, caption, focus, report_figures, shown_k
 from passk.report.html import figure_data, render, save_figures
-from passk.report.samples import SampleRows, sample_rows
+from passk.report.material import Material, read_material
 from passk.report.table_formats import write_table
 from passk.report.tables import (
     headline_table,
-    in_order,
-    reported_k,
-    reproduction_table,
     summary_rows,
-    sweep_table,
+    titles_of,
 )
-from passk.runs.baselines import baseline_runs, repeat_sentences, without_copies
 from passk.runs.command_lines import outermost
 from passk.runs.labels import markdown, reading, sweep_reading
 from passk.runs.ledger import FOLDER as LEDGER
-from passk.runs.reader import DiagnosisRecord, RunRecord, find_diagnoses, find_measured, find_runs
+from passk.runs.reader import RunRecord
 
-SAMPLE_BYTES = 2_000_000  # samples in the page; the scripts that draw the figures take 900 kB
 _NOTE = (
     "Deltas are against {baseline}, in percentage points, with 95 % "
     "intervals in brackets: a paired bootstrap over held-out problems for one seed, Student's t "
@@ -51,36 +45,6 @@ _PAGE, _TITLE = "report.html", "passk report: "  # the page's file, and the star
 _MOST_READ = 4  # most runs described one by one
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
-    """Everything the report needs from the files, read once: runs, and tables over them.
-
-    Attributes:
-        records: all runs, each once; `headline` those of the first table, with `titles` by label.
-        repeats: sentences about runs that are on record more than once.
-        against: the runs that `baseline` names; None for the starting checkpoints.
-        table, cells, costs: `reproduction_table` and `cost_table` of the headline, `sweep_table`
-            of the sweep.
-        k: the largest k that a row of the headline table reports.
-    """
-
-    records: list[RunRecord]
-    repeats: list[str]
-    headline: list[RunRecord]
-    against: list[RunRecord] | None
-    table: pd.DataFrame
-    cells: pd.DataFrame
-    titles: Mapping[str, str]
-    ks: Mapping[str, int]
-    costs: pd.DataFrame
-    diagnoses: list[DiagnosisRecord]
-    samples: SampleRows
-
-    @property
-    def k(self) -> int:
-        return max(self.ks.values())
-
-
 def write_report(
     dirs: Iterable[str | Path], out_dir: str | Path, baseline: str | None = None
 ) -> Path:
@@ -94,7 +58,7 @@ def write_report(
     Raises:
         UserError: a directory holds no run, a file cannot be read, or no run is `baseline`.
     """
-    found = _read(list(dirs), baseline)
+    found = read_material(list(dirs), baseline)
     cells, k, titles = found.cells, found.k, found.titles
     other = f"the last evaluation of {baseline}" if baseline else ""
     start = other or "the checkpoint that the run started from"
@@ -105,16 +69,7 @@ def write_report(
     sentences += found.repeats
     headings = table_formats.column_names(set(found.ks.values()))
     people = found.table.assign(regime=found.table["regime"].map(titles))
-    drawings = report_figures(
-        found.headline,
-        found.table,
-        titles,
-        cells,
-        k,
-        found.records,
-        found.against,
-        found.diagnoses,
-    )
+    drawings = report_figures(found)
     tables = _tables(found, people, headings)
     shown = {name: table for name, (table, _) in tables.items()}
     page = shown | {
@@ -165,29 +120,6 @@ def keeps_report(folder: Path) -> bool:
 def _beginning(file: Path) -> str:
     with file.open(encoding="utf-8", errors="replace") as opened:
         return opened.read(2000)
-
-
-def _read(dirs: Sequence[str | Path], baseline: str | None) -> Material:
-    records, copies = without_copies(find_runs(dirs))
-    against = baseline_runs(baseline, records) if baseline else None
-    reproduced = [record for record in records if record.seed_dir is not None]
-    headline = reproduced or records
-    swept = [r for r in records if r.seed_dir is None and r.regime != "sft"]
-    is_sweep = len(swept) > (0 if reproduced else 1)
-    table = reproduction_table(headline, against)
-    return Material(
-        records=records,
-        repeats=repeat_sentences(records, copies),
-        headline=headline,
-        against=against,
-        table=table,
-        cells=sweep_table(swept, against, records) if is_sweep else pd.DataFrame(),
-        titles=titles_of(headline),
-        ks={label: reported_k(record, headline) for label, record in in_order(headline)},
-        costs=cost_table(headline, None if against else table),
-        diagnoses=find_diagnoses(dirs),
-        samples=sample_rows(records, SAMPLE_BYTES, find_measured(dirs, "eval")),
-    )
 
 
 def _tables(

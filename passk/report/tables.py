@@ -13,7 +13,7 @@ import pandas as pd
 
 from passk.objectives.pass_at_k import all_wrong, pass_at_k
 from passk.runs.baselines import counts_before, last_counts, sft_of, starting_counts
-from passk.runs.labels import in_order
+from passk.runs.labels import in_order, run_title
 from passk.runs.reader import RunRecord, find_runs, load_run, read_seed_table
 from passk.statistics import Interval, bootstrap_intervals, seed_interval
 
@@ -269,6 +269,11 @@ def _cell(by_kind: pd.DataFrame, kind: str, k: int | None) -> float:
     rows = by_kind[by_kind["kind"] == kind]
     rows = rows if k is None else rows[rows["k"] == k]
     return np.nan if rows.empty else float(rows["num_problems" if k is None else "value"].iloc[0])
+
+
+def titles_of(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Map each label to its title for people."""
+    return {label: run_title(record, label) for label, record in in_order(records)}
 
 
 def summary_rows(table: pd.DataFrame) -> pd.DataFrame:

@@ -40,6 +40,15 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class Actor:
+    """The policy as it acts: the engine that samples, its prompts, and the judge of its answers."""
+
+    sampler: Sampler
+    verifier: Verifier
+    encoder: PromptEncoder
+
+
+@dataclass(frozen=True, slots=True)
 class SampleKey:
     """Key that identifies a sample, with its problem and index, and so determines its seed."""
 
@@ -65,9 +74,7 @@ def eval_params(cfg: RunConfig, *, greedy: bool = False) -> SamplingParams:
 
 
 def rollout(
-    sampler: Sampler,
-    verifier: Verifier,
-    encoder: PromptEncoder,
+    actor: Actor,
     problems: Sequence[Problem],
     num_samples: int,
     params: SamplingParams,
@@ -84,13 +91,14 @@ def rollout(
     NaN in the loss.
     """
     started = time.perf_counter()
+    sampler = actor.sampler
     group_size = sampler.ranks_per_engine
     seeds_PG = share(
         group_seeds(key.run_seed, key.purpose, key.step, [p.id for p in problems], num_samples),
         group_size,
     )
     problems = share(list(problems), group_size)
-    prompts = encoder.prompts(problems)
+    prompts = actor.encoder.prompts(problems)
     mine = own(list(range(len(problems))), group_size)
     drawn: dict[int, list[Completion]] = {}
     judged: dict[int, Future[list[Verdict]]] = {}
@@ -100,7 +108,7 @@ def rollout(
                 continue
             drawn[index] = completions
             distinct = {c.token_ids: (problems[index], c) for c in completions}
-            judged[index] = judging.submit(verifier.verify, list(distinct.values()))
+            judged[index] = judging.submit(actor.verifier.verify, list(distinct.values()))
         sampled = time.perf_counter()
 
     groups = []

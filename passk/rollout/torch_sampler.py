@@ -136,7 +136,7 @@ class TorchSampler:
                 break
             row_of = rows.fork(row_of, token)
         return self._completions(
-            len(prompts), prompt_of_B, tokens_BT, logprobs_BT, lengths_B, ended_B, stop.texts
+            prompt_of_B, tokens_BT, logprobs_BT, lengths_B, ended_B, stop.texts
         )
 
     def _says_stop(self, tokens_BT: np.ndarray, stop: Sequence[str]) -> np.ndarray:
@@ -147,7 +147,6 @@ class TorchSampler:
 
     def _completions(
         self,
-        num_prompts: int,
         prompt_of_B: np.ndarray,
         tokens_BT: np.ndarray,
         logprobs_BT: np.ndarray,
@@ -173,7 +172,7 @@ class TorchSampler:
             )
             for ((prompt, tokens), b), text in zip(first_of.items(), texts, strict=True)
         }
-        completions: list[list[Completion]] = [[] for _ in range(num_prompts)]
+        completions: list[list[Completion]] = [[] for _ in range(int(prompt_of_B.max()) + 1)]
         for key in keys:
             completions[key[0]].append(made[key])
         return completions

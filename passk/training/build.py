@@ -36,6 +36,7 @@ from passk.learner.policy import (
 )
 from passk.ranks import from_rank_0, num_ranks
 from passk.rollout.base import Sampler
+from passk.rollout.rollout import Actor
 from passk.rollout.torch_sampler import TorchSampler
 from passk.rollout.vllm_sampler import VLLMSampler
 from passk.verifiers.base import ConventionsVerifier, Verifier
@@ -68,6 +69,16 @@ class Parts:
     training_verifier: Verifier  # the same verifier, or one that errs on purpose
     learner: Learner
     engine: str
+
+    @property
+    def actor(self) -> Actor:
+        """The policy as it is measured."""
+        return Actor(self.sampler, self.verifier, self.encoder)
+
+    @property
+    def training_actor(self) -> Actor:
+        """The policy as training sees it: verdicts may err on purpose."""
+        return Actor(self.sampler, self.training_verifier, self.encoder)
 
     @property
     def facts(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from passk.training.build import Parts
 
 def evaluate(step: int, cfg: TrainConfig, parts: Parts, run: Run, shown: Display) -> None:
     """Measure the sampler's policy on the held-out problems and write the tables of `step`."""
-    samples = draw_samples(parts.sampler, parts.verifier, parts.encoder, parts.data.heldout, cfg)
+    samples = draw_samples(parts.actor, parts.data.heldout, cfg)
     tables = eval_tables(samples, cfg.eval)
     run.write_eval(step, count_correct(samples), tables)
     table = tables["table"]
@@ -45,9 +45,7 @@ def sample_in_chunks(
             return False
         places = left[start : start + cfg.eval.chunk_size]
         started = time.perf_counter()
-        samples = draw_samples(
-            parts.sampler, parts.verifier, parts.encoder, [problems[p] for p in places], cfg
-        )
+        samples = draw_samples(parts.actor, [problems[p] for p in places], cfg)
         run.write_samples(places[0], samples)
         rewards = samples["reward"][~samples["greedy"]]
         right, judged = right + rewards.sum(), judged + rewards.count()

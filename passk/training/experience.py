@@ -13,10 +13,8 @@ from passk.learner.batch import TokenRow, advantage_weights, make_rows
 from passk.objectives.advantages import dead_groups
 from passk.objectives.objective import Objective
 from passk.objectives.pass_at_k import pass_at_k
-from passk.rollout.base import Sampler
-from passk.rollout.rollout import Rollout, SampleKey, rollout, training_params
+from passk.rollout.rollout import Actor, Rollout, SampleKey, rollout, training_params
 from passk.types import Problem
-from passk.verifiers.base import Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +65,12 @@ def explore(
     step: int,
     cfg: TrainConfig,
     objective: Objective,
-    sampler: Sampler,
-    verifier: Verifier,
-    encoder: PromptEncoder,
+    actor: Actor,
     problems: Sequence[Problem],
 ) -> Experience:
     """Sample and judge each problem n times, and weight samples by the objective's advantages."""
     sampled = rollout(
-        sampler,
-        verifier,
-        encoder,
+        actor,
         problems,
         cfg.rollout.num_samples,
         training_params(cfg),

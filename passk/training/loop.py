@@ -58,9 +58,7 @@ def train(
         if supervised:
             experience = imitate(parts.encoder, problems)
         else:
-            experience = explore(
-                step, cfg, objective, sampler, parts.training_verifier, parts.encoder, problems
-            )
+            experience = explore(step, cfg, objective, parts.training_actor, problems)
         measure_started = time.perf_counter()
         sampler.sleep()
         with memory_advice("learner"):
@@ -178,9 +176,7 @@ def diagnostic_groups(
     available = len(parts.data.train)
     stream = ProblemStream(parts.data.train, cfg.train.seed)
     return rollout(
-        parts.sampler,
-        parts.training_verifier,
-        parts.encoder,
+        parts.training_actor,
         stream.take(available if num_prompts is None else min(num_prompts, available)),
         num_samples,
         training_params(cfg),

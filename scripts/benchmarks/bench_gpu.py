@@ -29,7 +29,7 @@ from passk.learner.learner import Learner
 from passk.learner.policy import end_ids, load_policy, load_tokenizer
 from passk.objectives.advantages import estimate_advantages
 from passk.rollout.base import SamplingParams
-from passk.rollout.rollout import SampleKey, rollout
+from passk.rollout.rollout import Actor, SampleKey, rollout
 from passk.rollout.vllm_sampler import VLLMSampler
 from passk.training.weight_sync import hand_over
 from passk.types import Problem
@@ -92,7 +92,7 @@ def main() -> None:
         key = SampleKey(0, "train", round_)
         seconds, sampled = timed(
             lambda key=key: rollout(
-                sampler, ConventionsVerifier(), encoder, problems, args.samples, params, key
+                Actor(sampler, ConventionsVerifier(), encoder), problems, args.samples, params, key
             )
         )
         speeds["passk"].append(sampled.num_tokens / seconds)

@@ -127,7 +127,7 @@ def vllm_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     from passk.data.prompts import PromptEncoder
     from passk.learner.policy import load_tokenizer
     from passk.rollout.base import SamplingParams
-    from passk.rollout.rollout import SampleKey, rollout
+    from passk.rollout.rollout import Actor, SampleKey, rollout
     from passk.rollout.vllm_sampler import VLLMSampler
     from passk.types import Problem
     from passk.verifiers.base import ConventionsVerifier
@@ -144,9 +144,7 @@ def vllm_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
         sampler._llm.reset_prefix_cache()  # as a change of weights does before every rollout
         started = time.perf_counter()
         sampled = rollout(
-            sampler,
-            ConventionsVerifier(),
-            encoder,
+            Actor(sampler, ConventionsVerifier(), encoder),
             problems,
             NUM_SAMPLES,
             SamplingParams(1.0, NEW_TOKENS),

@@ -84,9 +84,7 @@ def measured(run: Path, fraction: float, num_prompts: int) -> pd.DataFrame:
         groups = diagnostic_groups(step, base, parts, num_prompts, 32)
         rewards_PG = np.array([group.rewards() for group in groups])
         heldout = rollout(
-            parts.sampler,
-            parts.verifier,
-            parts.encoder,
+            parts.actor,
             parts.data.heldout,
             NUM_SAMPLES,
             training_params(base),

@@ -24,7 +24,7 @@ from passk.data.prompts import PromptEncoder
 from passk.learner.learner import Learner
 from passk.objectives.pass_at_k import pass_at_k
 from passk.rollout.base import SamplingParams
-from passk.rollout.rollout import SampleKey, rollout
+from passk.rollout.rollout import Actor, SampleKey, rollout
 from passk.rollout.torch_sampler import TorchSampler
 from passk.training.experience import imitate
 from passk.verifiers.base import ConventionsVerifier
@@ -76,9 +76,11 @@ def success_rates(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
             cue=0.0,
         )
         sampled = rollout(
-            TorchSampler(model, tokenizer),
-            ConventionsVerifier(),
-            PromptEncoder(tokenizer, PromptConfig()),
+            Actor(
+                TorchSampler(model, tokenizer),
+                ConventionsVerifier(),
+                PromptEncoder(tokenizer, PromptConfig()),
+            ),
             problems,
             64,
             SamplingParams(temperature=1.0, max_new_tokens=32),

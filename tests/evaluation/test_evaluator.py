@@ -12,6 +12,7 @@ from passk.data.conventions import make_problems
 from passk.evaluation.evaluator import draw_samples
 from passk.evaluation.tables import SAMPLE_COLUMNS, count_correct
 from passk.rollout.base import SamplingParams
+from passk.rollout.rollout import Actor
 from passk.rollout.torch_sampler import TorchSampler
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers.base import ConventionsVerifier
@@ -68,7 +69,7 @@ class LastDigitVerifier:
 
 def samples_of(sampler, verifier, encoder, problems, **eval_settings) -> pd.DataFrame:
     cfg = RunConfig(eval=EvalConfig(**eval_settings))
-    return draw_samples(sampler, verifier, encoder, problems, cfg)
+    return draw_samples(Actor(sampler, verifier, encoder), problems, cfg)
 
 
 def test_rows_are_those_of_the_script(tiny_tokenizer, tiny_encoder):

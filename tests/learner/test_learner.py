@@ -20,7 +20,7 @@ from passk.learner.learner import Learner, schedule
 from passk.learner.policy import token_logprobs
 from passk.objectives.advantages import estimate_advantages
 from passk.rollout.base import SamplingParams
-from passk.rollout.rollout import SampleKey, rollout
+from passk.rollout.rollout import Actor, SampleKey, rollout
 from passk.rollout.torch_sampler import TorchSampler
 from passk.verifiers.base import ConventionsVerifier
 
@@ -43,9 +43,11 @@ def problems():
 def sampled(tiny_model, tiny_tokenizer, tiny_encoder, problems):
     """Real rollouts of the tiny model: prompts that are dead, solved, and in between."""
     result = rollout(
-        TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer),
-        ConventionsVerifier(),
-        tiny_encoder,
+        Actor(
+            TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer),
+            ConventionsVerifier(),
+            tiny_encoder,
+        ),
         problems,
         NUM_SAMPLES,
         SamplingParams(TEMPERATURE, 32),

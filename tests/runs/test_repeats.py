@@ -9,10 +9,15 @@ from run_files import exact_pass_at_k, simulated_counts, write_reproduction, wri
 
 from passk.config.schema import FREE_ON_RESUME
 from passk.report.curves import training_curves
-from passk.report.figures import titles_of
 from passk.report.report import write_report
 from passk.report.table_formats import differences
-from passk.report.tables import headline_table, kind_table, reproduction_table, sweep_table
+from passk.report.tables import (
+    headline_table,
+    kind_table,
+    reproduction_table,
+    sweep_table,
+    titles_of,
+)
 from passk.runs.baselines import repeat_sentences, without_copies
 from passk.runs.labels import config_differences, run_labels, short_names
 from passk.runs.reader import find_runs

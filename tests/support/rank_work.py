@@ -25,7 +25,7 @@ from passk.learner.lora import adapter_parameters, add_adapters, base_fingerprin
 from passk.learner.policy import load_policy, load_tokenizer
 from passk.ranks import gather, num_ranks, rank
 from passk.rollout.base import SamplingParams
-from passk.rollout.rollout import Rollout, SampleKey, rollout
+from passk.rollout.rollout import Actor, Rollout, SampleKey, rollout
 from passk.rollout.torch_sampler import TorchSampler
 from passk.training.build import prepare_torch
 from passk.types import Group
@@ -180,7 +180,7 @@ def rolled_out(num_problems: int, ranks_per_engine: int) -> tuple[Rollout, list,
     )
     encoder = PromptEncoder(tokenizer, PromptConfig())
     params, key = SamplingParams(1.0, 16), SampleKey(0, "eval", 0)
-    return rollout(sampler, verifier, encoder, problems, 4, params, key), drawn, judged
+    return rollout(Actor(sampler, verifier, encoder), problems, 4, params, key), drawn, judged
 
 
 def rollouts(out: str, sizes: list[int], counts: list[int]) -> None:

@@ -7,7 +7,7 @@ from passk.config.schema import LearnerConfig
 from passk.data.conventions import make_problems
 from passk.learner.learner import Learner
 from passk.rollout.base import Sampler, SamplingParams
-from passk.rollout.rollout import Rollout, SampleKey, rollout
+from passk.rollout.rollout import Actor, Rollout, SampleKey, rollout
 from passk.rollout.torch_sampler import TorchSampler
 from passk.types import Completion
 from passk.verifiers.base import ConventionsVerifier
@@ -38,7 +38,9 @@ def judged(
     )
     sampler = TorchSampler(copy.deepcopy(model), tokenizer)
     params, key = SamplingParams(1.0, 32), SampleKey(0, "diagnose", 0)
-    return rollout(sampler, ConventionsVerifier(), encoder, problems, num_samples, params, key)
+    return rollout(
+        Actor(sampler, ConventionsVerifier(), encoder), problems, num_samples, params, key
+    )
 
 
 def learner_of(model) -> Learner:

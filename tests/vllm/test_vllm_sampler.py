@@ -13,7 +13,7 @@ from passk.data.conventions import make_problems
 from passk.errors import PolicyMismatch
 from passk.learner.learner import Learner
 from passk.rollout.base import SamplingParams
-from passk.rollout.rollout import SampleKey, rollout
+from passk.rollout.rollout import Actor, SampleKey, rollout
 from passk.rollout.seeds import group_seeds
 from passk.rollout.torch_sampler import TorchSampler
 from passk.training.weight_sync import hand_over
@@ -139,9 +139,7 @@ def test_success_is_that_of_the_torch_sampler(engine, tiny_model, tiny_tokenizer
     rates = []
     for sampler in (engine, TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)):
         sampled = rollout(
-            sampler,
-            ConventionsVerifier(),
-            tiny_encoder,
+            Actor(sampler, ConventionsVerifier(), tiny_encoder),
             problems,
             16,
             PARAMS,

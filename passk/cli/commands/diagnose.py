@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from passk.cli.resume import MeasuredPolicy
 from passk.config.commands import DiagnoseConfig, DiagnosisConfig
 from passk.config.schema import RegimeConfig, RunConfig, TrainConfig
 from passk.diagnostics.agreement import measure, weighted
@@ -28,7 +29,7 @@ from passk.ranks import rank
 from passk.report import diagnosis_figures
 from passk.report.diagnosis_figures import heatmap
 from passk.report.diagnosis_page import page
-from passk.report.diagnosis_tables import Diagnosis, diagnosis
+from passk.report.diagnosis_tables import Diagnosis, Measurements, diagnosis
 from passk.report.interference import Interference, interference_tables, section
 from passk.report.paper_sets import filtered_figures, filtered_section
 from passk.runs.writer import Run
@@ -77,10 +78,8 @@ def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
 
 def diagnose(
     cfg: DiagnoseConfig,
-    base: TrainConfig,
+    policy: MeasuredPolicy,
     parts: Parts,
-    start: str,
-    step: int,
     run: Run,
     overrides: Sequence[str],
     facts: dict[str, str],
@@ -89,8 +88,8 @@ def diagnose(
 
     Samples without a gradient signal raise UserError before anything is written.
     """
-    asked = cfg.diagnose
-    metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
+    asked, base, step = cfg.diagnose, policy.base, policy.step
+    metric = saved_adam_metric(parts.learner, Path(policy.start)) if asked.preconditioned else None
     started = time.perf_counter()
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])
@@ -187,9 +186,7 @@ def _measured(
     shown_k = base.regime.k if base.regime.k in ks else max(ks)
     found = diagnosis(
         groups,
-        rewards_PG,
-        derivatives.values_PG,
-        measured,
+        Measurements(rewards_PG, derivatives.values_PG, measured),
         ks,
         shown_k,
         base.eval.num_resamples,

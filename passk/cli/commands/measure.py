@@ -136,8 +136,9 @@ def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -
 def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Run one rank of a diagnosis."""
     prepare_torch(cfg.num_threads, cfg.diagnose.seed)
-    base, start, step = measured_policy(cfg, overrides)
-    base = as_training(cfg, base)
+    measured = measured_policy(cfg, overrides)
+    measured = measured._replace(base=as_training(cfg, measured.base))
+    base, start, _ = measured
     refuse_changed_problems(cfg, overrides, needs_training=True)
     policy = str(Path(start).resolve()) if Path(start).is_dir() else start
     day = prompt_day(cfg.run)
@@ -146,7 +147,7 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
         parts, gold = checked(base, parts, parts.data.train)
         run = Run(run_dir, "diagnose", cfg.diagnose.seed, policy)
         facts = parts.facts | model_state(policy)
-        diagnose(cfg, base, parts, start, step, run, overrides, facts)
+        diagnose(cfg, measured, parts, run, overrides, facts)
         run.write_gold_refused(gold.refused)
 
 
