@@ -398,7 +398,8 @@ def test_every_regime_has_its_words(place, tiny_tokenizer, regime, says):
     cfg = replace(load_run_config(run), regime=RegimeConfig(**regime))
     record, folder = load_run(run), checkpoint(run)
     line = lineage(record)
-    what = Exported(cfg, record, line, folder, 2, False, tiny_tokenizer, PublishingConfig())
+    encoder = PromptEncoder(tiny_tokenizer, cfg.data.prompt)
+    what = Exported(cfg, record, line, folder, 2, False, encoder, PublishingConfig())
     assert says in model_card(what).text
 
 
