@@ -26,9 +26,10 @@ from passk.config.schema import (
 )
 from passk.data.sources import is_file_name
 from passk.evaluation.tables import percent_cells
+from passk.objectives.objective import objective_in_words
 from passk.report.tables import paired_deltas, reported_k
 from passk.runs.command_lines import Lineage, command_line, hub_id, shown_name
-from passk.runs.labels import markdown, objective_in_words, reading, run_labels, run_title
+from passk.runs.labels import markdown, reading, run_labels, run_title
 from passk.runs.reader import RunRecord
 from passk.types import Problem
 

