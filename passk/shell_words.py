@@ -46,7 +46,14 @@ def with_home(word: str, paths: Collection[str]) -> str:
     key, sign, value = word.partition("=")
     if key.lstrip("+") not in paths or "~" not in value:
         return word
-    return key + sign + _HOME.sub(lambda found: found[1] + expanduser(found[2]), value)
+    return key + sign + _HOME.sub(lambda found: found[1] + _home(found[2]), value)
+
+
+def _home(place: str) -> str:
+    try:
+        return expanduser(place)
+    except ValueError:  # no user can have such a name: it holds NUL or half a character
+        return place
 
 
 def with_quotes(word: str, texts: Collection[str], is_sweep: bool) -> str:

@@ -87,6 +87,8 @@ def test_texts_are_quoted_where_hydra_needs_it(tmp_path, monkeypatch, word, is_s
         ("run=\"~/x\",'~/y'", "run=\"HOME/x\",'HOME/y'"),
         ("run=a~b/~c", "run=a~b/~c"),
         ("run=~nobody-of-that-name/x", "run=~nobody-of-that-name/x"),
+        ("run=~a\0b/x", "run=~a\0b/x"),
+        ("run=~\ud800/x", "run=~\ud800/x"),
         ("+run=~/x", "+run=HOME/x"),
         ("data.prompt.instruction=~/x", "data.prompt.instruction=~/x"),
     ],
