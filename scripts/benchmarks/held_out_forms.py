@@ -6,12 +6,7 @@ As in `own_forms`, every form draws its numbers so that what is listed as differ
 import random
 from collections.abc import Callable
 
-from own_forms import Form
-
-
-def _two(draw: random.Random, low: int = 2, high: int = 60) -> tuple[int, int]:
-    a, b = sorted(draw.sample(range(low, high), 2))
-    return a, b
+from own_forms import Form, two_numbers
 
 
 def plane(draw: random.Random) -> Form:
@@ -76,7 +71,7 @@ def closed_half_line(draw: random.Random) -> Form:
 
 
 def two_inequalities(draw: random.Random) -> Form:
-    a, b = _two(draw)
+    a, b = two_numbers(draw)
     return Form(
         rf"-{a} \le x \le {b}",
         (rf"[-{a},{b}]", rf"x \in [-{a},{b}]", rf"-{a} \leq x \leq {b}", rf"{b} \ge x \ge -{a}"),
@@ -175,7 +170,7 @@ def both_signs(draw: random.Random) -> Form:
 
 
 def set_of_fractions(draw: random.Random) -> Form:
-    a, b = _two(draw, 2, 30)
+    a, b = two_numbers(draw, 2, 30)
     b = b if b % a else b + 1
     return Form(
         rf"\left\{{ -\frac{{1}}{{{a}}}, {b} \right\}}",
@@ -196,7 +191,7 @@ def set_of_fractions(draw: random.Random) -> Form:
 
 
 def function(draw: random.Random) -> Form:
-    a, b = _two(draw)
+    a, b = two_numbers(draw)
     return Form(
         f"f(x)={a}x-{b}",
         (f"{a}x-{b}", f"f(x) = -{b} + {a}x", f"f(x)={a}x - {b}", rf"f(x)={a}\cdot x-{b}"),
@@ -237,7 +232,7 @@ def degrees_and_minutes(draw: random.Random) -> Form:
 
 
 def algebraic_fraction(draw: random.Random) -> Form:
-    a, b = _two(draw)
+    a, b = two_numbers(draw)
     return Form(
         rf"\frac{{x+{a}}}{{x-{b}}}",
         (
@@ -280,7 +275,7 @@ def vector(draw: random.Random) -> Form:
 
 
 def absolute(draw: random.Random) -> Form:
-    a, b = _two(draw)
+    a, b = two_numbers(draw)
     return Form(
         f"|x-{a}|+{b}",
         (rf"\left|x-{a}\right|+{b}", f"{b}+|x-{a}|", rf"\lvert x-{a} \rvert + {b}", f"|{a}-x|+{b}"),
@@ -313,7 +308,7 @@ def percent_decimal(draw: random.Random) -> Form:
 
 
 def outside(draw: random.Random) -> Form:
-    a, b = _two(draw)
+    a, b = two_numbers(draw)
     return Form(
         rf"x < {a} \text{{ or }} x > {b}",
         (

@@ -18,14 +18,14 @@ class Form:
     other: tuple[str, ...]
 
 
-def _two(draw: random.Random, low: int = 2, high: int = 60) -> tuple[int, int]:
+def two_numbers(draw: random.Random, low: int = 2, high: int = 60) -> tuple[int, int]:
     """Two different whole numbers, the smaller one first."""
     a, b = sorted(draw.sample(range(low, high), 2))
     return a, b
 
 
 def interval(draw: random.Random) -> Form:
-    a, b = _two(draw)
+    a, b = two_numbers(draw)
     return Form(
         f"[{a},{b})",
         (
@@ -49,7 +49,7 @@ def half_line(draw: random.Random) -> Form:
 
 
 def union(draw: random.Random) -> Form:
-    a, b = _two(draw)
+    a, b = two_numbers(draw)
     return Form(
         rf"(-\infty,{a})\cup({b},\infty)",
         (
@@ -68,7 +68,7 @@ def union(draw: random.Random) -> Form:
 
 
 def without_a_point(draw: random.Random) -> Form:
-    a, b = _two(draw, 1, 9)
+    a, b = two_numbers(draw, 1, 9)
     return Form(
         rf"[0,{b + 1}]\setminus\{{{a}\}}",
         (
@@ -160,7 +160,7 @@ def column(draw: random.Random) -> Form:
 
 
 def complex_number(draw: random.Random) -> Form:
-    a, b = _two(draw)
+    a, b = two_numbers(draw)
     return Form(
         f"{a}+{b}i",
         (f"{a} + {b} i", f"{b}i + {a}", f"{a}+i{b}", rf"{a} + {b}\, i", rf"{a}+{b}\mathrm{{i}}"),
@@ -380,7 +380,7 @@ def inequality(draw: random.Random) -> Form:
 
 
 def plus_minus(draw: random.Random) -> Form:
-    a, b = _two(draw)
+    a, b = two_numbers(draw)
     return Form(
         rf"{a} \pm {b}\sqrt{{3}}",
         (
@@ -414,7 +414,7 @@ def several(draw: random.Random) -> Form:
 
 
 def factored(draw: random.Random) -> Form:
-    a, b = _two(draw, 2, 20)
+    a, b = two_numbers(draw, 2, 20)
     return Form(
         f"(x+{a})(x-{b})",
         (

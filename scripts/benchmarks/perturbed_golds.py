@@ -51,9 +51,7 @@ def perturbed(
     """Answers that differ from their gold answer, for ever."""
     while True:
         if draw.random() < 0.3:
-            make = draw.choice(forms)
-            form = make(draw)
-            yield _case(form.gold, draw.choice(form.other), False, f"form: {make.__name__}")
+            yield _of_a_form(forms, draw, is_right=False)
             continue
         name, gold = draw.choice(real)
         change = draw.choice(list(PERTURBATIONS))
@@ -68,9 +66,7 @@ def rewritten(
     """Answers that say what their gold answer says, for ever."""
     while True:
         if draw.random() < 0.3:
-            make = draw.choice(forms)
-            form = make(draw)
-            yield _case(form.gold, draw.choice(form.same), True, f"form: {make.__name__}")
+            yield _of_a_form(forms, draw, is_right=True)
             continue
         name, gold = draw.choice(real)
         change = draw.choice([*REWRITINGS, *PROSE])
@@ -78,6 +74,13 @@ def rewritten(
             yield Case(gold, PROSE[change].format(gold), True, f"{name}: {change}")
         elif answer := REWRITINGS[change](draw, gold):
             yield _case(gold, answer, True, f"{name}: {change}")
+
+
+def _of_a_form(forms: Sequence[MakeForm], draw: random.Random, is_right: bool) -> Case:
+    make = draw.choice(forms)
+    form = make(draw)
+    answer = draw.choice(form.same if is_right else form.other)
+    return _case(form.gold, answer, is_right, f"form: {make.__name__}")
 
 
 def _case(gold: str, answer: str, expected: bool, family: str) -> Case:
