@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from passk.disk import only_writer
 from passk.errors import UserError
 from passk.ledger import (
     INTERRUPTED,
@@ -185,7 +186,11 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -
         if not has_work:
             return 0
         cell = read_cell(file)
-        more = _going_on(cell, cell_dir(file, cell))
+        try:
+            more = _going_on(cell, cell_dir(file, cell))
+        except UserError as error:  # another process writes there
+            end_attempt(file, REFUSED, str(error))
+            return REFUSED
         code = 0 if more is None else run([*words, *more])
         _remove_empty(cell_dir(file, cell), file.parent.parent)
         end_attempt(file, code, told[-1] if code and told else "")
@@ -227,7 +232,8 @@ def _going_on(cell: Cell, run_dir: Path) -> list[str] | None:
     if cell.command in RESUMABLE:
         return ["resume=true"] if (run_dir / "config.yaml").is_file() else []
     if not run_dir.is_symlink():  # it leads to what the user keeps elsewhere
-        shutil.rmtree(run_dir)
+        with only_writer(run_dir):
+            shutil.rmtree(run_dir)
     return []
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 from small_runs import SMALL, assert_refused, in_subprocess, snapshot
 
+from passk.disk import only_writer
 from passk.errors import UserError
 from passk.ledger import (
     Attempt,
@@ -110,6 +111,21 @@ def test_what_a_killed_attempt_left_is_removed(passk, tmp_path):
     assert (run_dir / "half.txt").is_file() and read_cell(file).owns_dir
     assert passk(*EXPLAIN, "regime.k=2").code == 0
     assert codes(sweep) == {"mine": [None, 0]}
+    assert (run_dir / "explain.md").is_file() and not (run_dir / "half.txt").exists()
+
+
+def test_what_a_killed_attempt_left_stays_while_another_process_writes_there(passk, tmp_path):
+    sweep = tmp_path / "sweep"
+    plan(sweep, [a_cell("mine", "regime.k=2", command="explain")])
+    file, run_dir = cell_file(sweep, "mine"), sweep / "mine"
+    words = [sys.executable, "-c", KILLED, str(file), str(run_dir)]
+    assert subprocess.run(words, check=False).returncode == -9
+    with only_writer(run_dir):  # as an evaluation by hand
+        refused = passk(*EXPLAIN, "regime.k=2")
+        assert (run_dir / "half.txt").read_text() == "written"
+    assert refused.code == 2 and "another process still writes in" in refused.err
+    assert codes(sweep) == {"mine": [None, 2]}
+    assert passk(*EXPLAIN, "regime.k=2").code == 0
     assert (run_dir / "explain.md").is_file() and not (run_dir / "half.txt").exists()
 
 
