@@ -176,7 +176,8 @@ def _flatten(node: object, prefix: str = "") -> Iterable[tuple[str, object]]:
 
 def _check_items(key: str, kind: object, value: object) -> None:
     """Refuse a list in a list, which OmegaConf takes for an item of any type."""
-    kinds = get_args(kind) if get_origin(kind) is list else ()
+    listed = [part for part in (kind, *get_args(kind)) if get_origin(part) is list]  # or `| None`
+    kinds = get_args(listed[0]) if listed else ()
     if kinds and kinds[0] in _ITEMS and isinstance(value, list):
         name, allowed = _ITEMS[kinds[0]]
         if not all(isinstance(item, allowed) for item in value):

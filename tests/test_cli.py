@@ -185,6 +185,15 @@ def test_other_commands_refuse_as_train_does(passk, tmp_path, command):
     assert snapshot(tmp_path) == {}
 
 
+@pytest.mark.parametrize("ks", ["[{}]", "[[2,3]]", "[1,[2,x]]", "[{a: 1}]"])
+@pytest.mark.parametrize(("command", "key"), [("eval", "eval.ks"), ("diagnose", "diagnose.ks")])
+def test_lists_in_lists_are_refused(passk, tmp_path, command, key, ks):
+    """Also where the list may be null."""
+    words = ("model.path=tiny", f"{key}={ks}")
+    assert_refused(passk(command, *words), key, "must be a list of whole numbers")
+    assert snapshot(tmp_path) == {}
+
+
 def test_a_refusal_from_the_shell(tmp_path):
     outcome = in_subprocess(["train", "regime.k=32", "eval.num_samples=128"], tmp_path)
     assert_refused(outcome, "regime.k=32 with rollout.num_samples=16", "no unbiased estimator")
