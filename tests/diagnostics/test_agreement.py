@@ -169,7 +169,7 @@ def test_intervals_on_the_papers_bandit_cover_the_exact_product():
     errors_K = np.std(values, axis=0, ddof=1) / np.sqrt(repetitions)
     assert (np.abs(np.mean(values, axis=0) - exact_K) < 4 * errors_K).all()
     # 0.95, and 0.035 is one standard error. Not for k = 1: among so few prompts the norm of the
-    # Pass@1 gradient is hardly told from 0, and its estimate is skewed.
+    # Pass@1 gradient hardly differs from 0, and its estimate is skewed.
     assert (np.mean(covered, axis=0)[1:] >= 0.85).all()
     assert np.mean([k.low <= 2 <= k.high for k in firsts]) >= 0.9
     assert np.median([k.value for k in firsts]) == 2
@@ -188,8 +188,8 @@ def test_identities_of_the_paper(rewards_PG, derivatives):
         for other in (weighted_mean, parts, reweighted):
             assert row["inner_product"] == pytest.approx(other, abs=1e-10 * size)
         assert row["inner_product_low"] <= row["inner_product"] <= row["inner_product_high"]
-    np.testing.assert_allclose(
-        measured.contributions_PK[:, 0], measured.scores_P, rtol=1e-12, atol=0
+    np.testing.assert_allclose(  # 0 of a prompt may be rounded in one of the two
+        measured.contributions_PK[:, 0], measured.scores_P, rtol=1e-12, atol=1e-12 * scale[0]
     )
 
 
