@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeGuard
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from passk.config.schema import ConventionsConfig, DataConfig, EvalConfig, TableConfig
 from passk.data.conventions import make_problems
@@ -24,6 +22,9 @@ from passk.text import MOST_DIGITS, plain_number
 from passk.types import Problem
 from passk.verifiers.math.reader import reads_as
 from passk.verifiers.math.text import last_box
+
+if TYPE_CHECKING:  # imported with the first table: reading problems does not wait for it
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,11 +397,13 @@ GROUPINGS = ("kind", "level", "type")
 _WRAPPED = {"whole": "{}", "after_hash": "#### {}", "in_box": "\\boxed{{{}}}"}
 
 
-def problem_table(splits: Mapping[str, Sequence[Problem]]) -> pd.DataFrame:
+def problem_table(splits: Mapping[str, Sequence[Problem]]) -> "pd.DataFrame":
     """Tabulate problems, one per row: problem_id, split, groupings in use, prompt, answer.
 
     The prompt is the problem's text, without templates and shots.
     """
+    import pandas as pd
+
     named = [(split, problem) for split, problems in splits.items() for problem in problems]
     groupings = [name for name in GROUPINGS if any(getattr(p, name) for _, p in named)]
     columns = {"problem_id": [p.id for _, p in named], "split": [split for split, _ in named]}

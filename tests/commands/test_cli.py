@@ -20,7 +20,8 @@ from small_runs import (
     train,
 )
 
-from passk import __version__, cli
+from passk import __version__
+from passk.cli import main as cli_module
 from passk.cli.main import SUMMARIES
 
 
@@ -339,7 +340,7 @@ def test_anything_else_is_exit_code_1_with_a_traceback(passk, monkeypatch):
     def broken(*_):
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr(cli, "to_config", broken)
+    monkeypatch.setattr(cli_module, "to_config", broken)
     outcome = passk("train")
     assert outcome.code == 1
     assert "RuntimeError: a bug of ours" in outcome.err

