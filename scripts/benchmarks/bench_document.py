@@ -9,7 +9,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "research" / "benchmarks.md"
 BEGIN, END = "<!-- begin: make bench -->", "<!-- end: make bench -->"
 TITLE = "# Benchmarks\n\nMeasured, not promised: each section says on what machine and how.\n"
 PACKAGES = ("passk-rl", "torch", "transformers", "trl", "accelerate", "numpy")

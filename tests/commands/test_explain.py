@@ -325,7 +325,7 @@ print(time.process_time())
 
 
 def test_the_tables_of_the_docs_are_what_the_command_prints(passk):
-    text = (Path(__file__).parents[2] / "docs" / "estimators.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "estimators.md").read_text()
     lines = [line.strip() for line in text.splitlines()]
     commands = [line.split()[1:] for line in lines if line.startswith("passk explain ")]
     assert len(commands) == 2

@@ -59,18 +59,21 @@ ONLY_COMPOSED = {
 REFUSED = {"passk train regime.k=abc"}  # documents say that these are
 # Programs that are not ours.
 OTHERS = {"cd", "eval", "git", "head", "hf", "lm_eval", "pip", "scontrol", "source"}
-# Where a command is told in full; another has docs/COMMAND.md.
+# The page that explains a command in full; another has docs/guide/COMMAND.md.
 PAGES = {
-    "eval": "docs/evaluation.md",
-    "explain": "docs/estimators.md",
-    "sweep": "docs/sweeps.md",
+    "eval": "docs/guide/evaluate.md",
+    "explain": "docs/reference/estimators.md",
+    "filter": "docs/research/interference.md",
+    "report": "docs/guide/report_and_export.md",
+    "sweep": "docs/guide/sweeps.md",
+    "toy": "docs/method/toy.md",
 }
 COMMANDS = [word for word in re.findall(r"^  ([a-z]+) ", HELP, re.MULTILINE) if word != "passk"]
 FOUND = tuple(documents.commands())
 
 
 def test_commands_are_found_and_stand_where_they_are_found():
-    assert {command.where.split(":")[0] for command in FOUND} > {"README.md", "docs/filter.md"}
+    assert {command.where.split(":")[0] for command in FOUND} > {"README.md", "docs/guide/train.md"}
     assert not list(documents.unmarked()), "blocks of commands begin with ```bash"
     programs = {command.words[0] for command in FOUND}
     assert programs <= {"passk", "make", "python"} | OTHERS
@@ -193,7 +196,7 @@ def test_exceptions_are_needed():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_page(command):
-    page = ROOT / PAGES.get(command, f"docs/{command}.md")
+    page = ROOT / PAGES.get(command, f"docs/guide/{command}.md")
     assert page.is_file(), f"passk {command} is told nowhere"
     assert f"passk {command}" in page.read_text()
 
