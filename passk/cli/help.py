@@ -34,7 +34,7 @@ COMMAND_HELP = """passk {command}: {summary}
 
 {keys}
 Flags: -m sweeps over comma-separated values; --cfg job prints the resolved configuration;
-hydra.run.dir=DIR names the run directory. Examples and files: docs/commands.md."""
+hydra.run.dir=DIR names the run directory. Examples and files: docs/reference/commands.md."""
 
 SWEEP_HELP = """passk sweep status DIR: how the cells of a sweep stand, while it runs or later
 
@@ -43,5 +43,5 @@ line again goes on with it), failed (the same line tries it again) or finished. 
 
   sweep.num_parallel=N   cells at a time on this machine, each with its share of the GPUs
   sweep.retries=N        further attempts at a cell that failed, but not for bad input
-  hydra/launcher=...     joblib, submitit_slurm, submitit_local, ray: docs/sweeps.md
+  hydra/launcher=...     joblib, submitit_slurm, submitit_local, ray: docs/guide/sweeps.md
 """

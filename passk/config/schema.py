@@ -108,8 +108,8 @@ class RegimeConfig:
     k: int = 8
     pass1_weight: float = 0.7
     num_demonstrations: int = 256  # worked solutions a step, for `sft` only
-    # Of the regimes that choose k or pass1_weight anew at every step; see docs/remedies.md. f(k) is
-    # the product of the gradients of Pass@k and Pass@1.
+    # Of the regimes that choose k or pass1_weight anew at every step (docs/research/remedies.md).
+    # f(k) is the product of the gradients of Pass@k and Pass@1.
     window: int = 20  # last measurements of f that are pooled; steps that a slope is fitted to
     measure_every: int = 2  # steps between measurements of f, of adaptive_k and projected
     num_blocks: int = 8  # of a batch's prompts; a prompt meets the gradient over the other blocks
@@ -163,8 +163,9 @@ class VerifierConfig:
     num_workers: int | None = None  # null: one per core, at most 8
     max_memory_mib: int = 2048  # of one check
     max_file_mib: int = 16  # written by one check, verifier=python
-    # Errors on purpose, a draw for each final answer to each problem (docs/verifier_noise.md).
-    # Training rollouts and gradient diagnostics see them; evaluations and the gold check never do.
+    # Errors on purpose, a draw for each final answer to each problem: see
+    # docs/research/verifier_noise.md. Training rollouts and gradient diagnostics see them;
+    # evaluations and the gold check never do.
     false_negative_rate: float = 0.0  # of right answers: refused
     false_positive_rate: float = 0.0  # of wrong ones: accepted
     noise_seed: int = 0  # decides which
@@ -243,7 +244,7 @@ class DiagnosticsConfig:
 
 @dataclass(kw_only=True)
 class TrackerConfig:
-    """Tracker of metrics besides `metrics.jsonl`; see docs/trackers.md."""
+    """Tracker of metrics besides `metrics.jsonl`; see docs/guide/train.md."""
 
     name: str = "none"  # none, tensorboard, wandb, trackio or mlflow
     project: str = "passk"  # mlflow: the experiment; tensorboard has none

@@ -1,7 +1,7 @@
 """Send a run's metrics to a tracker: TensorBoard, Weights & Biases, trackio or MLflow.
 
 A library is imported only if it was chosen, and runs in its own thread: the run neither waits for
-it nor fails with it. `metrics.jsonl` always has everything. See docs/trackers.md.
+it nor fails with it. `metrics.jsonl` always has everything. See docs/guide/train.md.
 """
 
 import json

@@ -46,7 +46,7 @@ from passk.verifiers.math.verifier import MathVerifier
 from passk.verifiers.noise import with_noise
 
 # Below this size threads cost more than they bring: a step of the shipped model takes 0.14 s with
-# one thread and 0.22 s with two (docs/benchmarks.md).
+# one thread and 0.22 s with two (docs/research/benchmarks.md).
 SINGLE_THREADED_PARAMETERS = 1_000_000
 
 VERIFIERS: dict[str, Callable[[VerifierConfig], Verifier]] = {

@@ -2,8 +2,9 @@
 
     python scripts/benchmarks/bench.py
 
-Prints its tables and puts them into docs/benchmarks.md, between two markers; the rest of that file
-is left alone. A benchmark, not a test: targets stand beside the figures, and no figure fails it.
+Prints its tables and puts them into docs/research/benchmarks.md, between two markers; the rest of
+that file is left alone. A benchmark, not a test: targets stand beside the figures, and no figure
+fails it.
 
 What is timed runs in processes of its own (`bench_workers.py`), so that peak memory is its own too.
 """

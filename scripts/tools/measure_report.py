@@ -5,7 +5,8 @@
 writes a made-up sweep of 5 k x 6 weights from one starting checkpoint into FOLDER (500 held-out
 problems, 64 samples; 150 steps, with 64 prompts x 16 completions of 60 words at the first and the
 last one), runs `passk report` on it in a process of its own, opens the page in headless Chromium,
-and prints the figures that docs/benchmarks.md gives. It ends with 1 where one of them is not met.
+and prints the figures that docs/research/benchmarks.md gives. It ends with 1 where one of them is
+not met.
 """
 
 import subprocess

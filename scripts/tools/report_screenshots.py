@@ -1,4 +1,4 @@
-"""The pictures of a report's page in docs/report.md, by headless Chromium.
+"""The pictures of a report's page in docs/guide/report_and_export.md, by headless Chromium.
 
     python scripts/tools/report_screenshots.py REPORT_HTML [docs/figures]
 

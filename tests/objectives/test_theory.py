@@ -326,7 +326,7 @@ def test_bias_alone():
 
 
 def test_how_loose_the_bounds_are(cases, separated):
-    """Medians that docs/toy.md states."""
+    """Medians that docs/method/toy.md states."""
     draws = np.random.default_rng(8)
     lipschitz = []
     for case in cases:

@@ -58,7 +58,7 @@ def test_the_corpus_is_judged_as_it_says_and_the_known_errors_are_the_only_ones(
 
 
 def test_what_math_verify_alone_says_is_still_so():
-    """docs/verifiers.md counts its errors from the column `math_verify`."""
+    """docs/research/benchmarks.md counts its errors from the column `math_verify`."""
     differing = [
         (row.gold, row.completion)
         for row in CORPUS.itertuples()

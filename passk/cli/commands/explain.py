@@ -44,7 +44,9 @@ _PERCENT = {"dead_fail_fraction", "dead_solved_fraction", "right_share"}
 
 
 def run_explain(cfg: ExplainConfig, run_dir: Path) -> None:
-    """Print how the objective weights prompts, and write it to `run_dir`; see docs/estimators.md.
+    """Print how the objective weights prompts, and write it to `run_dir`.
+
+    docs/reference/estimators.md explains the figures.
 
     Writes `weights.csv` (a row per estimator and p), `groups.csv` (per estimator and c),
     `explain.md` (the printed text) and `weights.png`.

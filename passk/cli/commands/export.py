@@ -26,7 +26,7 @@ CARD = "README.md"
 
 
 def run_export(cfg: ExportConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Write the model of a run's checkpoint and its card to `run_dir`; see docs/export.md."""
+    """Write the model of a run's checkpoint, and its card (docs/guide/report_and_export.md)."""
     assert cfg.run is not None
     if any(word.startswith("out=") for word in overrides):
         _refuse_two_names(cfg, run_dir)

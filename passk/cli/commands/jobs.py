@@ -101,7 +101,7 @@ def _train_and_record(
             train(cfg, parts, run, shown, stop, state)
         status = "finished"
         if rank() == 0 and run.had_no_gradient:
-            print("note: every gradient was 0, so nothing was trained: see docs/faq.md")
+            print("note: every gradient was 0, so nothing was trained: see docs/guide/faq.md")
         if stop.is_set():
             raise Interrupted(f"stopped as asked; the run in {run.path} had just finished")
     except Stopped as stopped:

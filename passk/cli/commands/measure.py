@@ -50,7 +50,7 @@ from passk.verifiers.checks import GoldCheck
 
 
 def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Sample from a run's checkpoint or `model.path`, and write tables; see docs/evaluation.md.
+    """Sample from a run's checkpoint or `model.path`, and write tables; see docs/guide/evaluate.md.
 
     Problems, verifier and sampling are those of the run, unless the user typed others. If resumed,
     it samples only problems that have no samples yet. Runs on as many ranks as
@@ -126,9 +126,9 @@ def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) 
 
 
 def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Find interfering prompts at a run's checkpoint, or at `model.path`; see docs/diagnose.md.
+    """Find interfering prompts at a run's checkpoint, or at `model.path`.
 
-    Runs on as many ranks as `learner.num_processes` says.
+    See docs/guide/diagnose.md. Runs on as many ranks as `learner.num_processes` says.
     """
     on_all_ranks(cfg.learner, alone, diagnose_as_rank, cfg, run_dir, overrides)
 
@@ -152,7 +152,7 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
 
 
 def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Write the training problems without those that interfere; see docs/filter.md.
+    """Write the training problems without those that interfere; see docs/guide/diagnose.md.
 
     Runs on as many ranks as `learner.num_processes` says. If resumed, it measures only at
     checkpoints that it has not measured yet.

@@ -32,7 +32,7 @@ _SHOWN = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 
 def run_toy(cfg: ToyConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Compute, write and print everything; see docs/toy.md."""
+    """Compute, write and print everything; see docs/method/toy.md."""
     start, toy = datetime.now(UTC), cfg.toy
     path_SD = _path(toy)
     tables = {

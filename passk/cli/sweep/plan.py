@@ -131,7 +131,7 @@ def _compose(command: str, words: Sequence[str]) -> _Composed:
     if of_sweeper := [word for word in arguments.overrides if _is_of(word, ("hydra.sweeper.",))]:
         raise UserError(  # Hydra takes them from files only, and fails with a traceback
             f"{of_sweeper[0]} cannot be typed; write what is swept as key=value,value, and how "
-            "many cells run at a time as docs/sweeps.md says"
+            "many cells run at a time as docs/guide/sweeps.md says"
         )
     folder = arguments.config_dir and os.path.abspath(arguments.config_dir)
     search_path = create_config_search_path(str(conf_dir().resolve()))

@@ -56,7 +56,7 @@ def check_launcher(words: Sequence[str]) -> None:
     if values.get("sweep.num_parallel", "1") != "1":
         raise UserError(
             f"sweep.num_parallel={values['sweep.num_parallel']} is for cells that this process "
-            f"runs; with hydra/launcher={name} say it in its own keys, see docs/sweeps.md"
+            f"runs; with hydra/launcher={name} say it in its own keys, see docs/guide/sweeps.md"
         )
     if not name.startswith("submitit_"):
         return
@@ -70,7 +70,7 @@ def check_launcher(words: Sequence[str]) -> None:
             raise UserError(
                 f"{key}={value}: every task would run the whole cell; a job has one task, which "
                 "starts a rank on each GPU of its machine (hydra.launcher.gpus_per_node); on "
-                "several machines use srun torchrun, see docs/ranks.md"
+                "several machines use srun torchrun, see docs/guide/sweeps.md"
             )
     print("passk: each cell is a job; what it prints is in .submitit/ of the sweep's directory")
 
@@ -83,7 +83,7 @@ def check_tasks(environment: Mapping[str, str]) -> None:
         raise UserError(
             f"srun started {count} tasks that would all do the same run; use one task (passk "
             "starts a rank on each GPU by itself), or one task a machine with srun torchrun, see "
-            "docs/ranks.md"
+            "docs/guide/sweeps.md"
         )
 
 

@@ -1,1 +1,1 @@
-"""Run model-written code in confined processes; see docs/sandbox.md."""
+"""Run model-written code in confined processes; see docs/reference/verifiers.md."""

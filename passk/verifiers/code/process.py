@@ -3,7 +3,7 @@
 A fork server (`server.py`) makes the two processes of a check, which confine themselves before that
 code runs: by seccomp, Landlock and resource limits. This module handles the wall clock, the scratch
 folder and the limits of its content, the end of both processes, and their one outcome.
-docs/sandbox.md says what is limited and what is not.
+docs/reference/verifiers.md says what is limited and what is not.
 """
 
 import os

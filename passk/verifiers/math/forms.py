@@ -1,7 +1,8 @@
 r"""Forms of answers: number, words, numeral with a base, several answers, equation, formula.
 
 Only leaves such as `\frac{\sqrt{2}}{2}` are left to computer algebra. passk itself reads and
-compares the structure around them, because math-verify errs most there (docs/verifiers.md).
+compares the structure around them, because math-verify errs most there
+(docs/research/benchmarks.md).
 """
 
 import re
