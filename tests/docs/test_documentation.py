@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 
 from passk.cli.main import HELP, main
 from passk.config.compose import register, to_config
-from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir
+from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir, groups
+from passk.config.schema import FREE_ON_RESUME
 
 # What is put in the place of what a document leaves open: attributes of `documented.Places`.
 PLACEHOLDERS = {
@@ -209,6 +210,37 @@ def test_mentioned_commands_exist():
     mentioned = {command.words[1] for command in OURS if is_mention(command)}
     assert mentioned <= {*COMMANDS, "completion"}
     assert set(PAGES) == set(COMMANDS)
+
+
+# the configuration
+
+
+CONFIGURATION = ROOT / "docs" / "reference" / "configuration.md"
+
+
+def rows_below(heading: str) -> list[list[str]]:
+    """The code spans of each row of the first table below a heading of the configuration's page."""
+    section = CONFIGURATION.read_text().partition(f"\n## {heading}\n")[2]
+    table = re.search(r"(?:^\|.*\n)+", section, flags=re.MULTILINE)
+    assert table, heading
+    return [re.findall(r"`([\w.-]+)`", row) for row in table[0].splitlines()[2:]]
+
+
+def test_page_of_the_configuration_lists_every_option():
+    known = groups("train") | {"experiment": groups("diagnose")["experiment"]}
+    for group, *named in rows_below("Groups"):
+        assert set(named) >= set(known[group]), f"{group} has an option that is not listed"
+    others = {"model", "learner", "eval"}  # each has a single option
+    assert {group for group, *_ in rows_below("Groups")} == known.keys() - others
+
+
+def test_page_of_the_configuration_lists_what_may_change_on_resuming():
+    listed = {key for row in rows_below("What may change when a run is resumed") for key in row}
+    assert set(FREE_ON_RESUME) - {"resume"} <= listed
+    others = {
+        key for key in listed - set(FREE_ON_RESUME) if not key.startswith(("eval.", "filter."))
+    }
+    assert others == {"tracker"}
 
 
 # other programs
