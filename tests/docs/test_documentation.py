@@ -295,6 +295,14 @@ def test_links_and_images_lead_somewhere():
             assert anchor in documents.anchors(leads_to), f"{documents.name(file)}: {target}"
 
 
+def test_index_lists_every_page():
+    index = ROOT / "docs" / "README.md"
+    listed = {
+        (index.parent / target).resolve() for file, target in documents.links() if file == index
+    }
+    assert listed >= set(documents.DOCUMENTS) - {ROOT / "CONTRIBUTING.md", index}
+
+
 SPANS = [code for code in documents.codes() if code.language is None]
 FILE_ENDINGS = ("py", "jsonl", "json", "csv", "md", "yaml", "parquet", "png", "pdf", "html", "txt")
 FILE_ENDINGS += ("npy", "safetensors", "toml", "gguf", "svg", "xml", "tex", "yml")
