@@ -6,7 +6,7 @@
 
 Simulated, the learner of passk runs two updates, cut by FSDP2 over ranks of which only one exists;
 its tensors are fake (shape and dtype, no memory), and every storage that it makes or drops is
-counted. Prints a Markdown table for docs/scaling.md.
+counted. Prints a Markdown table for docs/method/scaling.md.
 """
 
 import argparse

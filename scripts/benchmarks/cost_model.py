@@ -2,9 +2,10 @@
 
     python scripts/benchmarks/cost_model.py --model 7b --ranks 8 --gradient-checkpointing
     python scripts/benchmarks/cost_model.py --config FOLDER --ranks 16 --replicas 2 --k 16
-    python scripts/benchmarks/cost_model.py --tables                    # those of docs/scaling.md
+    python scripts/benchmarks/cost_model.py --tables               # those of docs/method/scaling.md
 
-Options are named after passk's keys; docs/scaling.md says what the terms mean and what is left out.
+Options are named after passk's keys; docs/method/scaling.md says what the terms mean and what is
+left out.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What a training job needs, term by term: memory of a GPU, collectives, floating-point operations.
 
 Pure functions of a model's shape and a job's settings; `cost_model.py` prints them,
-docs/scaling.md explains them, and `cost_check.py` and tests/scripts/test_cost_model.py hold them
-against what the learner does. Bytes are bytes, not GiB. `M` below counts the micro-batches of a
+docs/method/scaling.md explains them, and `cost_check.py` and tests/scripts/test_cost_model.py hold
+them against what the learner does. Bytes are bytes, not GiB. `M` below counts the micro-batches of a
 rank.
 """
 

@@ -295,6 +295,18 @@ def test_links_and_images_lead_somewhere():
             assert anchor in documents.anchors(leads_to), f"{documents.name(file)}: {target}"
 
 
+def test_pages_that_code_names_exist():
+    """In strings, docstrings and comments."""
+    files = [
+        ROOT / "Makefile",
+        *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*")),
+    ]
+    for file in files:
+        if file.suffix in ("", ".py", ".yaml", ".yml", ".j2") and file.is_file():
+            for page in re.findall(r"docs/[\w/]+\.md", file.read_text()):
+                assert (ROOT / page).is_file(), f"{documents.name(file)}: {page}"
+
+
 def test_index_lists_every_page():
     index = ROOT / "docs" / "README.md"
     listed = {
