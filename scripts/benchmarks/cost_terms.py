@@ -2,8 +2,8 @@
 
 Pure functions of a model's shape and a job's settings; `cost_model.py` prints them,
 docs/method/scaling.md explains them, and `cost_check.py` and tests/scripts/test_cost_model.py hold
-them against what the learner does. Bytes are bytes, not GiB. `M` below counts the micro-batches of a
-rank.
+them against what the learner does. Bytes are bytes, not GiB. `M` below counts the micro-batches of
+a rank.
 """
 
 import math
