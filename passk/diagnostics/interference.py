@@ -18,7 +18,7 @@ from passk.statistics import resample_counts
 
 # Clusters are joined while the mean cosine between their prompts is at least this. It is small
 # because noise shrinks the cosines of estimates; it is about twice the error of a sketch of 4,096
-# numbers for one pair, 1 / 64. docs/guide/diagnose.md shows the clusters that it finds.
+# numbers for one pair, 1 / 64. docs/research/interference.md shows the clusters that it finds.
 LEAST_COSINE = 0.03
 
 
