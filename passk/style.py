@@ -77,23 +77,22 @@ def config(
             "titleFontWeight": "normal",
             "symbolStrokeWidth": 2,
             "symbolSize": 90,
+            "symbolOpacity": 1,  # otherwise as pale as bands
             "labelLimit": 260,
             "columns": 4,
+            "title": None,
         },
         "concat": {"spacing": 36},
+        "point": {"filled": True, "opacity": 1},
         "line": {"strokeWidth": 2.4, "strokeJoin": "round"},
         "rule": {"strokeWidth": 1.2},
         "text": {"color": ink, "fontSize": 11.5},
     }
 
 
-def specification(chart: Any, *, inline: bool = False) -> dict[str, Any]:
-    """Return the Vega-Lite specification of a chart of any size, without Altair's settings.
-
-    `inline` leaves data where they are, rather than among the data sets of the whole: Altair then
-    checks every value, which takes long for many.
-    """
-    with alt.data_transformers.enable("default", max_rows=None, consolidate_datasets=not inline):
+def specification(chart: Any) -> dict[str, Any]:
+    """Return the Vega-Lite specification of a chart of any size, without Altair's settings."""
+    with alt.data_transformers.enable("default", max_rows=None):
         spec: dict[str, Any] = chart.to_dict()
     spec.pop("config", None)
     return spec

@@ -160,7 +160,7 @@ class Figure {
     const spec = themed(this.spec);
     withoutLegends(spec);
     const columns = fit(spec, available, this.pad);
-    spec.datasets = { table: this.rows };
+    spec.datasets = { ...spec.datasets, table: this.rows };
     for (const [field, names] of Object.entries(this.shown)) {
       spec.params.find((param) => param.name === `shown_${field}`).value = [...names];
     }

@@ -49,10 +49,9 @@ class Legend:
     def channel(self, kind: Any, mark: str, **more: Any) -> Any:
         """Encode this column: `kind` is `alt.Color` or similar, `mark` a key of the entries."""
         scale = alt.Scale(domain=self.names, range=[entry[mark] for entry in self.entries])
-        look: dict[str, Any] = {"symbolOpacity": 1}  # otherwise as pale as the bands
+        legend = alt.Legend(title=self.title or None)
         if mark == "dash" and "shape" not in self.entries[0]:
-            look["symbolSize"] = 900  # long enough to show dashes
-        legend = alt.Legend(title=self.title or None, **look)
+            legend = alt.Legend(title=self.title, symbolSize=900)  # long enough to show dashes
         level = "O" if "sort" in more else "N"
         return kind(f"{self.field}:{level}", scale=scale, legend=legend, **more)
 
@@ -68,14 +67,12 @@ class Drawing:
     def spec(self) -> dict[str, Any]:
         """Return the Vega-Lite specification, without data."""
         chart = self.chart.properties(data=alt.NamedData(name="table"))
-        chart = chart.add_params(*(legend.parameter for legend in self.legends))
-        return specification(chart, inline=True)
+        return specification(chart.add_params(*(legend.parameter for legend in self.legends)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the Vega-Lite specification with data."""
-        return self.spec() | {
-            "datasets": {"table": json.loads(self.data.to_json(orient="records"))}
-        }
+        spec, rows = self.spec(), json.loads(self.data.to_json(orient="records"))
+        return spec | {"datasets": spec.get("datasets", {}) | {"table": rows}}
 
     def for_page(self) -> dict[str, Any]:
         """Return what the page's scripts need: specification, data and legends."""
@@ -190,7 +187,8 @@ def by_run(names: Sequence[str], panel: Callable[[str, str, float], Any]) -> Any
     `panel` draws the rows that pass a test, under a name, so many times larger than usual.
     """
     if len(names) > MOST_PANELS:
-        return panel("datum.run == run", "one", 1.5).add_params(choice("run", names, "Run"))
+        one = panel("datum.run == run", "one", 1.5).add_params(choice("run", names, "Run"))
+        return one.properties(title=alt.TitleParams(alt.ExprRef("run")))
     panels = [
         panel(f"datum.run == {json.dumps(name)}", str(place), 1).properties(title=name)
         for place, name in enumerate(names)

@@ -48,7 +48,7 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
     for name in ("Pass@1", k_name):
         for label, members in groups.items():
             k = 1 if name == "Pass@1" else reported_k(members[0], records)
-            lines = _of_seeds([(record.seed, _percent(_curve(record, k))) for record in members])
+            lines = _of_seeds([(record.seed, _curve(record, k)) for record in members])
             if not lines:
                 continue
             level = members[0].regime == "sft" and not only_sft
@@ -105,10 +105,10 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
     chart = alt.layer(
         line_at(x=alt.datum(0)),
         base.transform_filter("datum.role == 'seed'")
-        .mark_point(filled=True, size=SIZES[0], opacity=0.45)
+        .mark_point(size=SIZES[0], opacity=0.45)
         .encode(tooltip=shown_at_point),
         main.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q", title=unit), x2="high:Q"),
-        main.mark_point(filled=True, size=SIZES[2], opacity=1).encode(tooltip=shown_at_point),
+        main.mark_point(size=SIZES[2]).encode(tooltip=shown_at_point),
     ).properties(width=2 * PANEL - 40, height=34 * table["regime"].nunique())
     return Drawing(chart, data)
 
@@ -149,7 +149,7 @@ def _over_k(data: pd.DataFrame, steady: int, x_title: str, y_title: str | None) 
         base.mark_area(color=K_COLORS[0], opacity=0.16).encode(alt.Y("low:Q"), alt.Y2("high")),
         dashed.mark_line(color=K_COLORS[0], strokeDash=[6, 4]),
         solid.mark_line(color=K_COLORS[0]),
-        solid.mark_circle(color=K_COLORS[0], opacity=1, size=24),
+        solid.mark_point(color=K_COLORS[0], size=24),
     ).properties(width=1.3 * PANEL, height=0.8 * PANEL)
 
 
@@ -178,7 +178,7 @@ def _lines(
         .mark_rule(strokeWidth=1.4)
         .encode(y=y, color=series.color, strokeDash=dashed, tooltip=level_tips),
         main.mark_line().encode(strokeDash=dashed),
-        main.mark_point(filled=True, opacity=1, size=SIZES[0]).encode(
+        main.mark_point(size=SIZES[0]).encode(
             shape=series.shape,
             tooltip=tips(
                 *[legend.field for legend in series.legends], "seed", "step:Q",
@@ -208,12 +208,8 @@ def _by_label(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def _curve(record: RunRecord, k: int) -> pd.DataFrame:
-    rows = record.evals[record.evals["k"] == k]
-    return rows.rename(columns={"ci_low": "low", "ci_high": "high"})[_CURVE]
-
-
-def _percent(line: pd.DataFrame) -> pd.DataFrame:
-    return line.assign(**{name: 100 * line[name] for name in _CURVE[1:]})
+    rows = record.evals[record.evals["k"] == k][["step", "value", "ci_low", "ci_high"]]
+    return rows.set_axis(_CURVE, axis=1) * [1, 100, 100, 100]
 
 
 def _alignment(record: RunRecord) -> pd.DataFrame:

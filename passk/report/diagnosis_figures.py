@@ -89,7 +89,7 @@ def filtered_figure(prompts: pd.DataFrame, titles: Mapping[str, str]) -> Any:
         lines = alt.Chart(means).mark_rule(color="#D55E00", strokeWidth=1.6)
         lines = lines.encode(
             alt.Y("mean:Q"),
-            alt.StrokeDash("name:N", scale=dashes, legend=alt.Legend(title=None, symbolSize=150)),
+            alt.StrokeDash("name:N", scale=dashes, legend=alt.Legend(symbolSize=150)),
         )
         panels = [
             _by_success(of_way, "agreement", "agreement a").properties(title=title),
@@ -110,14 +110,14 @@ def _by_success(prompts: pd.DataFrame, column: str, title: str) -> Any:
     ends = [min(0.0, float(prompts[column].min())), max(0.0, float(prompts[column].max()))]
     if ends[0] == ends[1]:
         ends = [-1.0, 1.0]
-    points = alt.Chart(prompts[["side", column]].reset_index()).mark_circle(size=16, opacity=1)
+    points = alt.Chart(prompts[["side", column]].reset_index()).mark_point(size=16)
     color = alt.Scale(domain=list(_SIDES), range=list(_SIDES.values()))
     return alt.layer(
         line_at(INK, y=alt.datum(0)),
         points.encode(
             alt.X("index:Q", title="prompts, from hard to easy", scale=alt.Scale(nice=False)),
             alt.Y(f"{column}:Q", title=title, **symlog(*ends, linear, padding=6)),
-            alt.Color("side:N", scale=color, legend=alt.Legend(title=None)),
+            alt.Color("side:N", scale=color),
         ),
     )
 
@@ -154,6 +154,6 @@ def _bars(
             alt.X2("high"),
             alt.Y("below:Q", title="prompts (log scale)", **symlog(0, 1.2 * top.max(), 1)),
             alt.Y2("top"),
-            alt.Color("group:N", scale=scale, legend=alt.Legend(title=None)),
+            alt.Color("group:N", scale=scale),
         )
     )

@@ -82,11 +82,11 @@ def _before_after(kinds: Legend, test: str, name: str, larger: float) -> Any:
     return alt.layer(
         alt.Chart(ends).mark_line(color=FAINT, strokeWidth=1.2).encode(x, y),
         base.transform_filter("datum.role == 'problem'")
-        .mark_point(filled=True, opacity=0.5)
+        .mark_point(opacity=0.5)
         .encode(shape, size, tooltip=shown)
         .add_params(zoom(name)),
         base.transform_filter("datum.role == 'mean'")
-        .mark_point(filled=True, size=SIZES[3], opacity=1, stroke=INK, strokeWidth=1.6)
+        .mark_point(size=SIZES[3], stroke=INK, strokeWidth=1.6)
         .encode(shape, tooltip=shown),
     ).properties(width=side, height=side)
 
@@ -168,12 +168,8 @@ def _share_panel(kinds: Legend) -> Any:
     shown = tips("kind", problems="of_problems", weight="of_weight")
     return alt.layer(
         base.mark_rule(strokeWidth=3, opacity=0.45).encode(x=x, x2="of_weight:Q"),
-        base.mark_point(filled=False, size=SIZES[3], strokeWidth=2.4, opacity=1).encode(
-            x=x, tooltip=shown
-        ),
-        base.mark_point(filled=True, size=SIZES[3], opacity=1).encode(
-            x=alt.X("of_weight:Q"), tooltip=shown
-        ),
+        base.mark_point(filled=False, size=SIZES[3], strokeWidth=2.4).encode(x=x, tooltip=shown),
+        base.mark_point(size=SIZES[3]).encode(x=alt.X("of_weight:Q"), tooltip=shown),
     ).properties(width=PANEL, height=alt.Step(44), title="Problems (ring), weight (dot)")
 
 
@@ -224,7 +220,7 @@ def weight_against_agreement(
         base.transform_filter("!datum.seen")
         .mark_point(filled=False, size=SIZES[0], opacity=0.8)
         .encode(plain, shape, tooltip=shown),
-        seen.mark_point(filled=True, size=SIZES[0], opacity=0.75)
+        seen.mark_point(size=SIZES[0], opacity=0.75)
         .encode(color, shape, tooltip=shown)
         .add_params(zoom("agreement")),
     ).properties(width=2 * PANEL, height=360)

@@ -59,12 +59,12 @@ def _pareto_layers(series: Series, k: int) -> list[Any]:
         .encode(x=x, y=y, order="x:Q"),
         base.mark_rule(opacity=0.55).encode(x=alt.X("x_low:Q"), x2="x_high:Q"),
         base.mark_rule(opacity=0.55).encode(y=alt.Y("y_low:Q"), y2="y_high:Q"),
-        start.mark_point(shape="square", filled=True, size=SIZES[1], color=INK, opacity=1),
+        start.mark_point(shape="square", size=SIZES[1], color=INK),
         start.mark_text(align="right", dx=-8, dy=14).encode(text=alt.value("start")),
     ]
     if len(series.legends) > 1:
         layers.append(base.mark_line(strokeWidth=1.4, opacity=0.6).encode(order="pass1_weight:Q"))
-    points = base.mark_point(filled=True, opacity=1).encode(
+    points = base.mark_point().encode(
         shape=series.shape,
         size=series.size,
         tooltip=[

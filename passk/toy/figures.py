@@ -50,7 +50,7 @@ def contours(cfg: PopulationConfig, path_SD: FloatArray) -> Any:
     ]
     against = f"gradients of Pass@1 and Pass@{cfg.k} conflict"
     names = [against, "start", f"ascent on Pass@{cfg.k}", f"largest Pass@{cfg.k}"]
-    look: dict[str, Any] = {"legend": alt.Legend(title=None, symbolStrokeWidth=0)}
+    look: dict[str, Any] = {"legend": alt.Legend(symbolStrokeWidth=0)}
     colors = alt.Scale(domain=names, range=[_CONFLICT, INK, K_COLORS[4], INK])
     fill = alt.Fill("name:N", scale=colors, **look)
     shapes = alt.Scale(domain=names, range=["square", "square", "circle", _STAR])
@@ -64,7 +64,7 @@ def contours(cfg: PopulationConfig, path_SD: FloatArray) -> Any:
     marks = alt.layer(
         alt.Chart(path.reset_index()).mark_line(color=K_COLORS[4]).encode(x, y, order="index:Q"),
         alt.Chart(points.assign(name=names[1:]))
-        .mark_point(opacity=1, size=90, strokeWidth=0)
+        .mark_point(size=90, strokeWidth=0)
         .encode(x, y, fill, alt.Shape("name:N", scale=shapes, **look)),
     )
     panels = [
@@ -153,7 +153,7 @@ def agreement_histogram(table: pd.DataFrame) -> Any:
             alt.X2("high"),
             alt.Y("density:Q", title="density over the population"),
             alt.Y2(datum=0),
-            alt.Color("kind:N", scale=colors, legend=alt.Legend(title=None)),
+            alt.Color("kind:N", scale=colors),
         )
         title = f"After {iteration!s} iterations" if iteration else "At the start"
         panel = alt.layer(bars, line_at(INK, x=alt.datum(0)))

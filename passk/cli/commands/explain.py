@@ -241,7 +241,7 @@ def weight_curves(
     names = list(lines)
     colors = [*(K_COLORS[i % num_colors] for i in range(len(weights))), INK]
     dashes = [*(DASHES[i // num_colors % len(DASHES)] for i in range(len(weights))), [4, 3]]
-    legend = alt.Legend(title=None, orient="right", columns=1, symbolSize=900)
+    legend = alt.Legend(orient="right", columns=1, symbolSize=900)
     x = alt.X(
         "logit:Q",
         title="success probability p of the prompt (logit scale)",
