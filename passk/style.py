@@ -26,8 +26,10 @@ K_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2, 1, 2], [1, 4])
 INK, SOFT, FAINT, GRID, PAPER = "#222222", "#5D636D", "#B8B8B8", "#E6E6E6", "#FFFFFF"
 # Cosines from -1 to 1 (ColorBrewer's RdBu): blue interferes.
-DIVERGING = ("#053061", "#2166AC", "#4393C3", "#92C5DE", "#D1E5F0", "#F7F7F7")
-DIVERGING += ("#FDDBC7", "#F4A582", "#D6604D", "#B2182B", "#67001F")
+DIVERGING = (
+    *("#053061", "#2166AC", "#4393C3", "#92C5DE", "#D1E5F0", "#F7F7F7"),
+    *("#FDDBC7", "#F4A582", "#D6604D", "#B2182B", "#67001F"),
+)
 PANEL = 380  # width of a panel in the files; the page fits panels to the window
 # The version of Vega-Lite that altair writes.
 VEGA_LITE = "6.4"

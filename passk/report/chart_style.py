@@ -13,7 +13,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from passk.report.tables import in_order, kind_order
+from passk.report.tables import kind_order
+from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
 from passk.style import DASHES, INK, K_COLORS, REGIME_COLORS, kind_colors, specification
 

@@ -22,7 +22,8 @@ from passk.report.chart_style import (
     tips,
     zoom,
 )
-from passk.report.tables import in_order, reported_k
+from passk.report.tables import reported_k
+from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
 from passk.style import INK, K_COLORS, PANEL, line_at, ticks_at
 
@@ -113,7 +114,7 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
     return Drawing(chart, data)
 
 
-def pass_at_k_curve(curve: pd.DataFrame) -> alt.LayerChart:
+def pass_at_k_curve(curve: pd.DataFrame) -> Any:
     """Draw Pass@k at every k of one evaluation, with its interval; `curve` comes from `pass_curve`.
 
     The line is dashed beyond n/4, where the estimate is noisy.
@@ -126,7 +127,7 @@ def pass_at_k_curve(curve: pd.DataFrame) -> alt.LayerChart:
     return chart.properties(title=f"Pass@k of {num_problems} problems (%)")
 
 
-def product_curve(curve: pd.DataFrame) -> alt.LayerChart:
+def product_curve(curve: pd.DataFrame) -> Any:
     """Draw <grad J_k, grad J_1> over k with its interval; below 0 the objectives conflict."""
     names = {"inner_product": "value"}
     names |= {f"inner_product_{end}": end for end in ("low", "high")}
@@ -136,7 +137,7 @@ def product_curve(curve: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(line_at(INK, y=alt.datum(0)), lines).properties(title=title)
 
 
-def _over_k(data: pd.DataFrame, steady: int, x_title: str, y_title: str | None) -> alt.LayerChart:
+def _over_k(data: pd.DataFrame, steady: int, x_title: str, y_title: str | None) -> Any:
     """Draw `value` from `low` to `high` over k, solid with points up to k = `steady`."""
     most = max(int(data["k"].max()), 2)
     scale = alt.Scale(type="log", base=2, domain=[1, most], padding=10, nice=False)

@@ -107,16 +107,16 @@ def _by_success(prompts: pd.DataFrame, column: str, title: str) -> Any:
     # On a linear scale the few prompts with much weight would flatten all others.
     sizes = prompts[column].abs()
     linear = max(float(sizes.median()), 1e-3 * float(sizes.max()), 1e-300)
-    ends = [min(0.0, float(prompts[column].min())), max(0.0, float(prompts[column].max()))]
-    if ends[0] == ends[1]:
-        ends = [-1.0, 1.0]
+    low, high = min(0.0, float(prompts[column].min())), max(0.0, float(prompts[column].max()))
+    if low == high:
+        low, high = -1.0, 1.0
     points = alt.Chart(prompts[["side", column]].reset_index()).mark_point(size=16)
     color = alt.Scale(domain=list(_SIDES), range=list(_SIDES.values()))
     return alt.layer(
         line_at(INK, y=alt.datum(0)),
         points.encode(
             alt.X("index:Q", title="prompts, from hard to easy", scale=alt.Scale(nice=False)),
-            alt.Y(f"{column}:Q", title=title, **symlog(*ends, linear, padding=6)),
+            alt.Y(f"{column}:Q", title=title, **symlog(low, high, linear, padding=6)),
             alt.Color("side:N", scale=color),
         ),
     )
@@ -137,7 +137,7 @@ def _weights(prompts: pd.DataFrame) -> Any:
 
 def _bars(
     values: pd.Series, groups: pd.Series, colors: Mapping[str, str], edges: FloatArray
-) -> alt.Chart:
+) -> Any:
     """Draw how many values of each group lie between the edges, stacked, on a symlog scale."""
     edges = np.asarray(edges, dtype=float)
     frames, top = [], np.zeros(len(edges) - 1)

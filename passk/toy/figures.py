@@ -194,4 +194,5 @@ def apart(heights_N: FloatArray, gap: float, highest: float) -> FloatArray:
     pushed = np.maximum.accumulate(heights_N[order] - steps) + steps
     moved = np.empty_like(heights_N)
     moved[order] = pushed + heights_N.mean() - pushed.mean()
-    return moved - max(0.0, moved.max() - highest)
+    moved -= max(0.0, moved.max() - highest)
+    return moved

@@ -6,6 +6,7 @@ Imports neither torch nor pandas, so that the answer comes at once.
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -227,9 +228,7 @@ def _number(value: float) -> str:
     return (f"{rounded:.3f}" if abs(value) < 1000 else f"{value:.1e}").replace("-", "\u2212")
 
 
-def weight_curves(
-    target_P: FloatArray, weights: Mapping[str, FloatArray], objective: str
-) -> alt.LayerChart:
+def weight_curves(target_P: FloatArray, weights: Mapping[str, FloatArray], objective: str) -> Any:
     """Draw the target at `_SHOWN_LOGITS` and a curve per estimator; the first is the chosen one.
 
     Success probabilities are on a logit scale: logarithmic towards 0 and towards 1.
