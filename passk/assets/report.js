@@ -20,17 +20,9 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** A table's columns as rows; a column of few words is stored as those words and codes. */
-function unpack(columns) {
-  const names = Object.keys(columns);
-  const cells = names.map((name) => {
-    const column = columns[name];
-    return Array.isArray(column) ? column : column.codes.map((code) => column.words[code]);
-  });
-  const length = cells.length ? cells[0].length : 0;
-  return Array.from({ length }, (_, i) =>
-    Object.fromEntries(names.map((name, j) => [name, cells[j][i]])),
-  );
+/** A table's rows, each with the names of its columns. */
+function unpack({ columns, data }) {
+  return data.map((row) => Object.fromEntries(columns.map((name, j) => [name, row[j]])));
 }
 
 /** A colour as it is on dark paper, or as it is. */
@@ -168,7 +160,7 @@ class Figure {
     const spec = themed(this.spec);
     withoutLegends(spec);
     const columns = fit(spec, available, this.pad);
-    spec.datasets = { table: this.rows };
+    spec.datasets = { ...spec.datasets, table: this.rows };
     for (const [field, names] of Object.entries(this.shown)) {
       spec.params.find((param) => param.name === `shown_${field}`).value = [...names];
     }
@@ -220,7 +212,7 @@ class Figure {
 
   /** The data as a table, once it is asked for. */
   list(details) {
-    const names = Object.keys(this.data).filter((name) => this.rows.some((row) => row[name] != null));
+    const names = this.data.columns.filter((name) => this.rows.some((row) => row[name] != null));
     const head = make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name)));
     const table = make("table", {}, make("thead", {}, head));
     const body = make("tbody");

@@ -1,40 +1,27 @@
-"""Settings that all figures of the report share: Vega-Lite configuration, and marks of series.
+"""What distinguishes the series of the report's figures, and what its page needs to draw them.
 
-A figure is defined once, with altair: the page draws it interactively, and `passk.report.html` also
-writes it as PNG and PDF. Series differ in colour (Okabe and Ito, 2008), dash and shape, so that
-nothing depends on colour alone. Areas differ only in colour, and are stacked in the order of their
+A figure is defined once: the page draws it interactively, and its files are PNG and PDF. Series
+differ in colour, dash and shape. Areas differ only in colour, and are stacked in the order of their
 legend.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from passk.report.tables import in_order
+from passk.report.tables import kind_order
+from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
-from passk.style import FAINT, INK, K_COLORS, REGIME_COLORS
+from passk.style import DASHES, INK, K_COLORS, REGIME_COLORS, kind_colors, specification
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
-DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2, 1, 2], [1, 4])
 SIZES = (40, 70, 110, 160, 220, 290)
+MOST_PANELS = 6  # with more runs, the reader chooses one
 MOST_NAMED = 8  # series with a colour of their own; a larger sweep is coloured by k and weight
-PANEL = 380  # width of a panel in the files; the page fits panels to the window
-GRID = "#E6E6E6"
-SOFT = "#5D636D"
-# The page in dark mode puts these in place of the colours that would be too dark there.
-DARK = {
-    INK: "#E7E9ED",
-    FAINT: "#59606B",
-    SOFT: "#A2A9B4",
-    GRID: "#2B3038",
-    "#595959": "#B4BAC4",
-    "#0072B2": "#4FA3E3",
-    "#FFFFFF": "#15171B",
-}
 Titles = Mapping[str, str]  # label of a run -> its title for people
 
 
@@ -51,27 +38,26 @@ class Legend:
         return [entry["name"] for entry in self.entries]
 
     @property
+    def test(self) -> str:
+        """Vega expression that is true for rows of a name that is shown."""
+        return f"indexof(shown_{self.field}, datum['{self.field}']) >= 0"
+
+    @property
     def parameter(self) -> alt.Parameter:
         """Vega-Lite parameter of the names that are shown; the page's legend changes it."""
         return alt.param(name=f"shown_{self.field}", value=self.names)
 
-    @property
-    def test(self) -> str:
-        return f"indexof(shown_{self.field}, datum['{self.field}']) >= 0"
-
     def channel(self, kind: Any, mark: str, **more: Any) -> Any:
         """Encode this column: `kind` is `alt.Color` or similar, `mark` a key of the entries."""
-        marks = [entry[mark] for entry in self.entries]
-        scale = alt.Scale(domain=self.names, range=marks)
-        look: dict[str, Any] = {"symbolOpacity": 1}  # otherwise as pale as the bands
+        scale = alt.Scale(domain=self.names, range=[entry[mark] for entry in self.entries])
+        legend = alt.Legend(title=self.title or None)
         if mark == "dash" and "shape" not in self.entries[0]:
-            look["symbolSize"] = 900  # long enough to show dashes
-        legend = alt.Legend(title=self.title or None, **look)
+            legend = alt.Legend(title=self.title, symbolSize=900)  # long enough to show dashes
         level = "O" if "sort" in more else "N"
         return kind(f"{self.field}:{level}", scale=scale, legend=legend, **more)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Drawing:
     """A figure: its chart over the data set named `table`, the data, and the legends."""
 
@@ -79,16 +65,22 @@ class Drawing:
     data: pd.DataFrame
     legends: Sequence[Legend] = field(default_factory=tuple)
 
-    @cached_property
     def spec(self) -> dict[str, Any]:
-        """Vega-Lite specification, without data."""
+        """Return the Vega-Lite specification, without data."""
         chart = self.chart.properties(data=alt.NamedData(name="table"))
-        for legend in self.legends:
-            chart = chart.add_params(legend.parameter)
-        with alt.data_transformers.enable(consolidate_datasets=False):
-            spec: dict[str, Any] = chart.to_dict()
-        spec.pop("config", None)
-        return spec
+        return specification(chart.add_params(*(legend.parameter for legend in self.legends)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the Vega-Lite specification with data."""
+        spec, rows = self.spec(), json.loads(self.data.to_json(orient="records"))
+        return spec | {"datasets": spec.get("datasets", {}) | {"table": rows}}
+
+    def for_page(self) -> dict[str, Any]:
+        """Return what the page's scripts need: specification, data and legends."""
+        table = json.loads(self.data.round(4).to_json(orient="split", index=False))
+        names = ("field", "title", "entries")
+        legends = [{name: getattr(legend, name) for name in names} for legend in self.legends]
+        return {"spec": self.spec(), "data": table, "legends": legends}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +94,28 @@ class Series:
     columns: Mapping[str, Mapping[str, str]]  # label -> the values of the legends' columns
     legends: tuple[Legend, ...]
 
+    @property
     def color(self) -> Any:
         return self.legends[0].channel(alt.Color, "color")
 
+    @property
     def shape(self) -> Any:
         return self.legends[0].channel(alt.Shape, "shape")
 
+    @property
     def dash(self) -> Any:
         return self.legends[-1].channel(alt.StrokeDash, "dash")
 
+    @property
     def size(self) -> Any:
-        """Build the size of a point: by weight of Pass@1 if that distinguishes runs."""
+        """Size of a point: by weight of Pass@1 if that distinguishes runs."""
         if len(self.legends) == 1:
-            return alt.value(SIZES[1])
+            return alt.value(SIZES[2])
         return self.legends[1].channel(alt.Size, "size", sort=self.legends[1].names)
 
+    @property
     def test(self) -> str:
-        """Return the Vega expression that is true for rows of series that are shown."""
+        """Vega expression that is true for rows of series that are shown."""
         return " && ".join(legend.test for legend in self.legends)
 
 
@@ -133,13 +130,13 @@ def series_of(records: Sequence[RunRecord], titles: Titles) -> Series:
     ks, weights = ({getattr(r, name) for r in first.values()} for name in ("k", "pass1_weight"))
     if len(first) > MOST_NAMED and max(len(ks), len(weights)) > 1:
         return _over_k_and_weight(first, sorted(ks), sorted(weights))
-    entries = []
     everywhere = list(titles)
-    for label in first:
-        place = everywhere.index(label)
-        look = {"color": label_color(label, everywhere), "dash": DASHES[place % len(DASHES)]}
-        look["shape"] = SHAPES[place % len(SHAPES)]
-        entries.append({"name": titles[label], **look})
+    places = {label: everywhere.index(label) for label in first}
+    entries = [
+        _entry(titles[label], place, dash=DASHES, shape=SHAPES)
+        | {"color": label_color(label, everywhere)}
+        for label, place in places.items()
+    ]
     columns = {label: {"run": titles[label]} for label in first}
     return Series(columns, (Legend("run", "", entries),))
 
@@ -147,20 +144,10 @@ def series_of(records: Sequence[RunRecord], titles: Titles) -> Series:
 def _over_k_and_weight(
     first: Mapping[str, RunRecord], ks: Sequence[int], weights: Sequence[float]
 ) -> Series:
-    by_k = [
-        {
-            "name": f"k = {k}",
-            "color": K_COLORS[place % len(K_COLORS)],
-            "shape": SHAPES[place % len(SHAPES)],
-        }
-        for place, k in enumerate(ks)
-    ]
+    by_k = [_entry(f"k = {k}", i, color=K_COLORS, shape=SHAPES) for i, k in enumerate(ks)]
     by_weight = [
-        {
-            "name": f"{weight:g}",
-            "dash": DASHES[-(place + 1) % len(DASHES)],
-            "size": SIZES[min(place, len(SIZES) - 1)],
-        }
+        _entry(f"{weight:g}", place, dash=DASHES[::-1])
+        | {"size": SIZES[min(place, len(SIZES) - 1)]}
         for place, weight in enumerate(weights)
     ]
     columns = {
@@ -169,6 +156,11 @@ def _over_k_and_weight(
     }
     legends = (Legend("k", "", by_k), Legend("weight", "Weight of Pass@1", by_weight))
     return Series(columns, legends)
+
+
+def _entry(name: str, place: int, **marks: Sequence[Any]) -> dict[str, Any]:
+    """Build an entry of a legend; marks begin anew where there are more entries."""
+    return {"name": name} | {mark: range_[place % len(range_)] for mark, range_ in marks.items()}
 
 
 def label_color(label: str, labels: Sequence[str]) -> str:
@@ -180,64 +172,38 @@ def label_color(label: str, labels: Sequence[str]) -> str:
     return REGIME_COLORS.get(regime, INK)
 
 
-def kind_legend(colors: Mapping[str, str]) -> Legend:
-    """Build the legend for kinds of problems, with the colours of `style.kind_colors`."""
-    return Legend(
-        "kind",
-        "",
-        [
-            {"name": kind or "all", "color": color, "shape": SHAPES[place % len(SHAPES)]}
-            for place, (kind, color) in enumerate(colors.items())
-        ],
+def kind_legend(kinds: Sequence[str] | pd.Series) -> Legend:
+    """Build the legend for the kinds of problems in a column."""
+    colors = kind_colors(kind_order(kinds))
+    entries = [
+        _entry(kind or "all", place, shape=SHAPES) | {"color": color}
+        for place, (kind, color) in enumerate(colors.items())
+    ]
+    return Legend("kind", "", entries)
+
+
+def by_run(names: Sequence[str], panel: Callable[[str, str, float], Any]) -> Any:
+    """Draw a panel per run; of many runs one larger panel, for which the reader chooses the run.
+
+    `panel` draws the rows that pass a test, under a name, so many times larger than usual.
+    """
+    if len(names) > MOST_PANELS:
+        one = panel("datum.run == run", "one", 1.5).add_params(choice("run", names, "Run"))
+        return one.properties(title=alt.TitleParams(alt.ExprRef("run")))
+    panels = [
+        panel(f"datum.run == {json.dumps(name)}", str(place), 1).properties(title=name)
+        for place, name in enumerate(names)
+    ]
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
+    return alt.concat(*panels, columns=columns).resolve_scale(
+        color="shared", shape="shared", size="shared"
     )
 
 
-def config(dark: bool = False, font: str = "Liberation Sans, Arial, sans-serif") -> dict[str, Any]:
-    """Return the Vega-Lite settings of all figures, for light or dark paper."""
-    swap = DARK if dark else {}
-    ink, soft, grid, faint = (swap.get(color, color) for color in (INK, SOFT, GRID, FAINT))
-    return {
-        "font": font,
-        "background": "transparent" if dark else "#FFFFFF",
-        "view": {"stroke": None},
-        "axis": {
-            "labelColor": soft,
-            "titleColor": soft,
-            "titleFontWeight": "normal",
-            "labelFontSize": 12,
-            "titleFontSize": 12.5,
-            "titlePadding": 8,
-            "tickCount": 6,
-            "gridColor": grid,
-            "domainColor": faint,
-            "tickColor": faint,
-            "labelOverlap": True,
-        },
-        # Labels at an end stay beside the axis, so that titles of panels in a row are level.
-        "axisYQuantitative": {"labelFlush": True},
-        "title": {"color": ink, "fontSize": 14, "anchor": "start", "frame": "group", "offset": 10},
-        "legend": {
-            "orient": "top",
-            "labelColor": ink,
-            "titleColor": soft,
-            "labelFontSize": 12,
-            "titleFontSize": 12,
-            "titleFontWeight": "normal",
-            "symbolStrokeWidth": 2,
-            "symbolSize": 90,
-            "labelLimit": 260,
-            "columns": 4,
-        },
-        "concat": {"spacing": 36},
-        "line": {"strokeWidth": 2.4, "strokeJoin": "round"},
-        "rule": {"strokeWidth": 1.2},
-        "text": {"color": ink, "fontSize": 11.5},
-    }
-
-
-def line_at(**at: Any) -> Any:
-    """Draw one faint line; a chart over the data would draw one for each row."""
-    return alt.Chart(alt.InlineData([{}])).mark_rule(color=FAINT).encode(**at)
+def choice(name: str, options: Sequence[str], title: str) -> alt.Parameter:
+    """Return a parameter that the reader chooses on the page; in the files it is the first."""
+    select = alt.binding_select(options=list(options), name=f"{title} ")
+    return alt.param(name=name, value=options[0], bind=select)
 
 
 def zoom(name: str) -> alt.Parameter:
@@ -248,11 +214,6 @@ def zoom(name: str) -> alt.Parameter:
         translate="[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
         zoom="wheel![event.shiftKey]",
     )
-
-
-def rounded(data: pd.DataFrame, columns: Iterable[str], decimals: int = 3) -> pd.DataFrame:
-    """Round some columns to the digits that a page needs."""
-    return data.assign(**{name: data[name].astype(float).round(decimals) for name in columns})
 
 
 def tips(*names: str, **numbers: str) -> list[Any]:

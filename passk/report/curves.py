@@ -13,21 +13,19 @@ import pandas as pd
 
 from passk.report.chart_style import (
     MOST_NAMED,
-    PANEL,
     SIZES,
     Drawing,
     Series,
     Titles,
     label_color,
-    line_at,
-    rounded,
     series_of,
     tips,
     zoom,
 )
-from passk.report.tables import in_order, reported_k
+from passk.report.tables import reported_k
+from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
-from passk.style import INK
+from passk.style import INK, K_COLORS, PANEL, line_at, ticks_at
 
 MOST_BANDS = 5  # more bands would hide one another
 _CURVE = ["step", "value", "low", "high"]
@@ -51,7 +49,7 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
     for name in ("Pass@1", k_name):
         for label, members in groups.items():
             k = 1 if name == "Pass@1" else reported_k(members[0], records)
-            lines = _of_seeds([(record.seed, _percent(_curve(record, k))) for record in members])
+            lines = _of_seeds([(record.seed, _curve(record, k)) for record in members])
             if not lines:
                 continue
             level = members[0].regime == "sft" and not only_sft
@@ -66,7 +64,7 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
     chart = alt.concat(*panels, columns=2).resolve_scale(
         color="shared", strokeDash="shared", shape="shared"
     )
-    return Drawing(chart, rounded(data, _CURVE[1:]), series.legends)
+    return Drawing(chart, data, series.legends)
 
 
 def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:
@@ -84,7 +82,7 @@ def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | 
     data = pd.concat(frames, ignore_index=True)
     zero = line_at(y=alt.datum(0))
     lines = _lines(series, "alignment", "", bands=len(groups) <= MOST_BANDS, below=[zero])
-    return Drawing(lines.properties(width=2 * PANEL), rounded(data, _CURVE[1:], 4), series.legends)
+    return Drawing(lines.properties(width=2 * PANEL), data, series.legends)
 
 
 def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
@@ -108,20 +106,59 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
     chart = alt.layer(
         line_at(x=alt.datum(0)),
         base.transform_filter("datum.role == 'seed'")
-        .mark_point(filled=True, size=SIZES[0], opacity=0.45)
+        .mark_point(size=SIZES[0], opacity=0.45)
         .encode(tooltip=shown_at_point),
         main.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q", title=unit), x2="high:Q"),
-        main.mark_point(filled=True, size=SIZES[2], opacity=1).encode(tooltip=shown_at_point),
+        main.mark_point(size=SIZES[2]).encode(tooltip=shown_at_point),
     ).properties(width=2 * PANEL - 40, height=34 * table["regime"].nunique())
-    return Drawing(chart, rounded(data, ["value", "low", "high"], 4))
+    return Drawing(chart, data)
+
+
+def pass_at_k_curve(curve: pd.DataFrame) -> Any:
+    """Draw Pass@k at every k of one evaluation, with its interval; `curve` comes from `pass_curve`.
+
+    The line is dashed beyond n/4, where the estimate is noisy.
+    """
+    num_samples, num_problems = (int(curve[f"num_{of}"].iloc[0]) for of in ("samples", "problems"))
+    data = 100 * curve[["value", "ci_low", "ci_high"]].set_axis(_CURVE[1:], axis=1)
+    chart = _over_k(
+        data.assign(k=curve["k"]), max(num_samples // 4, 1), "k, log scale; dashed beyond n/4", None
+    )
+    return chart.properties(title=f"Pass@k of {num_problems} problems (%)")
+
+
+def product_curve(curve: pd.DataFrame) -> Any:
+    """Draw <grad J_k, grad J_1> over k with its interval; below 0 the objectives conflict."""
+    names = {"inner_product": "value"}
+    names |= {f"inner_product_{end}": end for end in ("low", "high")}
+    data = curve[["k", *names]].rename(columns=names)
+    lines = _over_k(data, int(data["k"].max()), "k", "inner product, 95 % over prompts")
+    title = "Product of the gradients of Pass@k and Pass@1"
+    return alt.layer(line_at(INK, y=alt.datum(0)), lines).properties(title=title)
+
+
+def _over_k(data: pd.DataFrame, steady: int, x_title: str, y_title: str | None) -> Any:
+    """Draw `value` from `low` to `high` over k, solid with points up to k = `steady`."""
+    most = max(int(data["k"].max()), 2)
+    scale = alt.Scale(type="log", base=2, domain=[1, most], padding=10, nice=False)
+    axis = ticks_at([2**i for i in range(most.bit_length())], format="d")
+    x = alt.X("k:Q", title=x_title, scale=scale, axis=axis)
+    y = alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False, padding=6))
+    base = alt.Chart(data).encode(x, y)
+    solid, dashed = (base.transform_filter(f"datum.k {sign} {steady}") for sign in ("<=", ">="))
+    return alt.layer(
+        base.mark_area(color=K_COLORS[0], opacity=0.16).encode(alt.Y("low:Q"), alt.Y2("high")),
+        dashed.mark_line(color=K_COLORS[0], strokeDash=[6, 4]),
+        solid.mark_line(color=K_COLORS[0]),
+        solid.mark_point(color=K_COLORS[0], size=24),
+    ).properties(width=1.3 * PANEL, height=0.8 * PANEL)
 
 
 def _lines(
     series: Series, measure: str, title: str, *, bands: bool, below: Sequence[Any] = ()
 ) -> Any:
     """Draw a panel of lines over steps: means or single runs thick with bands, seeds thin."""
-    name = "".join(filter(str.isalnum, measure))
-    test = f"datum.measure == '{measure}' && {series.test()}"
+    test = f"datum.measure == '{measure}' && {series.test}"
     unit = "cosine with the Pass@1 gradient" if measure == "alignment" else None
     x = alt.X(
         "step:Q",
@@ -130,25 +167,25 @@ def _lines(
         scale=alt.Scale(padding=8, nice=False),
     )
     y = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False, padding=6))
-    base = alt.Chart().transform_filter(test).encode(x=x, y=y, color=series.color())
+    base = alt.Chart().transform_filter(test).encode(x=x, y=y, color=series.color)
     main = base.transform_filter("datum.role == 'main'")
     seeds = base.transform_filter("datum.role == 'seed'")
-    dashed, level_tips = series.dash(), tips(series.legends[0].field, value="value")
+    dashed, level_tips = series.dash, tips(series.legends[0].field, value="value")
     layers = [
         *below,
         seeds.mark_line(strokeWidth=0.9, opacity=0.5).encode(detail="seed:N", strokeDash=dashed),
         alt.Chart()
         .transform_filter(f"{test} && datum.role == 'level'")
         .mark_rule(strokeWidth=1.4)
-        .encode(y=y, color=series.color(), strokeDash=dashed, tooltip=level_tips),
+        .encode(y=y, color=series.color, strokeDash=dashed, tooltip=level_tips),
         main.mark_line().encode(strokeDash=dashed),
-        main.mark_point(filled=True, opacity=1, size=SIZES[0]).encode(
-            shape=series.shape(),
+        main.mark_point(size=SIZES[0]).encode(
+            shape=series.shape,
             tooltip=tips(
                 *[legend.field for legend in series.legends], "seed", "step:Q",
                 value="value", low="low", high="high",
             ),
-        ).add_params(zoom(name)),
+        ).add_params(zoom("".join(filter(str.isalnum, measure)))),
     ]  # fmt: skip
     if bands:
         banded = main.transform_filter("isValid(datum.low)")
@@ -172,12 +209,8 @@ def _by_label(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def _curve(record: RunRecord, k: int) -> pd.DataFrame:
-    rows = record.evals[record.evals["k"] == k]
-    return rows.rename(columns={"ci_low": "low", "ci_high": "high"})[_CURVE]
-
-
-def _percent(line: pd.DataFrame) -> pd.DataFrame:
-    return line.assign(**{name: 100 * line[name] for name in _CURVE[1:]})
+    rows = record.evals[record.evals["k"] == k][["step", "value", "ci_low", "ci_high"]]
+    return rows.set_axis(_CURVE, axis=1) * [1, 100, 100, 100]
 
 
 def _alignment(record: RunRecord) -> pd.DataFrame:

@@ -1,160 +1,159 @@
-"""Draw the figures of `passk diagnose`: weights, agreement, product over k, matrix heatmap.
+"""Draw the figures of `passk diagnose`: distributions over prompts, the matrix, filtered sets.
 
-Each function returns a new matplotlib `Figure`, or None if there is nothing to draw.
+Each function returns Altair charts. Weight against agreement is in `prompt_plots`, the product over
+k in `curves`.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
+import altair as alt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from passk.diagnostics.interference import clustered_order
+from passk.diagnostics.paper_sets import CORRECTED, PAPER, Filtered
 from passk.objectives.pass_at_k import FloatArray
 from passk.report.tables import kind_order
-from passk.style import FAINT, INK, K_COLORS, STYLE, kind_colors
+from passk.style import INK, KIND_COLORS, PANEL, kind_colors, line_at, matrix, symlog
 
-NUM_BINS = 40
+NUM_BINS, _NUM_WEIGHT_BINS = 40, 30
+_SIDES = {"hard": KIND_COLORS[1], "easy": KIND_COLORS[0]}
+_MEANS = {"contribution": "mean of w a", "agreement": "mean of a"}
+_SIZE = {"width": 0.8 * PANEL, "height": 0.7 * PANEL}
 
 
-@matplotlib.rc_context(STYLE)
-def histograms(prompts: pd.DataFrame, k: int) -> Figure:
+def histograms(prompts: pd.DataFrame, k: int) -> Any:
     """Draw the distributions by kind of agreement a, weight w_k and contribution w_k a."""
-    figure = Figure(figsize=(13.5, 4.2), layout="constrained")
-    panels = figure.subplots(1, 3)
-    for axes, column, name in zip(
-        panels,
-        ("agreement", f"weight_{k}", f"contribution_{k}"),
-        ("agreement a", f"weight w of Pass@{k}", "contribution w a"),
-        strict=True,
-    ):
-        _histogram(axes, prompts, column)
-        axes.set(title=name[0].upper() + name[1:], xlabel=f"{name} of a prompt")
-    panels[0].set_ylabel("prompts (log scale)")
-    panels[0].legend()
-    return figure
+    shown = {"agreement": "agreement a", f"weight_{k}": f"weight w of Pass@{k}"}
+    shown |= {f"contribution_{k}": "contribution w a"}
+    colors, panels = kind_colors(kind_order(prompts["kind"])), []
+    for column, name in shown.items():
+        edges = np.histogram_bin_edges(prompts[column], NUM_BINS)
+        x = alt.X("low:Q", title=f"{name} of a prompt")
+        layers = [_bars(prompts[column], prompts["kind"], colors, edges).encode(x)]
+        if not column.startswith("weight"):
+            layers.append(line_at(INK, x=alt.datum(0)))
+        title = name[0].upper() + name[1:]
+        panels.append(alt.layer(*layers).properties(title=title, **_SIZE))
+    return alt.hconcat(*panels)
 
 
-def _histogram(axes: Axes, prompts: pd.DataFrame, column: str) -> None:
-    colors = kind_colors(kind_order(prompts["kind"]))
-    ends = np.histogram_bin_edges(prompts[column], NUM_BINS)
-    parts = [prompts[column][prompts["kind"] == kind] for kind in colors]
-    names = [kind or "all" for kind in colors]
-    axes.hist(parts, bins=list(ends), stacked=True, color=list(colors.values()), label=names)
-    axes.set_yscale("symlog", linthresh=1)
-    if column.startswith(("agreement", "contribution")):
-        axes.axvline(0, color=INK, linewidth=1.2)
-
-
-@matplotlib.rc_context(STYLE)
-def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Figure:
-    """Draw a point per prompt, coloured by Pass@1; hollow where no gradient can be seen."""
-    figure = Figure(figsize=(7.4, 5.0), layout="constrained")
-    axes = figure.subplots()
-    silent = prompts["signal"] != ""
-    axes.axvline(0, color=INK, linewidth=1.2)
-    seen, unseen = prompts[~silent], prompts[silent]
-    weight = f"weight_{k}"
-    axes.errorbar(
-        seen["agreement"],
-        seen[weight],
-        xerr=seen["agreement_error"].fillna(0),
-        fmt="none",
-        ecolor=FAINT,
-        elinewidth=0.7,
-        zorder=1,
-    )
-    dots: Any = {"vmin": 0, "vmax": 100, "cmap": "viridis", "zorder": 2, "s": 24, "linewidths": 0}
-    drawn = axes.scatter(seen["agreement"], seen[weight], c=100 * seen["p"], **dots)
-    axes.scatter(
-        unseen["agreement"], unseen[weight], s=24, facecolors="none", edgecolors=INK, linewidths=0.8
-    )
-    axes.set_yscale("symlog", linthresh=0.01)
-    figure.colorbar(drawn, label="Pass@1 of the prompt (%)")
-    axes.set(
-        title=f"Weight of Pass@{k} against agreement",
-        xlabel="agreement a with its standard error; hollow: all samples right, or none",
-        ylabel=f"weight w of Pass@{k}",
-    )
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def product_curve(curve: pd.DataFrame) -> Figure:
-    """Draw <grad J_k, grad J_1> over k with its interval; below 0 the objectives conflict."""
-    figure = Figure(figsize=(7.4, 4.4), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(0, color=INK, linewidth=1.2)
-    axes.fill_between(
-        curve["k"],
-        curve["inner_product_low"],
-        curve["inner_product_high"],
-        color=K_COLORS[0],
-        alpha=0.2,
-        linewidth=0,
-    )
-    axes.plot(curve["k"], curve["inner_product"], color=K_COLORS[0])
-    axes.set_xscale("log", base=2)
-    ticks = [2**i for i in range(int(np.log2(curve["k"].max())) + 1)]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.set(
-        title="Product of the gradients of Pass@k and Pass@1",
-        xlabel="k",
-        ylabel="inner product, 95 % over prompts",
-    )
-    return figure
-
-
-_COLORS = "RdBu_r"  # blue interferes; colour-blind readers can also distinguish red and blue
-
-
-@matplotlib.rc_context(STYLE)
-def heatmap(
-    cosines_PP: FloatArray, prompts: pd.DataFrame, groupings: Sequence[str]
-) -> Figure | None:
+def heatmap(cosines_PP: FloatArray, prompts: pd.DataFrame, groupings: Sequence[str]) -> Any | None:
     """Draw cosines between the gradients of prompts with signal, similar prompts together by group.
 
     There is a panel for each of `groupings`, or without any, one of all prompts. Returns None for
     fewer than two prompts. The colours end at the cosine that one pair in a hundred exceeds: noise
     shrinks the cosines of estimates.
     """
-    columns = [prompts[name].astype(str) for name in groupings] or [prompts["kind"].astype(str)]
     shown_PP = cosines_PP.copy()
     np.fill_diagonal(shown_PP, np.nan)
     signal_P = np.diag(cosines_PP) > 0
     if signal_P.sum() < 2:
         return None
     limit = float(np.nanquantile(np.abs(shown_PP[np.ix_(signal_P, signal_P)]), 0.99))
-    figure = Figure(figsize=(7.6 * len(columns) + 0.9, 7.4), layout="constrained")
-    panels = figure.subplots(1, len(columns), squeeze=False)[0]
-    for axes, names in zip(panels, columns, strict=True):
+    label, panels = "cosine of the gradients of two prompts: interference below 0", []
+    for name in groupings or ["kind"]:
+        names = prompts[name].astype(str)
         order = clustered_order(cosines_PP, names.tolist(), kind_order(names))
-        image = _panel(axes, shown_PP[np.ix_(order, order)], names.to_numpy()[order], limit)
-        by = f", by {names.name}" if groupings else ""
-        axes.set_title(f"Interference of {len(order)} prompts{by}")
-    label = "cosine of the gradients of two prompts: interference below 0"
-    figure.colorbar(image, ax=panels, label=label, shrink=0.85, aspect=35, extend="both")
-    return figure
+        panel = matrix(shown_PP[np.ix_(order, order)], names.iloc[order].tolist(), limit, label)
+        by = f", by {name}" if groupings else ""
+        panels.append(panel.properties(title=f"Interference of {len(order)} prompts{by}"))
+    return alt.hconcat(*panels)
 
 
-def _panel(axes: Axes, shown_PP: FloatArray, names: np.ndarray, limit: float) -> AxesImage:
-    """Draw one matrix with borders between its groups, and their names beside it."""
-    image = axes.imshow(shown_PP, cmap=_COLORS, vmin=-limit, vmax=limit)
-    axes.grid(visible=False)
-    starts = [0, *(np.flatnonzero(names[1:] != names[:-1]) + 1), len(names)]
-    for border in starts[1:-1]:
-        axes.axhline(border - 0.5, color=INK, linewidth=1.0)
-        axes.axvline(border - 0.5, color=INK, linewidth=1.0)
-    middles = [(start + stop - 1) / 2 for start, stop in pairwise(starts)]
-    labels = [str(names[start]) for start in starts[:-1]]
-    axes.set_yticks(
-        middles, [f"{n}\n{size}" for n, size in zip(labels, np.diff(starts), strict=True)]
+def filtered_figures(found: Filtered) -> dict[str, Any]:
+    """Draw a figure for each set that was measured, keyed by the name of its file."""
+    titles = {
+        PAPER: f"As in the paper, k = n = {found.num_samples}",
+        CORRECTED: f"Corrected, k = {found.k}",
+    }
+    figures = {}
+    for ends, rows in found.prompts.groupby(["easy_above", "hard_below"], sort=False):
+        name = "_".join(f"{end:g}" for end in ends)
+        ways = {way: title for way, title in titles.items() if (rows["way"] == way).any()}
+        figures[f"filtered_{name}"] = filtered_figure(rows, ways)
+    return figures
+
+
+def filtered_figure(prompts: pd.DataFrame, titles: Mapping[str, str]) -> Any:
+    """Draw agreement, weights and contributions as figures 6 to 8 of the paper: a row per way.
+
+    `prompts` are one set's rows of `Filtered.prompts`.
+    """
+    rows = []
+    for way, title in titles.items():
+        of_way = prompts[prompts["way"] == way].sort_values("c", kind="stable", ignore_index=True)
+        means = pd.DataFrame({"mean": of_way[[*_MEANS]].mean(), "name": _MEANS})
+        dashes = alt.Scale(domain=list(_MEANS.values()), range=[[1, 0], [2, 3]])
+        lines = alt.Chart(means).mark_rule(color="#D55E00", strokeWidth=1.6)
+        lines = lines.encode(
+            alt.Y("mean:Q"),
+            alt.StrokeDash("name:N", scale=dashes, legend=alt.Legend(symbolSize=150)),
+        )
+        panels = [
+            _by_success(of_way, "agreement", "agreement a").properties(title=title),
+            _weights(of_way).properties(title="Weights"),
+            alt.layer(_by_success(of_way, "contribution", "contribution w a"), lines).properties(
+                title="Contributions"
+            ),
+        ]
+        rows.append(alt.hconcat(*[panel.properties(**_SIZE) for panel in panels]))
+    return alt.vconcat(*rows).resolve_scale(color="shared")
+
+
+def _by_success(prompts: pd.DataFrame, column: str, title: str) -> Any:
+    """Draw a point per prompt, from hard to easy."""
+    # On a linear scale the few prompts with much weight would flatten all others.
+    sizes = prompts[column].abs()
+    linear = max(float(sizes.median()), 1e-3 * float(sizes.max()), 1e-300)
+    low, high = min(0.0, float(prompts[column].min())), max(0.0, float(prompts[column].max()))
+    if low == high:
+        low, high = -1.0, 1.0
+    points = alt.Chart(prompts[["side", column]].reset_index()).mark_point(size=16)
+    color = alt.Scale(domain=list(_SIDES), range=list(_SIDES.values()))
+    return alt.layer(
+        line_at(INK, y=alt.datum(0)),
+        points.encode(
+            alt.X("index:Q", title="prompts, from hard to easy", scale=alt.Scale(nice=False)),
+            alt.Y(f"{column}:Q", title=title, **symlog(low, high, linear, padding=6)),
+            alt.Color("side:N", scale=color),
+        ),
     )
-    axes.set_xticks(middles, labels, rotation=0 if len(labels) < 5 else 90)
-    axes.tick_params(length=0)
-    return image
+
+
+def _weights(prompts: pd.DataFrame) -> Any:
+    """Draw the histogram of weights; weight 0, which has no logarithm, is at the left end."""
+    positive = prompts["weight"][prompts["weight"] > 0]
+    least, most = (positive.min(), positive.max()) if len(positive) else (0.1, 1.0)
+    least = max(min(least / 2, 0.01), 1e-30)
+    edges = np.geomspace(least, 2 * most, _NUM_WEIGHT_BINS)
+    bars = _bars(prompts["weight"].clip(lower=least), prompts["side"], _SIDES, edges)
+    scale = alt.Scale(type="log", domain=edges[[0, -1]].tolist(), nice=False)
+    label = "format(datum.value, datum.value < 0.001 ? '~e' : '~g')"
+    axis = alt.Axis(labelExpr=label, labelOverlap="greedy", labelSeparation=8)
+    return bars.encode(alt.X("low:Q", title="weight w (left end: 0)", scale=scale, axis=axis))
+
+
+def _bars(
+    values: pd.Series, groups: pd.Series, colors: Mapping[str, str], edges: FloatArray
+) -> Any:
+    """Draw how many values of each group lie between the edges, stacked, on a symlog scale."""
+    edges = np.asarray(edges, dtype=float)
+    frames, top = [], np.zeros(len(edges) - 1)
+    for name in colors:
+        below, top = top, top + np.histogram(values[groups == name], edges)[0]
+        frame = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "below": below, "top": top})
+        frames.append(frame[top > below].assign(group=name or "all"))
+    names = [name or "all" for name in colors]
+    scale = alt.Scale(domain=names, range=list(colors.values()))
+    return (
+        alt.Chart(pd.concat(frames))
+        .mark_rect()
+        .encode(
+            alt.X2("high"),
+            alt.Y("below:Q", title="prompts (log scale)", **symlog(0, 1.2 * top.max(), 1)),
+            alt.Y2("top"),
+            alt.Color("group:N", scale=scale),
+        )
+    )

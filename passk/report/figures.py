@@ -10,7 +10,7 @@ from passk.report.chart_style import Drawing
 from passk.report.material import Material
 from passk.report.tables import in_order, prompt_changes, reported_k, sweep_table, titles_of
 from passk.report.verdicts import verdict_shares
-from passk.runs.reader import RunRecord, agreement_rows
+from passk.runs.reader import RunRecord
 
 AGREEMENT = "weight_against_agreement"
 _TOLD = {
@@ -96,9 +96,8 @@ def report_figures(found: Material) -> dict[str, Drawing]:
         "weight_by_kind": prompt_plots.weight_by_kind(of_focus, k),
     }
     for place, diagnosis in enumerate(found.diagnoses, 1):
-        rows = agreement_rows([diagnosis])
         name = AGREEMENT if place == 1 else f"{AGREEMENT}_{place}"
-        drawn[name] = prompt_plots.weight_against_agreement(rows, diagnosis.k)
+        drawn[name] = prompt_plots.weight_against_agreement(diagnosis.prompts, diagnosis.k)
     drawn["verdict_reasons"] = verdicts.verdict_reasons(verdict_shares(records), titles)
     return {name: figure for name, figure in drawn.items() if figure is not None}
 

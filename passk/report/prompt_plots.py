@@ -4,6 +4,7 @@
 `Drawing`, or None if there is nothing to draw.
 """
 
+from functools import partial
 from typing import Any
 
 import altair as alt
@@ -11,21 +12,18 @@ import numpy as np
 import pandas as pd
 
 from passk.report.chart_style import (
-    PANEL,
     SIZES,
     Drawing,
     Legend,
     Titles,
+    by_run,
     kind_legend,
-    line_at,
-    rounded,
     tips,
     zoom,
 )
 from passk.report.tables import kind_order
-from passk.style import FAINT, INK, kind_colors
+from passk.style import FAINT, INK, PANEL, PAPER, line_at, ticks_at
 
-MOST_PANELS = 6  # with more runs, the reader chooses one
 _NAMED_IDS = 3  # most problems named by a point; it may stand for more
 
 
@@ -38,26 +36,10 @@ def prompt_scatter(prompts: pd.DataFrame, titles: Titles) -> Drawing | None:
     labels = list(dict.fromkeys(prompts["regime"]))
     if not labels:
         return None
-    kinds = kind_legend(kind_colors(kind_order(prompts["kind"])))
+    kinds = kind_legend(prompts["kind"])
     data = _counted(prompts.assign(run=prompts["regime"].map(titles)))
-    names = [titles[label] for label in labels]
-    if len(names) > MOST_PANELS:
-        chosen = alt.param(
-            name="run", value=names[0], bind=alt.binding_select(options=names, name="Run ")
-        )
-        one = _before_after(kinds, "datum.run == run", "one").properties(width=PANEL, height=PANEL)
-        heading = one.properties(title=alt.TitleParams(alt.ExprRef("run")))
-        return Drawing(heading.add_params(chosen), data, [kinds])
-    panels = [
-        _before_after(kinds, f"datum.run == '{name}'", str(place)).properties(
-            width=PANEL * 2 // 3, height=PANEL * 2 // 3, title=name
-        )
-        for place, name in enumerate(names)
-    ]
-    shared = alt.concat(*panels, columns=min(3, len(panels))).resolve_scale(
-        color="shared", shape="shared", size="shared"
-    )
-    return Drawing(shared, data, [kinds])
+    panel = partial(_before_after, kinds)
+    return Drawing(by_run([titles[label] for label in labels], panel), data, [kinds])
 
 
 def _counted(prompts: pd.DataFrame) -> pd.DataFrame:
@@ -84,27 +66,29 @@ def _counted(prompts: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([points.assign(role="problem"), means], ignore_index=True)
 
 
-def _before_after(kinds: Legend, test: str, name: str) -> Any:
+def _before_after(kinds: Legend, test: str, name: str, larger: float) -> Any:
+    """Draw the rows that pass a test, in a square."""
     percent = alt.Scale(domain=[0, 100], nice=False, padding=6)
     axis = alt.Axis(values=[0, 25, 50, 75, 100])
     x = alt.X("before:Q", title="success before (%)", scale=percent, axis=axis)
     y = alt.Y("after:Q", title="success after (%)", scale=percent, axis=axis)
     color, shape = kinds.channel(alt.Color, "color"), kinds.channel(alt.Shape, "shape")
-    base = alt.Chart().transform_filter(f"{test} && {kinds.test}").encode(x=x, y=y, color=color)
+    base = alt.Chart().transform_filter(f"{test} && {kinds.test}").encode(x, y, color)
     ends = alt.InlineData([{"before": 0, "after": 0}, {"before": 100, "after": 100}])
     shown = tips("kind", "ids", before="before", after="after", problems="problems")
     area = alt.Scale(range=[14, 320], domainMin=1)
     size = alt.Size("problems:Q", legend=None, scale=area)
+    side = larger * PANEL * 2 // 3
     return alt.layer(
-        alt.Chart(ends).mark_line(color=FAINT, strokeWidth=1.2).encode(x=x, y=y),
+        alt.Chart(ends).mark_line(color=FAINT, strokeWidth=1.2).encode(x, y),
         base.transform_filter("datum.role == 'problem'")
-        .mark_point(filled=True, opacity=0.5)
-        .encode(size=size, shape=shape, tooltip=shown)
+        .mark_point(opacity=0.5)
+        .encode(shape, size, tooltip=shown)
         .add_params(zoom(name)),
         base.transform_filter("datum.role == 'mean'")
-        .mark_point(filled=True, size=SIZES[3], opacity=1, stroke=INK, strokeWidth=1.6)
-        .encode(shape=shape, tooltip=shown),
-    )
+        .mark_point(size=SIZES[3], stroke=INK, strokeWidth=1.6)
+        .encode(shape, tooltip=shown),
+    ).properties(width=side, height=side)
 
 
 def weight_by_kind(prompts: pd.DataFrame, k: int) -> Drawing | None:
@@ -116,7 +100,7 @@ def weight_by_kind(prompts: pd.DataFrame, k: int) -> Drawing | None:
     start = prompts.drop_duplicates(["seed", "problem_id"])
     if start.empty or k < 2:
         return None
-    kinds = kind_legend(kind_colors(kind_order(start["kind"])))
+    kinds = kind_legend(start["kind"])
     p = np.linspace(0, 1, 51)
     weight = pd.DataFrame({"part": "weight", "success": 100 * p, "weight": k * (1 - p) ** (k - 1)})
     data = pd.concat([weight, _spread(start), _shares(start)], ignore_index=True)
@@ -133,7 +117,7 @@ def weight_by_kind(prompts: pd.DataFrame, k: int) -> Drawing | None:
     spread = (
         alt.Chart()
         .transform_filter(f"datum.part == 'problems' && {kinds.test}")
-        .mark_bar(stroke="#FFFFFF", strokeWidth=0.6)
+        .mark_bar(stroke=PAPER, strokeWidth=0.6)
         .encode(
             x=alt.X("success:Q", title="success before (%)", bin="binned"),
             x2="success_end:Q",
@@ -159,7 +143,7 @@ def _spread(start: pd.DataFrame) -> pd.DataFrame:
         frame = pd.DataFrame({"success": 100 * bins[:-1], "success_end": 100 * bins[1:]})
         frame = frame.assign(part="problems", kind=kind or "all", place=place, problems=counts)
         frames.append(frame)
-    return rounded(pd.concat(frames), ["success", "success_end"], 1)
+    return pd.concat(frames)
 
 
 def _shares(start: pd.DataFrame) -> pd.DataFrame:
@@ -184,56 +168,62 @@ def _share_panel(kinds: Legend) -> Any:
     shown = tips("kind", problems="of_problems", weight="of_weight")
     return alt.layer(
         base.mark_rule(strokeWidth=3, opacity=0.45).encode(x=x, x2="of_weight:Q"),
-        base.mark_point(filled=False, size=SIZES[3], strokeWidth=2.4, opacity=1).encode(
-            x=x, tooltip=shown
-        ),
-        base.mark_point(filled=True, size=SIZES[3], opacity=1).encode(
-            x=alt.X("of_weight:Q"), tooltip=shown
-        ),
+        base.mark_point(filled=False, size=SIZES[3], strokeWidth=2.4).encode(x=x, tooltip=shown),
+        base.mark_point(size=SIZES[3]).encode(x=alt.X("of_weight:Q"), tooltip=shown),
     ).properties(width=PANEL, height=alt.Step(44), title="Problems (ring), weight (dot)")
 
 
-def weight_against_agreement(prompts: pd.DataFrame, k: int) -> Drawing | None:
+def weight_against_agreement(
+    prompts: pd.DataFrame, k: int, *, by_success: bool = False
+) -> Drawing | None:
     """Draw each prompt's weight under Pass@k against its agreement with the Pass@1 gradient.
 
-    `prompts` comes from `runs.reader.agreement_rows`. Points are hollow where no gradient can be
-    seen: all samples right, or none.
+    `prompts` are those of a diagnosis. Points are hollow where no gradient can be seen: all samples
+    right, or none. Their shape shows the kind, and so does their colour, unless `by_success`, which
+    also adds a title.
     """
     if prompts.empty:
         return None
-    kind = prompts["kind"].fillna("").astype(str).replace("", "all")
-    kinds = kind_legend(kind_colors(kind_order(kind)))
+    columns = {"agreement": "agreement", f"weight_{k}": "weight"}
+    data = prompts[["problem_id", *columns]].rename(columns=columns | {"problem_id": "problem"})
+    kind = prompts["kind"].fillna("").astype(str)
     error = prompts["agreement_error"].astype(float).fillna(0)
-    data = pd.DataFrame({"problem": prompts["problem_id"], "kind": kind})
-    data["agreement"], data["weight"] = (
-        prompts["agreement"].astype(float),
-        prompts["weight"].astype(float),
+    data = data.assign(
+        kind=kind.replace("", "all"),
+        low=data["agreement"] - error,
+        high=data["agreement"] + error,
+        success=100 * prompts["p"].astype(float),
+        seen=prompts["signal"].fillna("").astype(str) == "",
     )
-    data["low"], data["high"] = data["agreement"] - error, data["agreement"] + error
-    data["success"] = 100 * prompts["p"].astype(float)
-    data["seen"] = prompts["signal"].fillna("").astype(str) == ""
+    kinds = kind_legend(kind)
+    x_title = "agreement with the Pass@1 gradient"
+    scale = alt.Scale(type="symlog", constant=0.01, padding=8, nice=False)
     ticks = [0, 0.01, 0.1, 1, *(10**i for i in range(1, 6) if 10**i < 0.7 * k), k]
-    y = alt.Y(
-        "weight:Q",
-        title=f"weight of Pass@{k}",
-        axis=alt.Axis(values=ticks, format="~g"),
-        scale=alt.Scale(type="symlog", constant=0.01, padding=8, nice=False),
-    )
-    x = alt.X("agreement:Q", title="agreement with the Pass@1 gradient")
+    axis = ticks_at(ticks, labelExpr="format(datum.value, '~g')")
+    y = alt.Y("weight:Q", title=f"weight of Pass@{k}", scale=scale, axis=axis)
     color, shape = kinds.channel(alt.Color, "color"), kinds.channel(alt.Shape, "shape")
-    base = alt.Chart().transform_filter(kinds.test).encode(y=y, x=x, color=color)
+    plain: Any = color
+    if by_success:
+        x_title += ", with its standard error; hollow: all samples right, or none"
+        bar = alt.Legend(title="Pass@1 (%)", orient="right", gradientLength=300)
+        percent = alt.Scale(domain=[0, 100], scheme="viridis")
+        color, plain = alt.Color("success:Q", scale=percent, legend=bar), alt.ColorValue(INK)
+    x = alt.X("agreement:Q", title=x_title)
+    base = alt.Chart().transform_filter(kinds.test).encode(x, y)
     seen = base.transform_filter("datum.seen")
     shown = tips("problem", "kind", success="success", weight="weight", agreement="agreement")
     chart = alt.layer(
         line_at(x=alt.datum(0)),
-        seen.mark_rule(opacity=0.22, strokeWidth=0.8).encode(x=alt.X("low:Q"), x2="high:Q"),
+        seen.mark_rule(opacity=0.22, strokeWidth=0.8).encode(
+            alt.X("low:Q"), x2="high:Q", color=plain
+        ),
         base.transform_filter("!datum.seen")
         .mark_point(filled=False, size=SIZES[0], opacity=0.8)
-        .encode(shape=shape, tooltip=shown),
-        seen.mark_point(filled=True, size=SIZES[0], opacity=0.75)
-        .encode(shape=shape, tooltip=shown)
+        .encode(plain, shape, tooltip=shown),
+        seen.mark_point(size=SIZES[0], opacity=0.75)
+        .encode(color, shape, tooltip=shown)
         .add_params(zoom("agreement")),
     ).properties(width=2 * PANEL, height=360)
-    return Drawing(
-        chart, rounded(data, ["agreement", "weight", "low", "high", "success"], 4), [kinds]
-    )
+    if by_success:
+        chart = chart.properties(title=f"Weight of Pass@{k} against agreement")
+    return Drawing(chart, data, [kinds])

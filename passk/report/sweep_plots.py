@@ -10,21 +10,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from passk.report.chart_style import (
-    PANEL,
-    SIZES,
-    Drawing,
-    Series,
-    Titles,
-    line_at,
-    rounded,
-    series_of,
-    tips,
-    zoom,
-)
+from passk.report.chart_style import SIZES, Drawing, Series, Titles, series_of, tips, zoom
 from passk.report.tables import summary_rows
 from passk.runs.reader import RunRecord
-from passk.style import FAINT, INK
+from passk.style import FAINT, INK, PANEL, PAPER, line_at
 
 
 def pareto(
@@ -51,35 +40,33 @@ def pareto(
             data[axis + end] = 100 * cells[column + end].to_numpy(float)
     front = pareto_front(data[["x", "y"]].to_numpy())
     data["front"] = [bool((front == point).all(1).any()) for point in data[["x", "y"]].to_numpy()]
-    over_k = len(series.legends) > 1
-    numbers = [name for name in map(str, data) if name[0] in "xy"]
-    chart = alt.layer(*_pareto_layers(series, k, over_k)).properties(width=2 * PANEL, height=400)
-    return Drawing(chart, rounded(data, numbers), series.legends)
+    chart = alt.layer(*_pareto_layers(series, k)).properties(width=2 * PANEL, height=400)
+    return Drawing(chart, data, series.legends)
 
 
-def _pareto_layers(series: Series, k: int, over_k: bool) -> list[Any]:
+def _pareto_layers(series: Series, k: int) -> list[Any]:
     change = "change in {} (points)".format
     x = alt.X("x:Q", title=change("Pass@1"), scale=alt.Scale(padding=18))
     y = alt.Y("y:Q", title=change(f"Pass@{k}"), scale=alt.Scale(padding=18))
-    base = alt.Chart().transform_filter(series.test()).encode(x=x, y=y, color=series.color())
+    base = alt.Chart().transform_filter(series.test).encode(x=x, y=y, color=series.color)
     start = alt.Chart(alt.InlineData([{"x": 0, "y": 0}])).encode(x="x:Q", y="y:Q")
     layers = [
         line_at(x=alt.datum(0)),
         line_at(y=alt.datum(0)),
         alt.Chart()
-        .transform_filter(f"datum.front && {series.test()}")
+        .transform_filter(f"datum.front && {series.test}")
         .mark_line(color=FAINT, strokeDash=[5, 4], strokeWidth=1.6)
         .encode(x=x, y=y, order="x:Q"),
         base.mark_rule(opacity=0.55).encode(x=alt.X("x_low:Q"), x2="x_high:Q"),
         base.mark_rule(opacity=0.55).encode(y=alt.Y("y_low:Q"), y2="y_high:Q"),
-        start.mark_point(shape="square", filled=True, size=SIZES[1], color=INK, opacity=1),
+        start.mark_point(shape="square", size=SIZES[1], color=INK),
         start.mark_text(align="right", dx=-8, dy=14).encode(text=alt.value("start")),
     ]
-    if over_k:
+    if len(series.legends) > 1:
         layers.append(base.mark_line(strokeWidth=1.4, opacity=0.6).encode(order="pass1_weight:Q"))
-    points = base.mark_point(filled=True, opacity=1).encode(
-        shape=series.shape(),
-        size=series.size() if over_k else alt.value(SIZES[2]),
+    points = base.mark_point().encode(
+        shape=series.shape,
+        size=series.size,
         tooltip=[
             alt.Tooltip("name:N", title="run"),
             *tips(**{"Δ Pass@1": "x", "from": "x_low", "to": "x_high"}),
@@ -117,7 +104,7 @@ def heatmaps(cells: pd.DataFrame, k: int) -> Drawing | None:
         _heatmap(name, data[data["measure"] == name]) for name in dict.fromkeys(data["measure"])
     ]
     chart = alt.concat(*panels, columns=2).resolve_scale(color="independent")
-    return Drawing(chart, rounded(data, ["value", "low", "high"], 4))
+    return Drawing(chart, data)
 
 
 def _heatmap(measure: str, rows: pd.DataFrame) -> Any:
@@ -145,7 +132,7 @@ def _heatmap(measure: str, rows: pd.DataFrame) -> Any:
         )
     )
     shown = tips("k:O", "pass1_weight:O", value="value", low="low", high="high")
-    squares = base.mark_rect(cornerRadius=3, stroke="#FFFFFF", strokeWidth=2).encode(
+    squares = base.mark_rect(cornerRadius=3, stroke=PAPER, strokeWidth=2).encode(
         color=alt.Color("value:Q", scale=scale, legend=None), tooltip=shown
     )
     ink = alt.condition(dark, alt.value("#FFFFFE"), alt.value("#1D1F23"))

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from passk.evaluation.tables import REASONS
-from passk.report.chart_style import PANEL, Drawing, Legend, Titles, rounded, tips
+from passk.report.chart_style import Drawing, Legend, Titles, by_run, choice, tips
 from passk.report.tables import in_order
 from passk.runs.reader import RunRecord
-from passk.style import K_COLORS
+from passk.style import K_COLORS, PANEL, PAPER
 
 SHARE_COLUMNS = [
     *("regime", "seed", "split", "step", "reason"),
@@ -97,7 +97,6 @@ def _filled(rows: pd.DataFrame) -> pd.DataFrame:
     return table.assign(share=table["share"].astype(float).replace(np.nan, 0.0))
 
 
-MOST_PANELS = 6  # with more runs, the reader chooses one
 MOST_STEPS = 30  # points of a run; steps between them are averaged
 _RIGHT = "#009E73"
 _SPLITS = {"train": "while training", "heldout": "held out"}
@@ -120,46 +119,28 @@ def verdict_reasons(shares: pd.DataFrame, titles: Titles) -> Drawing | None:
     data = data.assign(place=data["reason"].map({r: i for i, r in enumerate(reasons)}))
     names = list(dict.fromkeys(data["run"]))
     splits = [name for split, name in _SPLITS.items() if name in set(data["split"])]
-    chosen = [_choice("split", splits, "Samples")] if len(splits) > 1 else []
-    if len(names) > MOST_PANELS:
-        chosen.append(_choice("run", names, "Run"))
-        chart: Any = _panel(legend, "datum.run == run", splits).properties(width=2 * PANEL)
-    else:
-        panels = [
-            _panel(legend, f"datum.run == '{name}'", splits).properties(title=name)
-            for name in names
-        ]
-        chart = alt.concat(*panels, columns=2 if len(panels) in (2, 4) else 3).resolve_scale(
-            color="shared"
-        )
-    return Drawing(chart.add_params(*chosen) if chosen else chart, data, [legend])
-
-
-def _choice(name: str, options: list[str], title: str) -> Any:
-    select = alt.binding_select(options=options, name=f"{title} ")
-    return alt.param(name=name, value=options[0], bind=select)
-
-
-def _panel(legend: Legend, test: str, splits: list[str]) -> Any:
     of_split = "datum.split == split" if len(splits) > 1 else "true"
-    return (
-        alt.Chart()
-        .transform_filter(f"{test} && {of_split} && {legend.test}")
-        .mark_area(line=False, opacity=0.85, stroke="#FFFFFF", strokeWidth=0.8)
-        .encode(
-            x=alt.X(
+
+    def panel(test: str, _: str, larger: float) -> Any:
+        shown = alt.Chart().transform_filter(f"{test} && {of_split} && {legend.test}")
+        areas = shown.mark_area(line=False, opacity=0.85, stroke=PAPER, strokeWidth=0.8).encode(
+            alt.X(
                 "step:Q",
                 title="training step",
                 axis=alt.Axis(tickMinStep=1, grid=False),
                 scale=alt.Scale(nice=False),
             ),
-            y=alt.Y("share:Q", title="share (%)", stack="zero", scale=alt.Scale(domain=[0, 100])),
-            color=legend.channel(alt.Color, "color"),
+            alt.Y("share:Q", title="share (%)", stack="zero", scale=alt.Scale(domain=[0, 100])),
+            legend.channel(alt.Color, "color"),
             order="place:Q",
             tooltip=tips("run", "reason"),
         )
-        .properties(width=PANEL, height=190)
-    )
+        return areas.properties(width=larger * PANEL, height=190)
+
+    chart = by_run(names, panel)
+    if len(splits) > 1:
+        chart = chart.add_params(choice("split", splits, "Samples"))
+    return Drawing(chart, data, [legend])
 
 
 def _thinned(shares: pd.DataFrame) -> pd.DataFrame:
@@ -181,4 +162,4 @@ def _thinned(shares: pd.DataFrame) -> pd.DataFrame:
         return means.iloc[:0]
     data = pd.concat(frames, ignore_index=True)
     data = data.assign(share=100 * data["share"], split=data["split"].map(_SPLITS))
-    return rounded(data, ["share"])
+    return data

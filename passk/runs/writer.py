@@ -227,6 +227,14 @@ class Run:
             self._tracking.log("eval", step, {f"eval/pass@{k}": value for k, value in values})
 
     @_by_rank_0
+    def write_figure(self, name: str, chart: Any) -> None:
+        """Write `NAME.png`; `chart` is Altair's, or has its `to_dict`."""
+        from passk.style import picture  # with altair, which other commands do without
+
+        with replacing(self.path / f"{name}.png") as partial:
+            partial.write_bytes(picture(chart))
+
+    @_by_rank_0
     def write_samples(self, first: int, samples: pd.DataFrame) -> None:
         """Write the samples of some held-out problems; `first` is the place of the first one."""
         self._write_parquet("samples", f"chunk-{first:06d}", samples)

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from matplotlib.image import imread
 from scipy.integrate import quad
 from scipy.stats import beta, betabinom, binom
-from small_runs import assert_refused, snapshot
+from small_runs import assert_refused, pixels_of, snapshot
 
 from passk.objectives.advantages import ESTIMATORS, chen, estimate_advantages, grpo, pkpo_s
 from passk.objectives.implied_weights import (
@@ -238,7 +237,7 @@ def test_the_command_prints_and_writes_what_it_found(passk, tmp_path):
     by_hand = estimate_advantages(rewards, "mixture", 8, 0.7)[0]
     assert float(three["right_advantage"]) == by_hand[0]
     assert float(three["wrong_advantage"]) == by_hand[-1]
-    image = imread(tmp_path / "out" / "weights.png")
+    image = pixels_of(tmp_path / "out" / "weights.png")
     assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 100  # not an empty page
 
 

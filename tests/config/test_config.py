@@ -445,7 +445,7 @@ def test_a_directory_with_something_in_it_is_not_claimed(tmp_path):
         claim_directory(tmp_path, resume=False)
 
 
-HEAVY = ("torch", "transformers", "pandas", "pyarrow", "scipy", "matplotlib")
+HEAVY = ("torch", "transformers", "pandas", "pyarrow", "scipy", "altair")
 
 
 @pytest.mark.parametrize(

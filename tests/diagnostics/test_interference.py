@@ -1,12 +1,15 @@
 """The interference matrix: means between groups, clusters, the worst pairs, tables and page."""
 
 import itertools
+from base64 import b64decode
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
 from bandit import TwoPromptBandit, draw_bandit, exact_success
+from PIL import Image
 
 from passk.config.schema import LearnerConfig
 from passk.diagnostics.interference import (
@@ -24,6 +27,7 @@ from passk.diagnostics.sketch import sketches
 from passk.learner.learner import Learner
 from passk.report.diagnosis_figures import heatmap
 from passk.report.interference import interference_tables, section
+from passk.style import specification
 
 
 def three_kinds(rng, sizes=(40, 25, 35), dimension=300, noise=1.0):
@@ -273,19 +277,28 @@ def test_the_section_says_what_the_tables_hold(tables):
     assert "No two prompts interfere" in text and "do not fit in memory" in text
 
 
-def test_the_heatmap_has_a_panel_for_each_grouping(tables, tmp_path):
-    figure = heatmap(tables.cosines_PP, tables.prompts, ["kind", "level"])
-    one, two, *_ = figure.axes
-    assert [text.get_text() for text in one.get_xticklabels()] == [
-        "textbook",
-        "calculator",
-        "skill",
+def test_the_heatmap_has_a_panel_for_each_grouping(tables):
+    panels = specification(heatmap(tables.cosines_PP, tables.prompts, ["kind", "level"]))["hconcat"]
+    assert [panel["title"] for panel in panels] == [
+        "Interference of 18 prompts, by kind",
+        "Interference of 18 prompts, by level",
     ]
-    assert [text.get_text() for text in two.get_yticklabels()] == ["Level 0\n9", "Level 1\n9"]
-    shown = one.images[0].get_array()
-    assert shown.shape == (18, 18) and shown.mask.sum() == 18  # the diagonal is left out
-    assert (shown[:7, 7:13] < 0).mean() > 0.9
-    figure.savefig(tmp_path / "heatmap.png")
-    alone = heatmap(tables.cosines_PP, tables.prompts, [])
-    assert alone.axes[0].get_title(loc="left") == "Interference of 18 prompts"
+    image, _, *borders = panels[0]["layer"]
+    assert [border["encoding"] for border in borders] == [
+        {side: {"datum": at}} for at in (7, 13) for side in "xy"
+    ]
+    for name, size in (("textbook", 7), ("calculator", 6), ("skill", 5)):
+        assert f'["{name}", "{size}"]' in image["encoding"]["y"]["axis"]["labelExpr"]
+    content = b64decode(image["mark"]["url"].partition(",")[2])
+    pixels = np.asarray(Image.open(BytesIO(content)).convert("RGB")).astype(int)
+    step = len(pixels) // 18
+    shown = pixels[step // 2 :: step, step // 2 :: step]
+    assert shown.shape == (18, 18, 3)
+    assert (shown == 255).all(axis=-1).sum() == 18  # the diagonal is left out
+    assert (shown[:7, 7:13, 2] > shown[:7, 7:13, 0]).mean() > 0.9  # blue: they interfere
+
+
+def test_the_heatmap_without_groups_or_signal(tables):
+    (panel,) = specification(heatmap(tables.cosines_PP, tables.prompts, []))["hconcat"]
+    assert panel["title"] == "Interference of 18 prompts"
     assert heatmap(np.zeros((19, 19)), tables.prompts, ["kind"]) is None

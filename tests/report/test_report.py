@@ -7,9 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.image import imread
 from run_files import simulated_counts, write_reproduction, write_run, write_sweep
-from small_runs import snapshot
+from small_runs import pixels_of, snapshot
 
 from passk.errors import UserError
 from passk.report.report import write_report
@@ -54,7 +53,7 @@ def read_page(file):
 
 
 def assert_drawn(file):
-    pixels = imread(file)[..., :3]
+    pixels = pixels_of(file)
     assert min(pixels.shape[:2]) > 200
     assert (pixels < 0.9).any(axis=-1).mean() > 0.002, f"{file.name} is blank"
     assert pixels.std() > 0.02
@@ -194,7 +193,7 @@ def test_kinds_keep_their_colour_whatever_else_is_there():
 
 
 def test_names_that_no_figure_can_hold_abort_nothing(tmp_path):
-    """vl-convert ends the process at what XML cannot hold; matplotlib has no letters for some."""
+    """vl-convert ends the process at what XML cannot hold; no font has letters for some."""
     names = ("a\0b", "\x1b[31mred\uffff", "数学", "cost $x$ and $\\frac")
     counts = {step: [4, 9, 16, 30, 2, 8, 12, 20] for step in (0, 10)}
     run = write_run(tmp_path / "run", regime="hybrid", counts=counts, kinds=names * 2)

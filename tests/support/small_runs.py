@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from passk.cli.main import main
 
 SMALL = (
@@ -82,6 +85,11 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def pixels_of(file: Path) -> np.ndarray:
+    """The colours of a picture, from 0 to 1: [height, width, 3]."""
+    return np.asarray(Image.open(file).convert("RGB")) / 255
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:

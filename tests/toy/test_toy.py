@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from matplotlib.image import imread
 from scipy import integrate
-from small_runs import assert_refused, snapshot
+from small_runs import assert_refused, pixels_of, snapshot
 
 from passk.config.commands import PopulationConfig
 from passk.objectives import theory
 from passk.toy import bandit as toy
+from passk.toy import figures
 from passk.toy.tables import (
     agreement_table,
     ascent_path,
@@ -206,18 +206,36 @@ def test_the_sample_of_the_heatmap():
     np.testing.assert_array_equal(again.features_PD, prompts.features_PD)
 
 
+def test_contours_lie_on_their_levels_and_cross_the_whole_grid():
+    sides = [np.linspace(-1, 2, 31), np.linspace(0, 1, 21)]
+    values = sides[0] + 2 * sides[1][:, None]  # linear, so that pieces are exact
+    pieces = figures._contour_pieces(sides, values, np.array([0.5, 1.5, 9.0]))
+    assert set(pieces["level"]) == {0.5, 1.5}
+    for end in ("", "2"):
+        found = pieces[f"bias{end}"] + 2 * pieces[f"slope{end}"]
+        np.testing.assert_allclose(found, pieces["level"], atol=1e-12)
+    length = np.hypot(pieces["bias2"] - pieces["bias"], pieces["slope2"] - pieces["slope"])
+    np.testing.assert_allclose(length.groupby(pieces["level"]).sum(), np.hypot([1.5, 2], [0.75, 1]))
+
+
+def test_names_of_lines_are_pushed_apart():
+    apart = figures.apart(np.array([50.0, 51.0, 49.0]), gap=6, highest=98)
+    assert apart.tolist() == [50, 56, 44]
+    assert figures.apart(np.array([97.0, 98.0]), gap=6, highest=98).tolist() == [92, 98]
+
+
 def test_the_command(passk, tmp_path):
     outcome = passk("toy", "toy.num_steps=60", "toy.k=4", "hydra.run.dir=run")
     assert (outcome.code, outcome.err) == (0, "")
     run = tmp_path / "run"
-    figures = {"kernel.png", "contours.png", "agreement.png", "ascent.png"}
+    pictures = {"kernel.png", "contours.png", "agreement.png", "ascent.png"}
     tables = {"two_prompts.csv", "population.csv", "ascent.csv", "agreement.csv"}
     record = {"config.yaml", "overrides.txt", "manifest.json"}
-    assert set(snapshot(run)) == figures | tables | record | {"toy.md"}
-    for name in figures:
-        pixels = imread(run / name)[..., :3]
+    assert set(snapshot(run)) == pictures | tables | record | {"toy.md"}
+    for name in pictures:
+        pixels = pixels_of(run / name)
         assert pixels.std() > 0.05 and (pixels < 0.9).any(axis=-1).mean() > 0.01, name
-    for name in figures | tables | {"toy.md"}:
+    for name in pictures | tables | {"toy.md"}:
         assert f"run/{name}\n" in outcome.out
     page = (run / "toy.md").read_text()
     assert page.partition("![")[0].strip() in outcome.out

@@ -26,12 +26,13 @@ from passk.memory import memory_advice
 from passk.objectives.advantages import mixture_advantages
 from passk.objectives.pass_at_k import FloatArray
 from passk.ranks import rank
-from passk.report import diagnosis_figures
-from passk.report.diagnosis_figures import heatmap
+from passk.report.curves import product_curve
+from passk.report.diagnosis_figures import filtered_figures, heatmap, histograms
 from passk.report.diagnosis_page import page
 from passk.report.diagnosis_tables import Diagnosis, Measurements, diagnosis
 from passk.report.interference import Interference, interference_tables, section
-from passk.report.paper_sets import filtered_figures, filtered_section
+from passk.report.paper_sets import filtered_section
+from passk.report.prompt_plots import weight_against_agreement
 from passk.runs.writer import Run
 from passk.training.build import Parts
 from passk.training.loop import diagnostic_groups
@@ -239,10 +240,10 @@ def _write(
     tables |= {"suspect_golds": suspect_golds(found.agreed)}
     tables |= {"injected": found.injected} if len(found.injected) else {}
     figures = {
-        "curve": diagnosis_figures.product_curve(found.curve),
-        "histograms": diagnosis_figures.histograms(found.prompts, found.k),
-        "weight_against_agreement": diagnosis_figures.weight_against_agreement(
-            found.prompts, found.k
+        "curve": product_curve(found.curve),
+        "histograms": histograms(found.prompts, found.k),
+        "weight_against_agreement": weight_against_agreement(
+            found.prompts, found.k, by_success=True
         ),
     }
     if matrix is not None:
@@ -260,8 +261,7 @@ def _write(
         with replacing(run.path / f"{name}.csv") as partial:
             table.to_csv(partial, index=False)
     for name, figure in figures.items():
-        with replacing(run.path / f"{name}.png") as partial:
-            figure.savefig(partial, format="png")
+        run.write_figure(name, figure)
     links = "".join(f"\n![{name}]({name}.png)\n" for name in figures)
     write_text(run.path / "diagnose.md", text + links)
     print(text)

@@ -6,7 +6,9 @@ Imports neither torch nor pandas, so that the answer comes at once.
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import altair as alt
 import numpy as np
 
 from passk.config.commands import ExplainConfig
@@ -21,7 +23,7 @@ from passk.objectives.implied_weights import (
 )
 from passk.objectives.objective import objective_in_words
 from passk.objectives.pass_at_k import FloatArray
-from passk.report.weight_figure import SHOWN_PS, weight_curves
+from passk.style import DASHES, INK, K_COLORS, PANEL, picture, ticks_at
 
 Columns = Mapping[str, Sequence[object] | FloatArray]
 _NEGLIGIBLE = 1e-9  # of the largest target; ratios to smaller targets are left out
@@ -40,6 +42,9 @@ _HEADINGS = {
     "wrong_advantage": "A of a wrong sample",
     "has_signal": "signal",
 }
+_SHOWN_LOGITS = np.linspace(-np.log(999), np.log(999), 161)  # of p from 0.001 to 0.999
+_TICKS = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
+_LEAST_SHOWN = 0.02  # lower end of the figure's axis of weights, which may fall to 0
 _PERCENT = {"dead_fail_fraction", "dead_solved_fraction", "right_share"}
 
 
@@ -62,15 +67,16 @@ def run_explain(cfg: ExplainConfig, run_dir: Path) -> None:
     by_p = {name: weight_table(groups[name], groups["mixture"], p_P, target_P) for name in shown}
     by_c = {name: group_table(groups[name]) for name in shown}
     text = _page(regime, groups[regime.estimator], by_p, by_c)
+    p_P = 1 / (1 + np.exp(-_SHOWN_LOGITS))
     figure = weight_curves(
-        target_weight(SHOWN_PS, k, regime.pass1_weight),
-        {name: implied(groups[name], SHOWN_PS).weight_P for name in shown},
+        target_weight(p_P, k, regime.pass1_weight),
+        {name: implied(groups[name], p_P).weight_P for name in shown},
         f"{objective_in_words(regime)}, n = {n}",
     )
     with filled_at_once(run_dir, last="explain.md", advice="make room, and try again") as folder:
         _write_csv(folder / "weights.csv", by_p)
         _write_csv(folder / "groups.csv", by_c)
-        figure.savefig(folder / "weights.png")
+        (folder / "weights.png").write_bytes(picture(figure))
         (folder / "explain.md").write_text(text, encoding="utf-8")
     print(text)
     print(f"tables and figure are in {run_dir}")
@@ -222,6 +228,48 @@ def _number(value: float) -> str:
     # Round halves up, although floats lie on either side of them; adding 0 turns -0.0 into 0.0.
     rounded = round(value * (1 + 1e-12), 3) + 0.0
     return (f"{rounded:.3f}" if abs(value) < 1000 else f"{value:.1e}").replace("-", "\u2212")
+
+
+def weight_curves(target_P: FloatArray, weights: Mapping[str, FloatArray], objective: str) -> Any:
+    """Draw the target at `_SHOWN_LOGITS` and a curve per estimator; the first is the chosen one.
+
+    Success probabilities are on a logit scale: logarithmic towards 0 and towards 1.
+    """
+    target, num_colors = "target w(p)", len(K_COLORS)
+    lines = {**weights, target: target_P}
+    drawn = np.concatenate(list(lines.values()))
+    ends = [max(_LEAST_SHOWN, 0.5 * min(drawn.min(), 1.0)), 1.5 * max(drawn.max(), 1.0)]
+    names = list(lines)
+    colors = [*(K_COLORS[i % num_colors] for i in range(len(weights))), INK]
+    dashes = [*(DASHES[i // num_colors % len(DASHES)] for i in range(len(weights))), [4, 3]]
+    legend = alt.Legend(orient="right", columns=1, symbolSize=900)
+    x = alt.X(
+        "logit:Q",
+        title="success probability p of the prompt (logit scale)",
+        scale=alt.Scale(nice=False),
+        axis=ticks_at(
+            np.log(_TICKS / (1 - _TICKS)).tolist(),
+            labelExpr="format(1 / (1 + exp(-datum.value)), '.3~g')",
+        ),
+    )
+    y = alt.Y(
+        "weight:Q",
+        title="implied weight ω(p)",
+        scale=alt.Scale(type="log", domain=ends, nice=False),
+        axis=ticks_at([m * 10.0**i for i in range(-2, 7) for m in (1, 2, 5)], format="~g"),
+    )
+    color = alt.Color("name:N", scale=alt.Scale(domain=names, range=colors), legend=legend)
+    dash = alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=dashes), legend=legend)
+    layers = []
+    for name, weight_P in lines.items():
+        above_0_P = np.maximum(weight_P, 1e-3 * ends[0])  # what is lower is cut off
+        points = zip(_SHOWN_LOGITS.tolist(), above_0_P.tolist(), strict=True)
+        rows = [{"logit": logit, "weight": weight, "name": name} for logit, weight in points]
+        width = 4.5 if name == names[0] else 1.6
+        chart = alt.Chart(alt.InlineData(rows)).mark_line(strokeWidth=width, clip=True)
+        layers.append(chart.encode(x, y, color, dash))
+    title = f"Weight on a prompt, {objective}"
+    return alt.layer(*layers).properties(title=title, width=1.4 * PANEL, height=0.8 * PANEL)
 
 
 def _write_csv(path: Path, tables: Mapping[str, Columns]) -> None:

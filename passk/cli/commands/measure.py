@@ -38,9 +38,8 @@ from passk.evaluation.tables import (
     pass_markdown,
     summary_markdown,
 )
-from passk.files import replacing
 from passk.ranks import rank
-from passk.report.eval_figure import pass_at_k_curve
+from passk.report.curves import pass_at_k_curve
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.evaluate import sample_in_chunks, samples_in_order
@@ -116,8 +115,7 @@ def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) 
     curve, tables = pass_curve(counts, cfg.eval), eval_tables(samples, cfg.eval)
     run.write_eval(step, counts, tables | {"pass_at_k": curve})
     if len(curve):
-        with replacing(run.path / "eval" / "pass_at_k.png") as partial_figure:
-            pass_at_k_curve(curve).savefig(partial_figure, format="png")
+        run.write_figure("eval/pass_at_k", pass_at_k_curve(curve))
     shown = [(run.path / "eval" / "table.md").read_text(), summary_markdown(tables["summary"])]
     for grouping in GROUPINGS:
         if (name := f"table_by_{grouping}") in tables:

@@ -16,6 +16,7 @@ from passk.files import filled_at_once, overrides_text
 from passk.objectives.theory import FloatArray
 from passk.runs.labels import markdown
 from passk.runs.manifest import provenance
+from passk.style import picture
 from passk.toy import figures
 from passk.toy.bandit import best_theta
 from passk.toy.tables import (
@@ -53,7 +54,7 @@ def run_toy(cfg: ToyConfig, run_dir: Path, overrides: Sequence[str]) -> None:
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
         for name, figure in drawn.items():
-            figure.savefig(folder / f"{name}.png")
+            (folder / f"{name}.png").write_bytes(picture(figure))
         (folder / "toy.md").write_text(page + links, encoding="utf-8")
         (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False))
         (folder / "overrides.txt").write_text(overrides_text(overrides), encoding="utf-8")
