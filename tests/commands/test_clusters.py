@@ -46,6 +46,8 @@ def test_cells_that_are_jobs_leave_what_cells_here_leave(passk, tmp_path):
         (["-m", LOCAL, "hydra.launcher.nodes=2"], ["hydra.launcher.nodes=2", "torchrun"]),
         (["-m", LOCAL, "hydra.launcher.partitions=a"], ["hydra.launcher.partitions is not a key"]),
         (["-m", "hydra/launcher=slurm"], ["hydra/launcher=slurm is unknown", "submitit_slurm"]),
+        (["-m", "hydra/launcher=joblib"], ["joblib is not", "basic (sweep.num_parallel=N runs N"]),
+        (["-m", "hydra/launcher=ray"], ["ray is not", "submitit_local, submitit_slurm"]),
     ],
 )
 def test_what_no_job_can_do_is_refused(passk, tmp_path, monkeypatch, words, says):

@@ -1,25 +1,21 @@
 """Sweeps: what a line may touch, what makes a cell, and all ways to ask for a sweep."""
 
-import json
 import subprocess
 import sys
 
 import pytest
-from small_runs import SMALL, assert_refused, in_subprocess, snapshot
+from small_runs import SMALL, assert_refused, snapshot
 
 from passk.errors import UserError
 from passk.files import only_writer
 from passk.runs.ledger import (
-    Attempt,
     Cell,
     attempting,
     cell_file,
     end_attempt,
-    find,
     plan,
     read_cell,
     read_ledger,
-    write_cell,
 )
 
 EXPLAIN = ("explain", "-m", "hydra.sweep.dir=sweep")  # its cells need no torch
@@ -143,17 +139,6 @@ def test_a_directory_is_a_cells_own_from_when_it_was_free(tmp_path):
         assert read_cell(file).owns_dir
 
 
-def test_an_older_ledger_does_not_say_whose_a_directory_is(tmp_path):
-    for code, expected in ((2, False), (-9, True), (None, True)):
-        attempt = Attempt(START, "here", 1, None if code is None else START, code)
-        write_cell(tmp_path, Cell("a", 0, "train", ("x=a",), "a", (attempt,)))
-        file = cell_file(tmp_path, "a")
-        known = json.loads(file.read_text())
-        del known["owns_dir"], known["line"]
-        file.write_text(json.dumps(known))
-        assert read_cell(file).owns_dir is expected
-
-
 @pytest.mark.parametrize(
     "subdir", ["{tmp}/else", "../else", "a/../../else", "ledger/a", "a/..", "''"]
 )
@@ -198,11 +183,10 @@ def test_a_finished_cell_is_not_forgotten_for_one_of_its_name(passk, tmp_path):
 
 
 def test_cells_of_two_commands_are_two(tmp_path):
-    plan(tmp_path, [a_cell("a", "x=1"), a_cell("b", "x=1", command="eval")])
-    assert find(tmp_path, "train", ["x=1"]).name == "a"
-    assert find(tmp_path, "eval", ["x=1"]).name == "b"
-    with pytest.raises(UserError, match="has no cell passk toy x=1; a sweep plans"):
-        find(tmp_path, "toy", ["x=1"])
+    cells = [a_cell("a", "x=1"), a_cell("b", "x=1", command="eval")]
+    assert [cell.name for cell in plan(tmp_path, cells)] == ["a", "b"]
+    assert [cell.name for cell in plan(tmp_path, cells[::-1])] == ["b", "a"]
+    assert len(read_ledger(tmp_path)) == 2
 
 
 def test_a_config_dir_makes_a_cell(passk, tmp_path):
@@ -241,9 +225,8 @@ def test_status_tells_the_lines_whose_cells_are_left(passk, tmp_path):
 # Launchers, sweepers, and ways to ask for a sweep
 
 
-def test_cells_of_joblib_have_a_log_each(tmp_path):
-    line = [*EXPLAIN, "regime.k=2,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    outcome = in_subprocess(line, tmp_path)
+def test_cells_that_run_beside_others_have_a_log_each(passk, tmp_path):
+    outcome = passk(*EXPLAIN, "regime.k=2,4", "sweep.num_parallel=2")
     assert outcome.code == 0 and "Pass@" not in outcome.out.split("| cell |")[0]
     for k in (2, 4):
         log = tmp_path / "sweep" / "ledger" / f"regime.k={k}.log"
