@@ -209,17 +209,15 @@ def state(sweep_dir: Path, cell: Cell) -> str:
 
 def is_locked(sweep_dir: Path, cell: Cell) -> bool:
     """Return True if a process runs the cell, here or on a machine that shares the directory."""
+    lock = _lock_file(cell_file(sweep_dir, cell.name))
     try:
-        descriptor = os.open(_lock_file(cell_file(sweep_dir, cell.name)), os.O_RDWR)
+        with lock.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 @contextmanager
@@ -230,9 +228,8 @@ def attempting(file: Path) -> Iterator[bool]:
     an attempt finds free belongs to the cell from then on, until an attempt ends and leaves it
     free.
     """
-    descriptor = os.open(_lock_file(file), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with _lock_file(file).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         cell = read_cell(file)
         if not cell.is_finished:
             attempt = Attempt(start=now(), host=socket.gethostname(), pid=os.getpid())
@@ -240,8 +237,6 @@ def attempting(file: Path) -> Iterator[bool]:
             attempts = (*cell.attempts, attempt)
             write_cell(_sweep_dir(file), replace(cell, attempts=attempts, owns_dir=owns_dir))
         yield not cell.is_finished
-    finally:
-        os.close(descriptor)
 
 
 def end_attempt(file: Path, code: int, sentence: str) -> Cell:

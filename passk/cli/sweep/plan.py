@@ -48,32 +48,41 @@ _NOT_THE_RUNS = (
 
 @dataclass(frozen=True)
 class _Line:
-    """A typed line: its overrides, and the absolute path of `--config-dir`, if any."""
+    """A typed line: its overrides, the absolute path of `--config-dir`, and flags of no sweep."""
 
     command: str
     overrides: Sequence[Override]
     folder: str | None
+    flags: Sequence[str]
 
     @classmethod
-    def read(cls, command: str, words: Sequence[str]) -> tuple["_Line", list[str]]:
-        """Return the line, and the flags in it that are not for a sweep. Raises UserError."""
+    def read(cls, command: str, words: Sequence[str]) -> "_Line":
+        """Parse the words of a line. Raises UserError and HydraException."""
         parser = _Flags(add_help=False)
         parser.add_argument("overrides", nargs="*")
         parser.add_argument("-m", action="store_true")
         parser.add_argument("--config-dir", "-cd")
         parser.add_argument("--cfg", "-c")
-        typed, others = parser.parse_known_intermixed_args(words)
+        typed, flags = parser.parse_known_intermixed_args(words)
         if typed.config_dir is not None and not Path(typed.config_dir).is_dir():
             raise UserError(f"--config-dir={typed.config_dir} is not a directory")
         folder = typed.config_dir and os.path.abspath(typed.config_dir)
         overrides = OverridesParser.create().parse_overrides(typed.overrides)
-        return cls(command, overrides, folder), ["--cfg", *others] if typed.cfg else others
+        for word, override in zip(typed.overrides, overrides, strict=True):
+            if _is_of(word, ("hydra.sweeper.",)):
+                raise UserError(
+                    f"{word} cannot be typed; write what is swept as key=value,value, and how "
+                    "many cells run at a time as docs/sweeps.md says"
+                )
+            if override.is_hydra_override() and override.is_sweep_override():
+                raise UserError(f"{word} sweeps over a key of Hydra, which no sweep can")
+        return cls(command, overrides, folder, ["--cfg", *flags] if typed.cfg else flags)
 
     def directory(self) -> list[str]:
         """Return the word that makes equal lines use one directory, unless one was typed."""
-        if any(_is_of(o.input_line, ("hydra.sweep.dir=",)) for o in self.overrides):
+        words = {str(override.input_line): override for override in self.overrides}
+        if any(_is_of(word, ("hydra.sweep.dir=",)) for word in words):
             return []
-        words = {str(o.input_line): o for o in self.overrides}
         task = sorted(word for word in words if not _is_of(word, _NOT_THE_CELLS + _NOT_THE_RUNS))
         telling = [self.command, *task, *([self.folder] if self.folder else [])]
         digest = hashlib.sha256("\n".join(telling).encode()).hexdigest()[:8]
@@ -119,9 +128,9 @@ def asks_for_sweep(command: str, words: Sequence[str]) -> bool:
         return True
     if not any(word.startswith(("--conf", "-cd")) for word in words):
         return False  # our own files never ask for a sweep
-    line, flags = _Line.read(command, words)
+    line = _Line.read(command, words)
     with initialized():
-        return not flags and _composed(line).hydra.mode == RunMode.MULTIRUN
+        return not line.flags and _composed(line).hydra.mode == RunMode.MULTIRUN
 
 
 def run_sweep(command: str, words: Sequence[str]) -> int:
@@ -130,18 +139,16 @@ def run_sweep(command: str, words: Sequence[str]) -> int:
     Raises UserError, HydraException or OmegaConfBaseException for a line that is refused as a
     whole, before anything is written.
     """
-    line, flags = _Line.read(command, [word for word in words if word != "resume=true"])
-    _check(line, flags)
+    line = _Line.read(command, [word for word in words if word != "resume=true"])
+    if line.flags:
+        raise UserError(f"{line.flags[0]} is no option of a sweep")
     with initialized():
         sweep = _composed(line)
         settings, sweep_dir = _settings(sweep), Path(sweep.hydra.sweep.dir)
         jobs_of = cluster(sweep.hydra, settings)
         wanted = _cells(line, sweep, shlex.join(["passk", command, *words]))
-    how = HowToRun(
-        retries=settings.retries,
-        num_parallel=settings.num_parallel,
-        flags=[word for word in line.words(of_hydra=True) if not _is_of(word, _NOT_THE_RUNS)],
-    )
+    flags = [word for word in line.words(of_hydra=True) if not _is_of(word, _NOT_THE_RUNS)]
+    how = HowToRun(sweep_dir, settings.retries, settings.num_parallel, flags)
     with only_writer(sweep_dir / FOLDER):
         cells = plan(sweep_dir, wanted)
         todo = [cell for cell in cells if not cell.is_finished]
@@ -150,25 +157,10 @@ def run_sweep(command: str, words: Sequence[str]) -> int:
         say_what_is_left(sweep_dir, cells, todo, are_jobs=jobs_of is not None)
         with reporting(sweep_dir, cells):
             if jobs_of is None:
-                was_stopped = Crew(sweep_dir, how).run(todo)
+                was_stopped = Crew(how).run(todo)
             else:
-                was_stopped = run_as_jobs(sweep.hydra.launcher, jobs_of, sweep_dir, how, todo)
+                was_stopped = run_as_jobs(sweep.hydra.launcher, jobs_of, how, todo)
         return close(sweep_dir, cells, was_stopped)
-
-
-def _check(line: _Line, flags: Sequence[str]) -> None:
-    """Raise UserError for words that no sweep takes."""
-    if flags:
-        raise UserError(f"{flags[0]} is no option of a sweep")
-    for override in line.overrides:
-        word = str(override.input_line)
-        if _is_of(word, ("hydra.sweeper.",)):
-            raise UserError(
-                f"{word} cannot be typed; write what is swept as key=value,value, and how many "
-                "cells run at a time as docs/sweeps.md says"
-            )
-        if override.is_hydra_override() and override.is_sweep_override():
-            raise UserError(f"{word} sweeps over a key of Hydra, which no sweep can")
 
 
 def _composed(line: _Line) -> DictConfig:
@@ -234,9 +226,9 @@ def _settings(sweep: DictConfig) -> SweepConfig:
     return settings
 
 
-def _is_of(word: str | None, starts: tuple[str, ...]) -> bool:
+def _is_of(word: str, starts: tuple[str, ...]) -> bool:
     """Return True if an override begins in one of these ways, with or without a leading +."""
-    return word is not None and word.lstrip("+").startswith(starts)
+    return word.lstrip("+").startswith(starts)
 
 
 def _cell_name(words: Sequence[str], swept: set[str]) -> str:

@@ -47,6 +47,7 @@ _PR_SET_PDEATHSIG = 1
 class HowToRun:
     """How the cells of a sweep are run: further tries, cells at a time, words for every cell."""
 
+    sweep_dir: Path
     retries: int
     num_parallel: int
     flags: Sequence[str]
@@ -55,12 +56,11 @@ class HowToRun:
 class Crew:
     """Runs several cells at a time. State: the processes, and if it was asked to stop."""
 
-    def __init__(self, sweep_dir: Path, how: HowToRun) -> None:
+    def __init__(self, how: HowToRun) -> None:
         """Prepare the slots.
 
         A cell that runs alone writes where this process does, others to files of the ledger.
         """
-        self._sweep_dir = sweep_dir
         self._how = how
         self._slots = slot_environments(how.num_parallel, os.environ)
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -108,12 +108,15 @@ class Crew:
         self._slots.append(slot)
 
     def _start(self, cell: Cell, slot: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        file, run_dir = cell_file(self._sweep_dir, cell.name), self._sweep_dir / cell.run_dir
+        file, run_dir = (
+            cell_file(self._how.sweep_dir, cell.name),
+            self._how.sweep_dir / cell.run_dir,
+        )
         words = [sys.executable, "-m", "passk", cell.command, *cell.overrides, *self._how.flags]
         words += ["hydra.mode=RUN"]  # overrides a file of the configuration
         words += [f"hydra.run.dir={in_quotes(str(run_dir))}"]
         has_screen = self._how.num_parallel == 1
-        log = log_file(self._sweep_dir, cell.name)
+        log = log_file(self._how.sweep_dir, cell.name)
         with nullcontext() if has_screen else log.open("ab") as screen:
             return subprocess.Popen(
                 words,
@@ -130,13 +133,13 @@ class Crew:
         # Stopped before it had begun; during an import it may end with any code.
         if -code in (signal.SIGINT, signal.SIGTERM) or (code and self._was_stopped):
             code = INTERRUPTED
-        file = cell_file(self._sweep_dir, cell.name)
+        file = cell_file(self._how.sweep_dir, cell.name)
         cell = read_cell(file)
         if cell.last is None or cell.last.pid != process.pid:
             if code == 0:  # another process had just finished it
                 return cell
             lost = Attempt(start=started, host=os.uname().nodename, pid=process.pid)
-            write_cell(self._sweep_dir, replace(cell, attempts=(*cell.attempts, lost)))
+            write_cell(self._how.sweep_dir, replace(cell, attempts=(*cell.attempts, lost)))
         return end_attempt(file, code, _how_it_died(code))
 
 

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -92,11 +91,10 @@ def cluster(hydra: DictConfig, settings: SweepConfig) -> str | None:
 class _Job:
     """Runs a cell in a job. submitit asks for a `checkpoint` of it when the job's time is over."""
 
-    sweep_dir: Path
     how: HowToRun
 
     def __call__(self, cell: Cell) -> None:
-        if Crew(self.sweep_dir, self.how).run([cell]):
+        if Crew(self.how).run([cell]):
             raise SystemExit(INTERRUPTED)  # returns no result: Slurm may run this job again
 
     def checkpoint(self, cell: Cell) -> Any:
@@ -106,28 +104,22 @@ class _Job:
         return DelayedSubmission(self, cell)
 
 
-def run_as_jobs(
-    launcher: DictConfig, cluster: str, sweep_dir: Path, how: HowToRun, cells: Sequence[Cell]
-) -> bool:
+def run_as_jobs(launcher: DictConfig, cluster: str, how: HowToRun, cells: Sequence[Cell]) -> bool:
     """Submit each cell as a job and wait for all; returns True if the user interrupted that."""
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
     from submitit import AutoExecutor
     from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
-    settings = OmegaConf.to_container(launcher, resolve=True)
-    assert isinstance(settings, dict)
+    settings: Any = OmegaConf.to_container(launcher, resolve=True)
     of_all = {field.name for field in fields(BaseQueueConf)}
-    named = {
-        key if key in of_all else f"{cluster}_{key}": value
-        for key, value in settings.items()
-        if key != "_target_"
-    }
-    # Of these two submitit takes one where it is made.
-    at_first = {key: named.pop(key) for key in ("slurm_max_num_timeout",) if key in named}
-    executor = AutoExecutor(folder=named.pop("submitit_folder"), cluster=cluster, **at_first)
+    named = {key if key in of_all else f"{cluster}_{key}": settings[key] for key in settings}
+    del named[f"{cluster}__target_"]
+    # The executor takes these when it is made.
+    first = {key: named.pop(key) for key in ("slurm_max_num_timeout",) if key in named}
+    executor = AutoExecutor(folder=named.pop("submitit_folder"), cluster=cluster, **first)
     executor.update_parameters(**named)
     try:
-        for job in executor.map_array(_Job(sweep_dir, how), cells) if cells else ():
+        for job in executor.map_array(_Job(how), cells) if cells else ():
             try:
                 job.result()
             except UncompletedJobError as error:

@@ -143,13 +143,10 @@ def _ending(sweep_dir: Path, cell: Cell, attempt: Attempt) -> str:
 
 def _row(sweep_dir: Path, cell: Cell) -> list[str]:
     run_dir = sweep_dir / cell.run_dir
-    pass1, passk = _measured(run_dir / "eval" / "table.csv")
     steps = _steps(run_dir) if cell.command == "train" else ""
-    shown = [cell.name, state(sweep_dir, cell), str(len(cell.attempts)), steps]
-    return [
-        word.replace("|", "\\|")
-        for word in (*shown, pass1, passk, _time(cell.attempts), cell.run_dir)
-    ]
+    shown = (cell.name, state(sweep_dir, cell), str(len(cell.attempts)), steps)
+    shown += (*_measured(run_dir / "eval" / "table.csv"), _time(cell.attempts), cell.run_dir)
+    return [word.replace("|", "\\|") for word in shown]
 
 
 def _steps(run_dir: Path) -> str:
