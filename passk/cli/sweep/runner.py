@@ -69,21 +69,24 @@ class Crew:
     def run(self, cells: Sequence[Cell]) -> bool:
         """Run the cells; returns True if a signal to stop came."""
         with self._passing_on_signals(), ThreadPoolExecutor(self._how.num_parallel) as threads:
-            for ended in [threads.submit(self._run_cell, cell) for cell in cells]:
-                ended.result()
+            try:
+                for ended in [threads.submit(self._run_cell, cell) for cell in cells]:
+                    ended.result()
+            except BaseException:  # also what submitit raises when a job's time is over
+                self._stop(signal.SIGTERM)
+                raise
         return self._was_stopped
+
+    def _stop(self, number: int, _frame: FrameType | None = None) -> None:
+        self._was_stopped = True
+        for process in tuple(self._running):
+            process.send_signal(number)
 
     @contextmanager
     def _passing_on_signals(self) -> Iterator[None]:
         """Pass SIGINT and SIGTERM on to the cells, which save and end, and start no others."""
-
-        def pass_on(number: int, _frame: FrameType | None) -> None:
-            self._was_stopped = True
-            for process in tuple(self._running):
-                process.send_signal(number)
-
         signals = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, pass_on) for number in signals]
+        before = [signal.signal(number, self._stop) for number in signals]
         try:
             yield
         finally:

@@ -47,8 +47,7 @@ def check_launcher(words: Sequence[str]) -> None:
         )
     if name in ("joblib", "ray"):
         raise UserError(f"hydra/launcher={name} is not one of passk; allowed: {_ALLOWED}")
-    is_installed = find_spec("hydra_plugins.hydra_submitit_launcher") is not None
-    if name.startswith("submitit_") and not is_installed:
+    if name.startswith("submitit_") and find_spec("submitit") is None:
         raise UserError(
             f"hydra/launcher={name} needs hydra-submitit-launcher, which is not installed: "
             "pip install 'passk-rl[slurm]'"
