@@ -145,24 +145,21 @@ def plan(sweep_dir: Path, wanted: Sequence[Cell]) -> list[Cell]:
     cell, or lies in or around it.
     """
     known = read_ledger(sweep_dir)
-    cells = {identity(cell): cell for cell in known}
-    names = {cell.name for cell in known}
     number = max((cell.number for cell in known), default=-1) + 1
+    cells = {_identity(cell): cell for cell in known}
     new: list[Cell] = []
     for cell in wanted:
-        if identity(cell) in cells:
-            continue
-        _check_directory(sweep_dir, cell, cells.values())
-        added = replace(cell, number=number + len(new), name=free_name(cell.name, names))
-        names.add(added.name)
-        cells[identity(added)] = added
-        new.append(added)
+        if _identity(cell) not in cells:
+            _check_directory(sweep_dir, cell, cells.values())
+            name = free_name(cell.name, {other.name for other in cells.values()})
+            new.append(replace(cell, number=number + len(new), name=name))
+            cells[_identity(cell)] = new[-1]
     for cell in new:
         write_cell(sweep_dir, cell)
-    return list(dict.fromkeys(cells[identity(cell)] for cell in wanted))
+    return list(dict.fromkeys(cells[_identity(cell)] for cell in wanted))
 
 
-def identity(cell: Cell) -> tuple[str, ...]:
+def _identity(cell: Cell) -> tuple[str, ...]:
     """Return the key that is equal for equal cells: command and sorted overrides."""
     return (cell.command, *sorted(cell.overrides))
 
@@ -265,20 +262,15 @@ def _check_directory(sweep_dir: Path, cell: Cell, others: Iterable[Cell]) -> Non
 
     Removing one must not remove the other.
     """
+    mine = PurePath(cell.run_dir)
     for other in others:
-        if _overlap(cell.run_dir, other.run_dir):
+        if mine.is_relative_to(other.run_dir) or PurePath(other.run_dir).is_relative_to(mine):
             lies = "is" if cell.run_dir == other.run_dir else f"lies in or around {other.run_dir},"
             raise UserError(
-                f"{sweep_dir / cell.run_dir} {lies} the directory of another cell: "
+                f"{sweep_dir / mine} {lies} the directory of another cell: "
                 f"{_difference(other, cell)}; choose another directory with hydra.sweep.dir= or "
                 "hydra.sweep.subdir="
             )
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Return True if one of two directories is the other, or lies in it."""
-    one, other = f"{one}/", f"{other}/"
-    return one.startswith(other) or other.startswith(one)
 
 
 def _difference(one: Cell, other: Cell) -> str:
@@ -286,5 +278,7 @@ def _difference(one: Cell, other: Cell) -> str:
     if one.command != other.command:
         return f"passk {one.command}, not passk {other.command}"
     mine, others = set(one.overrides), set(other.overrides)
-    only = " ".join(sorted(mine - others)) or "nothing"
-    return f"it has {only} where this line has {' '.join(sorted(others - mine)) or 'nothing'}"
+    only, instead = (
+        " ".join(sorted(words)) or "nothing" for words in (mine - others, others - mine)
+    )
+    return f"it has {only} where this line has {instead}"
