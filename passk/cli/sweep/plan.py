@@ -80,13 +80,13 @@ class _Line:
 
     def directory(self) -> list[str]:
         """Return the word that makes equal lines use one directory, unless one was typed."""
-        words = {str(override.input_line): override for override in self.overrides}
-        if any(_is_of(word, ("hydra.sweep.dir=",)) for word in words):
+        typed = sorted(((str(o.input_line), o) for o in self.overrides), key=lambda pair: pair[0])
+        if any(_is_of(word, ("hydra.sweep.dir=",)) for word, _ in typed):
             return []
-        task = sorted(word for word in words if not _is_of(word, _NOT_THE_CELLS + _NOT_THE_RUNS))
-        telling = [self.command, *task, *([self.folder] if self.folder else [])]
+        task = [pair for pair in typed if not _is_of(pair[0], _NOT_THE_CELLS + _NOT_THE_RUNS)]
+        telling = [self.command, *(word for word, _ in task), *filter(None, [self.folder])]
         digest = hashlib.sha256("\n".join(telling).encode()).hexdigest()[:8]
-        swept = [words[w].get_key_element() for w in task if words[w].is_sweep_override()]
+        swept = [override.get_key_element() for _, override in task if override.is_sweep_override()]
         keys = "-".join(key.rpartition(".")[2].lstrip("+") for key in swept)
         name = "-".join(filter(None, ["sweep", keys[:60], digest]))
         return [f"hydra.sweep.dir=outputs/{self.command}/{name}"]

@@ -144,8 +144,8 @@ def _ending(sweep_dir: Path, cell: Cell, attempt: Attempt) -> str:
 def _row(sweep_dir: Path, cell: Cell) -> list[str]:
     run_dir = sweep_dir / cell.run_dir
     steps = _steps(run_dir) if cell.command == "train" else ""
-    shown = (cell.name, state(sweep_dir, cell), str(len(cell.attempts)), steps)
-    shown += (*_measured(run_dir / "eval" / "table.csv"), _time(cell.attempts), cell.run_dir)
+    shown = [cell.name, state(sweep_dir, cell), str(len(cell.attempts)), steps]
+    shown += [*_measured(run_dir / "eval" / "table.csv"), _time(cell.attempts), cell.run_dir]
     return [word.replace("|", "\\|") for word in shown]
 
 
