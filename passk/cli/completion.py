@@ -44,7 +44,7 @@ complete -c passk -f -a '(__passk_complete)'
 """,
 }
 COMMANDS = (*SCHEMAS, "sweep", "completion")
-LAUNCHERS = ("basic", "joblib", "ray", "submitit_local", "submitit_slurm")
+LAUNCHERS = ("basic", "submitit_local", "submitit_slurm")
 OF_HYDRA = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra/launcher=")
 FILES = ("data.path", "data.eval_path")
 FOLDERS = (

@@ -43,5 +43,5 @@ line again goes on with it), failed (the same line tries it again) or finished. 
 
   sweep.num_parallel=N   cells at a time on this machine, each with its share of the GPUs
   sweep.retries=N        further attempts at a cell that failed, but not for bad input
-  hydra/launcher=...     joblib, submitit_slurm, submitit_local, ray: docs/guide/sweeps.md
+  hydra/launcher=...     submitit_slurm, submitit_local: docs/guide/sweeps.md
 """

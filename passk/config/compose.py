@@ -111,9 +111,14 @@ def compose_train(overrides: Sequence[str]) -> TrainConfig:
     return cfg
 
 
+def initialized() -> initialize_config_dir:
+    """Return a context in which Hydra composes from our folder of configuration."""
+    return initialize_config_dir(str(conf_dir().resolve()), "passk", "1.3")
+
+
 def groups_and_keys(command: str, overrides: Sequence[str]) -> tuple[str, str]:
     """Return the texts of `--help`: a line per group with its options, and the YAML."""
-    with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+    with initialized():
         composed = compose(command, overrides=list(overrides))
     lines = [f"{name}: {', '.join(options)}" for name, options in groups(command).items()]
     return "\n".join(lines), OmegaConf.to_yaml(composed)

@@ -67,20 +67,19 @@ class Cell:
         return self.attempts[-1] if self.attempts else None
 
     @property
-    def is_finished(self) -> bool:
-        """True if nothing is left to do."""
-        return self.last is not None and self.last.code == FINISHED
+    def code(self) -> int | None:
+        """Exit code of the latest attempt; None without attempts, or until it has ended."""
+        return self.last.code if self.last else None
 
     @property
-    def is_interrupted(self) -> bool:
-        """True if it was asked to stop, and has saved."""
-        return self.last is not None and self.last.code == INTERRUPTED
+    def is_finished(self) -> bool:
+        """True if nothing is left to do. No other file says so of a cell."""
+        return self.code == FINISHED
 
     @property
     def has_failed(self) -> bool:
         """True if its latest attempt ended by itself, and unsuccessfully."""
-        ended = self.last is not None and self.last.code is not None
-        return ended and not (self.is_finished or self.is_interrupted)
+        return self.code not in (None, FINISHED, INTERRUPTED)
 
 
 def cell_file(sweep_dir: Path, name: str) -> Path:
@@ -98,8 +97,6 @@ def read_cell(file: Path) -> Cell:
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
         attempts = tuple(Attempt(**attempt) for attempt in known.pop("attempts"))
-        # Older ledgers lack this key: only refused attempts have surely made nothing.
-        known.setdefault("owns_dir", any(attempt.code != REFUSED for attempt in attempts))
         cell = Cell(**{**known, "overrides": tuple(known["overrides"])}, attempts=attempts)
         _check(cell)
         return cell
@@ -122,12 +119,16 @@ def _check(cell: Cell) -> None:
 
 def cell_dir(file: Path, cell: Cell) -> Path:
     """Return the run directory of the cell in a ledger file."""
-    return file.parent.parent / cell.run_dir
+    return _sweep_dir(file) / cell.run_dir
+
+
+def _sweep_dir(file: Path) -> Path:
+    return file.parent.parent
 
 
 def write_cell(sweep_dir: Path, cell: Cell) -> None:
     """Write a cell into the ledger, replacing its old state if there is one."""
-    _write(cell_file(sweep_dir, cell.name), cell)
+    write_text(cell_file(sweep_dir, cell.name), json.dumps(asdict(cell), indent=1) + "\n")
 
 
 def read_ledger(sweep_dir: Path) -> list[Cell]:
@@ -144,36 +145,21 @@ def plan(sweep_dir: Path, wanted: Sequence[Cell]) -> list[Cell]:
     cell, or lies in or around it.
     """
     known = read_ledger(sweep_dir)
-    cells = {identity(cell): cell for cell in known}
-    names = {cell.name for cell in known}
     number = max((cell.number for cell in known), default=-1) + 1
+    cells = {_identity(cell): cell for cell in known}
     new: list[Cell] = []
     for cell in wanted:
-        if identity(cell) in cells:
-            continue
-        _check_directory(sweep_dir, cell, cells.values())
-        added = replace(cell, number=number + len(new), name=free_name(cell.name, names))
-        names.add(added.name)
-        cells[identity(added)] = added
-        new.append(added)
+        if _identity(cell) not in cells:
+            _check_directory(sweep_dir, cell, cells.values())
+            name = free_name(cell.name, {other.name for other in cells.values()})
+            new.append(replace(cell, number=number + len(new), name=name))
+            cells[_identity(cell)] = new[-1]
     for cell in new:
         write_cell(sweep_dir, cell)
-    return list(dict.fromkeys(cells[identity(cell)] for cell in wanted))
+    return list(dict.fromkeys(cells[_identity(cell)] for cell in wanted))
 
 
-def find(sweep_dir: Path, command: str, overrides: Sequence[str]) -> Cell:
-    """Return the planned cell that runs this command with these overrides, or raise UserError."""
-    sought = (command, *sorted(overrides))
-    for cell in read_ledger(sweep_dir):
-        if identity(cell) == sought:
-            return cell
-    raise UserError(
-        f"{sweep_dir / FOLDER} has no cell passk {' '.join([command, *overrides])}; a sweep plans "
-        "its cells before it runs them, so the same line again, with -m, is the way in"
-    )
-
-
-def identity(cell: Cell) -> tuple[str, ...]:
+def _identity(cell: Cell) -> tuple[str, ...]:
     """Return the key that is equal for equal cells: command and sorted overrides."""
     return (cell.command, *sorted(cell.overrides))
 
@@ -211,26 +197,24 @@ def below_the_sweep(subdir: str) -> str:
 
 def state(sweep_dir: Path, cell: Cell) -> str:
     """Return one of `STATES`; an attempt without an end is running while it holds its lock."""
-    if cell.last is None:
+    if not cell.attempts:
         return "waiting"
-    if cell.last.code is None:
+    if cell.code is None:
         return "running" if is_locked(sweep_dir, cell) else "interrupted"
-    return "finished" if cell.is_finished else "interrupted" if cell.is_interrupted else "failed"
+    return {FINISHED: "finished", INTERRUPTED: "interrupted"}.get(cell.code, "failed")
 
 
 def is_locked(sweep_dir: Path, cell: Cell) -> bool:
     """Return True if a process runs the cell, here or on a machine that shares the directory."""
+    lock = _lock_file(cell_file(sweep_dir, cell.name))
     try:
-        descriptor = os.open(_lock_file(cell_file(sweep_dir, cell.name)), os.O_RDWR)
+        with lock.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 @contextmanager
@@ -241,17 +225,15 @@ def attempting(file: Path) -> Iterator[bool]:
     an attempt finds free belongs to the cell from then on, until an attempt ends and leaves it
     free.
     """
-    descriptor = os.open(_lock_file(file), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with _lock_file(file).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         cell = read_cell(file)
         if not cell.is_finished:
             attempt = Attempt(start=now(), host=socket.gethostname(), pid=os.getpid())
             owns_dir = cell.owns_dir or is_free(cell_dir(file, cell))
-            _write(file, replace(cell, attempts=(*cell.attempts, attempt), owns_dir=owns_dir))
+            attempts = (*cell.attempts, attempt)
+            write_cell(_sweep_dir(file), replace(cell, attempts=attempts, owns_dir=owns_dir))
         yield not cell.is_finished
-    finally:
-        os.close(descriptor)
 
 
 def end_attempt(file: Path, code: int, sentence: str) -> Cell:
@@ -262,17 +244,13 @@ def end_attempt(file: Path, code: int, sentence: str) -> Cell:
         # If nothing was made, as after refused input, later contents do not belong to the cell.
         owns_dir = cell.owns_dir and not is_free(cell_dir(file, cell))
         cell = replace(cell, attempts=(*cell.attempts[:-1], ended), owns_dir=owns_dir)
-        _write(file, cell)
+        write_cell(_sweep_dir(file), cell)
     return cell
 
 
 def now() -> str:
     """Return the time in the ledger's format: UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _write(file: Path, cell: Cell) -> None:
-    write_text(file, json.dumps(asdict(cell), indent=1) + "\n")
 
 
 def _lock_file(file: Path) -> Path:
@@ -284,20 +262,15 @@ def _check_directory(sweep_dir: Path, cell: Cell, others: Iterable[Cell]) -> Non
 
     Removing one must not remove the other.
     """
+    mine = PurePath(cell.run_dir)
     for other in others:
-        if _overlap(cell.run_dir, other.run_dir):
+        if mine.is_relative_to(other.run_dir) or PurePath(other.run_dir).is_relative_to(mine):
             lies = "is" if cell.run_dir == other.run_dir else f"lies in or around {other.run_dir},"
             raise UserError(
-                f"{sweep_dir / cell.run_dir} {lies} the directory of another cell: "
+                f"{sweep_dir / mine} {lies} the directory of another cell: "
                 f"{_difference(other, cell)}; choose another directory with hydra.sweep.dir= or "
                 "hydra.sweep.subdir="
             )
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Return True if one of two directories is the other, or lies in it."""
-    one, other = f"{one}/", f"{other}/"
-    return one.startswith(other) or other.startswith(one)
 
 
 def _difference(one: Cell, other: Cell) -> str:
@@ -305,5 +278,7 @@ def _difference(one: Cell, other: Cell) -> str:
     if one.command != other.command:
         return f"passk {one.command}, not passk {other.command}"
     mine, others = set(one.overrides), set(other.overrides)
-    only = " ".join(sorted(mine - others)) or "nothing"
-    return f"it has {only} where this line has {' '.join(sorted(others - mine)) or 'nothing'}"
+    only, instead = (
+        " ".join(sorted(words)) or "nothing" for words in (mine - others, others - mine)
+    )
+    return f"it has {only} where this line has {instead}"

@@ -1,13 +1,17 @@
 """Sweeps whose cells are jobs, several tasks of Slurm, and jobs that Slurm runs again."""
 
+import signal
 import subprocess
+import sys
 
 import pytest
 from resuming import as_if_killed
 from small_runs import SMALL, assert_refused, metrics, train, without_times
 
+from passk.cli.sweep.runner import Crew, HowToRun
 from passk.cli.sweep.slurm import is_one_of_ranks
 from passk.errors import UserError
+from passk.runs.ledger import Cell, plan, read_ledger
 
 SHORT = ("train.num_steps=2", "eval.every=0", "diagnostics.every=0")
 CELLS = "hydra.sweep.subdir=cell-${hydra.job.num}"
@@ -46,12 +50,27 @@ def test_cells_that_are_jobs_leave_what_cells_here_leave(passk, tmp_path):
         (["-m", LOCAL, "hydra.launcher.nodes=2"], ["hydra.launcher.nodes=2", "torchrun"]),
         (["-m", LOCAL, "hydra.launcher.partitions=a"], ["hydra.launcher.partitions is not a key"]),
         (["-m", "hydra/launcher=slurm"], ["hydra/launcher=slurm is unknown", "submitit_slurm"]),
+        (["-m", "hydra/launcher=joblib"], ["joblib is not", "basic (sweep.num_parallel=N runs N"]),
+        (["-m", "hydra/launcher=ray"], ["ray is not", "submitit_local, submitit_slurm"]),
     ],
 )
 def test_what_no_job_can_do_is_refused(passk, tmp_path, monkeypatch, words, says):
     monkeypatch.setenv("PATH", "")
     assert_refused(passk("train", *words, *SMALL, "hydra.sweep.dir=sweep"), *says)
     assert not (tmp_path / "sweep" / ".submitit").exists()
+
+
+def test_a_job_whose_time_is_over_lets_its_cell_save(tmp_path, monkeypatch):
+    """submitit asks for the job again, and ends it by an exception from its signal handler."""
+    (cell,) = plan(tmp_path, [Cell("a", 0, "train", ("x=1",), "a")])
+    monkeypatch.setattr(Crew, "_start", lambda *_: subprocess.Popen(["sleep", "60"]))
+    before = signal.signal(signal.SIGALRM, lambda *_: sys.exit(-1))
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    how = HowToRun(tmp_path, 1, 1, [])
+    with pytest.raises(SystemExit):
+        Crew(how).run([cell])
+    signal.signal(signal.SIGALRM, before)
+    assert [attempt.code for attempt in read_ledger(tmp_path)[0].attempts] == [130]
 
 
 LEFT_OVER = [

@@ -56,7 +56,7 @@ CASES = {
     "passk filter checkpoint=": ["checkpoint=last ", "checkpoint=best ", "checkpoint=all "],
     "passk eval regime": [],
     "passk train hydra/l": ["hydra/launcher="],
-    "passk train hydra/launcher=j": ["hydra/launcher=joblib "],
+    "passk train hydra/launcher=b": ["hydra/launcher=basic "],
     "passk train model.path=tin": ["model.path=tiny "],
     "passk explain explain.": ["explain.p=", "explain.compare="],
     "passk completion ": ["bash ", "zsh ", "fish "],

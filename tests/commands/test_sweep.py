@@ -187,7 +187,9 @@ def test_a_line_that_is_no_configuration_is_refused_whole(passk, tmp_path):
         (["regime.kk=2,4"], "regime.kk is not a key"),
         (["regime.k=2,4", "sweep.num_parallel=0"], "sweep.num_parallel=0"),
         (["regime.k=2,4", "sweep.parallel=2"], "did you mean sweep.num_parallel?"),
-        (["regime.k=2,4", "hydra/launcher=joblib", "sweep.num_parallel=2"], "its own keys"),
+        (["regime.k=2,4", "hydra/launcher=submitit_local", "sweep.num_parallel=2"], "its own keys"),
+        (["regime.k=2,4", "hydra.verbose=true,false"], "hydra.verbose=true,false sweeps over"),
+        (["regime.k=2,4", "--info"], "--info is no option of a sweep"),
     ):
         assert_refused(passk("train", "-m", *SMALL, *words), says)
     assert snapshot(tmp_path) == {}
@@ -199,29 +201,18 @@ def test_status_of_what_is_no_sweep(passk, tmp_path):
         assert_refused(passk(*words), "passk sweep takes: status DIR")
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_launchers_leave_the_same_ledger(tmp_path, launcher):
+def test_jobs_leave_the_same_ledger(tmp_path):
     """Each cell is a process of its own there too, and a refused one stops none."""
-    outcome = in_subprocess([*QUICK, "regime.k=2,40", f"hydra/launcher={launcher}"], tmp_path)
+    local = "hydra/launcher=submitit_local"
+    outcome = in_subprocess([*QUICK, "regime.k=2,40", local], tmp_path)
     assert outcome.code == 2
     assert attempts(tmp_path / "sweep") == {"regime.k=2": [0], "regime.k=40": [2]}
     assert outcome.err.count("cell regime.k=40: regime.k=40 with") == 2
     pids = {cell.last.pid for cell in ledger(tmp_path / "sweep").values()}
     assert len(pids) == 2 and os.getpid() not in pids
-    again = in_subprocess([*QUICK, "regime.k=2", f"hydra/launcher={launcher}"], tmp_path)
+    again = in_subprocess([*QUICK, "regime.k=2", local], tmp_path)
     assert again.code == 0
     assert attempts(tmp_path / "sweep")["regime.k=2"] == [0]
-
-
-@pytest.mark.parametrize(("name", "extra"), [("joblib", "joblib"), ("ray", "ray")])
-def test_a_missing_launcher_is_named(passk, tmp_path, monkeypatch, name, extra):
-    monkeypatch.setattr("passk.cli.sweep.slurm.find_spec", lambda _: None)
-    assert_refused(
-        passk(*QUICK, "regime.k=2,4", f"hydra/launcher={name}"),
-        f"hydra/launcher={name} needs hydra-{name}-launcher",
-        f"pip install 'passk-rl[{extra}]'",
-    )
-    assert snapshot(tmp_path) == {}
 
 
 # Runs that are killed

@@ -1,25 +1,21 @@
 """Sweeps: what a line may touch, what makes a cell, and all ways to ask for a sweep."""
 
-import json
 import subprocess
 import sys
 
 import pytest
-from small_runs import SMALL, assert_refused, in_subprocess, snapshot
+from small_runs import SMALL, assert_refused, snapshot
 
 from passk.errors import UserError
 from passk.files import only_writer
 from passk.runs.ledger import (
-    Attempt,
     Cell,
     attempting,
     cell_file,
     end_attempt,
-    find,
     plan,
     read_cell,
     read_ledger,
-    write_cell,
 )
 
 EXPLAIN = ("explain", "-m", "hydra.sweep.dir=sweep")  # its cells need no torch
@@ -143,17 +139,6 @@ def test_a_directory_is_a_cells_own_from_when_it_was_free(tmp_path):
         assert read_cell(file).owns_dir
 
 
-def test_an_older_ledger_does_not_say_whose_a_directory_is(tmp_path):
-    for code, expected in ((2, False), (-9, True), (None, True)):
-        attempt = Attempt(START, "here", 1, None if code is None else START, code)
-        write_cell(tmp_path, Cell("a", 0, "train", ("x=a",), "a", (attempt,)))
-        file = cell_file(tmp_path, "a")
-        known = json.loads(file.read_text())
-        del known["owns_dir"], known["line"]
-        file.write_text(json.dumps(known))
-        assert read_cell(file).owns_dir is expected
-
-
 @pytest.mark.parametrize(
     "subdir", ["{tmp}/else", "../else", "a/../../else", "ledger/a", "a/..", "''"]
 )
@@ -198,11 +183,10 @@ def test_a_finished_cell_is_not_forgotten_for_one_of_its_name(passk, tmp_path):
 
 
 def test_cells_of_two_commands_are_two(tmp_path):
-    plan(tmp_path, [a_cell("a", "x=1"), a_cell("b", "x=1", command="eval")])
-    assert find(tmp_path, "train", ["x=1"]).name == "a"
-    assert find(tmp_path, "eval", ["x=1"]).name == "b"
-    with pytest.raises(UserError, match="has no cell passk toy x=1; a sweep plans"):
-        find(tmp_path, "toy", ["x=1"])
+    cells = [a_cell("a", "x=1"), a_cell("b", "x=1", command="eval")]
+    assert [cell.name for cell in plan(tmp_path, cells)] == ["a", "b"]
+    assert [cell.name for cell in plan(tmp_path, cells[::-1])] == ["b", "a"]
+    assert len(read_ledger(tmp_path)) == 2
 
 
 def test_a_config_dir_makes_a_cell(passk, tmp_path):
@@ -238,12 +222,83 @@ def test_status_tells_the_lines_whose_cells_are_left(passk, tmp_path):
     ]
 
 
+SWEPT = "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      regime.k: 2,4"
+# A line, the end of its directory, and the words of its cells in the order of their numbers.
+PLANS = [
+    (
+        "train -m regime.k=choice(2,4) regime.pass1_weight=0.5,0.7 train.seed=3",
+        "train/sweep-k-pass1_weight-b0138c84",
+        [f"regime.k={k} regime.pass1_weight={w} train.seed=3" for k in (2, 4) for w in (0.5, 0.7)],
+    ),
+    (
+        "train -m train.seed=range(0,3)",
+        "train/sweep-seed-0045078e",
+        ["train.seed=0", "train.seed=1", "train.seed=2"],
+    ),
+    (
+        "train -m regime=glob(*,exclude=p*)",
+        "train/sweep-regime-826ffbe5",
+        [f"regime={name}" for name in ("adaptive_k", "curriculum", "hybrid", "sft")],
+    ),
+    (
+        "train -m regime=passk,hybrid ++train.seed=0,1 sweep.retries=0",
+        "train/sweep-seed-regime-45b77cb2",
+        [f"regime={name} ++train.seed={seed}" for name in ("passk", "hybrid") for seed in (0, 1)],
+    ),
+    ("train -m +train.x=1,2", "train/sweep-x-18637388", ["+train.x=1", "+train.x=2"]),
+    ("train -m eval.ks=[1,2],[1,4]", "train/sweep-ks-521a4e58", ["eval.ks=[1,2]", "eval.ks=[1,4]"]),
+    (
+        "train -m regime.k=2,4 train.seed=1 regime.k=8,16",
+        "train/sweep-k-k-ffae7cf0",
+        ["regime.k=8 train.seed=1", "regime.k=16 train.seed=1"],
+    ),
+    (
+        "train -m ~tracker regime.k=2,4",
+        "train/sweep-k-459eb701",
+        ["~tracker=null regime.k=2", "~tracker=null regime.k=4"],
+    ),
+    (
+        "explain regime.pass1_weight=0.5,0.9 +experiment=swept --config-dir=more",
+        "",
+        [
+            f"FOLDER regime.k={k} regime.pass1_weight={w} +experiment=swept"
+            for k in (2, 4)
+            for w in (0.5, 0.9)
+        ],
+    ),
+    (
+        "explain -m -cd more +experiment=glob(m?ne*)",
+        "",
+        ["FOLDER +experiment=mine", "FOLDER +experiment=mine2"],
+    ),
+    (
+        "explain -m +experiment=mine -cd=more hydra.searchpath=[pkg://passk]",
+        "",
+        ["FOLDER +experiment=mine"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "directory", "words"), PLANS)
+def test_cells_are_numbered_as_hydra_does(passk, tmp_path, monkeypatch, line, directory, words):
+    mine = "explain:\n  p: [0.1]"
+    folder = config_dir(tmp_path / "more", swept=SWEPT, mine=mine, mine2=mine)
+    monkeypatch.setattr("passk.cli.sweep.plan.Crew.run", lambda crew, cells: False)
+    outcome = passk(*line.split())
+    assert (outcome.code, outcome.err) == (1, "")
+    (sweep,) = (tmp_path / "outputs" / line.split()[0]).iterdir()
+    cells = read_ledger(sweep)
+    assert [cell.number for cell in cells] == list(range(len(words)))
+    folders = f"--config-dir={folder}"
+    assert [" ".join(cell.overrides).replace(folders, "FOLDER") for cell in cells] == words
+    assert str(sweep).endswith(directory)
+
+
 # Launchers, sweepers, and ways to ask for a sweep
 
 
-def test_cells_of_joblib_have_a_log_each(tmp_path):
-    line = [*EXPLAIN, "regime.k=2,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    outcome = in_subprocess(line, tmp_path)
+def test_cells_that_run_beside_others_have_a_log_each(passk, tmp_path):
+    outcome = passk(*EXPLAIN, "regime.k=2,4", "sweep.num_parallel=2")
     assert outcome.code == 0 and "Pass@" not in outcome.out.split("| cell |")[0]
     for k in (2, 4):
         log = tmp_path / "sweep" / "ledger" / f"regime.k={k}.log"
@@ -257,10 +312,7 @@ def test_every_way_to_ask_for_a_sweep_keeps_a_ledger(passk, tmp_path, word):
 
 
 def test_a_file_may_ask_for_a_sweep_and_say_over_what(passk, tmp_path):
-    config_dir(
-        tmp_path / "more",
-        swept="hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      regime.k: 2,4",
-    )
+    config_dir(tmp_path / "more", swept=SWEPT)
     line = ["explain", "+experiment=swept", "hydra.sweep.dir=sweep", "--config-dir=more"]
     assert passk(*line).code == 0
     assert codes(tmp_path / "sweep") == {"regime.k=2": [0], "regime.k=4": [0]}

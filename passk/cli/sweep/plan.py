@@ -1,53 +1,37 @@
-"""Run `-m`, a sweep that can be resumed: Hydra makes the cells, the launcher runs them.
+"""Plan and run `-m`, a sweep that the same line resumes.
 
-The ledger keeps their states, so the same line again resumes the sweep: finished cells are left
-alone, interrupted ones resumed, failed ones tried again.
+Hydra composes the line and each of its cells. The ledger keeps their states: finished cells are
+left alone, interrupted ones resumed, failed ones tried again.
 """
 
 import hashlib
 import os
 import shlex
+from argparse import ArgumentParser
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from hydra import version
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
-from hydra.types import HydraContext, RunMode
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from passk.cli.sweep.runner import Crew
-from passk.cli.sweep.slurm import from_submitit
+from passk.cli.sweep.runner import Crew, HowToRun
+from passk.cli.sweep.slurm import cluster, run_as_jobs
 from passk.cli.sweep.status import close, reporting, say_what_is_left
-from passk.config.registry import conf_dir
+from passk.config.compose import initialized
 from passk.config.schema import SweepConfig
-from passk.console import say
 from passk.errors import UserError
 from passk.files import only_writer
-from passk.runs.ledger import (
-    FOLDER,
-    INTERRUPTED,
-    Cell,
-    as_name,
-    below_the_sweep,
-    find,
-    free_name,
-    identity,
-    is_locked,
-    plan,
-)
+from passk.runs.ledger import FOLDER, Cell, as_name, below_the_sweep, free_name, is_locked, plan
+from passk.text import in_quotes
 
 _OWN_NAME = "."  # value of hydra.sweep.subdir that lets us name the cells
 # Sweep execution. Not forwarded to cells.
@@ -60,17 +44,82 @@ _NOT_THE_RUNS = (
     "hydra/",
     "hydra.mode=",
 )
-_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
-_TYPED = "command-line"  # Hydra's name for the provider of --config-dir
-_CREW: list[Crew] = []  # the crew of a sweep that runs its cells from this process, if any
 
 
 @dataclass(frozen=True)
-class _Composed:
-    """A line as Hydra composes it: the sweep's configuration, and the loader for its cells."""
+class _Line:
+    """A typed line: its overrides, the absolute path of `--config-dir`, and flags of no sweep."""
 
-    config: DictConfig
-    loader: ConfigLoader
+    command: str
+    overrides: Sequence[Override]
+    folder: str | None
+    flags: Sequence[str]
+
+    @classmethod
+    def read(cls, command: str, words: Sequence[str]) -> "_Line":
+        """Parse the words of a line. Raises UserError and HydraException."""
+        parser = _Flags(add_help=False)
+        parser.add_argument("overrides", nargs="*")
+        parser.add_argument("-m", action="store_true")
+        parser.add_argument("--config-dir", "-cd")
+        parser.add_argument("--cfg", "-c")
+        typed, flags = parser.parse_known_intermixed_args(words)
+        if typed.config_dir is not None and not Path(typed.config_dir).is_dir():
+            raise UserError(f"--config-dir={typed.config_dir} is not a directory")
+        folder = typed.config_dir and os.path.abspath(typed.config_dir)
+        overrides = OverridesParser.create().parse_overrides(typed.overrides)
+        for word, override in zip(typed.overrides, overrides, strict=True):
+            if _is_of(word, ("hydra.sweeper.",)):
+                raise UserError(
+                    f"{word} cannot be typed; write what is swept as key=value,value, and how "
+                    "many cells run at a time as docs/guide/sweeps.md says"
+                )
+            if override.is_hydra_override() and override.is_sweep_override():
+                raise UserError(f"{word} sweeps over a key of Hydra, which no sweep can")
+        return cls(command, overrides, folder, ["--cfg", *flags] if typed.cfg else flags)
+
+    def directory(self) -> list[str]:
+        """Return the word that makes equal lines use one directory, unless one was typed."""
+        typed = sorted(((str(o.input_line), o) for o in self.overrides), key=lambda pair: pair[0])
+        if any(_is_of(word, ("hydra.sweep.dir=",)) for word, _ in typed):
+            return []
+        task = [pair for pair in typed if not _is_of(pair[0], _NOT_THE_CELLS + _NOT_THE_RUNS)]
+        telling = [self.command, *(word for word, _ in task), *filter(None, [self.folder])]
+        digest = hashlib.sha256("\n".join(telling).encode()).hexdigest()[:8]
+        swept = [override.get_key_element() for _, override in task if override.is_sweep_override()]
+        keys = "-".join(key.rpartition(".")[2].lstrip("+") for key in swept)
+        name = "-".join(filter(None, ["sweep", keys[:60], digest]))
+        return [f"hydra.sweep.dir=outputs/{self.command}/{name}"]
+
+    def words(self, *, of_hydra: bool) -> list[str]:
+        """Return the overrides of Hydra's own keys, or those of ours, as they were typed."""
+        return [str(o.input_line) for o in self.overrides if o.is_hydra_override() is of_hydra]
+
+    def compose(self, words: Sequence[str]) -> DictConfig:
+        """Compose words as a line of this command, with the same folders; Hydra is initialised."""
+        return compose(self.command, [*self._search_path(), *words], return_hydra_config=True)
+
+    def parse(self, words: Sequence[str]) -> list[Override]:
+        """Parse overrides whose `glob()` finds the options in these folders."""
+        options = GlobalHydra.instance().config_loader().get_group_options
+        loader: Any = SimpleNamespace(
+            get_group_options=partial(options, overrides=self._search_path())
+        )
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(words))
+
+    def _search_path(self) -> list[str]:
+        """Return the override that adds `--config-dir`, before folders typed in such a one."""
+        if self.folder is None:
+            return []
+        typed = [o.value() for o in self.overrides if o.key_or_group == "hydra.searchpath"]
+        others = [path for paths in typed if isinstance(paths, list) for path in paths]
+        paths = ",".join(in_quotes(str(path)) for path in (f"file://{self.folder}", *others))
+        return [f"hydra.searchpath=[{paths}]"]
+
+
+class _Flags(ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(message)
 
 
 def asks_for_sweep(command: str, words: Sequence[str]) -> bool:
@@ -79,10 +128,9 @@ def asks_for_sweep(command: str, words: Sequence[str]) -> bool:
         return True
     if not any(word.startswith(("--conf", "-cd")) for word in words):
         return False  # our own files never ask for a sweep
-    try:
-        return bool(_compose(command, words).config.hydra.mode == RunMode.MULTIRUN)
-    finally:
-        GlobalHydra.instance().clear()
+    line = _Line.read(command, words)
+    with initialized():
+        return not line.flags and _composed(line).hydra.mode == RunMode.MULTIRUN
 
 
 def run_sweep(command: str, words: Sequence[str]) -> int:
@@ -91,166 +139,86 @@ def run_sweep(command: str, words: Sequence[str]) -> int:
     Raises UserError, HydraException or OmegaConfBaseException for a line that is refused as a
     whole, before anything is written.
     """
-    try:
-        return _run_composed(command, words)
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _run_composed(command: str, words: Sequence[str]) -> int:
-    sweep = _compose(command, [word for word in words if word != "resume=true"])
-    settings, hydra = _settings(sweep.config), sweep.config.hydra
-    is_here = str(hydra.runtime.choices["hydra/launcher"]) == "basic"
-    sweep_dir, wanted = Path(hydra.sweep.dir), _cells(sweep)
+    line = _Line.read(command, [word for word in words if word != "resume=true"])
+    if line.flags:
+        raise UserError(f"{line.flags[0]} is no option of a sweep")
+    with initialized():
+        sweep = _composed(line)
+        settings, sweep_dir = _settings(sweep), Path(sweep.hydra.sweep.dir)
+        jobs_of = cluster(sweep.hydra, settings)
+        wanted = _cells(line, sweep, shlex.join(["passk", command, *words]))
+    flags = [word for word in line.words(of_hydra=True) if not _is_of(word, _NOT_THE_RUNS)]
+    how = HowToRun(sweep_dir, settings.retries, settings.num_parallel, flags)
     with only_writer(sweep_dir / FOLDER):
-        line = shlex.join(["passk", command, *words])
-        cells = plan(sweep_dir, [replace(cell, line=line) for cell in wanted])
+        cells = plan(sweep_dir, wanted)
         todo = [cell for cell in cells if not cell.is_finished]
-        if not is_here:  # leave cells that earlier jobs still run
+        if jobs_of is not None:  # leave cells that earlier jobs still run
             todo = [cell for cell in todo if not is_locked(sweep_dir, cell)]
-        say_what_is_left(sweep_dir, cells, todo)
-        crew = Crew(
-            sweep_dir,
-            num_parallel=settings.num_parallel,
-            retries=settings.retries,
-            to_screen=settings.num_parallel == 1,
-            flags=_flags(hydra),
-        )
-        signals = crew.passing_on_signals() if is_here else nullcontext()
-        with reporting(sweep_dir, cells), signals:
-            _CREW[:] = [crew] if is_here else []
-            words_of = {identity(cell): typed for cell, typed in wanted.items()}
-            was_cut_off = _launch(sweep, [words_of[identity(cell)] for cell in todo])
-            crew.wait()
-        return close(sweep_dir, cells, was_cut_off or crew.was_stopped)
+        say_what_is_left(sweep_dir, cells, todo, are_jobs=jobs_of is not None)
+        with reporting(sweep_dir, cells):
+            if jobs_of is None:
+                was_stopped = Crew(how).run(todo)
+            else:
+                was_stopped = run_as_jobs(sweep.hydra.launcher, jobs_of, how, todo)
+        return close(sweep_dir, cells, was_stopped)
 
 
-def _compose(command: str, words: Sequence[str]) -> _Composed:
-    """Compose as `hydra.main` does for a multirun, up to the point where its sweeper takes over."""
-    arguments = get_args_parser().parse_intermixed_args(words)
-    if of_sweeper := [word for word in arguments.overrides if _is_of(word, ("hydra.sweeper.",))]:
-        raise UserError(  # Hydra takes them from files only, and fails with a traceback
-            f"{of_sweeper[0]} cannot be typed; write what is swept as key=value,value, and how "
-            "many cells run at a time as docs/guide/sweeps.md says"
-        )
-    folder = arguments.config_dir and os.path.abspath(arguments.config_dir)
-    search_path = create_config_search_path(str(conf_dir().resolve()))
-    if folder is not None:
-        if not Path(folder).is_dir():
-            raise UserError(f"--config-dir={arguments.config_dir} is not a directory")
-        # Hydra needs the schema last.
-        search_path.prepend(_TYPED, f"file://{folder}", SearchPathQuery(provider="schema"))
-    version.setbase("1.3")
-    hydra = Hydra.create_main_hydra2(task_name="passk", config_search_path=search_path)
-    typed = [*arguments.overrides, *_directory(command, arguments.overrides, folder)]
-    config = hydra.compose_config(command, typed, RunMode.MULTIRUN, with_log_configuration=False)
-    return _Composed(config, hydra.config_loader)
+def _composed(line: _Line) -> DictConfig:
+    """Compose what all cells share: the line without its swept words.
 
-
-def _swept_by_configuration(config: DictConfig) -> list[str]:
-    """Return the words of `hydra.sweeper.params`.
-
-    Raises UserError for sweepers that do not know their cells beforehand.
+    Raises UserError for a sweeper that does not know its cells beforehand.
     """
-    sweeper = config.hydra.sweeper
-    if sweeper._target_ != _SWEEPER:
-        name = config.hydra.runtime.choices["hydra/sweeper"]
+    fixed = [str(o.input_line) for o in line.overrides if not o.is_sweep_override()]
+    sweep = line.compose([*fixed, *line.directory()])
+    if not sweep.hydra.sweeper._target_.endswith(".BasicSweeper"):
         raise UserError(
-            f"hydra/sweeper={name} chooses cells as it goes, and a sweep of passk knows all of "
-            "them beforehand; allowed: basic"
+            f"hydra/sweeper={sweep.hydra.runtime.choices['hydra/sweeper']} chooses cells as it "
+            "goes, and a sweep of passk knows all of them beforehand; allowed: basic"
         )
-    return [f"{key}={values}" for key, values in (sweeper.params or {}).items()]
+    return sweep
 
 
-def _cells(sweep: _Composed) -> dict[Cell, list[str]]:
+def _cells(line: _Line, sweep: DictConfig, typed: str) -> list[Cell]:
     """Return the requested cells, each composed once so that a bad line is refused as a whole."""
-    parser = OverridesParser.create(config_loader=sweep.loader)
-    typed = _unresolved(sweep.config.hydra.overrides.task)
-    parsed = parser.parse_overrides([*_swept_by_configuration(sweep.config), *typed])
-    swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
-    cells: dict[Cell, list[str]] = {}
-    names: set[str] = set()
-    for number, words in enumerate(BasicSweeper.split_arguments(parsed, None)[0]):
-        config = sweep.loader.load_sweep_config(sweep.config, words)
+    in_files = [f"{key}={values}" for key, values in (sweep.hydra.sweeper.params or {}).items()]
+    overrides = line.parse([*in_files, *line.words(of_hydra=False)])
+    swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
+    of_hydra = [*line.words(of_hydra=True), *line.directory()]
+    cells: dict[str, Cell] = {}
+    for number, words in enumerate(combinations(overrides)):
+        config = line.compose([*of_hydra, *words])
+        OmegaConf.copy_cache(from_config=sweep, to_config=config)  # one ${now:} for all
         with open_dict(config):
             config.hydra.job.num = config.hydra.job.id = number
         subdir = str(config.hydra.sweep.subdir)
-        name = _cell_name(words, swept) if subdir == _OWN_NAME else as_name(subdir)
-        name = free_name(name, names)
-        names.add(name)
-        run_dir = name if subdir == _OWN_NAME else below_the_sweep(subdir)
-        command, overrides = str(config.hydra.job.config_name), _own_words(config.hydra, words)
-        cells[Cell(name, number, command, overrides, run_dir)] = words
-    return cells
+        is_ours = subdir == _OWN_NAME
+        name = free_name(_cell_name(words, swept) if is_ours else as_name(subdir), cells)
+        run_dir = name if is_ours else below_the_sweep(subdir)
+        folder = [f"--config-dir={line.folder}"] if line.folder else []
+        own = (*folder, *(word for word in words if not _is_of(word, _NOT_THE_CELLS)))
+        cells[name] = Cell(name, number, line.command, own, run_dir, line=typed)
+    return list(cells.values())
 
 
-def _launch(sweep: _Composed, cells: Sequence[list[str]]) -> bool:
-    """Let the chosen launcher run the cells; returns True if the user interrupted it."""
-    context = HydraContext(config_loader=sweep.loader, callbacks=Callbacks(sweep.config))
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=run_cell, config=sweep.config
-    )
-    try:
-        for ending in launcher.launch(cells, 0) if cells else ():
-            _ = ending.return_value  # raises what Hydra caught
-    except KeyboardInterrupt:
-        return True
-    except RuntimeError as error:
-        if not from_submitit(error):
-            raise
-        lines = " ".join(str(error).splitlines()[:2])  # the job's log has the full error
-        say(f"a job gave no answer: {lines}")
-    return False
+def combinations(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
+    """Return the words of each cell: all combinations of swept values, the last key fastest.
+
+    A key that occurs again keeps its place and takes its last values, as in Hydra's own sweeps.
+    """
+    words: dict[str, list[str]] = {}
+    for override in overrides:
+        if override.is_sweep_override():
+            values = list(override.sweep_string_iterator())
+        else:
+            values = [override.get_value_element_as_str()]
+        key = override.get_key_element()
+        words[key] = [f"{key}={value}" for value in values]
+    return list(product(*words.values()))
 
 
-def _directory(command: str, words: Sequence[str], config_dir: str | None) -> list[str]:
-    """Return the word that makes equal lines use one directory, unless one was typed."""
-    if any(_is_of(word, ("hydra.sweep.dir=",)) for word in words):
-        return []
-    task = sorted(w for w in words if not _is_of(w, (*_NOT_THE_CELLS, *_NOT_THE_RUNS)))
-    telling = [command, *task, *([config_dir] if config_dir else [])]
-    digest = hashlib.sha256("\n".join(telling).encode()).hexdigest()[:8]
-    keys = "-".join(key.rpartition(".")[2].lstrip("+") for key in _swept_keys(task))
-    name = "-".join(filter(None, ["sweep", keys[:60], digest]))
-    return [f"hydra.sweep.dir=outputs/{command}/{name}"]
-
-
-def _swept_keys(words: Sequence[str]) -> list[str]:
-    """Return keys with several values; none for a line that Hydra will refuse."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(words))
-    except HydraException:
-        return []
-    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
-
-
-def run_cell(composed: DictConfig) -> None:
-    """Run one cell; a launcher calls this here or in a job of its own."""
-    job = HydraConfig.get()
-    sweep_dir = Path(job.sweep.dir)
-    words = _own_words(job, _unresolved(job.overrides.task))
-    cell = find(sweep_dir, str(job.job.config_name), words)
-    if _CREW:
-        _CREW[0].start(cell)
-        return
-    is_job = job.runtime.choices["hydra/launcher"].startswith("submitit_")
-    alone = Crew(
-        sweep_dir,
-        num_parallel=1,
-        retries=_settings(composed).retries,
-        to_screen=is_job,  # to the job's log; joblib and Ray run several cells at once
-        flags=_flags(job),
-    )
-    with alone.passing_on_signals():
-        alone.start(cell)
-        alone.wait()
-    if alone.was_stopped and is_job:
-        raise SystemExit(INTERRUPTED)  # returns no result: Slurm may run this job again
-
-
-def _settings(config: DictConfig) -> SweepConfig:
+def _settings(sweep: DictConfig) -> SweepConfig:
     """Return `sweep.*`, or its defaults for commands without such keys."""
-    chosen = OmegaConf.select(config, "sweep")
+    chosen = OmegaConf.select(sweep, "sweep")
     settings = SweepConfig() if chosen is None else SweepConfig(**chosen)
     for name, least in (("num_parallel", 1), ("retries", 0)):
         if (value := getattr(settings, name)) < least:
@@ -258,34 +226,12 @@ def _settings(config: DictConfig) -> SweepConfig:
     return settings
 
 
-def _flags(hydra: Any) -> list[str]:
-    """Return Hydra's own words that concern the run, not the sweep."""
-    words = _unresolved(hydra.overrides.hydra)
-    return [word for word in words if not _is_of(word, _NOT_THE_RUNS)]
-
-
-def _unresolved(words: Any) -> list[str]:
-    """Return a list of Hydra's as it was typed: each cell resolves ${...} itself."""
-    plain = OmegaConf.to_container(words, resolve=False)
-    assert isinstance(plain, list)
-    return [str(word) for word in plain]
-
-
-def _own_words(hydra: Any, words: Sequence[str]) -> tuple[str, ...]:
-    """Return the words that define a cell: folders of configuration, and its overrides."""
-    folders = [s.path for s in hydra.runtime.config_sources if s.provider == _TYPED]
-    return (
-        *(f"--config-dir={folder}" for folder in folders),
-        *(word for word in words if not _is_of(word, _NOT_THE_CELLS)),
-    )
-
-
 def _is_of(word: str, starts: tuple[str, ...]) -> bool:
     """Return True if an override begins in one of these ways, with or without a leading +."""
     return word.lstrip("+").startswith(starts)
 
 
-def _cell_name(words: Sequence[str], swept: Sequence[str]) -> str:
+def _cell_name(words: Sequence[str], swept: set[str]) -> str:
     """Name a cell by what sets it apart from the others."""
     telling = [word for word in words if word.partition("=")[0] in swept]
     return as_name(",".join(word.lstrip("+") for word in telling) or "cell")

@@ -10,10 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -41,128 +40,110 @@ CELL = "PASSK_CELL"  # names the ledger file of the cell that a process runs
 RESUMABLE = ("train", "eval", "reproduce", "filter")
 # A requeued Slurm job does not mean that a cell resumes; the ledger decides that.
 _NEW_JOB = {"SLURM_RESTART_COUNT": "0"}
-_LOOK_EVERY_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
 
 
-@dataclass(slots=True)
-class _Child:
-    """A cell that is running."""
+@dataclass(frozen=True)
+class HowToRun:
+    """How the cells of a sweep are run: further tries, cells at a time, words for every cell."""
 
-    cell: Cell
-    process: subprocess.Popen[bytes]
-    started: str
-    tries_left: int
-    slot: int
+    sweep_dir: Path
+    retries: int
+    num_parallel: int
+    flags: Sequence[str]
 
 
 class Crew:
     """Runs several cells at a time. State: the processes, and if it was asked to stop."""
 
-    def __init__(
-        self,
-        sweep_dir: Path,
-        *,
-        num_parallel: int,
-        retries: int,
-        to_screen: bool,
-        flags: Sequence[str] = (),
-    ) -> None:
-        """Prepare the slots; `flags` are words for every cell.
+    def __init__(self, how: HowToRun) -> None:
+        """Prepare the slots.
 
-        With `to_screen` a cell writes where this process does, else to a file in the ledger's
-        folder.
+        A cell that runs alone writes where this process does, others to files of the ledger.
         """
-        self._sweep_dir = sweep_dir
-        self._retries = retries
-        self._flags = flags
-        self._to_screen = to_screen
-        self._environments = slot_environments(num_parallel, os.environ)
-        self._free = deque(range(num_parallel))
-        self._children: list[_Child] = []
-        self.was_stopped = False
+        self._how = how
+        self._slots = slot_environments(how.num_parallel, os.environ)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._was_stopped = False
 
-    def start(self, cell: Cell) -> None:
-        """Start a cell as soon as there is a slot for it, unless a signal to stop came."""
-        while not self._free and not self.was_stopped:
-            self._look()
-        if not self.was_stopped:
-            self._spawn(cell, self._free.popleft(), self._retries)
+    def run(self, cells: Sequence[Cell]) -> bool:
+        """Run the cells; returns True if a signal to stop came."""
+        with self._passing_on_signals(), ThreadPoolExecutor(self._how.num_parallel) as threads:
+            try:
+                for ended in [threads.submit(self._run_cell, cell) for cell in cells]:
+                    ended.result()
+            except BaseException:  # also what submitit raises when a job's time is over
+                self._stop(signal.SIGTERM)
+                raise
+        return self._was_stopped
 
-    def wait(self) -> None:
-        """Wait until every cell that was started has ended."""
-        while self._children:
-            self._look()
+    def _stop(self, number: int, _frame: FrameType | None = None) -> None:
+        self._was_stopped = True
+        for process in tuple(self._running):
+            process.send_signal(number)
 
     @contextmanager
-    def passing_on_signals(self) -> Iterator[None]:
+    def _passing_on_signals(self) -> Iterator[None]:
         """Pass SIGINT and SIGTERM on to the cells, which save and end, and start no others."""
-
-        def pass_on(number: int, _frame: FrameType | None) -> None:
-            self.was_stopped = True
-            for child in self._children:
-                child.process.send_signal(number)
-
         signals = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, pass_on) for number in signals]
+        before = [signal.signal(number, self._stop) for number in signals]
         try:
             yield
         finally:
             for number, handler in zip(signals, before, strict=True):
                 signal.signal(number, handler)
 
-    def _spawn(self, cell: Cell, slot: int, tries_left: int) -> None:
-        file, run_dir = cell_file(self._sweep_dir, cell.name), self._sweep_dir / cell.run_dir
-        words = [sys.executable, "-m", "passk", cell.command, *cell.overrides, *self._flags]
+    def _run_cell(self, cell: Cell) -> None:
+        """Run a cell until it ends well, was tried often enough, or a signal to stop came."""
+        slot = self._slots.pop(0)  # there are as many as threads
+        for _ in range(1 + self._how.retries):
+            if self._was_stopped:
+                break
+            started, process = now(), self._start(cell, slot)
+            self._running.add(process)
+            if self._was_stopped:  # a signal came during its start
+                process.send_signal(signal.SIGTERM)
+            process.wait()
+            self._running.remove(process)
+            ended = self._note_end(cell, process, started)
+            if not ended.has_failed or ended.code == REFUSED:  # it would be refused again
+                break
+        self._slots.append(slot)
+
+    def _start(self, cell: Cell, slot: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        file, run_dir = (
+            cell_file(self._how.sweep_dir, cell.name),
+            self._how.sweep_dir / cell.run_dir,
+        )
+        words = [sys.executable, "-m", "passk", cell.command, *cell.overrides, *self._how.flags]
         words += ["hydra.mode=RUN"]  # overrides a file of the configuration
         words += [f"hydra.run.dir={in_quotes(str(run_dir))}"]
-        screen = None if self._to_screen else log_file(self._sweep_dir, cell.name).open("ab")
-        process = subprocess.Popen(
-            words,
-            env=os.environ | self._environments[slot] | {CELL: f"{file}:{os.getpid()}"} | _NEW_JOB,
-            stdin=subprocess.DEVNULL,
-            stdout=screen,
-            stderr=screen,
-            process_group=0,  # a terminal's Ctrl-C reaches us, and we pass it on
-        )
-        if screen is not None:
-            screen.close()
-        self._children.append(_Child(cell, process, now(), tries_left, slot))
-        if self.was_stopped:  # a signal came during its start
-            process.send_signal(signal.SIGTERM)
+        has_screen = self._how.num_parallel == 1
+        log = log_file(self._how.sweep_dir, cell.name)
+        with nullcontext() if has_screen else log.open("ab") as screen:
+            return subprocess.Popen(
+                words,
+                env=os.environ | slot | {CELL: f"{file}:{os.getpid()}"} | _NEW_JOB,
+                stdin=subprocess.DEVNULL,
+                stdout=screen,
+                stderr=screen,
+                process_group=0,  # a terminal's Ctrl-C reaches us, and we pass it on
+            )
 
-    def _look(self) -> None:
-        """Record cells that have ended, and retry failed ones; otherwise wait a moment."""
-        ended = [child for child in self._children if child.process.poll() is not None]
-        for child in ended:
-            self._children.remove(child)
-            cell = self._note_end(child)
-            if child.tries_left and _is_worth_retrying(cell) and not self.was_stopped:
-                self._spawn(cell, child.slot, child.tries_left - 1)
-            else:
-                self._free.append(child.slot)
-        if not ended:
-            time.sleep(_LOOK_EVERY_SECONDS)
-
-    def _note_end(self, child: _Child) -> Cell:
+    def _note_end(self, cell: Cell, process: subprocess.Popen[bytes], started: str) -> Cell:
         """Return the ended cell; if it died without recording that, record it here."""
-        code = child.process.returncode
+        code = process.returncode
         # Stopped before it had begun; during an import it may end with any code.
-        if -code in (signal.SIGINT, signal.SIGTERM) or (code and self.was_stopped):
+        if -code in (signal.SIGINT, signal.SIGTERM) or (code and self._was_stopped):
             code = INTERRUPTED
-        file = cell_file(self._sweep_dir, child.cell.name)
+        file = cell_file(self._how.sweep_dir, cell.name)
         cell = read_cell(file)
-        if cell.last is None or cell.last.pid != child.process.pid:
+        if cell.last is None or cell.last.pid != process.pid:
             if code == 0:  # another process had just finished it
                 return cell
-            lost = Attempt(start=child.started, host=os.uname().nodename, pid=child.process.pid)
-            write_cell(self._sweep_dir, replace(cell, attempts=(*cell.attempts, lost)))
+            lost = Attempt(start=started, host=os.uname().nodename, pid=process.pid)
+            write_cell(self._how.sweep_dir, replace(cell, attempts=(*cell.attempts, lost)))
         return end_attempt(file, code, _how_it_died(code))
-
-
-def _is_worth_retrying(cell: Cell) -> bool:
-    """Return True for failures other than refused input, which would be refused again."""
-    return cell.has_failed and cell.last is not None and cell.last.code != REFUSED
 
 
 def _how_it_died(code: int) -> str:
@@ -191,18 +172,8 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -
             end_attempt(file, REFUSED, str(error))
             return REFUSED
         code = 0 if more is None else run([*words, *more])
-        _remove_empty(cell_dir(file, cell), file.parent.parent)
         end_attempt(file, code, said[-1] if code and said else "")
         return code
-
-
-def _remove_empty(run_dir: Path, sweep_dir: Path) -> None:
-    """Remove the folders that Hydra's launcher made for a cell that was refused."""
-    with suppress(OSError):  # not empty, or gone
-        for folder in (run_dir, *run_dir.parents):
-            if sweep_dir not in folder.parents:
-                return
-            folder.rmdir()
 
 
 def _end_with(parent: int) -> None:

@@ -1,23 +1,28 @@
-"""Check command lines for clusters: sweeps whose cells are jobs, and tasks of Slurm.
+"""Run the cells of a sweep as jobs, and check command lines for clusters.
 
-Hydra's submitit launchers (the extra `slurm`) submit each cell of a sweep as a job and wait for all
-of them. Lines that would fail there are refused here, before anything is submitted.
+submitit (the extra `slurm`) submits each cell as a job, with the keys `hydra.launcher.*` that
+hydra-submitit-launcher defines. Lines that would fail there are refused here, before anything is
+submitted.
 """
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
+from passk.cli.sweep.runner import Crew, HowToRun
+from passk.config.schema import SweepConfig
+from passk.console import say
 from passk.errors import UserError
+from passk.runs.ledger import INTERRUPTED, Cell
 
-_EXTRAS = {"submitit_": "submitit", "joblib": "joblib", "ray": "ray"}  # launcher -> its package
+# Launchers of Hydra, and where submitit runs their jobs.
+_CLUSTERS = {"BasicLauncher": None, "LocalLauncher": "local", "SlurmLauncher": "slurm"}
+_ALLOWED = "basic (sweep.num_parallel=N runs N cells at a time), submitit_local, submitit_slurm"
 _NO_RANKS = "start it with torchrun, or without these: env -u WORLD_SIZE -u RANK passk ..."
-_PIP = {"submitit": "slurm"}
-
-
-def from_submitit(error: Exception) -> bool:
-    """Return True if a job was rejected, or gave no result: killed, cancelled, timed out."""
-    return type(error).__module__.startswith("submitit")
 
 
 def with_sweep_as_flag(words: Sequence[str]) -> list[str]:
@@ -34,45 +39,100 @@ def _means_sweep(word: str) -> bool:
 
 
 def check_launcher(words: Sequence[str]) -> None:
-    """Raise UserError for a `hydra/launcher` that is missing, or that would not do what was asked.
-
-    Prints where the output of submitit's jobs will be, as they have no screen. `words` have their
-    flag in front.
-    """
-    values = dict(word.split("=", 1) for word in words if "=" in word)
-    name = values.get("hydra/launcher", "basic")
-    if name == "basic":
-        return
-    if "-m" not in words:
+    """Raise UserError for a typed `hydra/launcher` that is missing, or of no use for the line."""
+    name = dict(word.split("=", 1) for word in words if "=" in word).get("hydra/launcher", "basic")
+    if name != "basic" and "-m" not in words:
         raise UserError(
             f"hydra/launcher={name} starts the cells of a sweep: add -m, for a single run too"
         )
-    extra = next((extra for start, extra in _EXTRAS.items() if name.startswith(start)), None)
-    if extra is not None and find_spec(f"hydra_plugins.hydra_{extra}_launcher") is None:
+    if name in ("joblib", "ray"):
+        raise UserError(f"hydra/launcher={name} is not one of passk; allowed: {_ALLOWED}")
+    if name.startswith("submitit_") and find_spec("submitit") is None:
         raise UserError(
-            f"hydra/launcher={name} needs hydra-{extra}-launcher, which is not installed: "
-            f"pip install 'passk-rl[{_PIP.get(extra, extra)}]'"
+            f"hydra/launcher={name} needs hydra-submitit-launcher, which is not installed: "
+            "pip install 'passk-rl[slurm]'"
         )
-    if values.get("sweep.num_parallel", "1") != "1":
+
+
+def cluster(hydra: DictConfig, settings: SweepConfig) -> str | None:
+    """Return where submitit runs the cells of a composed line, or None if this process does.
+
+    Raises UserError for a launcher that is not known, or that would not do what was asked.
+    """
+    name, launcher = hydra.runtime.choices["hydra/launcher"], hydra.launcher
+    kind = launcher._target_.rpartition(".")[2]
+    if kind not in _CLUSTERS:
+        raise UserError(f"hydra/launcher={name} is not one of passk; allowed: {_ALLOWED}")
+    if (chosen := _CLUSTERS[kind]) is None:
+        return None
+    if settings.num_parallel != 1:
         raise UserError(
-            f"sweep.num_parallel={values['sweep.num_parallel']} is for cells that this process "
-            f"runs; with hydra/launcher={name} say it in its own keys, see docs/guide/sweeps.md"
+            f"sweep.num_parallel={settings.num_parallel} is for cells that this process runs; "
+            f"with hydra/launcher={name} say it in its own keys, see docs/guide/sweeps.md"
         )
-    if not name.startswith("submitit_"):
-        return
-    if name == "submitit_slurm" and shutil.which("srun") is None:
+    if chosen == "slurm" and shutil.which("srun") is None:
         raise UserError(
-            "hydra/launcher=submitit_slurm finds no Slurm here (no srun); start the sweep on a "
-            "machine of the cluster, or use hydra/launcher=submitit_local"
+            f"hydra/launcher={name} finds no Slurm here (no srun); start the sweep on a machine "
+            "of the cluster, or use hydra/launcher=submitit_local"
         )
-    for key in ("hydra.launcher.nodes", "hydra.launcher.tasks_per_node"):
-        if (value := values.get(key, "1")) != "1":
+    for key in ("nodes", "tasks_per_node"):
+        if launcher[key] != 1:
             raise UserError(
-                f"{key}={value}: every task would run the whole cell; a job has one task, which "
-                "starts a rank on each GPU of its machine (hydra.launcher.gpus_per_node); on "
-                "several machines use srun torchrun, see docs/guide/sweeps.md"
+                f"hydra.launcher.{key}={launcher[key]}: every task would run the whole cell; a "
+                "job has one task, which starts a rank on each GPU of its machine "
+                "(hydra.launcher.gpus_per_node); on several machines use srun torchrun, see "
+                "docs/guide/sweeps.md"
             )
-    print("passk: each cell is a job; what it prints is in .submitit/ of the sweep's directory")
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Runs a cell in a job. submitit asks for a `checkpoint` of it when the job's time is over."""
+
+    how: HowToRun
+
+    def __call__(self, cell: Cell) -> None:
+        if Crew(self.how).run([cell]):
+            raise SystemExit(INTERRUPTED)  # returns no result: Slurm may run this job again
+
+    def checkpoint(self, cell: Cell) -> Any:
+        """Return the same job, which goes on with its cell."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, cell)
+
+
+def run_as_jobs(launcher: DictConfig, cluster: str, how: HowToRun, cells: Sequence[Cell]) -> bool:
+    """Submit each cell as a job and wait for all; returns True if the user interrupted that."""
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+    from submitit import AutoExecutor
+    from submitit.core.utils import FailedSubmissionError, UncompletedJobError
+
+    settings: Any = OmegaConf.to_container(launcher, resolve=True)
+    of_all = {field.name for field in fields(BaseQueueConf)}
+    named = {key if key in of_all else f"{cluster}_{key}": settings[key] for key in settings}
+    del named[f"{cluster}__target_"]
+    # The executor takes these when it is made.
+    first = {key: named.pop(key) for key in ("slurm_max_num_timeout",) if key in named}
+    executor = AutoExecutor(folder=named.pop("submitit_folder"), cluster=cluster, **first)
+    executor.update_parameters(**named)
+    try:
+        for job in executor.map_array(_Job(how), cells) if cells else ():
+            try:
+                job.result()
+            except UncompletedJobError as error:
+                _say_lost(error)
+    except FailedSubmissionError as error:
+        _say_lost(error)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _say_lost(error: Exception) -> None:
+    lines = " ".join(str(error).splitlines()[:2])  # the job's log has the full error
+    say(f"a job gave no answer: {lines}")
 
 
 def check_tasks(environment: Mapping[str, str]) -> None:

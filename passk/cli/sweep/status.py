@@ -1,16 +1,14 @@
 """Describe the state of a sweep: a table of its cells, and sentences on what has changed."""
 
 import csv
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
 from passk.console import say
 from passk.errors import UserError
+from passk.files import read_lines, read_yaml
 from passk.runs.ledger import (
     FINISHED,
     FOLDER,
@@ -59,25 +57,12 @@ def sweep_sentences(cells: Sequence[Cell]) -> list[str]:
     return [f"cell {c.name}: {c.last.sentence}" for c in cells if c.last and c.has_failed]
 
 
-def changes(sweep_dir: Path, known: dict[str, Cell]) -> Iterator[tuple[str, bool]]:
-    """Yield a sentence per start and end since `known`, and True if it is about a failure.
-
-    Brings the cells in `known` up to date.
-    """
-    for cell in read_ledger(sweep_dir):
-        before = known.get(cell.name)
-        if before is None or before == cell:
-            continue
-        known[cell.name] = cell
-        for number, attempt in _events(cell)[len(_events(before)) :]:
-            yield (
-                f"cell {cell.name}: {_happened(sweep_dir, cell, number, attempt)}",
-                _fails(attempt),
-            )
-
-
-def say_what_is_left(sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell]) -> None:
+def say_what_is_left(
+    sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell], *, are_jobs: bool
+) -> None:
     """Print how many cells there are, and how many of them need not be run."""
+    if are_jobs:
+        print("passk: each cell is a job; what it prints is in .submitit/ of the sweep's directory")
     finished = sum(cell.is_finished for cell in cells)
     elsewhere = len(cells) - finished - len(todo)
     parts = [f"{len(cells)} cells"]
@@ -90,14 +75,19 @@ def say_what_is_left(sweep_dir: Path, cells: Sequence[Cell], todo: Sequence[Cell
 def reporting(sweep_dir: Path, cells: Sequence[Cell]) -> Iterator[None]:
     """Print what happens to the cells as it happens, whoever runs them, from a thread."""
     done = threading.Event()
-    known = {cell.name: cell for cell in cells}
+    printed = {cell.name: len(_events(sweep_dir, cell)) for cell in cells}
 
     def report() -> None:
-        for sentence, is_bad in changes(sweep_dir, known):
-            if is_bad:
-                say(sentence)
-            else:
-                print(f"passk: {sentence}", flush=True)
+        for cell in read_ledger(sweep_dir):
+            if cell.name not in printed:
+                continue
+            events = _events(sweep_dir, cell)
+            for sentence, is_failure in events[printed[cell.name] :]:
+                if is_failure:
+                    say(sentence)
+                else:
+                    print(f"passk: {sentence}", flush=True)
+            printed[cell.name] = len(events)
 
     def watch() -> None:
         while not done.wait(_REPORT_EVERY_SECONDS):
@@ -125,64 +115,47 @@ def close(sweep_dir: Path, cells: Sequence[Cell], stopped: bool) -> int:
         print(f"passk: the same line again goes on; {FOLDER}: {sweep_dir / FOLDER}", flush=True)
     if stopped:
         return INTERRUPTED
-    refused = [cell for cell in left if cell.last is not None and cell.last.code == REFUSED]
-    return 0 if not left else 2 if len(refused) == len(left) else 1
+    return 0 if not left else 2 if all(cell.code == REFUSED for cell in left) else 1
 
 
-def _events(cell: Cell) -> list[tuple[int, Attempt | None]]:
-    """List events in order: an attempt's number with None at its start, with itself at its end."""
-    events: list[tuple[int, Attempt | None]] = []
+def _events(sweep_dir: Path, cell: Cell) -> list[tuple[str, bool]]:
+    """Return a sentence per start and end of its attempts, and True if it is about a failure."""
+    events = []
     for number, attempt in enumerate(cell.attempts, 1):
-        events.append((number, None))
+        begins = f"attempt {number} in" if number > 1 else "starts in"
+        events.append((f"cell {cell.name}: {begins} {sweep_dir / cell.run_dir}", False))
         if attempt.code is not None:
-            events.append((number, attempt))
+            is_failure = attempt.code not in (FINISHED, INTERRUPTED)
+            events.append((f"cell {cell.name}: {_ending(sweep_dir, cell, attempt)}", is_failure))
     return events
 
 
-def _happened(sweep_dir: Path, cell: Cell, number: int, ended: Attempt | None) -> str:
-    run_dir = sweep_dir / cell.run_dir
-    if ended is None:
-        return f"attempt {number} in {run_dir}" if number > 1 else f"starts in {run_dir}"
-    if ended.code == FINISHED:
-        return f"finished after {ended.seconds or 0:.0f} s"
-    if ended.code == INTERRUPTED:
+def _ending(sweep_dir: Path, cell: Cell, attempt: Attempt) -> str:
+    if attempt.code == FINISHED:
+        return f"finished after {attempt.seconds or 0:.0f} s"
+    if attempt.code == INTERRUPTED:
         return "interrupted, and saved"
     log = log_file(sweep_dir, cell.name)
-    where = f" (its output: {log})" if ended.code != REFUSED and _has_text(log) else ""
-    return (ended.sentence or f"ended with exit code {ended.code}") + where
-
-
-def _has_text(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size > 0
-
-
-def _fails(attempt: Attempt | None) -> bool:
-    return attempt is not None and attempt.code not in (FINISHED, INTERRUPTED)
+    has_log = attempt.code != REFUSED and log.is_file() and log.stat().st_size > 0
+    where = f" (its output: {log})" if has_log else ""
+    return (attempt.sentence or f"ended with exit code {attempt.code}") + where
 
 
 def _row(sweep_dir: Path, cell: Cell) -> list[str]:
     run_dir = sweep_dir / cell.run_dir
-    pass1, passk = _measured(run_dir / "eval" / "table.csv")
     steps = _steps(run_dir) if cell.command == "train" else ""
     shown = [cell.name, state(sweep_dir, cell), str(len(cell.attempts)), steps]
-    return [
-        word.replace("|", "\\|")
-        for word in (*shown, pass1, passk, _time(cell.attempts), cell.run_dir)
-    ]
+    shown += [*_measured(run_dir / "eval" / "table.csv"), _time(cell.attempts), cell.run_dir]
+    return [word.replace("|", "\\|") for word in shown]
 
 
 def _steps(run_dir: Path) -> str:
     """Return progress such as `75 of 150`; empty if the run has not begun or has no steps."""
-    metrics, config = run_dir / "metrics.jsonl", run_dir / "config.yaml"
-    if not config.is_file():
-        return ""
-    known = yaml.safe_load(config.read_text(encoding="utf-8"))
+    config = run_dir / "config.yaml"
+    known = read_yaml(config) if config.is_file() else {}
     if "train" not in known:
         return ""
-    done = 0
-    if metrics.is_file():
-        whole = metrics.read_text(encoding="utf-8").split("\n")[:-1]
-        done = len({json.loads(line)["step"] for line in whole})
+    done = len({row["step"] for _, row in read_lines(run_dir / "metrics.jsonl")})
     return f"{done} of {known['train']['num_steps']}"
 
 
