@@ -13,10 +13,11 @@ pytest.register_assert_rewrite("engine_runs", "gradient_cases", "rank_runs", "re
 
 # Begun first, the longest of all at once, so that no core waits at the end for one of them.
 LONGEST = (
-    *("test_documentation.py", "test_rank_runs.py", "test_sweep.py", "test_resume.py"),
-    *("test_sizing.py", "test_reproduce.py", "test_diagnose.py", "test_checkpoint_writer.py"),
-    *("test_endings.py", "test_eval_command.py", "test_rank_adapters.py", "test_fsdp.py"),
-    *("test_filter.py", "test_filtered_runs.py", "test_compile.py", "test_long_runs.py"),
+    *("test_documentation.py", "test_compile.py", "test_rank_runs.py", "test_sweep.py"),
+    *("test_resume.py", "test_sizing.py", "test_reproduce.py", "test_config.py"),
+    *("test_eval_command.py", "test_checkpoint_writer.py", "test_diagnose.py", "test_clusters.py"),
+    *("test_endings.py", "test_rank_adapters.py", "test_fsdp.py", "test_filter.py"),
+    *("test_filtered_runs.py", "test_long_runs.py"),
 )
 
 
