@@ -56,7 +56,7 @@ train: base ## one run; args="regime=passk regime.k=4"
 	$(BIN)/passk train $(args)
 
 test: install ## every test but those of vLLM, one file to a process
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
 		--no-loadscope-reorder
 
 test-faults: install ## every fault of tests/faults, and the table of docs/research/faults.md

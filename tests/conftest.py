@@ -2,6 +2,8 @@
 
 import forked
 import pytest
+from hydra._internal.hydra import Hydra
+from hydra.types import RunMode
 from small_runs import Outcome
 
 from passk.cli.main import main
@@ -9,17 +11,20 @@ from passk.cli.main import main
 # Their assertions show the values that they compared, as those of a test do.
 pytest.register_assert_rewrite("engine_runs", "gradient_cases", "rank_runs", "resuming")
 
-# Begun first, so that no core waits at the end for one of them.
-LONGEST = {
-    *("test_rank_runs.py", "test_rank_adapters.py", "test_fsdp.py", "test_checkpoint_writer.py"),
-    *("test_endings.py", "test_long_runs.py", "test_filter.py", "test_diagnose.py"),
-    *("test_filtered_runs.py", "test_reproduce.py", "test_resume.py", "test_compile.py"),
-}
+# Begun first, the longest of all at once, so that no core waits at the end for one of them.
+LONGEST = (
+    *("test_documentation.py", "test_compile.py", "test_rank_runs.py", "test_sweep.py"),
+    *("test_resume.py", "test_sizing.py", "test_reproduce.py", "test_config.py"),
+    *("test_eval_command.py", "test_checkpoint_writer.py", "test_diagnose.py", "test_clusters.py"),
+    *("test_endings.py", "test_rank_adapters.py", "test_fsdp.py", "test_filter.py"),
+    *("test_filtered_runs.py", "test_long_runs.py"),
+)
 
 
 def pytest_collection_modifyitems(items):
     """`make test` deals files out to processes in this order."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def pytest_addoption(parser):
@@ -28,6 +33,16 @@ def pytest_addoption(parser):
         metavar="FILE",
         help="let every fault of tests/faults happen, not a few, and write the table to FILE",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once():
+    """Hydra composes every line twice, first for its mode, which passk knows by then: a quarter of
+    the time of a small command. Processes that tests start do it as ever.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
+        yield
 
 
 @pytest.fixture(scope="session")

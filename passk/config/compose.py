@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,8 +47,9 @@ def _chosen(group: str, *, _root_: DictConfig) -> str:
     return _root_.get(group) or "none"
 
 
+@cache
 def register() -> None:
-    """Register the schemas under the names that the `defaults` lists of `conf/` use.
+    """Register the schemas, once, under the names that the `defaults` lists of `conf/` use.
 
     Also register two resolvers: `${sft_or_rl:A,B}`, for experiments, is A if the regime is `sft`,
     else B; `${chosen:GROUP}`, for defaults lists, is the option typed for a group, else none.

@@ -323,19 +323,6 @@ def test_a_cell_is_named_as_its_directory_is(passk, tmp_path, trained):
     assert_refused(missing, "run=s/regime.k=3,regime.pass1_weight=0.5 does not exist")
 
 
-def test_sweep_goes_on_past_a_bad_cell(passk, tmp_path):
-    words = ["regime.k=2,9", "train.num_steps=1", "hydra.sweep.dir=sweep", "diagnostics.every=0"]
-    small = [word for word in SMALL if not word.startswith(("regime.k=", "eval.ks"))]
-    name = "hydra.sweep.subdir=cell-${hydra.job.num}"
-    outcome = passk("train", "-m", *small, *words, name, "eval.num_samples=36", "eval.ks=[1]")
-    assert outcome.code == 2
-    assert outcome.err.splitlines() == outcome.err.splitlines()[:1] * 2
-    assert outcome.err.startswith("passk: cell cell-1: regime.k=9 with rollout.num_samples=4")
-    manifest = json.loads((tmp_path / "sweep" / "cell-0" / "manifest.json").read_text())
-    assert manifest["status"] == "finished"
-    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == ["cell-0", "ledger"]
-
-
 def test_anything_else_is_exit_code_1_with_a_traceback(passk, monkeypatch):
     def broken(*_):
         raise RuntimeError("a bug of ours")

@@ -1,5 +1,6 @@
 """Sweeps whose cells are jobs, several tasks of Slurm, and jobs that Slurm runs again."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -28,7 +29,11 @@ def test_cells_that_are_jobs_leave_what_cells_here_leave(passk, tmp_path):
     words = [*SMALL, *SHORT, "regime.k=2,9", CELLS]
     here = passk("train", "-m", *words, "hydra.sweep.dir=here")
     jobs = passk("train", "-m", *words, "hydra.sweep.dir=jobs", LOCAL)
-    assert here.code == 2 and "passk: cell cell-1: regime.k=9" in here.err
+    assert here.code == 2 and here.err.startswith("passk: cell cell-1: regime.k=9 with rollout.")
+    assert here.err.splitlines() == here.err.splitlines()[:1] * 2
+    manifest = json.loads((tmp_path / "here" / "cell-0" / "manifest.json").read_text())
+    assert manifest["status"] == "finished", "it goes on past a bad cell"
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["cell-0", "ledger"]
     assert (jobs.code, jobs.err) == (2, here.err)
     assert jobs.out.startswith(
         "passk: each cell is a job; what it prints is in .submitit/ of the sweep's directory\n"

@@ -116,31 +116,26 @@ def test_the_matrix_is_of_the_first_prompts(found):
         assert words in page
 
 
-def test_no_matrix_where_none_is_asked_for(tmp_path):
-    assert diagnose(tmp_path / "run", "diagnose.matrix_prompts=0", "diagnose.cosines=false") == 0
-    written = {file.name for file in (tmp_path / "run").iterdir()}
-    assert written == {n for n in FILES if not n.startswith(("interference", "antagonists"))}
-    assert "Which prompts interfere" not in (tmp_path / "run" / "diagnose.md").read_text()
-
-
-def test_the_page_is_printed_and_says_what_was_found(tmp_path, capfd):
-    assert diagnose(tmp_path / "run") == 0
+def test_it_repeats_exactly_and_prints_its_page(found, tmp_path, capfd):
+    assert diagnose(tmp_path / "again") == 0
     out = capfd.readouterr().out
-    page = (tmp_path / "run" / "diagnose.md").read_text()
-    assert (
-        page.partition("\n![")[0] in out and f"tables and figures are in {tmp_path / 'run'}" in out
-    )
+    for name in ("prompts.csv", "curve.csv", "interference.npy", "antagonists.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (found / name).read_bytes()
+    page = (tmp_path / "again" / "diagnose.md").read_text()
+    assert page.partition("\n![")[0] in out
+    assert f"tables and figures are in {tmp_path / 'again'}" in out
     for words in ("24 prompts x 8 samples", "Pass@k point against", "calculator", "halving that"):
         assert words in page
 
 
-def test_it_repeats_exactly_and_a_seed_draws_others(found, tmp_path):
-    assert diagnose(tmp_path / "again") == 0
-    assert diagnose(tmp_path / "other", "diagnose.seed=1") == 0
-    for name in ("prompts.csv", "curve.csv", "interference.npy", "antagonists.csv"):
-        assert (tmp_path / "again" / name).read_bytes() == (found / name).read_bytes()
+def test_a_seed_draws_others_and_no_matrix_is_made_where_none_is_asked_for(found, tmp_path):
+    words = ("diagnose.seed=1", "diagnose.matrix_prompts=0", "diagnose.cosines=false")
+    assert diagnose(tmp_path / "other", *words) == 0
     other = pd.read_csv(tmp_path / "other" / "prompts.csv")
     assert set(other["problem_id"]) != set(pd.read_csv(found / "prompts.csv")["problem_id"])
+    written = {file.name for file in (tmp_path / "other").iterdir()}
+    assert written == {n for n in FILES if not n.startswith(("interference", "antagonists"))}
+    assert "Which prompts interfere" not in (tmp_path / "other" / "diagnose.md").read_text()
 
 
 @pytest.mark.usefixtures("forked_ranks")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -302,7 +303,7 @@ def test_resume_is_a_flag_of_train_too_and_in_the_help(tmp_path, capsys):
     assert "--resume" in capsys.readouterr().out
 
 
-SLOW = ("num_threads=1", "eval.ks=[1,2]", "eval.num_samples=64", "eval.num_problems=80")
+SLOW = ("num_threads=1", "eval.ks=[1,2]", "eval.num_samples=24", "eval.num_problems=80")
 SLOW += ("eval.chunk_size=4", "eval.num_resamples=50")
 
 
@@ -344,28 +345,48 @@ def test_killed_evaluation_resumes_to_the_same_tables(long_run, tmp_path):
     assert main(["eval", *SLOW, f"hydra.run.dir={run}", "--resume"]) == 0
     assert_same_evaluation(run, long_run)
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    assert len(samples(run)) == 80 * 65
+    assert len(samples(run)) == 80 * 25
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_ends_with_the_chunk_and_says_how_to_go_on(
-    long_run, tmp_path, monkeypatch, number
-):
+def test_interrupt_ends_with_the_chunk_and_says_how_to_go_on(long_run, tmp_path, monkeypatch):
     run = tmp_path / "a=b, c"  # as a cell of a sweep is named, and with a space
     with start(run) as process:
         wait_for_chunks(run, 2, process)
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert f"{number.name}: finishing this chunk, then saving" in err
+    line = assert_interrupted(run, err, "SIGINT")
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(line)[1:]) == 0
+    assert_same_evaluation(run, long_run)
+
+
+def test_sigterm_as_a_scheduler_sends_it(tmp_path, capfd):
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # should it come late: harmless
+    run = tmp_path / "run"
+
+    def send_when_running() -> None:
+        while len(chunks(run)) < 2:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send_when_running, daemon=True).start()
+    try:
+        assert main(["eval", *SLOW, f'hydra.run.dir="{run}"']) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert_interrupted(run, capfd.readouterr().err, "SIGTERM")
+
+
+def assert_interrupted(run: Path, err: str, signal_name: str) -> str:
+    """Whole chunks are kept, and it said so; return the command line that goes on."""
+    assert f"{signal_name}: finishing this chunk, then saving" in err
     assert "Traceback" not in err
     assert 2 <= len(chunks(run)) < 20 and not list(run.rglob("*.partial"))
     assert status(run) == "interrupted"
     found = re.search(r"^passk: interrupted; go on with: (passk eval .* resume=true)$", err, re.M)
     assert found, err
-    monkeypatch.chdir(tmp_path)
-    assert main(shlex.split(found[1])[1:]) == 0
-    assert_same_evaluation(run, long_run)
+    return found[1]
 
 
 def levelled(folder: Path) -> Path:

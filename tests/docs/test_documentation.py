@@ -146,19 +146,23 @@ def cells(override: str) -> Iterator[str]:
     return (f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator())
 
 
-def shortened(words: list[str]) -> list[str]:
-    """A sweep of two cells in the place of a longer one."""
-    swept = [word for word in words if not word.startswith("-") and len(list(cells(word))) > 1]
-    short = {word: next(cells(word)) for word in swept}
-    if swept:
-        key, first = short[swept[0]].split("=", 1)
-        short[swept[0]] = f"{key}={first},{list(cells(swept[0]))[1].split('=', 1)[1]}"
-    return [short.get(word, word) for word in words] + ["hydra.sweep.subdir=${hydra.job.num}"]
+def first_cell(words: list[str]) -> list[str]:
+    """A sweep of one cell in the place of a longer one: test_sweep.py has several."""
+    first = [word if word.startswith("-") else next(cells(word)) for word in words]
+    return [*first, "hydra.sweep.subdir=${hydra.job.num}"]
+
+
+def other_cells(words: list[str]) -> Iterator[list[str]]:
+    """The lines of a sweep's other cells, in which one of the words differs from the first."""
+    single = [word for word in words if not word.startswith(("-", "sweep.", "hydra"))]
+    for place, word in enumerate(single):
+        for cell in list(cells(word))[1:]:
+            yield [*single[:place], cell, *single[place + 1 :]]
 
 
 @pytest.mark.parametrize("words", RUN, ids=lambda words: str(RUN[words]))
 def test_command_of_passk(words, places, seen, tmp_path, monkeypatch, capfd):
-    """To its end, with its sizes made small; each configuration once."""
+    """To its end, with its sizes made small; each configuration once, and of a sweep one cell."""
     monkeypatch.chdir(tmp_path)
     here = tmp_path / "here"
     command, *rest = filled(words, places, here)
@@ -183,7 +187,9 @@ def test_command_of_passk(words, places, seen, tmp_path, monkeypatch, capfd):
         kept = [word for word in rest if not word.startswith(("--resume", "hydra.run.dir"))]
         places.unfinished(here, command, kept)
     if "-m" in rest:
-        small = shortened(small)
+        for cell in other_cells(rest):
+            composed(command, cell)
+        small = first_cell(small)
         if shlex.join(small) in seen:
             return
         seen.add(shlex.join(small))

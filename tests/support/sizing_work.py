@@ -1,12 +1,12 @@
-"""What the tests of the cost model run on each rank; spawned processes import this module."""
+"""What the tests of sizing run on each rank; spawned processes import this module."""
 
 import json
 from collections import Counter
 from pathlib import Path
 
 import torch
-from cost_check import make_learner, make_rows
-from cost_terms import Job, Shape
+from sizing import make_learner, make_rows
+from step_costs import Job, Shape
 
 from passk.learner.fsdp import local
 from passk.ranks import gather, rank

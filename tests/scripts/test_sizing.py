@@ -1,31 +1,35 @@
-"""Every term of the cost model against what the learner, the sampler and a checkpoint really do."""
+"""Every term of `scripts/sizing.py` against what learner, sampler and checkpoint really do."""
 
 import itertools
 import json
-import time
 from dataclasses import replace
 from math import comb
 
-import cost_model
 import numpy as np
 import pytest
+import sizing
 import torch
-from cost_check import make_learner, make_rows, model_config, simulated_peak
-from cost_step import Hardware, checkpoint_bytes, collectives, kv_bytes, learner_flops, step_seconds
-from cost_terms import (
+from sizing import make_learner, make_rows, model_config, processor_seconds, simulated_peak
+from sizing_work import held_bytes, step_collectives
+from small_runs import train
+from step_costs import (
     MODELS,
+    Hardware,
     Job,
     Shape,
     activation_bytes,
+    checkpoint_bytes,
+    collectives,
+    kv_bytes,
     layer_input_bytes,
     learned_share,
+    learner_flops,
     learner_memory,
     learner_phases,
     micro_batches,
     resident,
+    step_seconds,
 )
-from cost_work import held_bytes, step_collectives
-from small_runs import train
 from torch.utils.flop_counter import (
     FlopCounterMode,
     addmm_flop,
@@ -67,7 +71,7 @@ def test_shapes_have_the_parameters_of_their_models(name, billions):
 @pytest.mark.parametrize("shape", [EVEN, UNEVEN])
 def test_adapters_have_the_parameters_that_peft_gives_them(shape):
     learner = make_learner(shape, replace(SMALL, lora_rank=4), torch.device("cpu"))
-    assert learner.num_local_parameters() == shape.adapters(4)
+    assert learner.num_local_parameters() == shape.trained(4)
 
 
 def test_the_share_that_is_learned_from_is_what_all_outcomes_say():
@@ -212,7 +216,9 @@ def test_bytes_per_token_and_layer(compute_bytes, again, lora_rank):
     kept = [saved_bytes(replace(shape, layers=layers), job) for layers in (2, 4)]
     found = (kept[1] - kept[0]) / 2 / 64
     if compute_bytes == 2 and not again:  # copies of the weights are kept too, once a layer
-        copies = shape.layer_matrices + (shape.adapters(lora_rank) / shape.layers)
+        copies = shape.layer_matrices + (
+            shape.trained(lora_rank) / shape.layers if lora_rank else 0
+        )
         found -= 2 * (copies + (shape.queries + 2 * shape.keys)) / 64
     expected = layer_input_bytes(shape, job) if again else activation_bytes(shape, job)
     assert found == pytest.approx(expected, rel=0.03)
@@ -231,8 +237,8 @@ PEAKS = [
 
 @pytest.mark.parametrize("job", PEAKS)
 def test_peak_memory_of_the_real_step(job):
-    """The learner's update on tensors without memory; `cost_check.py` has real sizes."""
-    shape = replace(MODELS["0.5b"], layers=6, vocabulary=32000)
+    """The learner's update on tensors without memory; `sizing.py check` has real sizes."""
+    shape = replace(MODELS["0.5b"], layers=4, vocabulary=32000)
     job = replace(
         job, num_prompts=64, prompt_tokens=128, answer_tokens=384, max_tokens_per_batch=4096
     )
@@ -252,32 +258,21 @@ def test_bytes_per_token_of_the_samplers_cache():
 def test_seconds_follow_operations():
     """A size and length whose speed was measured tell the seconds of a deeper, longer job.
 
-    Processor time of one thread, best of five, which other work on the machine disturbs little.
+    Processor time of one thread, best of three, which other work on the machine disturbs little.
     """
-    torch.set_num_threads(1)
     shape = replace(EVEN, hidden=256, heads=4, intermediate=688, vocabulary=2048)
     known = replace(SMALL, prompt_tokens=32, answer_tokens=96, max_tokens_per_batch=512)
     other = replace(known, prompt_tokens=64, answer_tokens=192, max_tokens_per_batch=1024)
-    seconds, flops = [], []
-    for layers, job in ((4, known), (8, other)):
-        deep = replace(shape, layers=layers)
-        learner, rows = make_learner(deep, job, torch.device("cpu")), make_rows(job, 1)
-        tries = []
-        for _ in range(5):
-            started = time.process_time()
-            learner.update(rows)
-            tries.append(time.process_time() - started)
-        seconds.append(min(tries))
-        flops.append(learner_flops(deep, job, len(rows)))
-    predicted = seconds[0] * flops[1] / flops[0]
-    assert predicted == pytest.approx(seconds[1], rel=0.5)
+    flops, seconds = processor_seconds(replace(shape, layers=4), known, tries=3)
+    more, found = processor_seconds(replace(shape, layers=8), other, tries=3)
+    assert seconds * more / flops == pytest.approx(found, rel=0.5)
 
 
 def test_what_fits_says_so(capsys):
-    assert cost_model.main(["--model", "7b", "--ranks", "8", "--gradient-checkpointing"]) == 0
+    assert sizing.main(["job", "--model", "7b", "--ranks", "8", "--gradient-checkpointing"]) == 0
     out = capsys.readouterr().out
     assert "DOES NOT FIT" not in out and "29 reduce-scatters" in out
-    assert cost_model.main(["--model", "7b", "--ranks", "1"]) == 0
+    assert sizing.main(["job", "--model", "7b", "--ranks", "1"]) == 0
     assert "DOES NOT FIT 77" in capsys.readouterr().out
 
 
@@ -308,18 +303,18 @@ def test_every_phase_is_a_sum_of_positive_terms():
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(capsys, words, says):
-    assert cost_model.main(words.split()) == 2
+    assert sizing.main(["job", *words.split()]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("cost_model: ") and says in err and err.count("\n") == 1
+    assert err.startswith("sizing: ") and says in err and err.count("\n") == 1
 
 
 def test_a_shape_is_read_from_a_configuration(tmp_path):
     for shape in (MODELS["7b"], replace(EVEN, head_dim=8)):
         model_config(shape).save_pretrained(tmp_path)
-        assert cost_model.read_shape(tmp_path).parameters == shape.parameters
+        assert sizing.read_shape(tmp_path).parameters == shape.parameters
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(cost_model.UserError, match="gpt2 is not modelled"):
-        cost_model.read_shape(tmp_path)
+    with pytest.raises(sizing.UserError, match="gpt2 is not modelled"):
+        sizing.read_shape(tmp_path)
 
 
 def test_slower_hardware_takes_longer():
