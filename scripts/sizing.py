@@ -6,7 +6,7 @@
     python scripts/sizing.py check    # the predicted peak against the learner's own update
     python scripts/sizing.py seconds  # operations against the time of updates on this CPU
 
-docs/scaling.md explains the terms and says what is left out.
+docs/method/scaling.md explains the terms and says what is left out.
 """
 
 import argparse
