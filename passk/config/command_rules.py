@@ -16,7 +16,7 @@ from passk.config.commands import (
     ReproduceConfig,
     ToyConfig,
 )
-from passk.config.limits import check_fields
+from passk.config.fields import check_fields
 from passk.config.rules import check_exists, check_group, check_run
 from passk.config.schema import ESTIMATOR_NAMES, REGIMES, RunConfig, TrainConfig, is_noisy, target_k
 from passk.errors import UserError

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from passk.config.command_rules import check
-from passk.config.limits import check_fields
+from passk.config.fields import check_fields
 from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir, groups
 from passk.config.schema import (
     REGIMES,
