@@ -13,11 +13,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from passk.config.command_rules import check, claim_directory
 from passk.config.commands import EvaluateConfig, ReproduceConfig
 from passk.config.compose import explain, register, settle, to_config
 from passk.config.fields import check_field
 from passk.config.registry import SCHEMAS, conf_dir, keys
+from passk.config.rules import check, claim_directory
 from passk.config.schema import (
     ESTIMATOR_NAMES,
     REGIMES,
