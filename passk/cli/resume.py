@@ -14,8 +14,8 @@ from passk.config.commands import DiagnoseConfig, EvaluateConfig, FilterConfig
 from passk.config.compose import load_config, load_run_config
 from passk.config.rules import check
 from passk.config.schema import FREE_ON_RESUME, RunConfig, TrackerConfig, TrainConfig
-from passk.data.places import with_absolute_paths
 from passk.data.problems import load_data
+from passk.data.sources import with_absolute_paths
 from passk.errors import UserError
 from passk.files import read_manifest, read_object, recorded
 from passk.learner.checkpoint import (

@@ -155,8 +155,8 @@ def explain(error: Exception, command: str) -> str:
     """Explain an error of Hydra or OmegaConf in one sentence that names key and choices."""
     if isinstance(error, OverrideParseException):
         return _explain_unread(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = [name for name in error.options or () if not name.endswith("_schema")]
         allowed = ", ".join(options or groups(command).get(group, []))
         return f"{group}={option} is unknown; allowed: {allowed}"

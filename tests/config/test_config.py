@@ -206,6 +206,7 @@ MISSPELT = [
     ("eval", "runs=3", "runs", "did you mean run?"),
     ("reproduce", "seed=3", "seed", "did you mean seeds?"),
     ("train", "seeds=3", "seeds", "resume"),
+    ("train", "train={sed: 3}", "train.sed", "did you mean train.seed?"),
 ]
 
 
@@ -244,6 +245,7 @@ def test_wrong_types_are_named_with_the_key(override, key, says):
     ("override", "choices"),
     [
         ("regime=pass2", "adaptive_k, curriculum, hybrid, pass1, passk, projected, sft"),
+        ("regime=", "adaptive_k, curriculum, hybrid, pass1, passk, projected, sft"),
         ("data=gsm9k", "conventions, gsm8k, jsonl, math"),
         ("experiment=nope", "gsm8k-smollm2, math-diagnostic, smoke"),
         ("verifier=xx", "auto, conventions, exact, math, python"),
