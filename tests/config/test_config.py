@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from passk.config.commands import EvaluateConfig, ReproduceConfig
-from passk.config.compose import explain, register, settle, to_config
+from passk.config.compose import explain, load_run_config, register, settle, to_config
 from passk.config.fields import check_field
 from passk.config.registry import SCHEMAS, conf_dir, keys
 from passk.config.rules import check, claim_directory
@@ -423,6 +423,23 @@ def test_eval_refuses_a_run_that_does_not_exist():
 )
 def test_what_is_just_allowed_is_allowed(overrides):
     assert isinstance(configured(*overrides), TrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("saved", "says"),
+    [
+        ("{data: {name: conventions}, foo: 1}", "sets foo, which this version of passk"),
+        ("{data: {name: jsonl, num_train: 1}}", "sets data.num_train, which this version of passk"),
+        ("{data: {name: conventions}, regime: {kk: 1}}", "sets regime.kk, which this version"),
+        ("{data: {name: conventions}, regime: {k: x}}", "a value that cannot be: regime.k: Value"),
+        ("{data: {name: gsm9k}}", "has data.name=gsm9k; allowed: conventions, gsm8k"),
+    ],
+)
+def test_a_saved_configuration_with_what_is_unknown_is_refused(tmp_path, saved, says):
+    (tmp_path / "config.yaml").write_text(saved)
+    with pytest.raises(UserError) as refused:
+        load_run_config(tmp_path)
+    assert says in str(refused.value)
 
 
 def test_rules_hold_for_configurations_made_by_hand():
