@@ -11,8 +11,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from passk.config.limits import choices
-from passk.config.registry import DATA_SCHEMAS, SCHEMAS, groups
+from passk.config.registry import DATA_SCHEMAS, SCHEMAS, choices, groups
 from passk.config.schema import DataConfig
 from passk.errors import UserError
 
@@ -124,24 +123,16 @@ def _candidates(words: Sequence[str], current: str, escape: Callable[[str], str]
 def _values(command: str, key: str, typed: str, escape: Callable[[str], str]) -> Iterator[str]:
     """Yield the values that may follow `key=`; after a comma, further ones of the same kind."""
     before = typed[: typed.rfind(",") + 1]
-    named = [*groups(command).get(key, ()), *choices(key)]
+    named = [*groups(command).get(key, ()), *choices(command, key)]
     if key == "hydra/launcher":
         named += LAUNCHERS
     if key == "checkpoint":
         named += ["last", "best"] + ["all"] * (command == "filter")
     if key == "model.path":
         named += ["tiny"]
-    if isinstance(_field(SCHEMAS[command](), key), bool):
-        named += ["true", "false"]
     yield from (f"{before}{name}" for name in named)
     if key in FILES or key in FOLDERS:
         yield from _paths(typed, lambda name: escape(SIGNS.sub(r"\\\1", name)), key in FOLDERS)
-
-
-def _field(node: Any, key: str) -> Any:
-    for part in key.split("."):
-        node = getattr(node, part, None)
-    return node
 
 
 def _keys(command: str, words: Sequence[str], current: str) -> Iterator[str]:

@@ -31,9 +31,9 @@ from passk.cli.sweep.slurm import (
     with_sweep_as_flag,
 )
 from passk.cli.sweep.status import status
-from passk.config.command_rules import claim_directory
 from passk.config.compose import check_groups, explain, groups_and_keys, register, to_config
 from passk.config.registry import conf_dir, text_keys
+from passk.config.rules import claim_directory
 from passk.config.schema import RunConfig
 from passk.console import check_words, lose_output, open_streams, restart_in_utf8, say
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
-from passk.config.command_rules import check
 from passk.config.commands import DiagnoseConfig, EvaluateConfig, FilterConfig
 from passk.config.compose import load_config, load_run_config
+from passk.config.rules import check
 from passk.config.schema import FREE_ON_RESUME, RunConfig, TrackerConfig, TrainConfig
-from passk.data.places import with_absolute_paths
 from passk.data.problems import load_data
+from passk.data.sources import with_absolute_paths
 from passk.errors import UserError
 from passk.files import read_manifest, read_object, recorded
 from passk.learner.checkpoint import (

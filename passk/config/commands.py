@@ -6,6 +6,7 @@ Training's own configuration is in `passk.config.schema`.
 from dataclasses import dataclass, field
 from typing import Any
 
+from passk.config.fields import LARGEST_SEED, bounded, one_of, share
 from passk.config.schema import RegimeConfig, RolloutConfig, RunConfig, SweepConfig, TrainConfig
 
 
@@ -22,17 +23,20 @@ class EvaluateConfig(RunConfig):
 class DiagnosisConfig:
     """Measurements of `passk diagnose`, on training problems with newly drawn samples."""
 
-    num_prompts: int | None = 512  # null, or where there are fewer: all
-    num_samples: int = 32  # of each; products are measured for every k up to it
+    num_prompts: int | None = bounded(512, at_least=3)  # null, or where there are fewer: all
+    num_samples: int = bounded(32, at_least=4)  # of each; products are measured for k up to it
     ks: list[int] | None = None  # shown by prompt, and with cosines; null: those of eval.ks
     # a learner pass and two forward passes for each of ks: its cosine, and honest intervals
     cosines: bool = True
-    parameters: str = "all"  # that gradients are taken of, or those of last_layer, of final_norm
+    # that gradients are taken of, or those of last_layer, of final_norm
+    parameters: str = one_of("all", ("all", "last_layer", "final_norm"))
     preconditioned: bool = False  # products as Adam scales them, by the moments of the checkpoint
-    num_blocks: int = 8  # of prompts; a prompt meets the gradient over the other blocks
-    matrix_prompts: int = 256  # the first so many interfere with one another how? 0: not asked
-    sketch_size: int = 4096  # numbers kept of each gradient: errors of products go by its root
-    seed: int = 0  # of the choice of problems and of their samples
+    # of prompts; a prompt meets the gradient over the other blocks
+    num_blocks: int = bounded(8, at_least=3)
+    matrix_prompts: int = bounded(256, at_least=0)  # of the interference matrix; 0: no matrix
+    # numbers kept of each gradient: errors of products go by its root
+    sketch_size: int = bounded(4096, at_least=64)
+    seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)  # of problems and their samples
     # sets of easy and hard prompts as in the paper's section 5, [EASY_ABOVE,HARD_BELOW] each
     filtered_sets: list[Any] = field(default_factory=list)
     keep_unsolved: bool = False  # among the hard prompts those of which no sample is right
@@ -52,9 +56,9 @@ class DiagnoseConfig(RunConfig):
 class FilteringConfig:
     """Choice of the prompts that `passk filter` removes or down-weights."""
 
-    fdr: float = 0.1  # false-discovery rate: the share of harmless prompts among them, at most
-    weight: float = 0.0  # that they keep in training; 0 drops them
-    num_checkpoints: int | None = None  # newest ones of the run; null: all that it has
+    fdr: float = share(0.1)  # false-discovery rate: harmless ones among them, at most
+    weight: float = share(0.0)  # that they keep in training; 0 drops them
+    num_checkpoints: int | None = bounded(None, at_least=1)  # newest ones of the run; null: all
 
 
 @dataclass(kw_only=True)
@@ -74,11 +78,11 @@ class FilterConfig(DiagnoseConfig):
 class ReproduceConfig(TrainConfig):
     """`passk reproduce`: SFT, then RL regimes from that checkpoint, once per seed."""
 
-    seeds: int = 1
+    seeds: int = bounded(1, at_least=1, at_most=1000)
     regimes: list[str] = field(default_factory=lambda: ["pass1", "passk", "hybrid"])
-    sft_steps: int | None = None  # null: the default of regime=sft
-    alignment_prompts: int = 2048
-    alignment_samples: int = 32
+    sft_steps: int | None = bounded(None, at_least=1)  # null: the default of regime=sft
+    alignment_prompts: int = bounded(2048, at_least=1)
+    alignment_samples: int = bounded(32, at_least=2)
 
 
 @dataclass(kw_only=True)
@@ -94,7 +98,7 @@ class ReportConfig:
 class PublishingConfig:
     """Facts about the model of `passk export` that its run does not record."""
 
-    dtype: str | None = None  # of the weights; null: as they were trained
+    dtype: str | None = one_of(None, ("float32", "bfloat16", "float16"))  # null: as trained
     license: str | None = None  # as the hub spells it: apache-2.0, mit, other, ...
     base_model: str | None = None  # hub id of the starting model; null: model.path, if that is one
 
@@ -113,7 +117,7 @@ class ExportConfig:
 class GroupConfig:
     """Part of `RolloutConfig` that `passk explain` needs."""
 
-    num_samples: int = RolloutConfig.num_samples
+    num_samples: int = bounded(RolloutConfig.num_samples, at_least=2)
 
 
 @dataclass(kw_only=True)
@@ -139,13 +143,14 @@ class ExplainConfig:
 class PopulationConfig:
     """Population of `passk toy`, and gradient ascent on its Pass@k."""
 
-    k: int = 5
+    k: int = bounded(5, at_least=2)
     p_hard: float = 0.4  # share of hard prompts
     delta: float = 0.2  # distance of the means of s, hard minus easy, in standard deviations
     theta: list[float] = field(default_factory=lambda: [-2.0, -2.0])  # start: bias, slope over s
-    step_size: float = 1.0
-    num_steps: int = 500
-    seed: int = 0  # of the sample in the heatmap; all else is exact
+    step_size: float = bounded(1.0, positive=True)
+    num_steps: int = bounded(500, at_least=1)
+    # of the sample in the heatmap; all else is exact
+    seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)
 
 
 @dataclass(kw_only=True)

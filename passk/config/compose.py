@@ -9,25 +9,24 @@ rest.
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from passk.config.command_rules import check
-from passk.config.limits import check_fields
-from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir, groups
+from passk.config.fields import check_fields
+from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir, groups, keys
+from passk.config.rules import check
 from passk.config.schema import (
     REGIMES,
     VERIFIER_OF_DATA,
     ConventionsConfig,
-    DataConfig,
     PromptConfig,
     RunConfig,
     TableConfig,
@@ -148,61 +147,45 @@ def load_config(run_dir: Path, kind: type[C]) -> C:
     schema.data = OmegaConf.structured(DATA_SCHEMAS[name])
     try:
         cfg = OmegaConf.to_object(OmegaConf.merge(schema, saved))
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise UserError(
+            f"{path} sets {error.full_key}, which this version of passk does not know; take the "
+            "key out, or use the version of passk in the run's manifest.json"
+        ) from None
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        if unknown := _unknown_key(schema, saved):
-            raise UserError(
-                f"{path} sets {unknown}, which this version of passk does not know; take the key "
-                "out, or use the version of passk in the run's manifest.json"
-            ) from None
         raise broken(path, f"holds a value that cannot be: {explain(error, 'train')}") from error
     assert isinstance(cfg, kind)
     return cfg
 
 
-def _unknown_key(schema: DictConfig, saved: dict[str, Any]) -> str | None:
-    """Return the first key of a saved configuration, dotted, that the schema lacks."""
-    for key, value in saved.items():
-        if key not in schema:
-            return str(key)
-        inner = schema[key]
-        is_section = isinstance(value, dict) and is_dataclass(OmegaConf.get_type(inner))
-        if is_section and (unknown := _unknown_key(inner, value)):
-            return f"{key}.{unknown}"
-    return None
-
-
 def explain(error: Exception, command: str) -> str:
     """Explain an error of Hydra or OmegaConf in one sentence that names key and choices."""
-    causes = [str(e) for e in (error, error.__cause__) if e is not None]
-    text = "\n".join(causes)
     if isinstance(error, OverrideParseException):
         return _explain_unread(error)
-    if "Config group override must be" in text:  # Hydra's own words for any value
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = [name for name in error.options or () if not name.endswith("_schema")]
+        allowed = ", ".join(options or groups(command).get(group, []))
+        return f"{group}={option} is unknown; allowed: {allowed}"
+    if "Config group override must be" in str(error):  # Hydra's own words for any value
         return f"{', '.join(groups(command))} take the name of an option, as --help lists them"
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        return _explain_unknown_key(unknown[1], command)
-    missing = re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text)
-    if missing:
-        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        shown = [name for name in options if not name.endswith("_schema")]
-        shown = shown or groups(command).get(missing[1], [])
-        return f"{missing[1]}={missing[2]} is unknown; allowed: {', '.join(shown)}"
-    foreign = re.search(r"Key '(\w+)' not in '\w+Config'", text)
-    if foreign and (command, foreign[1]) == ("explain", "train"):
-        others = ", ".join(name for name in REGIMES if name != "sft")
-        return f"regime=sft imitates solutions and weights no prompt; to explain are: {others}"
-    if foreign:
+    chain = (error, error.__cause__, error.__context__)
+    cause = next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
+    if typed := re.search(r"Could not override '([^']+)'", str(error)):
+        # The longer one is whole: `a.b=1` stops at an unknown a, `a={b: 1}` at an unknown a.b.
+        stopped_at = getattr(cause, "full_key", None) or ""
+        return _explain_unknown_key(max(typed[1], stopped_at, key=len), command)
+    if cause is None:
+        return " ".join(str(error).split())
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        if (command, cause.full_key) == ("explain", "train"):
+            others = ", ".join(name for name in REGIMES if name != "sft")
+            return f"regime=sft imitates solutions and weights no prompt; to explain are: {others}"
         takes = ", ".join(field.name for field in fields(SCHEMAS[command]))
-        return f"what was chosen sets {foreign[1]}, which passk {command} lacks; it takes: {takes}"
-    key = re.search(r"full_key: (\S+)", text)
-    # OmegaConf puts the reason on the last line before the key, Hydra a general remark first.
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    before_key = [
-        line for line in lines if not re.match(r"(full_key|reference_type|object_type)", line)
-    ]
-    reason = before_key[-1] if key else " ".join(before_key)
-    return f"{key[1]}: {reason}" if key else reason
+        lacking = f"what was chosen sets {cause.full_key}, which passk {command} lacks"
+        return f"{lacking}; it takes: {takes}"
+    reason = " ".join(str(cause).partition("\n    full_key: ")[0].split())
+    return f"{cause.full_key}: {reason}" if cause.full_key else reason
 
 
 def _explain_unread(error: OverrideParseException) -> str:
@@ -220,30 +203,23 @@ def _explain_unread(error: OverrideParseException) -> str:
 
 
 def _explain_unknown_key(key: str, command: str) -> str:
-    """Suggest the nearest known key; walk the schema as far as the key is right."""
+    """Suggest the nearest known key, below the part of the key that is right."""
     if key.startswith("hydra."):
         return f"{key} is not a key of Hydra, or not one of the chosen hydra/launcher"
-    node: Any = SCHEMAS[command]()
-    path: list[str] = []
+    known, path = keys(command), ""
     for part in key.split("."):
-        # The chosen data set is not known here, so take the fields of all of them.
-        schemas = [schema() for schema in (ConventionsConfig, TableConfig)]
-        nodes = schemas if isinstance(node, DataConfig) else [node]
-        names = list(
-            dict.fromkeys(field.name for n in nodes if is_dataclass(n) for field in fields(n))
-        )
+        below = (name.removeprefix(path) for name in known if name.startswith(path))
+        names = list(dict.fromkeys(name.partition(".")[0] for name in below))
         if part not in names:
-            prefix = ".".join(path)
             near = difflib.get_close_matches(part, names, n=1)
-            hint = f"; did you mean {'.'.join([*path, near[0]])}?" if near else ";"
-            where = f"{prefix} takes" if prefix else "it takes"
+            hint = f"; did you mean {path}{near[0]}?" if near else ";"
+            where = f"{path[:-1]} takes" if path else "it takes"
             return f"{key} is not a key of passk {command}{hint} {where}: {', '.join(names)}"
-        node = next(getattr(n, part) for n in nodes if hasattr(n, part))
-        path.append(part)
-        if isinstance(node, dict):
-            own = ".".join(path)
-            return f"{own} takes keys of your own, with a plus sign: +{own}.KEY=VALUE"
-    return f"{key} cannot be set here: the chosen {path[0]} has no such field"
+        here = f"{path}{part}"
+        if here in known and get_origin(known[here].type) is dict:
+            return f"{here} takes keys of your own, with a plus sign: +{here}.KEY=VALUE"
+        path = f"{here}."
+    return f"{key} cannot be set here: the chosen {key.partition('.')[0]} has no such field"
 
 
 _BREAKS = {"n": "\n", "t": "\t"}

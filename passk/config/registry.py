@@ -1,8 +1,10 @@
 """Look up the configuration of each command: its dataclass, and its groups in `conf/`."""
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -37,24 +39,43 @@ DATA_SCHEMAS: dict[str, type[DataConfig]] = {
     "jsonl": TableConfig,
 }
 
-
 _TEXTS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+
+
+@cache
+def keys(command: str) -> dict[str, Field[Any]]:
+    """Return the keys of a command that take a value, such as regime.k, with their fields.
+
+    The data set that is chosen is not known here, so the fields of all of them are there.
+    """
+    found = dict(_keys(SCHEMAS[command]))
+    if "data.name" in found:
+        for schema in DATA_SCHEMAS.values():
+            found |= _keys(schema, "data.")
+    return found
+
+
+def _keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
+    for field in fields(schema):
+        if is_dataclass(field.type):
+            assert isinstance(field.type, type)
+            yield from _keys(field.type, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field
 
 
 def text_keys(command: str) -> frozenset[str]:
     """Return the keys of a command that take a text, such as a path or an instruction."""
-    own = _text_fields(SCHEMAS[command])
-    of_data = [f"data.{key}" for schema in DATA_SCHEMAS.values() for key in _text_fields(schema)]
-    return frozenset((*own, *of_data, *_TEXTS_OF_HYDRA))
+    own = (key for key, field in keys(command).items() if field.type in (str, str | None))
+    return frozenset((*own, *_TEXTS_OF_HYDRA))
 
 
-def _text_fields(schema: type) -> Iterator[str]:
-    for field in fields(schema):
-        if is_dataclass(field.type):
-            assert isinstance(field.type, type)
-            yield from (f"{field.name}.{key}" for key in _text_fields(field.type))
-        elif field.type in (str, str | None):
-            yield field.name
+def choices(command: str, key: str) -> tuple[str, ...]:
+    """Return the values that a key may have, if they can be listed; else an empty tuple."""
+    field = keys(command).get(key)
+    if field is None:
+        return ()
+    return ("true", "false") if field.type is bool else field.metadata.get("choices", ())
 
 
 def conf_dir() -> Path:

@@ -1,11 +1,14 @@
 """Configuration schema: plain dataclasses, standard library only, so bad input is refused at once.
 
+`passk.config.fields` explains what a field may be: `bounded`, `share` and `one_of` give a default.
 Hydra composes YAML from `conf/` over these (`passk.config.compose`); `passk.config.rules` checks
 the rules between fields. `null` in YAML is None here. Paths are strings, as the user typed them.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
+
+from passk.config.fields import LARGEST_SEED, bounded, one_of, share
 
 REMEDIES = ("adaptive_k", "curriculum", "projected")  # objectives chosen while training
 REGIMES = ("sft", "pass1", "passk", "hybrid", *REMEDIES)
@@ -19,11 +22,13 @@ class ModelConfig:
     """Causal language model to start from."""
 
     path: str = "tiny"  # `tiny` (shipped in the package), a folder, or a Hugging Face hub id
-    dtype: str = "float32"  # of the weights that are trained
-    attn_implementation: str = "sdpa"
+    dtype: str = one_of("float32", ("float32", "float64", "bfloat16"))  # of trained weights
+    attn_implementation: str = one_of(
+        "sdpa", ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+    )
     trust_remote_code: bool = False  # run code that comes with the model
-    lora_rank: int = 0  # 0 trains all weights; above, adapters of this rank (needs peft)
-    lora_alpha: int = 32
+    lora_rank: int = bounded(0, at_least=0)  # 0: all weights; else adapters of this rank (peft)
+    lora_alpha: int = bounded(32, at_least=1)
     lora_targets: str = "all-linear"  # or names of modules, separated by spaces
 
 
@@ -31,7 +36,8 @@ class ModelConfig:
 class PromptConfig:
     """Format of prompts, made from problems, and of completions, made from worked solutions."""
 
-    style: str = "plain"  # chat (the tokenizer's chat template), plain, or auto: chat if it has one
+    # chat: by the tokenizer's chat template; auto: chat if it has one
+    style: str = one_of("plain", ("plain", "chat", "auto"))
     template: str = "{problem}"  # of a plain prompt
     completion_template: str = "{solution}"  # of worked solutions: shots and supervised fine-tuning
     instruction: str = ""  # the line below the problem in a chat's user turn
@@ -40,7 +46,7 @@ class PromptConfig:
     # further arguments of the chat template, such as enable_thinking
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     date: str | None = None  # that a chat template may write, YYYY-MM-DD; null: of the run's start
-    num_shots: int = 0  # worked training problems shown first; they are not trained on
+    num_shots: int = bounded(0, at_least=0)  # worked problems shown first and not trained on
     stop: list[str] = field(default_factory=list)  # texts that end a completion, left out of it
 
 
@@ -51,9 +57,9 @@ class DataConfig:
     name: str = ""
     path: str | None = None
     eval_path: str | None = None
-    seed: int = 0
+    seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)
     prompt: PromptConfig = field(default_factory=PromptConfig)
-    answer_tokens: int = 32  # room for an answer; rollout.max_new_tokens follows it
+    answer_tokens: int = bounded(32, at_least=1)  # rollout.max_new_tokens follows it
     check_gold: bool = True  # before step 0: does the verifier accept the data's own answers?
 
 
@@ -76,9 +82,8 @@ class TableConfig(DataConfig):
     level_column: str | None = None
     type_column: str | None = None
     weight_column: str | None = "weight"  # of a problem in training; absent: 1
-    gold_in: str = (
-        "whole"  # the answer is the whole field, after_hash (####), or in_box (\\boxed{})
-    )
+    # the answer is the whole field, after_hash (####), or in_box (\\boxed{})
+    gold_in: str = one_of("whole", ("whole", "after_hash", "in_box"))
     strip_calculations: bool = False  # GSM8K's <<48/2=24>> in worked solutions
 
 
@@ -86,14 +91,14 @@ class TableConfig(DataConfig):
 class ConventionsConfig(DataConfig):
     """Embedded task; see `passk.data.conventions`."""
 
-    num_train: int = 4096
-    num_corpus: int = 65536
-    calculator_fraction: float = 0.2
-    skill_fraction: float = 0.42
-    cue: float = 0.0
-    corpus_calculator_fraction: float = 0.08
-    corpus_skill_fraction: float = 0.1
-    corpus_cue: float = 0.0
+    num_train: int = bounded(4096, at_least=1)
+    num_corpus: int = bounded(65536, at_least=1)
+    calculator_fraction: float = share(0.2)
+    skill_fraction: float = share(0.42)
+    cue: float = share(0.0)
+    corpus_calculator_fraction: float = share(0.08)
+    corpus_skill_fraction: float = share(0.1)
+    corpus_cue: float = share(0.0)
 
 
 @dataclass(kw_only=True)
@@ -103,21 +108,25 @@ class RegimeConfig:
     Remedies start from the configured numbers and choose them anew at every step.
     """
 
-    name: str = ""
-    estimator: str = "mixture"
-    k: int = 8
-    pass1_weight: float = 0.7
-    num_demonstrations: int = 256  # worked solutions a step, for `sft` only
-    # Of the regimes that choose k or pass1_weight anew at every step (docs/research/remedies.md).
-    # f(k) is the product of the gradients of Pass@k and Pass@1.
-    window: int = 20  # last measurements of f that are pooled; steps that a slope is fitted to
-    measure_every: int = 2  # steps between measurements of f, of adaptive_k and projected
-    num_blocks: int = 8  # of a batch's prompts; a prompt meets the gradient over the other blocks
+    name: str = one_of("", REGIMES)
+    estimator: str = one_of("mixture", ESTIMATOR_NAMES)
+    k: int = bounded(8, at_least=1)
+    pass1_weight: float = share(0.7)
+    num_demonstrations: int = bounded(256, at_least=1)  # worked solutions a step, for `sft` only
+    # Of the regimes that choose k or pass1_weight anew at every step; see docs/research/remedies.md. f(k) is
+    # the product of the gradients of Pass@k and Pass@1.
+    # last measurements of f that are pooled; steps that a slope is fitted to
+    window: int = bounded(20, at_least=3)
+    measure_every: int = bounded(2, at_least=1)  # steps, of adaptive_k and projected
+    # of a batch's prompts; a prompt meets the gradient over the other blocks
+    num_blocks: int = bounded(8, at_least=2)
     preconditioned: bool = False  # f along Adam's step, not along the gradient
     level: float = 0.95  # of the intervals of f and of slopes that choices rest on
     cautious: bool = True  # f is as low as its interval allows; else no conflict that is not clear
-    trigger: str = "products"  # what lowers k, adaptive_k: products (f below 0), slope (of Pass@1)
-    min_success: float = 0.0  # share of right samples that a prompt needs at first, of curriculum
+    # what lowers k, adaptive_k: products (f below 0), slope (of Pass@1)
+    trigger: str = one_of("products", ("products", "slope"))
+    # share of right samples that a prompt needs at first, of curriculum
+    min_success: float = share(0.0)
 
     @property
     def is_remedy(self) -> bool:
@@ -129,24 +138,26 @@ class RegimeConfig:
 class RolloutConfig:
     """Sampling of answers for training."""
 
-    engine: str = "auto"  # auto: vllm where a GPU and vLLM are there, else torch
-    num_prompts: int = 64
-    num_samples: int = 16
-    temperature: float = 1.0
-    top_p: float = 1.0  # below 1, passk diagnose only: the nucleus of the distribution
-    max_new_tokens: int = 32
-    max_model_len: int | None = None  # prompt and answer; null: what the data needs
-    save_every: int = 1  # steps between rollout files; 0 writes none
-    dtype: str | None = None  # of the sampler's weights; null: model.dtype
-    max_batch_samples: int = 2048  # in flight at once, torch engine
+    engine: str = one_of("auto", ("auto", "torch", "vllm"))  # auto: vllm if it and a GPU are there
+    num_prompts: int = bounded(64, at_least=1)
+    num_samples: int = bounded(16, at_least=2)
+    temperature: float = bounded(1.0, at_most=100, positive=True)
+    top_p: float = share(1.0, positive=True)  # below 1 (a nucleus): passk diagnose only
+    max_new_tokens: int = bounded(32, at_least=1)
+    max_model_len: int | None = bounded(None, at_least=2)  # null: what the data needs
+    save_every: int = bounded(1, at_least=0)  # steps between rollout files; 0 writes none
+    # of the sampler's weights; null: model.dtype
+    dtype: str | None = one_of(None, ("float32", "float64", "bfloat16", "float16"))
+    max_batch_samples: int = bounded(2048, at_least=1)  # in flight at once, torch engine
     # ranks in a row that share one engine, which holds a part of the model on each; vllm engine
-    tensor_parallel: int = 1
-    memory_fraction: float = 0.4  # of the GPU (CPU engine: of main memory), vllm engine
+    tensor_parallel: int = bounded(1, at_least=1, at_most=1024)
+    memory_fraction: float = share(0.4)  # of the GPU (CPU engine: of main memory), vllm engine
     sleep: bool = True  # give GPU memory back while learning, vllm engine
     enforce_eager: bool = False  # no CUDA graphs or compilation, vllm engine
-    importance_cap: float | None = 2.0  # truncated importance weights; null: none
-    max_logprob_gap: float = 0.05  # mean |sampler - learner| a token, nats; above it a run stops
-    num_synced_checks: int = 8  # tensors compared after each hand-over of weights
+    importance_cap: float | None = bounded(2.0, positive=True)  # of importance weights; null: none
+    # mean |sampler - learner| a token, nats; above it a run stops
+    max_logprob_gap: float = bounded(0.05, positive=True)
+    num_synced_checks: int = bounded(8, at_least=0)  # tensors compared after weights are synced
 
 
 # Where a final answer may stand in a completion.
@@ -157,18 +168,18 @@ ANSWER_PLACES = ("boxed", "hash", "last_line", "last_number")
 class VerifierConfig:
     """Judgement of answers."""
 
-    name: str = "auto"  # auto: the one that belongs to the data
+    # auto: the verifier that belongs to the data
+    name: str = one_of("auto", ("auto", "conventions", "exact", "math", "python"))
     answer_in: list[str] = field(default_factory=lambda: ["boxed", "hash", "last_number"])
-    timeout_seconds: float = 5.0  # of one check, wall clock
-    num_workers: int | None = None  # null: one per core, at most 8
-    max_memory_mib: int = 2048  # of one check
-    max_file_mib: int = 16  # written by one check, verifier=python
-    # Errors on purpose, a draw for each final answer to each problem: see
-    # docs/research/verifier_noise.md. Training rollouts and gradient diagnostics see them;
-    # evaluations and the gold check never do.
-    false_negative_rate: float = 0.0  # of right answers: refused
-    false_positive_rate: float = 0.0  # of wrong ones: accepted
-    noise_seed: int = 0  # decides which
+    timeout_seconds: float = bounded(5.0, at_most=86_400, positive=True)  # of one check, wall clock
+    num_workers: int | None = bounded(None, at_least=1, at_most=1024)  # null: cores, at most 8
+    max_memory_mib: int = bounded(2048, at_least=64, at_most=2**24)  # of one check
+    max_file_mib: int = bounded(16, at_least=1, at_most=2**24)  # written by one, verifier=python
+    # Errors on purpose, a draw for each final answer to each problem (docs/research/verifier_noise.md).
+    # Training rollouts and gradient diagnostics see them; evaluations and the gold check never do.
+    false_negative_rate: float = share(0.0)  # of right answers: refused
+    false_positive_rate: float = share(0.0)  # of wrong ones: accepted
+    noise_seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)  # decides which
 
 
 def is_noisy(cfg: VerifierConfig) -> bool:
@@ -180,24 +191,25 @@ def is_noisy(cfg: VerifierConfig) -> bool:
 class LearnerConfig:
     """Optimiser, micro-batches, and distribution of the model over processes."""
 
-    device: str = "auto"
+    device: str = one_of("auto", ("auto", "cpu", "cuda"))
     num_processes: int | str = "auto"  # ranks on this machine; auto: one per GPU
-    replicas: int = 1  # copies of the sharded model; 1: every rank holds a shard of one
+    replicas: int = bounded(1, at_least=1, at_most=2**16)  # copies of the model that is sharded
     # gradients of micro-batches are added up over ranks once a step; false: at each of them, which
     # saves the memory of one whole gradient per rank
     defer_reduction: bool = True
     cpu_offload: bool = False  # shards wait in main memory
-    lr: float = 2e-4
-    compute_dtype: str | None = None  # of activations (autocast); null: model.dtype
+    lr: float = bounded(2e-4, positive=True)
+    # of activations (autocast); null: model.dtype; float16 would need its gradients scaled
+    compute_dtype: str | None = one_of(None, ("bfloat16",))
     gradient_checkpointing: bool = False
     compile: bool = False  # torch.compile of each layer; needs a C++ compiler
-    schedule: str = "linear"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
+    schedule: str = one_of("linear", ("constant", "linear", "cosine"))
+    warmup_steps: int = bounded(0, at_least=0)
+    weight_decay: float = bounded(0.0, at_least=0)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
-    max_grad_norm: float | None = None
-    max_tokens_per_batch: int = 2048  # padded; small ones stay in a CPU's cache
+    eps: float = bounded(1e-8, positive=True)
+    max_grad_norm: float | None = bounded(None, positive=True)
+    max_tokens_per_batch: int = bounded(2048, at_least=1)  # padded; small ones suit a CPU's cache
     skip_zero_advantages: bool = True
     merge_identical: bool = True
 
@@ -206,12 +218,12 @@ class LearnerConfig:
 class TrainingConfig:
     """Length, seed, starting point and checkpoints of a run."""
 
-    num_steps: int = 150
-    seed: int = 0
+    num_steps: int = bounded(150, at_least=1)
+    seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)
     init_from: str | None = None
-    save_every: int = 25
-    keep_last: int = 2  # newest checkpoints that stay
-    keep_best: int = 1  # and those of the evaluated steps that have the best Pass@1
+    save_every: int = bounded(25, at_least=0)
+    keep_last: int = bounded(2, at_least=1)  # newest checkpoints that stay
+    keep_best: int = bounded(1, at_least=0)  # and those that were evaluated best, by Pass@1
     async_save: bool = True  # checkpoints are copied to main memory and written by a thread
 
 
@@ -219,38 +231,39 @@ class TrainingConfig:
 class EvalConfig:
     """Evaluation of a policy on held-out problems."""
 
-    every: int = 25
+    every: int = bounded(25, at_least=0)
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
-    num_problems: int = 500
-    num_samples: int = 64
-    temperature: float = 1.0
-    top_p: float = 1.0
+    num_problems: int = bounded(500, at_least=1)
+    num_samples: int = bounded(64, at_least=1)
+    temperature: float = bounded(1.0, at_most=100, positive=True)
+    top_p: float = share(1.0, positive=True)
     greedy: bool = False  # one more answer per problem, at temperature 0
-    max_new_tokens: int | None = None  # null: rollout.max_new_tokens
-    seed: int = 0
-    num_resamples: int = 2000
-    chunk_size: int = 50  # problems whose samples are saved together, passk eval
+    max_new_tokens: int | None = bounded(None, at_least=1)  # null: rollout.max_new_tokens
+    seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)
+    num_resamples: int = bounded(2000, at_least=1)
+    chunk_size: int = bounded(50, at_least=1)  # problems saved together, passk eval
 
 
 @dataclass(kw_only=True)
 class DiagnosticsConfig:
     """Gradient alignment during training, measured from separate samples."""
 
-    every: int = 50  # 0: never, not even at the start of `passk reproduce`
-    num_prompts: int = 256
-    num_samples: int = 32
-    num_blocks: int = 16
+    every: int = bounded(50, at_least=0)  # 0: never, not even at the start of `passk reproduce`
+    num_prompts: int = bounded(256, at_least=1)
+    num_samples: int = bounded(32, at_least=2)
+    num_blocks: int = bounded(16, at_least=3)
 
 
 @dataclass(kw_only=True)
 class TrackerConfig:
     """Tracker of metrics besides `metrics.jsonl`; see docs/guide/train.md."""
 
-    name: str = "none"  # none, tensorboard, wandb, trackio or mlflow
+    name: str = one_of("none", ("none", "tensorboard", "wandb", "trackio", "mlflow"))
     project: str = "passk"  # mlflow: the experiment; tensorboard has none
     run_name: str | None = None  # null: after the run's directory
     group: str | None = None  # null: the sweep or reproduction that the run belongs to
-    mode: str = "offline"  # online: send to the server of wandb while the run goes on
+    # online: send to the server of wandb while the run goes on
+    mode: str = one_of("offline", ("offline", "online"))
     dir: str | None = None  # null: tensorboard and wandb: the run's directory; mlflow: mlruns
 
 
@@ -258,8 +271,8 @@ class TrackerConfig:
 class SweepConfig:
     """Sweep execution (`-m`). Not forwarded to individual runs."""
 
-    num_parallel: int = 1  # cells at a time on this machine; each gets its share of the GPUs
-    retries: int = 1  # further attempts at a cell that failed, but not for bad input
+    num_parallel: int = bounded(1, at_least=1, at_most=1024)  # cells at a time, which share GPUs
+    retries: int = bounded(1, at_least=0, at_most=1000)  # of a failed cell, but not for bad input
 
 
 @dataclass(kw_only=True)
@@ -272,7 +285,8 @@ class RunConfig:
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    num_threads: int | None = None  # of torch; null: 1 for models under 1M parameters, else torch's
+    # of torch; null: 1 for models under 1M parameters, else torch's
+    num_threads: int | None = bounded(None, at_least=1, at_most=1024)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
 

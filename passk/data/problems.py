@@ -7,7 +7,7 @@ import re
 import reprlib
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -99,44 +99,24 @@ def check_files(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool) 
 
 
 def _generate(cfg: ConventionsConfig, num_heldout: int, needs_training: bool) -> Data:
-    def draw(
-        count: int, split: str, calculator_fraction: float, skill_fraction: float, cue: float
-    ) -> tuple[Problem, ...]:
-        return tuple(
-            make_problems(
-                count,
-                split=split,
-                seed=cfg.seed,
-                calculator_fraction=calculator_fraction,
-                skill_fraction=skill_fraction,
-                cue=cue,
-            )
-        )
-
+    names = ("calculator_fraction", "skill_fraction", "cue")
+    shares: dict[str, float] = {name: getattr(cfg, name) for name in names}
+    shares_of_corpus: dict[str, float] = {name: getattr(cfg, f"corpus_{name}") for name in names}
     notes: list[str] = []
 
-    def read(path: str, key: str) -> tuple[Problem, ...]:
+    def side(split: str, count: int, key: str, path: str | None) -> tuple[Problem, ...]:
+        if not path:
+            return tuple(make_problems(count, split=split, seed=cfg.seed, **shares))
         problems, left_out = read_problems(path, key)
         notes.extend(left_out)
         return problems
 
-    prompts = (cfg.calculator_fraction, cfg.skill_fraction, cfg.cue)
-    heldout = (
-        read(cfg.eval_path, "data.eval_path")
-        if cfg.eval_path
-        else draw(num_heldout, "heldout", *prompts)
-    )
+    heldout = side("heldout", num_heldout, "data.eval_path", cfg.eval_path)
     if not needs_training:
         return Data((), heldout, (), notes=tuple(notes))
-    train = read(cfg.path, "data.path") if cfg.path else draw(cfg.num_train, "train", *prompts)
-    corpus = draw(
-        cfg.num_corpus,
-        "corpus",
-        cfg.corpus_calculator_fraction,
-        cfg.corpus_skill_fraction,
-        cfg.corpus_cue,
-    )
-    return Data(train, heldout, corpus, notes=tuple(notes))
+    train = side("train", cfg.num_train, "data.path", cfg.path)
+    corpus = make_problems(cfg.num_corpus, split="corpus", seed=cfg.seed, **shares_of_corpus)
+    return Data(train, heldout, tuple(corpus), notes=tuple(notes))
 
 
 def _read(cfg: TableConfig, needs_training: bool) -> Data:
@@ -159,20 +139,22 @@ def _read(cfg: TableConfig, needs_training: bool) -> Data:
     return Data(train, heldout, tuple(p for p in train if p.solution), notes=(*notes, *more))
 
 
+def _without(data: Data, prompts: Collection[str]) -> tuple[Data, list[Problem]]:
+    """Leave training problems with these normalised prompts out; return them too."""
+    dropped = dict.fromkeys(
+        problem for problem in (*data.train, *data.corpus) if normalised(problem.prompt) in prompts
+    )
+    train, corpus = (
+        tuple(problem for problem in side if problem not in dropped)
+        for side in (data.train, data.corpus)
+    )
+    return replace(data, train=train, corpus=corpus), list(dropped)
+
+
 def _without_heldout(data: Data) -> Data:
     """Leave out training problems whose normalised prompt is on the held-out side."""
     heldout = {normalised(problem.prompt): problem.id for problem in data.heldout}
-
-    def split(problems: Sequence[Problem]) -> tuple[tuple[Problem, ...], list[Problem]]:
-        kept: list[Problem] = []
-        dropped: list[Problem] = []
-        for problem in problems:
-            (dropped if normalised(problem.prompt) in heldout else kept).append(problem)
-        return tuple(kept), dropped
-
-    train, dropped = split(data.train)
-    corpus, dropped_too = split(data.corpus)
-    dropped = list({problem.id: problem for problem in (*dropped, *dropped_too)}.values())
+    data, dropped = _without(data, heldout)
     if not dropped:
         return data
     first = dropped[0]
@@ -181,7 +163,7 @@ def _without_heldout(data: Data) -> Data:
         f"{len(dropped)} ({first.id} is {heldout[normalised(first.prompt)]}"
         f"{', ...' if len(dropped) > 1 else ''})"
     )
-    return replace(data, train=train, corpus=corpus, notes=(*data.notes, note))
+    return replace(data, notes=(*data.notes, note))
 
 
 def _with_shots(data: Data, cfg: DataConfig) -> Data:
@@ -195,12 +177,8 @@ def _with_shots(data: Data, cfg: DataConfig) -> Data:
             "a worked solution"
         )
     shots = _shuffled(data.corpus, f"shots/{cfg.seed}")[:count]
-    shown = {normalised(problem.prompt) for problem in shots}
-    train, corpus = (
-        tuple(p for p in side if normalised(p.prompt) not in shown)
-        for side in (data.train, data.corpus)
-    )
-    return replace(data, train=train, corpus=corpus, shots=shots)
+    rest, _ = _without(data, {normalised(problem.prompt) for problem in shots})
+    return replace(rest, shots=shots)
 
 
 def _shuffled(problems: Iterable[Problem], seed: str) -> tuple[Problem, ...]:

@@ -16,14 +16,16 @@ import json
 import logging
 import lzma
 import math
+import os
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from passk.config.schema import RunConfig
 from passk.errors import UserError
 
 _ARROW = (".parquet", ".arrow", ".feather")
@@ -45,6 +47,7 @@ _DECODER = json.JSONDecoder(
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 Fields = Mapping[str, Any]
+C = TypeVar("C", bound=RunConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +191,7 @@ def _read_csv(text: str, file: Path, columns: Collection[str]) -> Iterator[tuple
     lines = _csv_lines(text, file, separator)
     header = next((cells for _, cells in lines), [])
     names = [name if name in columns else name.strip() for name in header]
-    wanted = {name: i for i, name in enumerate(names) if name in columns}
-    if twice := [name for name in wanted if names.count(name) > 1]:
-        raise UserError(f"{file}: the column {twice[0]!r} stands there twice; keep one of them")
+    wanted = _places(names, columns, str(file))
     rows = []
     for number, (line, cells) in enumerate(lines, 1):
         if len(cells) < len(names) or any(cells[len(names) :]):
@@ -285,16 +286,23 @@ def _arrow_table(source: Any) -> Any:
         return pyarrow.ipc.open_stream(source).read_all()
 
 
+def _places(names: Sequence[str], columns: Collection[str], shown: str) -> dict[str, int]:
+    """Return where the wanted `columns` of a table stand. Raises UserError for one that repeats."""
+    if twice := [name for name in names if name in columns and names.count(name) > 1]:
+        raise UserError(f"{shown}: the column {twice[0]!r} stands there twice; keep one of them")
+    return {name: place for place, name in enumerate(names) if name in columns}
+
+
 def table_rows(
     table: Any, name: str, columns: Collection[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of an Arrow table, numbered from 1, with the fields `columns`."""
-    wanted = [column for column in table.column_names if column in columns]
-    if twice := [column for column in wanted if wanted.count(column) > 1]:
-        raise UserError(f"{name}: the column {twice[0]!r} stands there twice; keep one of them")
-    cells = [_column_values(table.column(column), f"{name}: {column!r}") for column in wanted]
-    for number in range(1, table.num_rows + 1):
-        yield number, {column: cells[i][number - 1] for i, column in enumerate(wanted)}
+    cells = {
+        column: _column_values(table.column(place), f"{name}: {column!r}")
+        for column, place in _places(table.column_names, columns, name).items()
+    }
+    for i in range(table.num_rows):
+        yield i + 1, {column: values[i] for column, values in cells.items()}
 
 
 def _column_values(column: Any, shown: str) -> list[Any]:
@@ -348,6 +356,35 @@ def is_file_name(source: str) -> bool:
 def is_local(source: str) -> bool:
     """Return True if `source` means a file or a folder, not a data set on the hub."""
     return is_file_name(source) or Path(source).expanduser().is_dir()
+
+
+def with_absolute_paths(cfg: C) -> C:
+    """Return a configuration in which the files and folders that it names are absolute paths.
+
+    Names of the hub, and `tiny`, stay as they are. Runs are recorded in this form, so a later
+    command in another folder finds the same problems and weights.
+    """
+    sources = {name: getattr(cfg.data, name) for name in ("path", "eval_path")}
+    local: dict[str, Any] = {
+        name: _absolute(named) for name, named in sources.items() if named and is_local(named)
+    }
+    changes: dict[str, Any] = {"data": replace(cfg.data, **local)}
+    if cfg.model.path != "tiny":
+        changes["model"] = replace(cfg.model, path=str(_absolute_folder(cfg.model.path)))
+    if train := getattr(cfg, "train", None):
+        changes["train"] = replace(train, init_from=_absolute_folder(train.init_from))
+    if run := getattr(cfg, "run", None):
+        changes["run"] = _absolute_folder(run)
+    return replace(cfg, **changes)
+
+
+def _absolute_folder(named: str | None) -> str | None:
+    return _absolute(named) if named and Path(named).expanduser().is_dir() else named
+
+
+def _absolute(named: str) -> str:
+    # Do not resolve links: the target's name may lack the suffix that shows the format.
+    return os.path.abspath(Path(named).expanduser())
 
 
 def _stem(path: Path) -> str:

@@ -13,8 +13,8 @@ import pandas as pd
 import yaml
 
 from passk.config.schema import RunConfig, TrainConfig
-from passk.data.places import with_absolute_paths
 from passk.data.problems import problem_table
+from passk.data.sources import with_absolute_paths
 from passk.errors import DiskFull
 from passk.evaluation.tables import SAMPLE_COLUMNS, pass_markdown
 from passk.files import (

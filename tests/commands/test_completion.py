@@ -49,6 +49,13 @@ CASES = {
     "passk train data.prompt.style=c": ["data.prompt.style=chat "],
     "passk train data.prompt.chat": [],
     "passk train resume=": ["resume=true ", "resume=false "],
+    "passk train data.strip_calculations=": [
+        "data.strip_calculations=true ",
+        "data.strip_calculations=false ",
+    ],
+    "passk train data.gold_in=": [
+        f"data.gold_in={name} " for name in ("whole", "after_hash", "in_box")
+    ],
     "passk train regime.k=": [],
     "passk train --": ["--help ", "--cfg ", "--multirun ", "--resume "],
     "passk diagnose --r": [],

@@ -26,9 +26,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from passk.cli.commands import export
 from passk.cli.main import main
-from passk.config.command_rules import check
 from passk.config.commands import ExportConfig, PublishingConfig
 from passk.config.compose import load_run_config
+from passk.config.rules import check
 from passk.config.schema import (
     ConventionsConfig,
     EvalConfig,

@@ -3,7 +3,8 @@
 import re
 import subprocess
 import sys
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
+from itertools import product
 from math import inf, nan
 
 import pytest
@@ -12,11 +13,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from passk.config.command_rules import check, claim_directory
 from passk.config.commands import EvaluateConfig, ReproduceConfig
-from passk.config.compose import explain, register, settle, to_config
-from passk.config.limits import check_field
-from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir
+from passk.config.compose import explain, load_run_config, register, settle, to_config
+from passk.config.fields import check_field
+from passk.config.registry import SCHEMAS, conf_dir, keys
+from passk.config.rules import check, claim_directory
 from passk.config.schema import (
     ESTIMATOR_NAMES,
     REGIMES,
@@ -205,6 +206,7 @@ MISSPELT = [
     ("eval", "runs=3", "runs", "did you mean run?"),
     ("reproduce", "seed=3", "seed", "did you mean seeds?"),
     ("train", "seeds=3", "seeds", "resume"),
+    ("train", "train={sed: 3}", "train.sed", "did you mean train.seed?"),
 ]
 
 
@@ -243,6 +245,7 @@ def test_wrong_types_are_named_with_the_key(override, key, says):
     ("override", "choices"),
     [
         ("regime=pass2", "adaptive_k, curriculum, hybrid, pass1, passk, projected, sft"),
+        ("regime=", "adaptive_k, curriculum, hybrid, pass1, passk, projected, sft"),
         ("data=gsm9k", "conventions, gsm8k, jsonl, math"),
         ("experiment=nope", "gsm8k-smollm2, math-diagnostic, smoke"),
         ("verifier=xx", "auto, conventions, exact, math, python"),
@@ -422,6 +425,23 @@ def test_what_is_just_allowed_is_allowed(overrides):
     assert isinstance(configured(*overrides), TrainConfig)
 
 
+@pytest.mark.parametrize(
+    ("saved", "says"),
+    [
+        ("{data: {name: conventions}, foo: 1}", "sets foo, which this version of passk"),
+        ("{data: {name: jsonl, num_train: 1}}", "sets data.num_train, which this version of passk"),
+        ("{data: {name: conventions}, regime: {kk: 1}}", "sets regime.kk, which this version"),
+        ("{data: {name: conventions}, regime: {k: x}}", "a value that cannot be: regime.k: Value"),
+        ("{data: {name: gsm9k}}", "has data.name=gsm9k; allowed: conventions, gsm8k"),
+    ],
+)
+def test_a_saved_configuration_with_what_is_unknown_is_refused(tmp_path, saved, says):
+    (tmp_path / "config.yaml").write_text(saved)
+    with pytest.raises(UserError) as refused:
+        load_run_config(tmp_path)
+    assert says in str(refused.value)
+
+
 def test_rules_hold_for_configurations_made_by_hand():
     check(settle(TrainConfig(data=ConventionsConfig(name="conventions"), regime=_hybrid())))
     with pytest.raises(UserError, match=r"learner\.lr=-1"):
@@ -469,19 +489,12 @@ def test_every_field_has_a_default():
         assert schema() == schema(), [field.name for field in fields(schema)]
 
 
-def number_fields(schema, prefix=""):
-    """The keys of a schema that take a number."""
-    for field in fields(schema):
-        if is_dataclass(field.type):
-            yield from number_fields(field.type, f"{prefix}{field.name}.")
-        elif field.type in (int, float, int | None, float | None):
-            yield f"{prefix}{field.name}"
-
-
-NUMBERS = sorted(
-    {key for schema in SCHEMAS.values() for key in number_fields(schema)}
-    | {key for schema in DATA_SCHEMAS.values() for key in number_fields(schema, "data.")}
-)
+NUMBERS = {  # every key that takes a number
+    key
+    for command in SCHEMAS
+    for key, field in keys(command).items()
+    if field.type in (int, float, int | None, float | None)
+}
 # As large as one likes, as long as it is finite.
 FREE_ABOVE = (
     *("learner.lr", "learner.weight_decay", "learner.eps", "learner.max_grad_norm"),
@@ -490,11 +503,12 @@ FREE_ABOVE = (
 OF_RULES = ("regime.level", "toy.delta", "toy.p_hard")  # bounded in rules.py and command_rules.py
 
 
-@pytest.mark.parametrize("key", sorted(set(NUMBERS) - set(OF_RULES)))
+@pytest.mark.parametrize("key", sorted(NUMBERS - set(OF_RULES)))
 def test_every_number_has_bounds(key):
     """What no library takes is refused here: not after all steps were trained."""
     assert len(NUMBERS) > 80
+    declared = [keys(command)[key] for command in SCHEMAS if key in keys(command)]
     too_large = [] if key in FREE_ABOVE else [10**400, 2**64]
-    for value in (nan, inf, -inf, -1, -(10**400), *too_large):
+    for field, value in product(declared, (nan, inf, -inf, -1, -(10**400), *too_large)):
         with pytest.raises(UserError, match=f"^{re.escape(key)}={value} (is too|must)"):
-            check_field(key, value)
+            check_field(key, field, value)

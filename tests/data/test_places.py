@@ -6,7 +6,7 @@ import pytest
 
 from passk.config.commands import FilterConfig
 from passk.config.schema import ModelConfig, TableConfig, TrainConfig, TrainingConfig
-from passk.data.places import with_absolute_paths
+from passk.data.sources import with_absolute_paths
 
 
 @pytest.fixture
