@@ -113,8 +113,8 @@ class RegimeConfig:
     k: int = bounded(8, at_least=1)
     pass1_weight: float = share(0.7)
     num_demonstrations: int = bounded(256, at_least=1)  # worked solutions a step, for `sft` only
-    # Of the regimes that choose k or pass1_weight anew at every step; see docs/research/remedies.md. f(k) is
-    # the product of the gradients of Pass@k and Pass@1.
+    # Of the regimes that choose k or pass1_weight anew at every step (docs/research/remedies.md).
+    # f(k) is the product of the gradients of Pass@k and Pass@1.
     # last measurements of f that are pooled; steps that a slope is fitted to
     window: int = bounded(20, at_least=3)
     measure_every: int = bounded(2, at_least=1)  # steps, of adaptive_k and projected
@@ -175,8 +175,9 @@ class VerifierConfig:
     num_workers: int | None = bounded(None, at_least=1, at_most=1024)  # null: cores, at most 8
     max_memory_mib: int = bounded(2048, at_least=64, at_most=2**24)  # of one check
     max_file_mib: int = bounded(16, at_least=1, at_most=2**24)  # written by one, verifier=python
-    # Errors on purpose, a draw for each final answer to each problem (docs/research/verifier_noise.md).
-    # Training rollouts and gradient diagnostics see them; evaluations and the gold check never do.
+    # Errors on purpose, a draw for each final answer to each problem: see
+    # docs/research/verifier_noise.md. Training rollouts and gradient diagnostics see them;
+    # evaluations and the gold check never do.
     false_negative_rate: float = share(0.0)  # of right answers: refused
     false_positive_rate: float = share(0.0)  # of wrong ones: accepted
     noise_seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)  # decides which
