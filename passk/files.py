@@ -264,7 +264,6 @@ if TYPE_CHECKING:  # at run time it is imported with the first table: a refusal 
 
 # Columns of text, also where a value looks like a number or like a missing value.
 _TEXT = ("kind", "level", "type", "problem_id", "signal", "metric")
-_NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _WITHOUT = "put it back from a copy, or remove it, and "
 # Advice for a broken file of a run; any other file can only be put back.
 _ADVICE = {
@@ -379,11 +378,6 @@ def _read_csv(file: Path) -> "pd.DataFrame":
         keep_default_na=False,
         na_values={name: [""] for name in columns if name not in _TEXT},
     )
-
-
-def printable(text: str) -> str:
-    """Replace each character that neither XML nor LaTeX can hold, such as NUL."""
-    return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:

@@ -16,8 +16,8 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from passk.files import printable
 from passk.report.chart_style import DARK, Drawing, config
+from passk.text import printable
 
 _PAGE_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif'
 _FEW_WORDS = 0.5  # code a column of text if it has fewer distinct words per row

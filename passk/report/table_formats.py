@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from passk.files import printable
 from passk.report.tables import in_order, kind_table, summary_rows, with_all_seeds
 from passk.runs.command_lines import Places, rebuilding_lines, shown_name
 from passk.runs.labels import config_differences, format_cell, heading, shown_columns
 from passk.runs.reader import RunRecord, read_seed_table
+from passk.text import printable
 
 _NAMED = (("model", "model.path"), ("data", "data.name"))
 _KNOWN_TO_SFT = ("regime.name", "regime.num_demonstrations")

@@ -13,6 +13,7 @@ from torch import Tensor
 from passk.cli.resume import refuse_other_problems
 from passk.config.commands import ReproduceConfig
 from passk.config.schema import ConventionsConfig, TrainConfig
+from passk.config.words import in_quotes
 from passk.diagnostics.alignment import alignment, block_gradients
 from passk.errors import UserError
 from passk.files import read_manifest, replacing
@@ -20,7 +21,6 @@ from passk.learner.checkpoint import last_checkpoint
 from passk.objectives.adaptive import History, choose
 from passk.objectives.objective import PASS1
 from passk.statistics import Interval
-from passk.text import in_quotes
 from passk.training.build import Parts, open_parts
 from passk.training.loop import diagnostic_groups
 from passk.types import Group
