@@ -12,9 +12,8 @@ from passk.diagnostics.gold_errors import agreement_table, injected_table, vote_
 from passk.objectives.pass_at_k import FloatArray
 from passk.report.tables import kind_order
 from passk.statistics import bootstrap_intervals
-from passk.types import Group
+from passk.types import GROUPINGS, Group
 
-GROUPINGS = ("kind", "level", "type")
 _ERRORS = 1.96  # standard errors below 0 that make an agreement clearly negative
 
 

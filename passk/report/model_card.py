@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -20,17 +19,20 @@ from passk.config.schema import (
     ESTIMATORS_WITHOUT_K,
     ConventionsConfig,
     EvalConfig,
-    PromptConfig,
     TableConfig,
     TrainConfig,
 )
 from passk.data.sources import is_file_name
 from passk.evaluation.tables import percent_cells
 from passk.objectives.objective import objective_in_words
+from passk.report.pages import template_text
+from passk.report.reading import reading
+from passk.report.table_formats import frame_table
 from passk.report.tables import paired_deltas, reported_k
 from passk.runs.command_lines import Lineage, command_line, hub_id, shown_name
-from passk.runs.labels import markdown, reading, run_labels, run_title
+from passk.runs.labels import run_labels, run_title
 from passk.runs.reader import RunRecord
+from passk.text import Table
 from passk.types import Problem
 
 if TYPE_CHECKING:  # importing it would import torch
@@ -41,51 +43,24 @@ _SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typica
 _SAMPLING |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
 
-def prompt_section(cfg: TrainConfig, folder: Path, encoder: "PromptEncoder") -> dict[str, Any]:
-    """Build the parts of the card's template that depend on prompts; `folder` holds the model."""
-    prompt = cfg.data.prompt
+def prompt_section(cfg: TrainConfig, folder: Path, encoder: "PromptEncoder") -> str:
+    """Write the part of the card about prompts and their code; `folder` holds the model."""
+    prompt, tokenizer = cfg.data.prompt, encoder.tokenizer
     text = encoder.prompt_text(Problem("", "{problem}", ""))
-    messages = _messages(prompt, encoder.chat is not None and encoder.chat.in_parts)
-    return {
-        "is_chat": encoder.is_chat,
-        "prompt_style": _style(prompt, encoder),
-        "prompt": _fenced(text),
-        "answer_end": _answer_end(prompt, folder, encoder),
-        "prompt_code": _chat_code(prompt, messages) if encoder.is_chat else _plain_code(prompt),
-        "vllm_code": _vllm_code(prompt, messages if encoder.is_chat else None),
-        "temperature": cfg.eval.temperature,
-        "top_p": cfg.eval.top_p,
-        "max_new_tokens": cfg.eval.max_new_tokens or cfg.rollout.max_new_tokens,
-        "stop": json.dumps(prompt.stop, ensure_ascii=False) if prompt.stop else "",
-        "own_defaults": _own_defaults(cfg.eval, folder),
-        "remote_code": ", trust_remote_code=True" if cfg.model.trust_remote_code else "",
-    }
-
-
-def _style(prompt: PromptConfig, encoder: "PromptEncoder") -> str:
-    if encoder.is_chat:
-        text = "The chat template of the tokenizer, which is in this folder. A prompt is"
-    else:
-        ids = encoder.tokenizer("")["input_ids"]
-        first = " ".join(encoder.tokenizer.convert_ids_to_tokens(ids))
-        text = "Plain text, no chat template. A prompt is"
-        text += f", after `{first}`, which the tokenizer puts first" if first else ""
-    if not prompt.num_shots:
-        return f"{text}:"
-    text += f", after {prompt.num_shots} worked training problems in the same form, which are not"
-    return f"{text} shown here, and which the code below leaves out (so expect other figures):"
-
-
-def _answer_end(prompt: PromptConfig, folder: Path, encoder: "PromptEncoder") -> str:
-    tokenizer = encoder.tokenizer
-    ends = _end_ids(folder)
-    known = [end for end in ends if type(end) is int and 0 <= end < len(tokenizer)]
-    tokens = [f"`{token}`" for token in tokenizer.convert_ids_to_tokens(known)]
-    text = f"An answer ends with {' or '.join(tokens)}"
-    if prompt.stop:
-        texts = " or ".join(f"`{json.dumps(word, ensure_ascii=False)}`" for word in prompt.stop)
-        text += f", or before the text {texts}"
-    return f"{text}."
+    ends = [end for end in _end_ids(folder) if type(end) is int and 0 <= end < len(tokenizer)]
+    return template_text(
+        "prompts",
+        cfg=cfg,
+        prompt=prompt,
+        is_chat=encoder.is_chat,
+        in_parts=encoder.chat is not None and encoder.chat.in_parts,
+        first=" ".join(tokenizer.convert_ids_to_tokens(tokenizer("")["input_ids"])),
+        text=text,
+        fence=max(re.findall("`{3,}", text), key=len, default="``") + "`",
+        ends=[f"`{token}`" for token in tokenizer.convert_ids_to_tokens(ends)],
+        stops=[f"`{json.dumps(word, ensure_ascii=False)}`" for word in prompt.stop],
+        own_defaults=_own_defaults(cfg.eval, folder),
+    )
 
 
 def _end_ids(folder: Path) -> list[int]:
@@ -107,54 +82,6 @@ def _own_defaults(measured: EvalConfig, folder: Path) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text())) if file.is_file() else {}
-
-
-def _plain_code(prompt: PromptConfig) -> str:
-    return f'prompt = {_plain(prompt)}\ninputs = tokenizer(prompt, return_tensors="pt")'
-
-
-def _plain(prompt: PromptConfig) -> str:
-    if prompt.template == "{problem}":
-        return "problem"
-    return f"{json.dumps(prompt.template, ensure_ascii=False)}.format(problem=problem)"
-
-
-def _chat_code(prompt: PromptConfig, messages: str) -> str:
-    further = "".join(f", {key}={value!r}" for key, value in prompt.chat_template_kwargs.items())
-    return (
-        f"messages = {messages}\ninputs = tokenizer.apply_chat_template(\n    messages, "
-        f'add_generation_prompt=True, return_dict=True, return_tensors="pt"{further}\n)'
-    )
-
-
-def _vllm_code(prompt: PromptConfig, messages: str | None) -> str:
-    if messages is None:
-        return f"(output,) = llm.generate({_plain(prompt)}, params)"
-    extra = prompt.chat_template_kwargs
-    further = f", chat_template_kwargs={extra!r}" if extra else ""
-    return f"(output,) = llm.chat({messages}, params{further})"
-
-
-def _messages(prompt: PromptConfig, in_parts: bool) -> str:
-    def content(text: str) -> str:
-        return f'[{{"type": "text", "text": {text}}}]' if in_parts else text
-
-    request = "problem"
-    if prompt.instruction:
-        request += f" + {json.dumps(chr(10) + prompt.instruction, ensure_ascii=False)}"
-    turns = f'{{"role": "user", "content": {content(request)}}}'
-    if prompt.system is not None:
-        system = json.dumps(prompt.system, ensure_ascii=False)
-        turns = f'{{"role": "system", "content": {content(system)}}}, {turns}'
-    return f"[{turns}]"
-
-
-def _fenced(text: str) -> str:
-    """Format a code block, whatever backticks the text holds."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
 
 
 _PRIOR = "starting checkpoint"
@@ -199,13 +126,7 @@ class Exported:
 
 def model_card(exported: Exported) -> ModelCard:
     """Build the card, with the front matter that the hub reads."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("passk", "assets"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    body = environment.get_template("model_card.md.j2").render(_content(exported))
+    body = template_text("model_card", **_content(exported))
     return ModelCard(f"---\n{_front_matter(exported).to_yaml()}\n---\n\n{body}")
 
 
@@ -226,11 +147,11 @@ def _content(exported: Exported) -> dict[str, Any]:
         "table": _shown(table),
         "measured": _measured(exported, table),
         "data": list(_data_lines(exported)),
-        **prompt_section(cfg, exported.folder, exported.encoder),
-        "settings": list(_settings(record)),
+        "prompts": prompt_section(cfg, exported.folder, exported.encoder),
+        "settings": _settings(record).markdown(),
         "commands": [command_line(run, named=run is not record) for run in exported.line.runs],
         "is_cut_short": exported.line.model is None,
-        "made_with": list(_made_with(record)),
+        "made_with": _made_with(record),
     }
 
 
@@ -298,7 +219,8 @@ def _shown(table: pd.DataFrame) -> str:
     if table["start"].isna().all():
         table = table[["k", "value", "value_low", "value_high"]]
     names = {"k": "k", "start": f"{_PRIOR}, Pass@k (%)", "value": "this model, Pass@k (%)"}
-    return markdown(table, names | {"delta": "change (points)"})
+    names |= {"delta": "change (points)"}
+    return frame_table(table, names).markdown()
 
 
 def _change(record: RunRecord, table: pd.DataFrame) -> str:
@@ -396,17 +318,19 @@ def _data_lines(exported: Exported) -> Iterator[str]:
         yield f"no prompt stands on both sides; fingerprints {', '.join(digests)}"
 
 
-def _settings(record: RunRecord) -> Iterator[tuple[str, str]]:
+def _settings(record: RunRecord) -> Table:
     keys = _SFT_SETTINGS if record.regime == "sft" else _RL_SETTINGS
     lora = _LORA_SETTINGS if record.setting("model.lora_rank") else ()
-    yield "regime", record.regime
-    for key in (*keys, *_SETTINGS, *lora):
-        value = record.setting(key)
-        if value is not None and not (key.startswith("verifier.false") and value == 0):
-            yield key, str(value).replace("|", "\\|")
+    values = {key: record.setting(key) for key in (*keys, *_SETTINGS, *lora)}
+    rows = [
+        [f"`{key}`", str(value)]
+        for key, value in values.items()
+        if value is not None and not (key.startswith("verifier.false") and value == 0)
+    ]
+    return Table(["setting", "value"], [["`regime`", record.regime], *rows])
 
 
-def _made_with(record: RunRecord) -> Iterator[tuple[str, str]]:
+def _made_with(record: RunRecord) -> dict[str, Any]:
     manifest: Mapping[str, Any] = record.manifest
     git = manifest.get("git") or {}
     facts = {name: v for name, v in (manifest.get("versions") or {}).items() if v}
@@ -415,4 +339,4 @@ def _made_with(record: RunRecord) -> Iterator[tuple[str, str]]:
     for name in ("device", "engine", "start", "seconds"):
         if manifest.get(name) is not None:
             facts[name] = manifest[name]
-    yield from ((str(name), str(value)) for name, value in facts.items())
+    return facts

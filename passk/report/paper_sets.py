@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from passk.config.commands import DiagnosisConfig
 from passk.diagnostics.paper_sets import CORRECTED, PAPER, Filtered
-from passk.runs.labels import markdown
 from passk.style import INK, KIND_COLORS, STYLE
+from passk.text import Table
 
 _COLUMNS = {
     "easy_above": "easy above",
@@ -121,11 +121,10 @@ def _tables(rows: pd.DataFrame, details: dict[str, str]) -> list[str]:
         }
         for row in rows.to_dict("records")
     ]
-    table = pd.DataFrame(shown)
     thresholds = ["easy_above", "hard_below"]
     return [
-        markdown(table[list(_COLUMNS)], _COLUMNS),
-        markdown(table[[*thresholds, *details]], _COLUMNS | details),
+        Table.of(shown, _COLUMNS).markdown(),
+        Table.of(shown, {name: _COLUMNS[name] for name in thresholds} | details).markdown(),
     ]
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from passk.config.schema import ESTIMATORS_WITHOUT_K
 from passk.errors import UserError
-from passk.evaluation.tables import GROUPINGS, with_kind
+from passk.evaluation.tables import with_kind
 from passk.files import (
     broken,
     read_file,
@@ -28,6 +28,7 @@ from passk.files import (
     saved_steps,
     with_columns,
 )
+from passk.types import GROUPINGS
 
 _PROBLEM_COLUMNS = ["problem_id", "split", "kind", "prompt", "answer"]
 _SETTINGS: dict[str, tuple[type, ...]] = {

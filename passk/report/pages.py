@@ -1,0 +1,48 @@
+"""Render the Markdown pages of all commands from the templates in `templates/`."""
+
+import json
+import math
+import re
+from functools import cache, partial
+from typing import Any
+
+import jinja2
+
+from passk.text import cell, number_cell
+
+_NOT_PROSE = ("|", "#", "- ", "```", "![")  # how blocks of tables, headings and the like begin
+
+
+def markdown_page(name: str, **facts: Any) -> str:
+    """Render `templates/NAME.md.j2`, in which a paragraph may have line breaks and gaps.
+
+    Templates write numbers as tables do: `number(".3g")` is `text.number_cell`, and
+    `cell("kappa")` of a row is `text.cell`.
+    """
+    text = _environment().get_template(f"{name}.md.j2").render(facts)
+    blocks = (block.strip() for block in re.split(r"\n\s*\n", text))
+    return "\n\n".join(_unwrapped(block) for block in blocks if block) + "\n"
+
+
+def template_text(name: str, **facts: Any) -> str:
+    """Render `templates/NAME.md.j2` with its line breaks as they are."""
+    return _environment().get_template(f"{name}.md.j2").render(facts)
+
+
+def _unwrapped(block: str) -> str:
+    """Put a paragraph on one line."""
+    return block if block.startswith(_NOT_PROSE) else " ".join(block.split())
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("passk.report", "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number_cell, "cell": cell, "repr": repr}
+    environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
+    environment.tests["finite"] = math.isfinite
+    return environment
