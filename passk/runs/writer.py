@@ -205,8 +205,7 @@ class Run:
         if refused:
             rows = [(split, p.id, p.answer, verdict.reason) for split, p, verdict in refused]
             columns = ["split", "problem_id", "answer", "reason"]
-            table = pd.DataFrame(rows, columns=columns).to_csv(index=False)
-            write_text(self.path / "gold_refused.csv", table)
+            self.write_table("gold_refused", pd.DataFrame(rows, columns=columns))
 
     @_by_rank_0
     def write_eval(
@@ -221,10 +220,20 @@ class Run:
             known = path.read_text(encoding="utf-8") if path.is_file() else ""
             write_text(path, known + rows.to_csv(index=False, header=not known))
         table = pd.read_csv(self.path / "eval" / "table.csv")
-        write_text(self.path / "eval" / "table.md", pass_markdown(table, "step"))
+        self.write_text("eval/table.md", pass_markdown(table, "step"))
         if self._tracking is not None:
             values = zip(tables["table"]["k"], tables["table"]["value"], strict=True)
             self._tracking.log("eval", step, {f"eval/pass@{k}": value for k, value in values})
+
+    @_by_rank_0
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """Write `NAME.csv`, to full precision; a table of that name is replaced."""
+        write_text(self.path / f"{name}.csv", table.to_csv(index=False))
+
+    @_by_rank_0
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of text, such as a page; one of that name is replaced."""
+        write_text(self.path / name, text)
 
     @_by_rank_0
     def write_samples(self, first: int, samples: pd.DataFrame) -> None:

@@ -15,7 +15,7 @@ from passk.diagnostics.agreement import agreement_scores, weighted
 from passk.diagnostics.derivatives import derivatives_along, saved_adam_metric
 from passk.diagnostics.persistence import correlations
 from passk.errors import UserError
-from passk.files import replacing, write_text
+from passk.files import replacing
 from passk.memory import memory_advice
 from passk.objectives.advantages import prompt_weights
 from passk.ranks import rank
@@ -90,10 +90,9 @@ def write_filtered(
             if weight > 0
         ]
         write_problems(run.path / f"{name}.jsonl", kept, base.data)
-    with replacing(run.path / "filter.csv") as partial:
-        decided.to_csv(partial, index=False)
+    run.write_table("filter", decided)
     text = filter_page(decided, tables[max(steps)], cfg.filter, len(tables))
-    write_text(run.path / "filter.md", text)
+    run.write_text("filter.md", text)
     print(text)
     print(f"data files and tables are in {run.path}")
 
