@@ -466,6 +466,17 @@ def _unquoted(line: str) -> str:
         return line
 
 
+def step_name(step: int) -> str:
+    """Return the name of the files and folders of a step, which sorts by step."""
+    return f"step-{step:06d}"
+
+
+def step_of(name: str) -> int | None:
+    """Return the step of a file or folder, `step-NNNNNN`; None for any other name."""
+    found = re.fullmatch(r"step-(\d+)", name)
+    return int(found[1]) if found else None
+
+
 def saved_steps(folder: Path) -> list[int]:
     """Return the steps of the files `step-NNNNNN.parquet` in a folder, ascending."""
     return list(steps_of(folder, ".parquet"))

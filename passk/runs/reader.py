@@ -26,6 +26,8 @@ from passk.files import (
     read_table,
     read_yaml,
     saved_steps,
+    step_name,
+    step_of,
     with_columns,
 )
 from passk.types import GROUPINGS
@@ -123,7 +125,7 @@ class RunRecord:
 
         Levels, or else types, stand for kinds where problems have none.
         """
-        file = self.path / "eval" / f"step-{step:06d}.parquet"
+        file = self.path / "eval" / f"{step_name(step)}.parquet"
         frame = read_file(pd.read_parquet, file)
         frame = with_columns(file, frame, columns=["problem_id"], numbers=["n", "c"])
         if not ((frame["c"] >= 0) & (frame["c"] <= frame["n"])).all():
@@ -132,7 +134,7 @@ class RunRecord:
 
     def rollouts(self, step: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read the samples that a step was trained on, a row each; these columns, or all."""
-        file = self.path / "rollouts" / f"step-{step:06d}.parquet"
+        file = self.path / "rollouts" / f"{step_name(step)}.parquet"
         frame: pd.DataFrame = read_file(partial(pd.read_parquet, columns=columns), file)
         needed = ["step", "problem_id", "sample"] if columns is None else columns
         return with_columns(file, frame, columns=needed)
@@ -332,8 +334,8 @@ class DiagnosisRecord:
     def title(self) -> str:
         """Title such as `passk at step 150`, or the name of the model."""
         policy = Path(str(self.manifest.get("policy", self.path.name)))
-        step = re.fullmatch(r"step-(\d+)", policy.name)
-        return f"{policy.parent.parent.name} at step {int(step[1])}" if step else policy.name
+        step = step_of(policy.name)
+        return policy.name if step is None else f"{policy.parent.parent.name} at step {step}"
 
 
 def find_diagnoses(dirs: Iterable[str | Path]) -> list[DiagnosisRecord]:

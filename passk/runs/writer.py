@@ -24,10 +24,11 @@ from passk.files import (
     read_manifest,
     recorded,
     replacing,
+    step_name,
     steps_of,
     write_text,
 )
-from passk.learner.checkpoint import TrainState, best_steps, checkpoint_name
+from passk.learner.checkpoint import TrainState, best_steps
 from passk.learner.checkpoint_writer import CheckpointWriter
 from passk.learner.learner import Learner, LearnStats
 from passk.learner.policy import Tokenizer
@@ -197,7 +198,7 @@ class Run:
                 zip(group.completions, group.verdicts, strict=True)
             )
         ]
-        self._write_parquet("rollouts", checkpoint_name(step), pd.DataFrame(rows))
+        self._write_parquet("rollouts", step_name(step), pd.DataFrame(rows))
 
     @_by_rank_0
     def write_gold_refused(self, refused: Sequence[tuple[str, Problem, Verdict]]) -> None:
@@ -212,7 +213,7 @@ class Run:
         self, step: int, counts: pd.DataFrame, tables: Mapping[str, pd.DataFrame]
     ) -> None:
         """Write counts per problem, and append the step's rows to `eval/NAME.csv` of each table."""
-        self._write_parquet("eval", checkpoint_name(step), counts)
+        self._write_parquet("eval", step_name(step), counts)
         for name, rows in tables.items():
             path = self.path / "eval" / f"{name}.csv"
             rows = rows.copy()

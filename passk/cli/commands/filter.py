@@ -15,7 +15,7 @@ from passk.diagnostics.agreement import agreement_scores, weighted
 from passk.diagnostics.derivatives import derivatives_along, saved_adam_metric
 from passk.diagnostics.persistence import correlations
 from passk.errors import UserError
-from passk.files import replacing
+from passk.files import replacing, step_name
 from passk.memory import memory_advice
 from passk.objectives.advantages import prompt_weights
 from passk.ranks import rank
@@ -28,7 +28,7 @@ from passk.types import Problem
 
 def agreement_file(run_dir: Path, step: int) -> Path:
     """Return the path for the agreements at a checkpoint; a resumed command reads it."""
-    return run_dir / "agreement" / f"step-{step:06d}.parquet"
+    return run_dir / "agreement" / f"{step_name(step)}.parquet"
 
 
 def measure_checkpoint(
