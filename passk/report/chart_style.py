@@ -14,7 +14,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from passk.report.tables import in_order
+from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
 from passk.style import FAINT, INK, K_COLORS, REGIME_COLORS
 

@@ -25,7 +25,8 @@ from passk.report.chart_style import (
     tips,
     zoom,
 )
-from passk.report.tables import in_order, reported_k
+from passk.report.tables import reported_k
+from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
 from passk.style import INK
 

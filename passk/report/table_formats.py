@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from passk.report.tables import in_order, kind_table, summary_rows, with_all_seeds
+from passk.report.tables import kind_table, summary_rows, with_all_seeds
 from passk.runs.command_lines import Places, rebuilding_lines, shown_name
-from passk.runs.labels import config_differences
+from passk.runs.labels import config_differences, in_order
 from passk.runs.reader import RunRecord, read_seed_table
 from passk.text import Form, Table, cell, number_cell
 
