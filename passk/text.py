@@ -65,7 +65,7 @@ def _plain_character(character: str) -> str:
 
 _NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # Characters of our own headings and cells that LaTeX needs as commands or in maths mode.
-_LATEX = {
+_LATEX: dict[str, str | int | None] = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash ",
     "~": r"\textasciitilde ",

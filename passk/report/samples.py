@@ -155,19 +155,20 @@ def _rows(files: Sequence[_File], chosen: Sequence[tuple[int, _Group]]) -> Sampl
         samples += [(len(groups), *sample) for sample in group.samples]
         place = problems.setdefault(group.problem, len(problems))
         groups.append((number, place, group.n, group.c, group.weight))
-    tables = (
-        (FILE_COLUMNS, [file.facts for file in files]),
-        (PROBLEM_COLUMNS, list(problems)),
-        (GROUP_COLUMNS, groups),
-        (SAMPLE_COLUMNS, samples),
-    )
     return SampleRows(
-        # Of objects, to keep None and whole numbers as they are.
-        *(pd.DataFrame(rows, columns=columns, dtype=object) for columns, rows in tables),
+        _table([file.facts for file in files], FILE_COLUMNS),
+        _table(list(problems), PROBLEM_COLUMNS),
+        _table(groups, GROUP_COLUMNS),
+        _table(samples, SAMPLE_COLUMNS),
         num_shown=_num_samples(group for _, group in chosen),
         num_in_files=_num_samples(group for file in files for group in file.groups),
         num_on_disk=sum(file.num_on_disk for file in files),
     )
+
+
+def _table(rows: Sequence[tuple[Any, ...]], columns: list[str]) -> pd.DataFrame:
+    """Build a table that keeps None and whole numbers as they are."""
+    return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
 def _num_samples(groups: Iterable[_Group]) -> int:
@@ -256,7 +257,7 @@ def _objective_of(record: RunRecord, step: int) -> Objective:
     """Return the objective in force at a step: as logged, or else as configured."""
     columns = ["trained_k", "pass1_weight", "min_success"]
     logged = record.metrics[record.metrics["step"] == step].reindex(columns=columns)
-    known = logged.iloc[-1].dropna() if len(logged) else {}
+    known: dict[Any, Any] = logged.iloc[-1].dropna().to_dict() if len(logged) else {}
     return Objective(
         str(record.setting("regime.estimator", "mixture")),
         int(known.get("trained_k", record.k if record.optimises_passk else 1)),

@@ -115,8 +115,8 @@ def kernel(records: Sequence[RunRecord]) -> Table | None:
     rows = []
     for row in table.to_dict("records"):
         kinds = f"{row['kind_a']} and {row['kind_b']}"
-        kernel = with_minus(cell(row, "kernel", "+.3g"))
-        rows.append([kinds, row["name"], str(row["seed"]), kernel])
+        product = with_minus(cell(row, "kernel", "+.3g"))
+        rows.append([kinds, row["name"], str(row["seed"]), product])
     shown = Table(["Kinds", "Reproduction", "Seed", "Kernel"], rows)
     return shown if table["name"].nunique() > 1 else shown.without("Reproduction")
 
