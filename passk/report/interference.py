@@ -17,7 +17,7 @@ from passk.diagnostics.interference import (
     like_prompts,
     recovered,
 )
-from passk.objectives.pass_at_k import FloatArray
+from passk.objectives.pass_at_k import FloatArray, judged_counts
 from passk.report.pages import markdown_page
 from passk.report.tables import kind_order
 from passk.text import Table, cell, shortened
@@ -81,14 +81,14 @@ def _members(names: pd.Series) -> dict[str, np.ndarray]:
 
 
 def _prompt_table(groups: Sequence[Group], clusters_P: np.ndarray) -> pd.DataFrame:
-    rewards_PG = np.array([group.rewards() for group in groups])
+    n_P, c_P = judged_counts(np.array([group.rewards() for group in groups]))
     problems = [group.problem for group in groups]
     return pd.DataFrame(
         {
             "problem_id": [problem.id for problem in problems],
             **{name: [getattr(problem, name) for problem in problems] for name in GROUPINGS},
-            "n": (~np.isnan(rewards_PG)).sum(axis=1),
-            "c": (rewards_PG == 1).sum(axis=1),
+            "n": n_P,
+            "c": c_P,
             "cluster": clusters_P,
         }
     )

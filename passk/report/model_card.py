@@ -131,26 +131,31 @@ def model_card(exported: Exported) -> ModelCard:
 
 
 def _content(exported: Exported) -> dict[str, Any]:
-    cfg, record = exported.cfg, exported.record
+    cfg, record, line = exported.cfg, exported.record, exported.line
     table = pass_table(record, exported.step)
+    summary = record.summary
+    greedy = summary[(summary["step"] == exported.step) & (summary["metric"] == "greedy_accuracy")]
     return {
-        "title": f"{exported.line.model_name}: {_title(record)} on {_data_name(cfg)}",
-        "what": _what(exported),
+        "title": f"{line.model_name}: {_title(record)} on {_data_name(cfg)}",
+        "cfg": cfg,
+        "regime": cfg.regime,
+        "line": line,
+        "before": [_title(run) for run in line.runs[:-1]],
+        "knows_k": cfg.regime.estimator not in ESTIMATORS_WITHOUT_K,
+        "objective": objective_in_words(cfg.regime),
         "step": exported.step,
-        "num_steps": cfg.train.num_steps,
         "is_best": exported.is_best,
         "status": record.manifest.get("status", "how it ended is not recorded"),
         "dtype": exported.publishing.dtype or cfg.model.dtype,
-        "lora_rank": cfg.model.lora_rank,
         "license": exported.publishing.license,
         "change": _change(record, table),
         "table": _shown(table),
-        "measured": _measured(exported, table),
+        "measured": record.evals[record.evals["step"] == exported.step].head(1).squeeze(),
+        "greedy": percent_cells(greedy)[-1:],
         "data": list(_data_lines(exported)),
         "prompts": prompt_section(cfg, exported.folder, exported.encoder),
         "settings": _settings(record).markdown(),
-        "commands": [command_line(run, named=run is not record) for run in exported.line.runs],
-        "is_cut_short": exported.line.model is None,
+        "commands": [command_line(run, named=run is not record) for run in line.runs],
         "made_with": _made_with(record),
     }
 
@@ -160,20 +165,17 @@ def _front_matter(exported: Exported) -> ModelCardData:
     data_id = hub_id(exported.cfg.data.path, "dataset")
     name = f"{exported.line.model_name}-{_data_name(exported.cfg)}-{exported.record.regime}"
     results = list(_results(exported, data_id))
+    methods = ["sft"] if exported.record.regime == "sft" else ["reinforcement-learning", "rlvr"]
     return ModelCardData(
         base_model=given.base_model or hub_id(model),
         datasets=[data_id] if data_id else None,
         license=given.license,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["passk", "pass-at-k", *_method_tags(exported.record)],
+        tags=["passk", "pass-at-k", *methods],
         model_name=re.sub(r"[^\w.-]+", "-", name) if results else None,
         eval_results=results or None,
     )
-
-
-def _method_tags(record: RunRecord) -> list[str]:
-    return ["sft"] if record.regime == "sft" else ["reinforcement-learning", "rlvr"]
 
 
 def _results(exported: Exported, data_id: str | None) -> Iterator[EvalResult]:
@@ -239,48 +241,6 @@ def _change(record: RunRecord, table: pd.DataFrame) -> str:
             row[column.replace("delta", f"delta_{name}")] = known.loc[this_k, column]
     (sentence,) = reading(pd.DataFrame([row]), {label: run_title(record, label)}, {label: k})
     return sentence
-
-
-def _measured(exported: Exported, table: pd.DataFrame) -> str:
-    if table.empty:
-        return ""
-    cfg, record = exported.cfg, exported.record
-    row = record.evals[record.evals["step"] == exported.step].iloc[0]
-    text = (
-        f"{row['num_problems']:.0f} held-out problems, {row['num_samples']:.0f} samples each at "
-        f"temperature {cfg.eval.temperature:g} and top-p {cfg.eval.top_p:g}, at most "
-        f"{cfg.eval.max_new_tokens or cfg.rollout.max_new_tokens} new tokens, judged by "
-        f"`verifier={cfg.verifier.name}`. In brackets 95 % intervals: bootstrap over problems, of "
-        "changes in pairs."
-    )
-    given = exported.publishing.dtype
-    if given not in (None, cfg.model.dtype):
-        text += f" Measured in {cfg.model.dtype}, before the weights were rounded to {given}."
-    file = record.path / "eval" / "summary.csv"
-    if file.is_file():
-        rows = pd.read_csv(file)
-        at_step = rows[(rows["step"] == exported.step) & (rows["metric"] == "greedy_accuracy")]
-        text += "".join(f" Greedy accuracy: {cell} %." for cell in percent_cells(at_step)[-1:])
-    return text
-
-
-def _what(exported: Exported) -> str:
-    """Describe the regime in words."""
-    regime = exported.cfg.regime
-    steps = f"{exported.step} step{'s' * (exported.step != 1)}"
-    start = f"`{exported.line.model_name}`"
-    if before := [_title(run) for run in exported.line.runs[:-1]]:
-        start += f" after {', then '.join(before)}"
-    if regime.name == "sft":
-        return f"{start}, trained by supervised fine-tuning on worked solutions for {steps}."
-    if regime.estimator in ESTIMATORS_WITHOUT_K:
-        means = f"with the estimator `{regime.estimator}`"
-        return f"{start}, trained by reinforcement learning {means} for {steps}."
-    aim = f"**{objective_in_words(regime)}**"
-    if regime.is_remedy:
-        aim = f"an objective chosen at every step (`regime={regime.name}`, from {aim})"
-    means = "" if regime.estimator == "mixture" else f", by the estimator `{regime.estimator}`"
-    return f"{start}, trained by reinforcement learning on {aim}{means} for {steps}."
 
 
 def _title(record: RunRecord) -> str:

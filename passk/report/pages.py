@@ -25,13 +25,17 @@ def markdown_page(name: str, **facts: Any) -> str:
 
 
 def template_text(name: str, **facts: Any) -> str:
-    """Render `templates/NAME.md.j2` with its line breaks as they are."""
+    """Render `templates/NAME.md.j2` with its line breaks, but for `{% filter paragraph %}`."""
     return _environment().get_template(f"{name}.md.j2").render(facts)
 
 
 def _unwrapped(block: str) -> str:
-    """Put a paragraph on one line."""
-    return block if block.startswith(_NOT_PROSE) else " ".join(block.split())
+    return block if block.startswith(_NOT_PROSE) else _paragraph(block).strip()
+
+
+def _paragraph(text: str) -> str:
+    """Put a paragraph on a line."""
+    return " ".join(text.split()) + "\n"
 
 
 @cache
@@ -42,7 +46,12 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number_cell, "cell": cell, "repr": repr}
+    environment.filters |= {
+        "number": number_cell,
+        "cell": cell,
+        "repr": repr,
+        "paragraph": _paragraph,
+    }
     environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
     environment.tests["finite"] = math.isfinite
     return environment

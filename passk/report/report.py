@@ -28,16 +28,6 @@ _NOTE = (
     "over seeds for several. Alignment is the cosine of the regime's gradient with the Pass@1 "
     "gradient at the checkpoint that the run started from."
 )
-_PRICES = (
-    "What one run took, in the mean over its seeds, and what a point gained or lost took. Seconds "
-    "include evaluations and saving (other), not the loading of the model."
-)
-_EXPORTS = (
-    "Beside this page lie tables/ (each table as CSV, Markdown and LaTeX with booktabs) and "
-    "figures/ (each figure as PNG and PDF). Click a heading to sort a table. The buttons above a "
-    "figure hide and show its series; with Shift, the wheel zooms and dragging moves it, and "
-    "a double click returns. The menu at its right saves what it shows as SVG or PNG."
-)
 _PAGE, _TITLE = "report.html", "passk report: "  # the page's file, and the start of its title
 _MOST_READ = 4  # most runs described one by one
 
@@ -78,8 +68,7 @@ def write_report(
         "figures": _told(drawings, found, start),
         "agreement": [name for name in drawings if name.startswith(AGREEMENT)],
         "samples": found.samples.sentence if len(found.samples.samples) else None,
-        "cost_words": [_PRICES, *cost_sentences(found.costs, titles)],
-        "exports": _EXPORTS,
+        "cost_words": cost_sentences(found.costs, titles),
     }
     data = figure_data(drawings) | {
         "titles": titles_of(found.records),

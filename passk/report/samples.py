@@ -23,7 +23,7 @@ import pandas as pd
 from passk.files import read_file, read_manifest, step_of
 from passk.objectives.implied_weights import implied, objective_advantages
 from passk.objectives.objective import Objective
-from passk.objectives.pass_at_k import FloatArray
+from passk.objectives.pass_at_k import FloatArray, judged_counts
 from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord, read_problems
 
@@ -282,7 +282,7 @@ def prompt_weights_of(objective: Objective, rewards_PG: FloatArray) -> FloatArra
     """
     if objective.estimator == "mixture":
         return objective.prompt_weights(rewards_PG)
-    n_P, c_P = (~np.isnan(rewards_PG)).sum(axis=1), (rewards_PG == 1).sum(axis=1)
+    n_P, c_P = judged_counts(rewards_PG)
     p_P = np.clip(c_P / np.maximum(n_P, 1), 1e-9, 1 - 1e-9)
     groups = objective_advantages(
         objective.estimator, objective.k, objective.pass1_weight, rewards_PG.shape[1]

@@ -18,6 +18,7 @@ from passk.errors import UserError
 from passk.files import replacing, step_name
 from passk.memory import memory_advice
 from passk.objectives.advantages import prompt_weights
+from passk.objectives.pass_at_k import judged_counts
 from passk.ranks import rank
 from passk.report.filter_tables import KEPT, MATCHED, RANDOM, decisions, filter_page
 from passk.runs.writer import Run
@@ -50,12 +51,13 @@ def measure_checkpoint(
         pass1_MD = pass_gradient(parts, groups, rewards_PG, 1, asked.num_blocks)
         derivatives_PG = derivatives_along(parts.learner, groups, pass1_MD, metric=metric).values_PG
     scores_P, errors_P = agreement_scores(rewards_PG, derivatives_PG)
+    n_P, c_P = judged_counts(rewards_PG)
     k = min(base.regime.k, asked.num_samples)
     return pd.DataFrame(
         {
             "problem_id": [group.problem.id for group in groups],
-            "n": (~np.isnan(rewards_PG)).sum(axis=1),
-            "c": (rewards_PG == 1).sum(axis=1),
+            "n": n_P,
+            "c": c_P,
             "agreement": scores_P,
             "agreement_error": errors_P,
             "correlation": correlations(rewards_PG, derivatives_PG),
