@@ -8,19 +8,18 @@ from typing import Any
 
 import jinja2
 
-from passk.text import cell, number_cell
+from passk.text import number_cell
 
 _NOT_PROSE = ("|", "#", "- ", "```", "![")  # how blocks of tables, headings and the like begin
 
 
 def markdown_page(name: str, **facts: Any) -> str:
-    """Render `templates/NAME.md.j2`, in which a paragraph may have line breaks and gaps.
+    """Render `templates/NAME.md.j2`, in which a paragraph may have line breaks, and gaps be wide.
 
-    Templates write numbers as tables do: `number(".3g")` is `text.number_cell`, and
-    `cell("kappa")` of a row is `text.cell`.
+    Raises:
+        jinja2.UndefinedError: the template names a fact that is missing.
     """
-    text = _environment().get_template(f"{name}.md.j2").render(facts)
-    blocks = (block.strip() for block in re.split(r"\n\s*\n", text))
+    blocks = (block.strip() for block in re.split(r"\n\s*\n", template_text(name, **facts)))
     return "\n\n".join(_unwrapped(block) for block in blocks if block) + "\n"
 
 
@@ -46,12 +45,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": number_cell,
-        "cell": cell,
-        "repr": repr,
-        "paragraph": _paragraph,
-    }
+    environment.filters |= {"number": number_cell, "repr": repr, "paragraph": _paragraph}
     environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
     environment.tests["finite"] = math.isfinite
     return environment
