@@ -1,14 +1,14 @@
 """Name runs and their settings for people, by what sets them apart."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from passk.config.schema import FREE_ON_RESUME, REGIMES
-from passk.runs.reader import RunRecord, natural_order
+from passk.runs.reader import RunRecord, flat, natural_order
 
 # Settings that say where or how often a run happened, not what it did. `init_from` is added only
 # where it distinguishes two runs of a seed.
@@ -39,17 +39,6 @@ def config_differences(records: Sequence[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(
         differing, orient="index", columns=range(len(records)), dtype=object
     )
-
-
-def flat(node: Mapping[str, Any], joint: str) -> dict[str, Any]:
-    """Flatten nested settings to one name each, such as `regime.k`."""
-    named: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            named |= {f"{key}{joint}{name}": inner for name, inner in flat(value, joint).items()}
-        else:
-            named[key] = value
-    return named
 
 
 def run_labels(records: Sequence[RunRecord]) -> list[str]:

@@ -228,6 +228,17 @@ def read_seed_table(record: RunRecord, name: str) -> pd.DataFrame | None:
     return read_table(record.seed_dir / name)
 
 
+def flat(node: Mapping[str, Any], joint: str = ".") -> dict[str, Any]:
+    """Flatten nested settings to one name each, such as `regime.k`."""
+    named: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            named |= {f"{key}{joint}{name}": inner for name, inner in flat(value, joint).items()}
+        else:
+            named[key] = value
+    return named
+
+
 def _is_run(path: Path) -> bool:
     """Return True for a training run; `passk eval` leaves the same files, but makes no run."""
     config = path / "config.yaml"

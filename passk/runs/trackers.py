@@ -19,8 +19,8 @@ from uuid import uuid4
 
 from passk.config.schema import TrainConfig
 from passk.files import write_text
-from passk.runs.labels import flat
 from passk.runs.ledger import FOLDER
+from passk.runs.reader import flat
 
 PATIENCE_SECONDS = 60.0  # how long to wait for a library after the run has ended
 
