@@ -264,7 +264,6 @@ if TYPE_CHECKING:  # at run time it is imported with the first table: a refusal 
 
 # Columns of text, also where a value looks like a number or like a missing value.
 _TEXT = ("kind", "level", "type", "problem_id", "signal", "metric")
-_NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _WITHOUT = "put it back from a copy, or remove it, and "
 # Advice for a broken file of a run; any other file can only be put back.
 _ADVICE = {
@@ -381,11 +380,6 @@ def _read_csv(file: Path) -> "pd.DataFrame":
     )
 
 
-def printable(text: str) -> str:
-    """Replace each character that neither XML nor LaTeX can hold, such as NUL."""
-    return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
 def read_manifest(folder: Path) -> Mapping[str, Any]:
     """Read `manifest.json` of a directory that a command wrote; empty if there is none."""
     file = folder / "manifest.json"
@@ -470,6 +464,17 @@ def _unquoted(line: str) -> str:
         return str(json.loads(line)) if line.startswith('"') else line
     except ValueError:
         return line
+
+
+def step_name(step: int) -> str:
+    """Return the name of the files and folders of a step, which sorts by step."""
+    return f"step-{step:06d}"
+
+
+def step_of(name: str) -> int | None:
+    """Return the step of a file or folder, `step-NNNNNN`; None for any other name."""
+    found = re.fullmatch(r"step-(\d+)", name)
+    return int(found[1]) if found else None
 
 
 def saved_steps(folder: Path) -> list[int]:

@@ -17,7 +17,7 @@ import numpy as np
 import vl_convert
 from numpy.typing import NDArray
 
-from passk.files import printable
+from passk.text import printable
 
 REGIME_COLORS = {"sft": "#595959", "pass1": "#0072B2", "passk": "#D55E00", "hybrid": "#009E73"}
 REGIME_COLORS |= {"adaptive_k": "#CC79A7", "curriculum": "#E69F00", "projected": "#56B4E9"}

@@ -1,11 +1,13 @@
-"""Write numbers and digits as people do, and quote command lines for the shell and for Hydra."""
+"""Write numbers, digits and tables as people do: plain decimals, Markdown, CSV and LaTeX."""
 
+import csv
+import io
 import re
-import shlex
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from os.path import exists, expanduser
+from typing import Any
 
 MOST_DIGITS = 10_000  # of a number: 1e999999999 would need 999,999,999 zeros
 
@@ -61,104 +63,141 @@ def _plain_character(character: str) -> str:
     return "" if kind == "Cf" else character  # direction marks, joiners, byte order marks
 
 
-_ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\r": r"\r", "\t": r"\t"}  # backslash first
-_BARE = re.compile(r"[A-Za-z0-9_./$%*@?|+-]+")  # text that Hydra's grammar takes without quotes
-_ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # signs that it takes after a backslash
-_SWEEP_FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
-_HOME = re.compile(r"""((?:^|,)["']?)(~[^/,"']*)(?=[/,"']|$)""")
+_NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Characters of our own headings and cells that LaTeX needs as commands or in maths mode.
+_LATEX: dict[str, str | int | None] = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash ",
+    "~": r"\textasciitilde ",
+    "^": r"\textasciicircum ",
+    "\u2212": "$-$",
+    "\u00b1": r"$\pm$",
+    "\u00d7": r"$\times$",
+    "\u2264": r"$\leq$",
+    "\u2265": r"$\geq$",
+    "\u0394": r"$\Delta$",
+    "\u03ba": r"$\kappa$",
+    "\u2013": "--",
+    "\u2014": "---",
+    "\u2026": r"\ldots{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+}
+
+Form = str | Callable[[float], str]  # a format of Python, or a function that writes the number
 
 
-def one_line(words: Sequence[str]) -> str:
-    """Join words for a shell, on one line, since a table keeps no line breaks."""
-    return " ".join(_quoted(word) for word in words)
+def printable(text: str) -> str:
+    """Replace each character that neither XML nor LaTeX can hold, such as NUL."""
+    return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def as_value(name: str) -> str:
-    """Return a name as an override's value, in quotes if Hydra would not read it bare."""
-    return name if _is_read_bare(name) else in_quotes(name)
+def shortened(text: str, length: int, end: str = "...") -> str:
+    """Return a text on one line, cut to `length` characters with `end` as its last ones."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - len(end)] + end
 
 
-def in_quotes(text: str) -> str:
-    """Return the text in double quotes, as Hydra reads them: only a quote needs a backslash.
+def number_cell(value: float, form: Form = ".3g") -> str:
+    """Write a number; the sign of a percentage, as in `.1%`, is left to the heading."""
+    return form(value) if callable(form) else format(value, form).removesuffix("%")
 
-    Hydra keeps backslashes as they are, except before a quote; those are doubled.
+
+def cell(row: Mapping[Any, Any], column: str, form: Form = ".3g") -> str:
+    """Write a value of a row for people: empty if missing, a float in `form`.
+
+    If the row has the columns X_low and X_high of its interval, it follows in brackets:
+    `48.1 [45.0, 51.2]`.
     """
-    escaped = re.sub(r'(\\*)("|\Z)', _escaped, text)
-    return f'"{escaped}"'
+    value, low = row[column], row.get(f"{column}_low")
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    if value != value:
+        return ""
+    text = number_cell(value, form)
+    if low is None or low != low:
+        return text
+    return f"{text} [{number_cell(low, form)}, {number_cell(row[f'{column}_high'], form)}]"
 
 
-def without_quotes(value: str) -> str:
-    """Undo `in_quotes`; return a value without quotes as it is."""
-    if not _is_quoted(value):
-        return value
-    return re.sub(rf"\\+(?:{value[0]}|\Z)", lambda found: found[0][1::2], value[1:-1])
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table for people: headings, and rows of text."""
+
+    headings: list[str]
+    rows: list[list[str]]
+
+    @classmethod
+    def of(
+        cls,
+        rows: Iterable[Mapping[Any, Any]],
+        headings: Mapping[str, str] | Collection[str],
+        forms: Mapping[str, Form] | None = None,
+    ) -> "Table":
+        """Take columns from rows and write each `cell` in its form.
+
+        `headings` maps columns to their headings, in order; a collection names both.
+        """
+        names = headings if isinstance(headings, Mapping) else {name: name for name in headings}
+        forms = forms or {}
+        cells = [[cell(row, name, forms.get(name, ".3g")) for name in names] for row in rows]
+        return cls(list(names.values()), cells)
+
+    def without_empty_columns(self) -> "Table":
+        """Drop the columns that are empty in every row; keep all of a table without rows."""
+        columns = [i for i in range(len(self.headings)) if any(row[i] for row in self.rows)]
+        return self._only(columns) if self.rows else self
+
+    def without(self, heading: str) -> "Table":
+        """Drop a column."""
+        return self._only([i for i, name in enumerate(self.headings) if name != heading])
+
+    def _only(self, columns: Sequence[int]) -> "Table":
+        headings, *rows = ([row[i] for i in columns] for row in (self.headings, *self.rows))
+        return Table(headings, rows)
+
+    def markdown(self, rule: str = "---") -> str:
+        """Format in GitHub Markdown; `rule` is under each heading, `---:` aligns right."""
+        head, *rows = (
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n"
+            for row in self._lines()
+        )
+        return "".join([head, "|", f"{rule}|" * len(self.headings), "\n", *rows])
+
+    def csv(self) -> str:
+        """Format as CSV, each cell as it is."""
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows([self.headings, *self.rows])
+        return file.getvalue()
+
+    def latex(self) -> str:
+        """Format a `tabular` with booktabs rules; columns of numbers are right-aligned."""
+        head, *rows = (" & ".join(map(_latex, row)) + r" \\" for row in self._lines())
+        columns = ([row[i] for row in self.rows] for i in range(len(self.headings)))
+        sides = "".join("r" if _are_numbers(column) else "l" for column in columns)
+        lines = [
+            r"% \usepackage[T1]{fontenc} \usepackage{booktabs}",
+            rf"\begin{{tabular}}{{{sides}}}",
+            *(r"\toprule", head, r"\midrule", *rows, r"\bottomrule"),
+            r"\end{tabular}",
+        ]
+        return "".join(f"{line}\n" for line in lines)
+
+    def _lines(self) -> Iterable[list[str]]:
+        """Yield headings and rows, each cell on one line and of printable characters."""
+        for row in (self.headings, *self.rows):
+            yield [printable(" ".join(cell.split())) for cell in row]
 
 
-def with_home(word: str, paths: Collection[str]) -> str:
-    """Expand `~` and `~user` in an override, if its key is one of `paths`.
-
-    No shell expands them after an equals sign or in quotes.
-    """
-    key, sign, value = word.partition("=")
-    if key.lstrip("+") not in paths or "~" not in value:
-        return word
-    return key + sign + _HOME.sub(lambda found: found[1] + _home(found[2]), value)
+def _latex(cell: str) -> str:
+    """Escape a cell; a command that ends in a letter would swallow the blank after it."""
+    words = re.sub(r"(?<=[\\~^]) ", "\0", cell).translate(str.maketrans(_LATEX))
+    return words.replace("\0", r"\space ")
 
 
-def _home(place: str) -> str:
-    try:
-        return expanduser(place)
-    except ValueError:  # no user can have such a name: it holds NUL or half a character
-        return place
-
-
-def with_quotes(word: str, texts: Collection[str], is_sweep: bool) -> str:
-    """Quote an override's value where Hydra needs quotes, if its key is one of `texts`.
-
-    A user may type a path such as `SWEEP/regime.k=2,regime.pass1_weight=0.5` as it is. In a sweep
-    a comma separates values, unless the whole value is a path that exists. A value with quotes, an
-    interpolation or, in a sweep, a function of Hydra's grammar is left as it is. A backslash
-    before one of the grammar's signs is read as an escape, unless the text is a path that exists.
-    """
-    key, sign, value = word.partition("=")
-    is_hydras = is_sweep and _SWEEP_FUNCTION.fullmatch(value) is not None
-    if key.lstrip("+") not in texts or value in ("", "null") or "${" in value or is_hydras:
-        return word
-    is_list = is_sweep and not exists(value)
-    values = re.split(r"(?<!\\),", value) if is_list else [value]
-    if any(_is_quoted(text) for text in values):
-        return word
-    plain = [text if exists(text) else _ESCAPED.sub(r"\1", text) for text in values]
-    return key + sign + ",".join(map(as_value, plain))
-
-
-def _is_read_bare(text: str) -> bool:
-    """Return True if Hydra reads a bare text as this text, not as a sign, number, bool or null."""
-    if not _BARE.fullmatch(text) or text.lower() in ("true", "false", "null"):
-        return False
-    try:
-        return str(int(text)) == text
-    except ValueError:
-        pass
-    try:
-        float(text)
-    except ValueError:
-        return True
-    return False
-
-
-def _is_quoted(value: str) -> bool:
-    return len(value) > 1 and value[0] in "\"'" and value[-1] == value[0]
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[1] * 2 + (r"\"" if found[2] else "")
-
-
-def _quoted(word: str) -> str:
-    """Quote as `shlex.quote` does, but use bash escapes for white space other than blanks."""
-    if not re.search(r"[^\S ]", word):
-        return shlex.quote(word)
-    for letter, escape in _ESCAPES.items():
-        word = word.replace(letter, escape)
-    return f"$'{word}'"
+def _are_numbers(cells: Sequence[str]) -> bool:
+    """Return True if all non-empty cells begin like numbers, with or without an interval."""
+    known = [cell for cell in cells if cell]
+    return bool(known) and all(cell.lstrip("+\u2212-")[:1].isdigit() for cell in known)

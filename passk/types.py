@@ -7,6 +7,8 @@ package: P problems, G samples of one problem (n), B rows, T tokens, V vocabular
 from dataclasses import dataclass
 from enum import StrEnum
 
+GROUPINGS = ("kind", "level", "type")  # fields of a Problem by which tables group
+
 
 class FinishReason(StrEnum):
     """Reason why a completion ended: the end token, or the length limit."""

@@ -2,8 +2,8 @@
 
 Pure functions of a model's shape, a job's settings and speeds of hardware. `sizing.py` prints them,
 docs/method/scaling.md explains them, and tests/scripts/test_sizing.py holds them against what the
-learner does. Bytes are bytes, not GiB. Counts are exact; seconds divide them by the speeds in `Hardware`,
-of which only a measurement on the machine itself can say how many are reached.
+learner does. Bytes are bytes, not GiB. Counts are exact; seconds divide them by the speeds in
+`Hardware`, of which only a measurement on the machine itself can say how many are reached.
 """
 
 import math

@@ -35,10 +35,10 @@ from passk.config.compose import check_groups, explain, groups_and_keys, registe
 from passk.config.registry import conf_dir, text_keys
 from passk.config.rules import claim_directory
 from passk.config.schema import RunConfig
+from passk.config.words import in_quotes, with_home, with_quotes
 from passk.console import check_words, lose_output, open_streams, restart_in_utf8, say
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.files import is_full, missing_folders, only_writer
-from passk.text import in_quotes, with_home, with_quotes
 
 # Variables that libraries read when they are imported, unless the user has set them.
 _ENVIRONMENT = {

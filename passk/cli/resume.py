@@ -14,6 +14,7 @@ from passk.config.commands import DiagnoseConfig, EvaluateConfig, FilterConfig
 from passk.config.compose import load_config, load_run_config
 from passk.config.rules import check
 from passk.config.schema import FREE_ON_RESUME, RunConfig, TrackerConfig, TrainConfig
+from passk.config.words import in_quotes
 from passk.data.problems import load_data
 from passk.data.sources import with_absolute_paths
 from passk.errors import UserError
@@ -27,7 +28,6 @@ from passk.learner.checkpoint import (
     saved_step,
 )
 from passk.learner.policy import model_location as model_folder
-from passk.text import in_quotes
 from passk.training.build import sampling_engine
 
 _FREE_IN_FILTER = (*FREE_ON_RESUME, "filter.fdr", "filter.weight")

@@ -19,7 +19,7 @@ from passk.data.sources import Row, is_file_name, is_local, read_rows, refuse_mi
 from passk.errors import UserError
 from passk.files import replacing
 from passk.text import MOST_DIGITS, plain_number
-from passk.types import Problem
+from passk.types import GROUPINGS, Problem
 from passk.verifiers.math.reader import reads_as
 from passk.verifiers.math.text import last_box
 
@@ -371,7 +371,6 @@ def without_calculations(solution: str) -> str:
     return _CALCULATION.sub("", solution)
 
 
-GROUPINGS = ("kind", "level", "type")
 _WRAPPED = {"whole": "{}", "after_hash": "#### {}", "in_box": "\\boxed{{{}}}"}
 
 

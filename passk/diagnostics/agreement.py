@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from passk.objectives.advantages import mixture_advantages, prompt_weights
-from passk.objectives.pass_at_k import FloatArray
+from passk.objectives.pass_at_k import FloatArray, judged_counts
 from passk.statistics import Interval, bootstrap_intervals, bootstrap_means
 
 
@@ -70,7 +70,7 @@ def measure(
 
 def weighted(rewards_PG: FloatArray, derivatives_PG: FloatArray, k: int) -> FloatArray:
     """Compute the mean of A_i d_i over each prompt's judged samples: w_k(p) a without bias, [P]."""
-    num_judged_P = np.maximum((~np.isnan(rewards_PG)).sum(axis=1), 1)
+    num_judged_P = np.maximum(judged_counts(rewards_PG)[0], 1)
     advantages_PG = mixture_advantages(rewards_PG, k, 0.0)
     means_P: FloatArray = (advantages_PG * derivatives_PG).sum(axis=1) / num_judged_P
     return means_P

@@ -14,17 +14,19 @@ import pandas as pd
 from passk.config.schema import EvalConfig
 from passk.objectives.pass_at_k import pass_at_k
 from passk.statistics import bootstrap_interval, bootstrap_intervals
+from passk.text import Table, cell
+from passk.types import GROUPINGS
 
 SAMPLE_COLUMNS = [
     *("problem_id", "kind", "level", "type"),
     *("sample", "greedy", "answer", "completion"),
     *("num_tokens", "finish_reason", "reward", "reason", "logprob_sampler"),
 ]
-GROUPINGS = ("kind", "level", "type")
 NO_GROUP = "(none)"  # group of problems without a level, where others have one
 REASONS = ("correct", "wrong", "unparsed", "truncated", "timeout", "error")
 _PASS_COLUMNS = ["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
 _SUMMARY_COLUMNS = ["metric", "value", "ci_low", "ci_high", "num_problems"]
+_RIGHT = " ---: "  # rule of columns that are aligned right
 _SUMMARY_NAMES = {
     "pass_at_1": "Pass@1 (%)",
     "greedy_accuracy": "Greedy accuracy (%)",
@@ -185,7 +187,7 @@ def majority_votes(samples: pd.DataFrame) -> pd.Series:
 
 def percent_cells(table: pd.DataFrame) -> list[str]:
     """Format each row of a table in percent, as in `54.7 [52.0, 57.5]`."""
-    return [_cell(100 * row) for row in table[["value", "ci_low", "ci_high"]].to_numpy(float)]
+    return _cells(table, ".1%")
 
 
 def pass_markdown(table: pd.DataFrame, grouping: str) -> str:
@@ -194,31 +196,24 @@ def pass_markdown(table: pd.DataFrame, grouping: str) -> str:
     wide = cells.pivot(index=grouping, columns="k", values="cell")
     header = [grouping, *(f"Pass@{k}" for k in wide.columns)]
     rows = [[str(name), *map(str, row)] for name, row in zip(wide.index, wide.values, strict=True)]
-    return _markdown(header, rows)
+    return Table(header, rows).markdown(_RIGHT)
 
 
 def summary_markdown(summary: pd.DataFrame) -> str:
     """Format the summary as Markdown: a row per metric, rates in percent, with intervals."""
     rows = []
-    for row, in_percent in zip(summary.to_dict("records"), percent_cells(summary), strict=True):
-        metric = str(row["metric"])
+    columns = summary["metric"], percent_cells(summary), _cells(summary, ".1f")
+    for metric, in_percent, plain, num in zip(*columns, summary["num_problems"], strict=True):
         name = _SUMMARY_NAMES.get(metric, f"Samples {metric.removeprefix('share_')} (%)")
-        plain = _cell(np.array([row["value"], row["ci_low"], row["ci_high"]]))
-        cell = plain if metric == "mean_tokens" else in_percent
-        rows.append([name, cell, str(row["num_problems"])])
-    return _markdown(["measure", "value", "problems"], rows)
+        rows.append([name, plain if metric == "mean_tokens" else in_percent, str(num)])
+    return Table(["measure", "value", "problems"], rows).markdown(_RIGHT)
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---:"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _cell(value_low_high: np.ndarray) -> str:
-    value, low, high = value_low_high
-    if np.isnan(value):
-        return "\u2013"
-    return f"{value:.1f}" if np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+def _cells(table: pd.DataFrame, form: str) -> list[str]:
+    ends = table.rename(columns={"ci_low": "value_low", "ci_high": "value_high"}).astype(
+        {"value": float}
+    )
+    return [cell(row, "value", form) or "\u2013" for row in ends.to_dict("records")]
 
 
 def _interval(values_P: pd.Series, cfg: EvalConfig) -> tuple[float, float, float]:

@@ -44,11 +44,6 @@ class TrainState:
     history: History = field(default_factory=History)
 
 
-def checkpoint_name(step: int) -> str:
-    """Return the folder's name under `checkpoints/`, which sorts by step."""
-    return f"step-{step:06d}"
-
-
 def restore(folder: Path, learner: Learner) -> TrainState:
     """Load optimiser, adapters, random state and counters of a complete checkpoint into a learner.
 

@@ -28,14 +28,20 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from passk.errors import UserError
-from passk.files import make_folder, remove_folder, sync, sync_folders, write_text
+from passk.files import (
+    make_folder,
+    remove_folder,
+    step_name,
+    sync,
+    sync_folders,
+    write_text,
+)
 from passk.learner.checkpoint import (
     LEARNER,
     MANIFEST,
     STATE,
     Fingerprint,
     TrainState,
-    checkpoint_name,
     fingerprint,
 )
 from passk.learner.fsdp import on_rank_0
@@ -89,7 +95,7 @@ class CheckpointWriter:
         """
         self.settle()
         moment = _moment(learner, state, copy=self._thread is not None)
-        folder = self._folder / checkpoint_name(state.step)
+        folder = self._folder / step_name(state.step)
         plain = partial(_save_plain, learner.model, tokenizer, self._generation)
         write = partial(_write, folder, plain, moment, self._group)
         if self._thread is None:

@@ -12,6 +12,11 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
+def judged_counts(rewards_PG: FloatArray) -> tuple[IntArray, IntArray]:
+    """Count the judged and the right samples of each prompt, [P] each; NaN is not judged."""
+    return (~np.isnan(rewards_PG)).sum(axis=1), (rewards_PG == 1).sum(axis=1)
+
+
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> FloatArray:
     """Estimate Pass@k = 1 - (1-p)^k without bias: rho(n, c, k) = 1 - C(n-c, k) / C(n, k).
 

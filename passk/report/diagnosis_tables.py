@@ -9,12 +9,11 @@ import pandas as pd
 from passk.diagnostics.agreement import Agreement, FirstConflict, curve_table, first_conflict
 from passk.diagnostics.bounds import Promise, promise, success_groups
 from passk.diagnostics.gold_errors import agreement_table, injected_table, vote_table
-from passk.objectives.pass_at_k import FloatArray
+from passk.objectives.pass_at_k import FloatArray, judged_counts
 from passk.report.tables import kind_order
 from passk.statistics import bootstrap_intervals
-from passk.types import Group
+from passk.types import GROUPINGS, Group
 
-GROUPINGS = ("kind", "level", "type")
 _ERRORS = 1.96  # standard errors below 0 that make an agreement clearly negative
 
 
@@ -80,7 +79,7 @@ def prompt_table(
     the weight w_k and the contribution w_k a; then the columns of `gold_errors.vote_table`.
     `signal` is `none right` or `all right` where no gradient can be seen, else empty.
     """
-    n_P, c_P = (~np.isnan(rewards_PG)).sum(axis=1), (rewards_PG == 1).sum(axis=1)
+    n_P, c_P = judged_counts(rewards_PG)
     problems = [group.problem for group in groups]
     return pd.DataFrame(
         {

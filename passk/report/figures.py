@@ -8,8 +8,9 @@ import pandas as pd
 from passk.report import curves, prompt_plots, sweep_plots, verdicts
 from passk.report.chart_style import Drawing
 from passk.report.material import Material
-from passk.report.tables import in_order, prompt_changes, reported_k, sweep_table, titles_of
+from passk.report.tables import prompt_changes, reported_k, sweep_table, titles_of
 from passk.report.verdicts import verdict_shares
+from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
 
 AGREEMENT = "weight_against_agreement"

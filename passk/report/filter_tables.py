@@ -13,12 +13,13 @@ from passk.diagnostics.persistence import (
     negative_p_values,
     random_control,
 )
+from passk.report.pages import markdown_page
 from passk.report.tables import kind_order
-from passk.runs.labels import markdown
-from passk.types import Problem
+from passk.text import Table
+from passk.types import GROUPINGS, Problem
 
-GROUPINGS = ("kind", "level", "type")
 KEPT, RANDOM, MATCHED = "filtered", "random", "matched"  # data files; columns of who is out
+VERDICTS = ("interferes", "stays", "no signal", "not measured")
 
 
 def decisions(
@@ -93,74 +94,39 @@ def filter_page(
     """Write the page: what is removed and why, its effect on the conflict, and the files."""
     (column,) = (str(name) for name in last if str(name).startswith("weight_"))
     k = int(column.removeprefix("weight_"))
-    sections = [
-        "# The training problems without those that interfere",
-        _found(decided, asked, num_checkpoints),
-        _tested(num_checkpoints, asked),
-        _products(decided, last, asked, k),
-    ]
-    for grouping in GROUPINGS:
-        if decided[grouping].nunique() > 1:
-            sections += [f"## By {grouping}", _by_group(decided, grouping)]
-    return "\n\n".join(section.rstrip() for section in sections) + "\n"
-
-
-def _found(decided: pd.DataFrame, asked: FilteringConfig, num_checkpoints: int) -> str:
-    counts = decided["verdict"].value_counts()
-    done = "taken out" if asked.weight == 0 else f"given the weight {asked.weight:g}"
-    at = "1 checkpoint" if num_checkpoints == 1 else f"{num_checkpoints} checkpoints"
-    return (
-        f"Of {len(decided)} problems, measured at {at}, {counts.get('interferes', 0)} interfere "
-        f"with Pass@1 and are {done}; {counts.get('stays', 0)} do not clearly; "
-        f"{counts.get('no signal', 0)} showed too little gradient to judge (no sample right, or "
-        f"all) and {counts.get('not measured', 0)} were not measured: these stay."
-    )
-
-
-def _tested(num_checkpoints: int, asked: FilteringConfig) -> str:
-    rate = f"At a false-discovery rate of {100 * asked.fdr:g} % (Benjamini and Hochberg)"
-    if num_checkpoints >= 3:
-        return (
-            f"{rate}: a problem interferes if the correlation of reward and direction (the sign "
-            "of its agreement) is below 0 over the checkpoints, by Student's t. Checkpoints of one "
-            "run are not independent, so this asks for interference that lasts, not for a proof."
-        )
-    where = "at this checkpoint" if num_checkpoints == 1 else "at both checkpoints"
-    return (
-        f"{rate}: a problem interferes if its agreement is below 0 {where}, by its error over "
-        "samples. **With fewer than 3 checkpoints, interference that passes while training goes on "
-        "cannot be separated from interference that lasts**; save more of them (train.save_every, "
-        "train.keep_last) for a filter to rely on."
+    found = decided["verdict"].value_counts()
+    return markdown_page(
+        "filter",
+        asked=asked,
+        num_problems=len(decided),
+        num_checkpoints=num_checkpoints,
+        counts={verdict: found.get(verdict, 0) for verdict in VERDICTS},
+        products=_products(decided, last, asked, k),
+        groups={
+            grouping: _by_group(decided, grouping)
+            for grouping in GROUPINGS
+            if decided[grouping].nunique() > 1
+        },
     )
 
 
 def _products(decided: pd.DataFrame, last: pd.DataFrame, asked: FilteringConfig, k: int) -> str:
-    whole = f"{last[f'contribution_{k}'].mean():.3g}"
-    rows = [{"set": "all problems", "out": "0", "success": "", "product": whole}]
+    whole = last[f"contribution_{k}"].mean()
+    rows = [{"set": "all problems", "out": 0, "success": None, "product": whole}]
     for name in (KEPT, RANDOM, MATCHED):
         out = decided[name]
+        success = decided["success"][out].mean()
+        product = product_after(decided, last, name, asked.weight)
         rows.append(
-            {
-                "set": f"{name}.jsonl",
-                "out": str(int(out.sum())),
-                "success": f"{100 * decided['success'][out].mean():.1f}" if out.any() else "",
-                "product": f"{product_after(decided, last, name, asked.weight):.3g}",
-            }
+            {"set": f"{name}.jsonl", "out": out.sum(), "success": success, "product": product}
         )
-    table = pd.DataFrame(rows)
     headings = {
         "set": "training problems",
         "out": "taken out" if asked.weight == 0 else "down-weighted",
         "success": "their Pass@1 (%)",
         "product": f"product of the gradients of Pass@{k} and Pass@1",
     }
-    return (
-        f"{markdown(table, headings).rstrip()}\n\n"
-        "The product is at the newest checkpoint, and below 0 where the objectives conflict; the "
-        "gradient of Pass@1 is that of all problems. `random.jsonl` lacks as many problems, drawn "
-        "from all; `matched.jsonl` as many that do not interfere, of the nearest success that "
-        "there is: where the two Pass@1 in the table differ, there were not enough as hard ones."
-    )
+    return Table.of(rows, headings, {"success": ".1%"}).markdown()
 
 
 def _by_group(decided: pd.DataFrame, grouping: str) -> str:
@@ -170,12 +136,12 @@ def _by_group(decided: pd.DataFrame, grouping: str) -> str:
         rows.append(
             {
                 grouping: name or "(none)",
-                "problems": str(len(part)),
-                "success": f"{100 * part['success'].mean():.1f}",
-                "correlation": f"{part['correlation'].mean():.3f}",
-                "filtered": f"{int(part[KEPT].sum())} ({100 * part[KEPT].mean():.1f} %)",
-                "random": str(int(part[RANDOM].sum())),
-                "matched": str(int(part[MATCHED].sum())),
+                "problems": len(part),
+                "success": part["success"].mean(),
+                "correlation": part["correlation"].mean(),
+                KEPT: f"{part[KEPT].sum()} ({100 * part[KEPT].mean():.1f} %)",
+                RANDOM: part[RANDOM].sum(),
+                MATCHED: part[MATCHED].sum(),
             }
         )
     headings = {
@@ -183,8 +149,8 @@ def _by_group(decided: pd.DataFrame, grouping: str) -> str:
         "problems": "problems",
         "success": "Pass@1 (%)",
         "correlation": "mean correlation",
-        "filtered": "interfere",
-        "random": "out at random",
-        "matched": "out, matched",
+        KEPT: "interfere",
+        RANDOM: "out at random",
+        MATCHED: "out, matched",
     }
-    return markdown(pd.DataFrame(rows), headings)
+    return Table.of(rows, headings, {"success": ".1%", "correlation": ".3f"}).markdown()

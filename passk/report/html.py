@@ -15,9 +15,9 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from passk.files import printable
 from passk.report.chart_style import Drawing
 from passk.style import FAINT, GRID, INK, PAPER, SOFT, VEGA_LITE, config, picture
+from passk.text import printable
 
 _PAGE_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif'
 # The page in dark mode puts these in place of the colours that would be too dark there.

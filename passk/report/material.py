@@ -9,13 +9,13 @@ import pandas as pd
 from passk.report.costs import cost_table
 from passk.report.samples import SampleRows, sample_rows
 from passk.report.tables import (
-    in_order,
     reported_k,
     reproduction_table,
     sweep_table,
     titles_of,
 )
 from passk.runs.baselines import baseline_runs, repeat_sentences, without_copies
+from passk.runs.labels import in_order
 from passk.runs.reader import DiagnosisRecord, RunRecord, find_diagnoses, find_measured, find_runs
 
 SAMPLE_BYTES = 2_000_000  # samples in the page; the scripts that draw the figures take 900 kB

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -20,17 +19,20 @@ from passk.config.schema import (
     ESTIMATORS_WITHOUT_K,
     ConventionsConfig,
     EvalConfig,
-    PromptConfig,
     TableConfig,
     TrainConfig,
 )
 from passk.data.sources import is_file_name
 from passk.evaluation.tables import percent_cells
 from passk.objectives.objective import objective_in_words
+from passk.report.pages import template_text
+from passk.report.reading import reading
+from passk.report.table_formats import frame_table
 from passk.report.tables import paired_deltas, reported_k
 from passk.runs.command_lines import Lineage, command_line, hub_id, shown_name
-from passk.runs.labels import markdown, reading, run_labels, run_title
+from passk.runs.labels import run_labels, run_title
 from passk.runs.reader import RunRecord
+from passk.text import Table
 from passk.types import Problem
 
 if TYPE_CHECKING:  # importing it would import torch
@@ -41,51 +43,24 @@ _SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typica
 _SAMPLING |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
 
-def prompt_section(cfg: TrainConfig, folder: Path, encoder: "PromptEncoder") -> dict[str, Any]:
-    """Build the parts of the card's template that depend on prompts; `folder` holds the model."""
-    prompt = cfg.data.prompt
+def prompt_section(cfg: TrainConfig, folder: Path, encoder: "PromptEncoder") -> str:
+    """Write the part of the card about prompts and their code; `folder` holds the model."""
+    prompt, tokenizer = cfg.data.prompt, encoder.tokenizer
     text = encoder.prompt_text(Problem("", "{problem}", ""))
-    messages = _messages(prompt, encoder.chat is not None and encoder.chat.in_parts)
-    return {
-        "is_chat": encoder.is_chat,
-        "prompt_style": _style(prompt, encoder),
-        "prompt": _fenced(text),
-        "answer_end": _answer_end(prompt, folder, encoder),
-        "prompt_code": _chat_code(prompt, messages) if encoder.is_chat else _plain_code(prompt),
-        "vllm_code": _vllm_code(prompt, messages if encoder.is_chat else None),
-        "temperature": cfg.eval.temperature,
-        "top_p": cfg.eval.top_p,
-        "max_new_tokens": cfg.eval.max_new_tokens or cfg.rollout.max_new_tokens,
-        "stop": json.dumps(prompt.stop, ensure_ascii=False) if prompt.stop else "",
-        "own_defaults": _own_defaults(cfg.eval, folder),
-        "remote_code": ", trust_remote_code=True" if cfg.model.trust_remote_code else "",
-    }
-
-
-def _style(prompt: PromptConfig, encoder: "PromptEncoder") -> str:
-    if encoder.is_chat:
-        text = "The chat template of the tokenizer, which is in this folder. A prompt is"
-    else:
-        ids = encoder.tokenizer("")["input_ids"]
-        first = " ".join(encoder.tokenizer.convert_ids_to_tokens(ids))
-        text = "Plain text, no chat template. A prompt is"
-        text += f", after `{first}`, which the tokenizer puts first" if first else ""
-    if not prompt.num_shots:
-        return f"{text}:"
-    text += f", after {prompt.num_shots} worked training problems in the same form, which are not"
-    return f"{text} shown here, and which the code below leaves out (so expect other figures):"
-
-
-def _answer_end(prompt: PromptConfig, folder: Path, encoder: "PromptEncoder") -> str:
-    tokenizer = encoder.tokenizer
-    ends = _end_ids(folder)
-    known = [end for end in ends if type(end) is int and 0 <= end < len(tokenizer)]
-    tokens = [f"`{token}`" for token in tokenizer.convert_ids_to_tokens(known)]
-    text = f"An answer ends with {' or '.join(tokens)}"
-    if prompt.stop:
-        texts = " or ".join(f"`{json.dumps(word, ensure_ascii=False)}`" for word in prompt.stop)
-        text += f", or before the text {texts}"
-    return f"{text}."
+    ends = [end for end in _end_ids(folder) if type(end) is int and 0 <= end < len(tokenizer)]
+    return template_text(
+        "prompts",
+        cfg=cfg,
+        prompt=prompt,
+        is_chat=encoder.is_chat,
+        in_parts=encoder.chat is not None and encoder.chat.in_parts,
+        first=" ".join(tokenizer.convert_ids_to_tokens(tokenizer("")["input_ids"])),
+        text=text,
+        fence=max(re.findall("`{3,}", text), key=len, default="``") + "`",
+        ends=[f"`{token}`" for token in tokenizer.convert_ids_to_tokens(ends)],
+        stops=[f"`{json.dumps(word, ensure_ascii=False)}`" for word in prompt.stop],
+        own_defaults=_own_defaults(cfg.eval, folder),
+    )
 
 
 def _end_ids(folder: Path) -> list[int]:
@@ -107,54 +82,6 @@ def _own_defaults(measured: EvalConfig, folder: Path) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text())) if file.is_file() else {}
-
-
-def _plain_code(prompt: PromptConfig) -> str:
-    return f'prompt = {_plain(prompt)}\ninputs = tokenizer(prompt, return_tensors="pt")'
-
-
-def _plain(prompt: PromptConfig) -> str:
-    if prompt.template == "{problem}":
-        return "problem"
-    return f"{json.dumps(prompt.template, ensure_ascii=False)}.format(problem=problem)"
-
-
-def _chat_code(prompt: PromptConfig, messages: str) -> str:
-    further = "".join(f", {key}={value!r}" for key, value in prompt.chat_template_kwargs.items())
-    return (
-        f"messages = {messages}\ninputs = tokenizer.apply_chat_template(\n    messages, "
-        f'add_generation_prompt=True, return_dict=True, return_tensors="pt"{further}\n)'
-    )
-
-
-def _vllm_code(prompt: PromptConfig, messages: str | None) -> str:
-    if messages is None:
-        return f"(output,) = llm.generate({_plain(prompt)}, params)"
-    extra = prompt.chat_template_kwargs
-    further = f", chat_template_kwargs={extra!r}" if extra else ""
-    return f"(output,) = llm.chat({messages}, params{further})"
-
-
-def _messages(prompt: PromptConfig, in_parts: bool) -> str:
-    def content(text: str) -> str:
-        return f'[{{"type": "text", "text": {text}}}]' if in_parts else text
-
-    request = "problem"
-    if prompt.instruction:
-        request += f" + {json.dumps(chr(10) + prompt.instruction, ensure_ascii=False)}"
-    turns = f'{{"role": "user", "content": {content(request)}}}'
-    if prompt.system is not None:
-        system = json.dumps(prompt.system, ensure_ascii=False)
-        turns = f'{{"role": "system", "content": {content(system)}}}, {turns}'
-    return f"[{turns}]"
-
-
-def _fenced(text: str) -> str:
-    """Format a code block, whatever backticks the text holds."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
 
 
 _PRIOR = "starting checkpoint"
@@ -199,38 +126,37 @@ class Exported:
 
 def model_card(exported: Exported) -> ModelCard:
     """Build the card, with the front matter that the hub reads."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("passk", "assets"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    body = environment.get_template("model_card.md.j2").render(_content(exported))
+    body = template_text("model_card", **_content(exported))
     return ModelCard(f"---\n{_front_matter(exported).to_yaml()}\n---\n\n{body}")
 
 
 def _content(exported: Exported) -> dict[str, Any]:
-    cfg, record = exported.cfg, exported.record
+    cfg, record, line = exported.cfg, exported.record, exported.line
     table = pass_table(record, exported.step)
+    summary = record.summary
+    greedy = summary[(summary["step"] == exported.step) & (summary["metric"] == "greedy_accuracy")]
     return {
-        "title": f"{exported.line.model_name}: {_title(record)} on {_data_name(cfg)}",
-        "what": _what(exported),
+        "title": f"{line.model_name}: {_title(record)} on {_data_name(cfg)}",
+        "cfg": cfg,
+        "regime": cfg.regime,
+        "line": line,
+        "before": [_title(run) for run in line.runs[:-1]],
+        "knows_k": cfg.regime.estimator not in ESTIMATORS_WITHOUT_K,
+        "objective": objective_in_words(cfg.regime),
         "step": exported.step,
-        "num_steps": cfg.train.num_steps,
         "is_best": exported.is_best,
         "status": record.manifest.get("status", "how it ended is not recorded"),
         "dtype": exported.publishing.dtype or cfg.model.dtype,
-        "lora_rank": cfg.model.lora_rank,
         "license": exported.publishing.license,
         "change": _change(record, table),
         "table": _shown(table),
-        "measured": _measured(exported, table),
+        "measured": record.evals[record.evals["step"] == exported.step].head(1).squeeze(),
+        "greedy": percent_cells(greedy)[-1:],
         "data": list(_data_lines(exported)),
-        **prompt_section(cfg, exported.folder, exported.encoder),
-        "settings": list(_settings(record)),
-        "commands": [command_line(run, named=run is not record) for run in exported.line.runs],
-        "is_cut_short": exported.line.model is None,
-        "made_with": list(_made_with(record)),
+        "prompts": prompt_section(cfg, exported.folder, exported.encoder),
+        "settings": _settings(record).markdown(),
+        "commands": [command_line(run, named=run is not record) for run in line.runs],
+        "made_with": _made_with(record),
     }
 
 
@@ -239,20 +165,17 @@ def _front_matter(exported: Exported) -> ModelCardData:
     data_id = hub_id(exported.cfg.data.path, "dataset")
     name = f"{exported.line.model_name}-{_data_name(exported.cfg)}-{exported.record.regime}"
     results = list(_results(exported, data_id))
+    methods = ["sft"] if exported.record.regime == "sft" else ["reinforcement-learning", "rlvr"]
     return ModelCardData(
         base_model=given.base_model or hub_id(model),
         datasets=[data_id] if data_id else None,
         license=given.license,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["passk", "pass-at-k", *_method_tags(exported.record)],
+        tags=["passk", "pass-at-k", *methods],
         model_name=re.sub(r"[^\w.-]+", "-", name) if results else None,
         eval_results=results or None,
     )
-
-
-def _method_tags(record: RunRecord) -> list[str]:
-    return ["sft"] if record.regime == "sft" else ["reinforcement-learning", "rlvr"]
 
 
 def _results(exported: Exported, data_id: str | None) -> Iterator[EvalResult]:
@@ -298,7 +221,8 @@ def _shown(table: pd.DataFrame) -> str:
     if table["start"].isna().all():
         table = table[["k", "value", "value_low", "value_high"]]
     names = {"k": "k", "start": f"{_PRIOR}, Pass@k (%)", "value": "this model, Pass@k (%)"}
-    return markdown(table, names | {"delta": "change (points)"})
+    names |= {"delta": "change (points)"}
+    return frame_table(table, names).markdown()
 
 
 def _change(record: RunRecord, table: pd.DataFrame) -> str:
@@ -317,48 +241,6 @@ def _change(record: RunRecord, table: pd.DataFrame) -> str:
             row[column.replace("delta", f"delta_{name}")] = known.loc[this_k, column]
     (sentence,) = reading(pd.DataFrame([row]), {label: run_title(record, label)}, {label: k})
     return sentence
-
-
-def _measured(exported: Exported, table: pd.DataFrame) -> str:
-    if table.empty:
-        return ""
-    cfg, record = exported.cfg, exported.record
-    row = record.evals[record.evals["step"] == exported.step].iloc[0]
-    text = (
-        f"{row['num_problems']:.0f} held-out problems, {row['num_samples']:.0f} samples each at "
-        f"temperature {cfg.eval.temperature:g} and top-p {cfg.eval.top_p:g}, at most "
-        f"{cfg.eval.max_new_tokens or cfg.rollout.max_new_tokens} new tokens, judged by "
-        f"`verifier={cfg.verifier.name}`. In brackets 95 % intervals: bootstrap over problems, of "
-        "changes in pairs."
-    )
-    given = exported.publishing.dtype
-    if given not in (None, cfg.model.dtype):
-        text += f" Measured in {cfg.model.dtype}, before the weights were rounded to {given}."
-    file = record.path / "eval" / "summary.csv"
-    if file.is_file():
-        rows = pd.read_csv(file)
-        at_step = rows[(rows["step"] == exported.step) & (rows["metric"] == "greedy_accuracy")]
-        text += "".join(f" Greedy accuracy: {cell} %." for cell in percent_cells(at_step)[-1:])
-    return text
-
-
-def _what(exported: Exported) -> str:
-    """Describe the regime in words."""
-    regime = exported.cfg.regime
-    steps = f"{exported.step} step{'s' * (exported.step != 1)}"
-    start = f"`{exported.line.model_name}`"
-    if before := [_title(run) for run in exported.line.runs[:-1]]:
-        start += f" after {', then '.join(before)}"
-    if regime.name == "sft":
-        return f"{start}, trained by supervised fine-tuning on worked solutions for {steps}."
-    if regime.estimator in ESTIMATORS_WITHOUT_K:
-        means = f"with the estimator `{regime.estimator}`"
-        return f"{start}, trained by reinforcement learning {means} for {steps}."
-    aim = f"**{objective_in_words(regime)}**"
-    if regime.is_remedy:
-        aim = f"an objective chosen at every step (`regime={regime.name}`, from {aim})"
-    means = "" if regime.estimator == "mixture" else f", by the estimator `{regime.estimator}`"
-    return f"{start}, trained by reinforcement learning on {aim}{means} for {steps}."
 
 
 def _title(record: RunRecord) -> str:
@@ -396,17 +278,19 @@ def _data_lines(exported: Exported) -> Iterator[str]:
         yield f"no prompt stands on both sides; fingerprints {', '.join(digests)}"
 
 
-def _settings(record: RunRecord) -> Iterator[tuple[str, str]]:
+def _settings(record: RunRecord) -> Table:
     keys = _SFT_SETTINGS if record.regime == "sft" else _RL_SETTINGS
     lora = _LORA_SETTINGS if record.setting("model.lora_rank") else ()
-    yield "regime", record.regime
-    for key in (*keys, *_SETTINGS, *lora):
-        value = record.setting(key)
-        if value is not None and not (key.startswith("verifier.false") and value == 0):
-            yield key, str(value).replace("|", "\\|")
+    values = {key: record.setting(key) for key in (*keys, *_SETTINGS, *lora)}
+    rows = [
+        [f"`{key}`", str(value)]
+        for key, value in values.items()
+        if value is not None and not (key.startswith("verifier.false") and value == 0)
+    ]
+    return Table(["setting", "value"], [["`regime`", record.regime], *rows])
 
 
-def _made_with(record: RunRecord) -> Iterator[tuple[str, str]]:
+def _made_with(record: RunRecord) -> dict[str, Any]:
     manifest: Mapping[str, Any] = record.manifest
     git = manifest.get("git") or {}
     facts = {name: v for name, v in (manifest.get("versions") or {}).items() if v}
@@ -415,4 +299,4 @@ def _made_with(record: RunRecord) -> Iterator[tuple[str, str]]:
     for name in ("device", "engine", "start", "seconds"):
         if manifest.get(name) is not None:
             facts[name] = manifest[name]
-    yield from ((str(name), str(value)) for name, value in facts.items())
+    return facts

@@ -7,7 +7,7 @@ import pandas as pd
 
 from passk.config.commands import DiagnosisConfig
 from passk.diagnostics.paper_sets import CORRECTED, PAPER, Filtered
-from passk.runs.labels import markdown
+from passk.text import Table
 
 _COLUMNS = {
     "easy_above": "easy above",
@@ -113,11 +113,10 @@ def _tables(rows: pd.DataFrame, details: dict[str, str]) -> list[str]:
         }
         for row in rows.to_dict("records")
     ]
-    table = pd.DataFrame(shown)
     thresholds = ["easy_above", "hard_below"]
     return [
-        markdown(table[list(_COLUMNS)], _COLUMNS),
-        markdown(table[[*thresholds, *details]], _COLUMNS | details),
+        Table.of(shown, _COLUMNS).markdown(),
+        Table.of(shown, {name: _COLUMNS[name] for name in thresholds} | details).markdown(),
     ]
 
 

@@ -10,36 +10,23 @@ import pandas as pd
 
 from passk.files import filled_at_once, read_manifest
 from passk.report import table_formats
-from passk.report.costs import cost_sentences, cost_sheet, price_sheet
+from passk.report.costs import cost_sheet, price_sheet
 from passk.report.figures import AGREEMENT, caption, focus, report_figures, shown_k
 from passk.report.html import figure_data, render, save_figures
 from passk.report.material import Material, read_material
-from passk.report.table_formats import write_table
-from passk.report.tables import (
-    headline_table,
-    summary_rows,
-    titles_of,
-)
+from passk.report.reading import cost_sentences, reading, sweep_reading
+from passk.report.table_formats import frame_table, write_table
+from passk.report.tables import headline_table, summary_rows, titles_of
 from passk.runs.command_lines import outermost
-from passk.runs.labels import markdown, reading, sweep_reading
 from passk.runs.ledger import FOLDER as LEDGER
 from passk.runs.reader import RunRecord
+from passk.text import Table
 
 _NOTE = (
     "Deltas are against {baseline}, in percentage points, with 95 % "
     "intervals in brackets: a paired bootstrap over held-out problems for one seed, Student's t "
     "over seeds for several. Alignment is the cosine of the regime's gradient with the Pass@1 "
     "gradient at the checkpoint that the run started from."
-)
-_PRICES = (
-    "What one run took, in the mean over its seeds, and what a point gained or lost took. Seconds "
-    "include evaluations and saving (other), not the loading of the model."
-)
-_EXPORTS = (
-    "Beside this page lie tables/ (each table as CSV, Markdown and LaTeX with booktabs) and "
-    "figures/ (each figure as PNG and PDF). Click a heading to sort a table. The buttons above a "
-    "figure hide and show its series; with Shift, the wheel zooms and dragging moves it, and "
-    "a double click returns. The menu at its right saves what it shows as SVG or PNG."
 )
 _PAGE, _TITLE = "report.html", "passk report: "  # the page's file, and the start of its title
 _MOST_READ = 4  # most runs described one by one
@@ -81,8 +68,7 @@ def write_report(
         "figures": _told(drawings, found, start),
         "agreement": [name for name in drawings if name.startswith(AGREEMENT)],
         "samples": found.samples.sentence if len(found.samples.samples) else None,
-        "cost_words": [_PRICES, *cost_sentences(found.costs, titles)],
-        "exports": _EXPORTS,
+        "cost_words": cost_sentences(found.costs, titles),
     }
     data = figure_data(drawings) | {
         "titles": titles_of(found.records),
@@ -95,7 +81,8 @@ def write_report(
         found.table.to_csv(folder / "table.csv", index=False)
         if len(cells):
             cells.to_csv(folder / "sweep.csv", index=False)
-        (folder / "table.md").write_text(markdown(people, headings) + words, encoding="utf-8")
+        markdown = frame_table(people, headings).markdown()
+        (folder / "table.md").write_text(markdown + words, encoding="utf-8")
         save_figures(drawings, folder / "figures")
         for name, (table, numbers) in tables.items():
             if table is not None:
@@ -124,7 +111,7 @@ def _beginning(file: Path) -> str:
 
 def _tables(
     found: Material, people: pd.DataFrame, headings: Mapping[str, str]
-) -> dict[str, tuple[table_formats.Sheet | None, pd.DataFrame | None]]:
+) -> dict[str, tuple[Table | None, pd.DataFrame | None]]:
     """Build the page's tables by name (None without rows), with the numbers for their CSV."""
     first = headline_table(found.headline, found.table)
     first["regime"] = first["regime"].map(found.titles)
@@ -132,8 +119,8 @@ def _tables(
     several = (people["seed"] == "all").any()
     cells, k = found.cells, shown_k(found.cells, found.k)
     shown = {
-        "headline": table_formats.sheet(first, headings),
-        "per_seed": table_formats.sheet(people, headings) if several else None,
+        "headline": frame_table(first, headings).without_empty_columns(),
+        "per_seed": frame_table(people, headings).without_empty_columns() if several else None,
         "sweep": table_formats.cells(cells, k, headings) if len(cells) else None,
         "kinds": table_formats.kinds(found.headline, found.titles, headings),
         "kernel": table_formats.kernel(found.headline),
@@ -145,7 +132,7 @@ def _tables(
     }
     numbers = {"headline": first, "per_seed": found.table, "sweep": cells, "costs": costs}
     return {
-        name: (table if table is not None and table.rows else None, numbers.get(name))
+        name: (table if table and table.rows else None, numbers.get(name))
         for name, table in shown.items()
     }
 

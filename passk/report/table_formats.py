@@ -1,28 +1,21 @@
-"""Format tables as text for the report's page, and write them as CSV, Markdown and LaTeX."""
+"""Build the tables of the report as text for people, and write them to files."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from passk.files import printable
-from passk.report.tables import in_order, kind_table, summary_rows, with_all_seeds
+from passk.report.tables import kind_table, summary_rows, with_all_seeds
 from passk.runs.command_lines import Places, rebuilding_lines, shown_name
-from passk.runs.labels import config_differences, format_cell, heading, shown_columns
+from passk.runs.labels import config_differences, in_order
 from passk.runs.reader import RunRecord, read_seed_table
+from passk.text import Form, Table, cell, number_cell
 
 _NAMED = (("model", "model.path"), ("data", "data.name"))
+_PLAIN = ("k", "pass1_weight", "num_problems")  # columns of numbers that are not rates
 _KNOWN_TO_SFT = ("regime.name", "regime.num_demonstrations")
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table as the page shows it: headings, and rows of text."""
-
-    headings: list[str]
-    rows: list[list[str]]
 
 
 def facts(records: Sequence[RunRecord]) -> list[str]:
@@ -62,24 +55,53 @@ def column_names(ks: set[int]) -> dict[str, str]:
     }
 
 
-def sheet(table: pd.DataFrame, headings: Mapping[str, str]) -> Sheet:
-    """Format a table as text, without the columns that are empty throughout."""
-    shown = [column for column in shown_columns(table) if table[column].notna().any()]
-    rows = [[format_cell(row, column) for column in shown] for row in table.to_dict("records")]
-    return Sheet([heading(column, headings) for column in shown], rows)
+def frame_table(table: pd.DataFrame, headings: Mapping[str, str]) -> Table:
+    """Format a table for people: percent, percentage points, and intervals in brackets.
+
+    `headings` maps columns to their headings; `delta_pass4` of a sweep needs no entry of its own.
+    X_low and X_high are folded into X. Rates and their deltas are in percent with one decimal,
+    deltas signed; alignments have two decimals; missing values are left empty.
+    """
+    shown = [name for name in map(str, table.columns) if not name.endswith(("_low", "_high"))]
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return Table.of(
+        rows, {name: _heading(name, headings) for name in shown}, {n: rate_form(n) for n in shown}
+    )
+
+
+def rate_form(column: str) -> Form:
+    """Return how numbers of a column are written, by its name; see `frame_table`."""
+    if column in _PLAIN:
+        return "g"
+    form = "+z.1%" if column.startswith("delta") else "z.1%"
+    form = "+z.2f" if column == "alignment" else form
+    return lambda value: with_minus(number_cell(value, form))
+
+
+def with_minus(text: str) -> str:
+    """Replace hyphens of numbers by minus signs."""
+    return text.replace("-", "\u2212")
+
+
+def _heading(column: str, headings: Mapping[str, str]) -> str:
+    swept = re.fullmatch(r"(delta_)?pass(\d+)", column)
+    if column in headings or swept is None:
+        return headings.get(column, column)
+    return f"\u0394 Pass@{swept[2]} (points)" if swept[1] else f"Pass@{swept[2]} (%)"
 
 
 def kinds(
     records: Sequence[RunRecord], titles: Mapping[str, str], headings: Mapping[str, str]
-) -> Sheet | None:
+) -> Table | None:
     """Build the table of success by kind, a row per run and kind; None if no run has kinds."""
     kinds = kind_table(records)
     kinds["regime"] = kinds["regime"].map(titles)
     after = {name: headings[name].replace(" (", " after (") for name in ("pass1", "passk")}
-    return sheet(kinds, {**headings, **after}) if len(kinds) else None
+    shown = frame_table(kinds, {**headings, **after}).without_empty_columns()
+    return shown if len(kinds) else None
 
 
-def kernel(records: Sequence[RunRecord]) -> Sheet | None:
+def kernel(records: Sequence[RunRecord]) -> Table | None:
     """Build the table of mean inner products of two problems' gradients, by their kinds."""
     frames = []
     for seed_dir, record in {record.seed_dir: record for record in records}.items():
@@ -92,29 +114,14 @@ def kernel(records: Sequence[RunRecord]) -> Sheet | None:
     table = table.drop_duplicates(["name", "kind_a", "kind_b"], keep="last")
     rows = []
     for row in table.to_dict("records"):
-        value = "{kernel:+.3g} [{kernel_low:+.3g}, {kernel_high:+.3g}]".format_map(row)
         kinds = f"{row['kind_a']} and {row['kind_b']}"
-        rows.append([kinds, row["name"], str(row["seed"]), value.replace("-", "\u2212")])
-    shown = Sheet(["Kinds", "Reproduction", "Seed", "Kernel"], rows)
-    return shown if table["name"].nunique() > 1 else _without(shown, "Reproduction")
+        product = with_minus(cell(row, "kernel", "+.3g"))
+        rows.append([kinds, row["name"], str(row["seed"]), product])
+    shown = Table(["Kinds", "Reproduction", "Seed", "Kernel"], rows)
+    return shown if table["name"].nunique() > 1 else shown.without("Reproduction")
 
 
-def without_empty_columns(table: Sheet) -> Sheet:
-    """Drop the columns that are empty in every row; keep all of a table without rows."""
-    for name in table.headings if table.rows else []:
-        i = table.headings.index(name)
-        if not any(row[i] for row in table.rows):
-            table = _without(table, name)
-    return table
-
-
-def _without(table: Sheet, heading: str) -> Sheet:
-    i = table.headings.index(heading)
-    rows = [row[:i] + row[i + 1 :] for row in table.rows]
-    return Sheet(table.headings[:i] + table.headings[i + 1 :], rows)
-
-
-def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Sheet:
+def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Table:
     """Format the sweep with Pass@1 and one Pass@k; a seed has a row only if it is the only one.
 
     The regime is left out if k, weight and seed already distinguish all rows.
@@ -125,10 +132,11 @@ def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Sheet:
             columns += [column, f"{column}_low", f"{column}_high"]
     if not cells.duplicated(["k", "pass1_weight", "seed"]).any():
         columns.remove("regime")
-    return sheet(summary_rows(cells).reindex(columns=columns), headings)
+    shown = frame_table(summary_rows(cells).reindex(columns=columns), headings)
+    return shown.without_empty_columns()
 
 
-def differences(records: Sequence[RunRecord]) -> Sheet | None:
+def differences(records: Sequence[RunRecord]) -> Table | None:
     """Build the table of settings in which the runs differ: a row per label, as seeds count as one.
 
     SFT has no objective over samples, so settings of the objective are left empty there.
@@ -140,7 +148,7 @@ def differences(records: Sequence[RunRecord]) -> Sheet | None:
         return None
     keys = ["regime.name", *(key for key in differing.index if key != "regime.name")]
     places = Places(records)
-    return Sheet(keys, [[_setting(run, key, places) for key in keys] for run in different])
+    return Table(keys, [[_setting(run, key, places) for key in keys] for run in different])
 
 
 def _setting(record: RunRecord, key: str, places: Places) -> str:
@@ -149,7 +157,7 @@ def _setting(record: RunRecord, key: str, places: Places) -> str:
     return "" if value is None or is_idle else places.as_shown(str(value))
 
 
-def runs(records: Sequence[RunRecord]) -> Sheet:
+def runs(records: Sequence[RunRecord]) -> Table:
     """Build the table of progress and of the commands from `command_lines.rebuilding_lines`."""
     rows = []
     for line in rebuilding_lines(records):
@@ -166,10 +174,10 @@ def runs(records: Sequence[RunRecord]) -> Sheet:
                 line.command,
             ]
         )
-    return Sheet(["Run", "Status", "Steps", "Time", "Device", "Command"], rows)
+    return Table(["Run", "Status", "Steps", "Time", "Device", "Command"], rows)
 
 
-def versions(records: Sequence[RunRecord]) -> Sheet | None:
+def versions(records: Sequence[RunRecord]) -> Table | None:
     """Build the table of recorded versions and commits; several where runs differ."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
@@ -182,67 +190,17 @@ def versions(records: Sequence[RunRecord]) -> Sheet | None:
             if value is not None:
                 found.setdefault(name, {})[str(value)] = None
     rows = [[name, ", ".join(values)] for name, values in found.items()]
-    return Sheet(["What", "Version"], rows) if rows else None
+    return Table(["What", "Version"], rows) if rows else None
 
 
-# Characters of our own headings and cells that LaTeX needs as commands or in maths mode.
-_LATEX = {
-    "\u2212": "$-$",
-    "\u00b1": r"$\pm$",
-    "\u00d7": r"$\times$",
-    "\u2264": r"$\leq$",
-    "\u2265": r"$\geq$",
-    "\u0394": r"$\Delta$",
-    "\u03ba": r"$\kappa$",
-    "\u2013": "--",
-    "\u2014": "---",
-    "\u2026": r"\ldots{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-}
-
-
-def write_table(folder: Path, name: str, shown: Sheet, table: pd.DataFrame | None = None) -> None:
+def write_table(folder: Path, name: str, shown: Table, table: pd.DataFrame | None = None) -> None:
     """Write `NAME.csv`, `NAME.md` and `NAME.tex` to a folder, which is created.
 
     The CSV holds the numbers of `table` to full precision, or without one the text of `shown`; the
     others hold the text.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text = pd.DataFrame(shown.rows, columns=shown.headings)
-    (text if table is None else table).to_csv(folder / f"{name}.csv", index=False)
-    (folder / f"{name}.md").write_text(sheet_markdown(shown), encoding="utf-8")
-    (folder / f"{name}.tex").write_text(sheet_latex(shown), encoding="utf-8")
-
-
-def sheet_markdown(shown: Sheet) -> str:
-    """Format a sheet in GitHub Markdown."""
-    rows = [shown.headings, ["---"] * len(shown.headings), *shown.rows]
-    lines = (
-        "| " + " | ".join(_one_line(c).replace("|", "\\|") for c in row) + " |" for row in rows
-    )
-    return "\n".join(lines) + "\n"
-
-
-def sheet_latex(shown: Sheet) -> str:
-    """Format a `tabular` with booktabs rules; columns of numbers are right-aligned."""
-    cells = [[_one_line(cell) for cell in row] for row in shown.rows]
-    headings = [_one_line(heading) for heading in shown.headings]
-    sides = "".join("r" if _are_numbers(column) else "l" for column in zip(*cells, strict=True))
-    table = pd.DataFrame(cells, columns=headings)
-    latex = table.to_latex(index=False, escape=True, column_format=sides or "l" * len(headings))
-    for letter, command in _LATEX.items():
-        latex = latex.replace(letter, command)
-    return f"% \\usepackage[T1]{{fontenc}} \\usepackage{{booktabs}}\n{latex}"
-
-
-def _are_numbers(cells: tuple[str, ...]) -> bool:
-    """Return True if all non-empty cells begin like numbers, with or without an interval."""
-    known = [cell for cell in cells if cell]
-    return bool(known) and all(cell.lstrip("+\u2212-")[:1].isdigit() for cell in known)
-
-
-def _one_line(cell: str) -> str:
-    return printable(" ".join(cell.split()))
+    numbers = shown.csv() if table is None else table.to_csv(index=False)
+    texts = {"csv": numbers, "md": shown.markdown(" --- "), "tex": shown.latex()}
+    for ending, text in texts.items():
+        (folder / f"{name}.{ending}").write_text(text, encoding="utf-8")

@@ -14,10 +14,8 @@ import pandas as pd
 from passk.objectives.pass_at_k import all_wrong, pass_at_k
 from passk.runs.baselines import counts_before, last_counts, sft_of, starting_counts
 from passk.runs.labels import in_order, run_title
-from passk.runs.reader import RunRecord, find_runs, load_run, read_seed_table
+from passk.runs.reader import RunRecord, read_seed_table
 from passk.statistics import Interval, bootstrap_intervals, seed_interval
-
-__all__ = ["RunRecord", "find_runs", "in_order", "load_run", "reproduction_table", "sweep_table"]
 
 ALL_SEEDS = "all"
 NOTHING = Interval(np.nan, np.nan, np.nan)
@@ -271,6 +269,14 @@ def _cell(by_kind: pd.DataFrame, kind: str, k: int | None) -> float:
     return np.nan if rows.empty else float(rows["num_problems" if k is None else "value"].iloc[0])
 
 
+def by_label(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Group runs by their label, in the order of `labels.in_order`."""
+    runs: dict[str, list[RunRecord]] = {}
+    for label, record in in_order(records):
+        runs.setdefault(label, []).append(record)
+    return runs
+
+
 def titles_of(records: Sequence[RunRecord]) -> dict[str, str]:
     """Map each label to its title for people."""
     return {label: run_title(record, label) for label, record in in_order(records)}
@@ -289,9 +295,7 @@ def headline_table(records: Sequence[RunRecord], table: pd.DataFrame) -> pd.Data
     get intervals: for one seed over problems, as the run recorded it; for several, Student's t over
     seeds (`with_all_seeds`).
     """
-    runs: dict[str, list[RunRecord]] = {}
-    for label, record in in_order(records):
-        runs.setdefault(label, []).append(record)
+    runs = by_label(records)
     rows = []
     for row in summary_rows(table).to_dict("records"):
         label, members = str(row["regime"]), runs[str(row["regime"])]

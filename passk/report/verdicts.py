@@ -1,6 +1,5 @@
 """Compute the shares of verdict reasons in training and held out, and draw them."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import pandas as pd
 
 from passk.evaluation.tables import REASONS
 from passk.report.chart_style import Drawing, Legend, Titles, by_run, choice, tips
-from passk.report.tables import in_order
+from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
 from passk.style import K_COLORS, PANEL, PAPER
 
@@ -46,19 +45,13 @@ def reason_order(reasons: Iterable[str]) -> list[str]:
 
 
 def _trained(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the shares of each step as logged, or for older runs from their rollout files."""
-    rows: list[dict[str, Any]] = []
+    """Return the shares of each step as logged."""
     logged = record.metrics.reindex(columns=["step", "reasons", "unjudged_fraction"])
-    missing = set(record.rollout_steps)
+    rows: list[dict[str, Any]] = []
     for step, reasons, unjudged in logged.itertuples(index=False, name=None):
         if isinstance(reasons, dict) and reasons:
             rows += _shares(int(step), reasons, unjudged)
-            missing.discard(int(step))
-    for step in sorted(missing):
-        samples = record.rollouts(step, ["reason", "reward"])
-        counts = dict(Counter(samples["reason"]))
-        rows += _shares(step, counts, float(samples["reward"].isna().mean()))
-    return sorted(rows, key=lambda row: int(row["step"]))
+    return rows
 
 
 def _shares(step: int, counts: Mapping[str, int], unjudged: float) -> list[dict[str, Any]]:

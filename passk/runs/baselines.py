@@ -4,7 +4,6 @@ A baseline is the checkpoint a run started from, or a run that the user names. B
 the same held-out problems, so that differences are taken problem by problem.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from passk.errors import UserError
+from passk.files import step_of
 from passk.runs.labels import in_order, run_labels, run_title, short_names
 from passk.runs.reader import RunRecord
 
@@ -138,8 +138,7 @@ def _origin_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFr
 
 def _starting_step(record: RunRecord) -> int | None:
     """Return the step of the checkpoint in `train.init_from`, or None for a whole run."""
-    named = Path(str(record.setting("train.init_from"))).name
-    return int(step[1]) if (step := re.fullmatch(r"step-(\d+)", named)) else None
+    return step_of(Path(str(record.setting("train.init_from"))).name)
 
 
 _MOST_NAMED = 4

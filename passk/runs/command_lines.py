@@ -18,6 +18,7 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from passk.config.commands import ReproduceConfig
+from passk.config.words import as_value, one_line, without_quotes
 from passk.data.sources import is_file_name
 from passk.errors import UserError
 from passk.files import read_file, read_manifest, read_overrides
@@ -25,7 +26,6 @@ from passk.runs.baselines import origin_of
 from passk.runs.labels import in_order
 from passk.runs.ledger import FOLDER, read_ledger
 from passk.runs.reader import RunRecord, load_run
-from passk.text import as_value, one_line, without_quotes
 
 _PLACES = ("model.path", "data.path", "data.eval_path", "train.init_from")
 _NOT_SHOWN = ("resume=", "hydra.", "tracker")  # trackers belong to the user who ran it

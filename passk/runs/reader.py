@@ -16,7 +16,7 @@ import yaml
 
 from passk.config.schema import ESTIMATORS_WITHOUT_K
 from passk.errors import UserError
-from passk.evaluation.tables import GROUPINGS, with_kind
+from passk.evaluation.tables import with_kind
 from passk.files import (
     broken,
     read_file,
@@ -26,8 +26,11 @@ from passk.files import (
     read_table,
     read_yaml,
     saved_steps,
+    step_name,
+    step_of,
     with_columns,
 )
+from passk.types import GROUPINGS
 
 _PROBLEM_COLUMNS = ["problem_id", "split", "kind", "prompt", "answer"]
 _SETTINGS: dict[str, tuple[type, ...]] = {
@@ -122,7 +125,7 @@ class RunRecord:
 
         Levels, or else types, stand for kinds where problems have none.
         """
-        file = self.path / "eval" / f"step-{step:06d}.parquet"
+        file = self.path / "eval" / f"{step_name(step)}.parquet"
         frame = read_file(pd.read_parquet, file)
         frame = with_columns(file, frame, columns=["problem_id"], numbers=["n", "c"])
         if not ((frame["c"] >= 0) & (frame["c"] <= frame["n"])).all():
@@ -131,7 +134,7 @@ class RunRecord:
 
     def rollouts(self, step: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read the samples that a step was trained on, a row each; these columns, or all."""
-        file = self.path / "rollouts" / f"step-{step:06d}.parquet"
+        file = self.path / "rollouts" / f"{step_name(step)}.parquet"
         frame: pd.DataFrame = read_file(partial(pd.read_parquet, columns=columns), file)
         needed = ["step", "problem_id", "sample"] if columns is None else columns
         return with_columns(file, frame, columns=needed)
@@ -223,6 +226,17 @@ def read_seed_table(record: RunRecord, name: str) -> pd.DataFrame | None:
     if record.seed_dir is None or not (record.seed_dir / name).is_file():
         return None
     return read_table(record.seed_dir / name)
+
+
+def flat(node: Mapping[str, Any], joint: str = ".") -> dict[str, Any]:
+    """Flatten nested settings to one name each, such as `regime.k`."""
+    named: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            named |= {f"{key}{joint}{name}": inner for name, inner in flat(value, joint).items()}
+        else:
+            named[key] = value
+    return named
 
 
 def _is_run(path: Path) -> bool:
@@ -331,8 +345,8 @@ class DiagnosisRecord:
     def title(self) -> str:
         """Title such as `passk at step 150`, or the name of the model."""
         policy = Path(str(self.manifest.get("policy", self.path.name)))
-        step = re.fullmatch(r"step-(\d+)", policy.name)
-        return f"{policy.parent.parent.name} at step {int(step[1])}" if step else policy.name
+        step = step_of(policy.name)
+        return policy.name if step is None else f"{policy.parent.parent.name} at step {step}"
 
 
 def find_diagnoses(dirs: Iterable[str | Path]) -> list[DiagnosisRecord]:

@@ -20,6 +20,7 @@ from uuid import uuid4
 from passk.config.schema import TrainConfig
 from passk.files import write_text
 from passk.runs.ledger import FOLDER
+from passk.runs.reader import flat
 
 PATIENCE_SECONDS = 60.0  # how long to wait for a library after the run has ended
 
@@ -250,17 +251,6 @@ TRACKERS: dict[str, Callable[[Session], Tracker]] = {
     "trackio": Trackio,
     "mlflow": MLflow,
 }
-
-
-def flat(node: Mapping[str, Any], joint: str) -> dict[str, Any]:
-    """Flatten nested settings to one name each, such as `regime.k`."""
-    named: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            named |= {f"{key}{joint}{name}": inner for name, inner in flat(value, joint).items()}
-        else:
-            named[key] = value
-    return named
 
 
 def _plain(value: Any) -> str | float | bool:

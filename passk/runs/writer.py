@@ -24,10 +24,11 @@ from passk.files import (
     read_manifest,
     recorded,
     replacing,
+    step_name,
     steps_of,
     write_text,
 )
-from passk.learner.checkpoint import TrainState, best_steps, checkpoint_name
+from passk.learner.checkpoint import TrainState, best_steps
 from passk.learner.checkpoint_writer import CheckpointWriter
 from passk.learner.learner import Learner, LearnStats
 from passk.learner.policy import Tokenizer
@@ -197,7 +198,7 @@ class Run:
                 zip(group.completions, group.verdicts, strict=True)
             )
         ]
-        self._write_parquet("rollouts", checkpoint_name(step), pd.DataFrame(rows))
+        self._write_parquet("rollouts", step_name(step), pd.DataFrame(rows))
 
     @_by_rank_0
     def write_gold_refused(self, refused: Sequence[tuple[str, Problem, Verdict]]) -> None:
@@ -205,15 +206,14 @@ class Run:
         if refused:
             rows = [(split, p.id, p.answer, verdict.reason) for split, p, verdict in refused]
             columns = ["split", "problem_id", "answer", "reason"]
-            table = pd.DataFrame(rows, columns=columns).to_csv(index=False)
-            write_text(self.path / "gold_refused.csv", table)
+            self.write_table("gold_refused", pd.DataFrame(rows, columns=columns))
 
     @_by_rank_0
     def write_eval(
         self, step: int, counts: pd.DataFrame, tables: Mapping[str, pd.DataFrame]
     ) -> None:
         """Write counts per problem, and append the step's rows to `eval/NAME.csv` of each table."""
-        self._write_parquet("eval", checkpoint_name(step), counts)
+        self._write_parquet("eval", step_name(step), counts)
         for name, rows in tables.items():
             path = self.path / "eval" / f"{name}.csv"
             rows = rows.copy()
@@ -221,10 +221,20 @@ class Run:
             known = path.read_text(encoding="utf-8") if path.is_file() else ""
             write_text(path, known + rows.to_csv(index=False, header=not known))
         table = pd.read_csv(self.path / "eval" / "table.csv")
-        write_text(self.path / "eval" / "table.md", pass_markdown(table, "step"))
+        self.write_text("eval/table.md", pass_markdown(table, "step"))
         if self._tracking is not None:
             values = zip(tables["table"]["k"], tables["table"]["value"], strict=True)
             self._tracking.log("eval", step, {f"eval/pass@{k}": value for k, value in values})
+
+    @_by_rank_0
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """Write `NAME.csv`, to full precision; a table of that name is replaced."""
+        write_text(self.path / f"{name}.csv", table.to_csv(index=False))
+
+    @_by_rank_0
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of text, such as a page; one of that name is replaced."""
+        write_text(self.path / name, text)
 
     @_by_rank_0
     def write_figure(self, name: str, chart: Any) -> None:

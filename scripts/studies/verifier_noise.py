@@ -32,12 +32,11 @@ from passk.diagnostics.gold_errors import (
 from passk.learner.checkpoint import last_checkpoint
 from passk.objectives.advantages import mixture_advantages, prompt_weights
 from passk.objectives.pass_at_k import pass_at_k
-from passk.report.diagnosis_tables import GROUPINGS
-from passk.runs.labels import markdown
+from passk.report.table_formats import frame_table
 from passk.statistics import Interval, paired_difference, seed_interval
 from passk.training.build import open_parts, prepare_torch
 from passk.training.loop import diagnostic_groups
-from passk.types import Group
+from passk.types import GROUPINGS, Group
 from passk.verifiers.base import ConventionsVerifier
 from passk.verifiers.noise import FALSE_POSITIVE, uniform, with_noise
 
@@ -251,7 +250,8 @@ def page(folder: Path) -> str:
         "cost_passk": "by the errors ",
     }
     others = [pd.read_csv(folder / f"{name}.csv").round(3) for name in ("weights", "suspects")]
-    return "\n".join(markdown(table.astype(str), headings) for table in (cells, *others))
+    tables = [frame_table(table.astype(str), headings) for table in (cells, *others)]
+    return "\n".join(table.markdown() for table in tables)
 
 
 def main(folder: Path, seeds: int) -> None:

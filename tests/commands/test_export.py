@@ -273,14 +273,17 @@ def test_the_code_makes_the_prompts_of_training(tmp_path, template, prompt):
     cfg = TrainConfig(data=ConventionsConfig(prompt=prompt))
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 3]}')
     section = prompt_section(cfg, tmp_path, PromptEncoder(known, cfg.data.prompt))
+    for_transformers, for_vllm = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     text = "What is \\frac{1}{2}?"
     problem = Problem("p", text, "")
     encoder = PromptEncoder(known, prompt)
     names = {"tokenizer": known, "problem": text}
-    exec(section["prompt_code"], names)
+    _, code, _ = re.split(r'problem = "\.\.\."\n|answers = ', for_transformers, maxsplit=2)
+    exec(code, names)
     assert names["inputs"]["input_ids"].tolist() == encoder.prompts([problem])
     engine = Recorder()
-    exec(section["vllm_code"], {"llm": engine, "params": None, "problem": text})
+    _, code, _ = re.split(r'problem = "\.\.\."\n|print\(', for_vllm, maxsplit=2)
+    exec(code, {"llm": engine, "params": None, "problem": text})
     if encoder.is_chat:
         rendered = known.apply_chat_template(
             engine.messages, tokenize=False, add_generation_prompt=True, **engine.kwargs
@@ -288,37 +291,29 @@ def test_the_code_makes_the_prompts_of_training(tmp_path, template, prompt):
         assert rendered == encoder.prompt_text(problem)
     else:
         assert engine.prompt == encoder.prompt_text(problem)
-        assert (
-            section["prompt_style"].startswith("Plain text")
-            and "`<bos>`" in section["prompt_style"]
-        )
-    shown = section["prompt"].split("\n", 1)[1].rsplit("\n", 1)[0]
+        assert "Plain text, no chat template. A prompt is, after `<bos>`, which" in section
+    (shown,) = re.findall(r"```text\n(.*?)\n```", section, re.DOTALL)
     assert shown == encoder.prompt_text(replace(problem, prompt="{problem}"))
-    assert "`<eos>` or `<|im_end|>`" in section["answer_end"]
-    assert (eval(section["stop"]) if section["stop"] else []) == prompt.stop
+    assert "An answer ends with `<eos>` or `<|im_end|>`" in section
+    stop = re.findall(r"stop(?:_strings)?=(.*),", section)
+    assert list(map(eval, stop)) == 2 * [prompt.stop] * bool(prompt.stop)
 
 
 def test_defaults_of_the_starting_model_that_were_not_measured_are_named(tmp_path):
     settings = {"eos_token_id": 1, "temperature": 0.6, "top_k": 20, "top_p": 1.0, "max_length": 9}
     (tmp_path / "generation_config.json").write_text(json.dumps(settings))
     cfg = TrainConfig(data=ConventionsConfig(), eval=EvalConfig(temperature=0.6))
-    assert (
-        prompt_section(cfg, tmp_path, PromptEncoder(tokenizer(), cfg.data.prompt))["own_defaults"]
-        == "`top_k=20`"
-    )
+    encoder = PromptEncoder(tokenizer(), cfg.data.prompt)
+    assert "model and sets `top_k=20`, which" in prompt_section(cfg, tmp_path, encoder)
     cfg.eval.temperature = 1.0
-    told = prompt_section(cfg, tmp_path, PromptEncoder(tokenizer(), cfg.data.prompt))[
-        "own_defaults"
-    ]
-    assert told == "`temperature=0.6`, `top_k=20`"
+    section = prompt_section(cfg, tmp_path, encoder)
+    assert "model and sets `temperature=0.6`, `top_k=20`, which" in section
 
 
 def test_worked_problems_before_a_prompt_are_named(tmp_path):
     cfg = TrainConfig(data=ConventionsConfig(prompt=PromptConfig(num_shots=3)))
-    told = prompt_section(cfg, tmp_path, PromptEncoder(tokenizer(), cfg.data.prompt))[
-        "prompt_style"
-    ]
-    assert "after 3 worked training problems" in told and "the code below leaves out" in told
+    section = prompt_section(cfg, tmp_path, PromptEncoder(tokenizer(), cfg.data.prompt))
+    assert "after 3 worked training problems" in section and "the code below leaves out" in section
 
 
 def test_a_command_line_names_no_place_and_no_tracker(place):

@@ -10,7 +10,8 @@ import pytest
 from faults import STEPS, WORDS, losses, without_paths
 from small_runs import cut_short, snapshot, train
 
-from passk.learner.checkpoint import checkpoint_name, damage
+from passk.files import step_name
+from passk.learner.checkpoint import damage
 
 
 def flip_a_bit(file: Path, rng) -> None:
@@ -40,8 +41,8 @@ def test_damaged_checkpoint_is_refused_and_removing_it_goes_on(
 ):
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
-    last = run / "checkpoints" / checkpoint_name(STEPS)
-    earlier = last.with_name(checkpoint_name(STEPS - 3))
+    last = run / "checkpoints" / step_name(STEPS)
+    earlier = last.with_name(step_name(STEPS - 3))
     shutil.copytree(last, tmp_path / "last")
     tried, said = 0, ""
     files = sorted(path for path in last.rglob("*") if path.is_file())
@@ -72,7 +73,7 @@ def test_a_list_of_files_that_is_not_what_was_written_never_passes_nor_crashes(
     undisturbed, rng, tmp_path
 ):
     """`files.json` has no hash of its own: a flip there refuses, or changes a space alone."""
-    folder = tmp_path / checkpoint_name(STEPS)
+    folder = tmp_path / step_name(STEPS)
     shutil.copytree(undisturbed / "checkpoints" / folder.name, folder)
     assert damage(folder) is None
     file = folder / "files.json"

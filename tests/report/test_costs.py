@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from run_files import write_reproduction, write_rollouts, write_run
+from run_files import write_reproduction, write_run
 from small_runs import metrics, train
 
-from passk.report.costs import PHASES, cost_sentences, cost_sheet, cost_table, price_sheet, run_cost
+from passk.report.costs import PHASES, cost_sheet, cost_table, price_sheet, run_cost
+from passk.report.reading import cost_sentences
 from passk.report.tables import reproduction_table
 from passk.runs.manifest import Spending
 from passk.runs.reader import find_runs, load_run
@@ -61,23 +62,12 @@ def test_a_killed_run_took_what_its_last_line_says(tmp_path):
     assert cost["device_seconds"] == 36.0 + 2 * (40.0 - 12.0)
 
 
-def test_an_older_run_says_what_its_files_tell(tmp_path):
-    new = {"num_sampled_tokens", "num_learned_tokens", "seconds", "reasons"}
-    old = [{name: v for name, v in line.items() if name not in new} for line in LINES]
-    sizes = {"train": {"num_steps": 10}}
-    run = a_run(tmp_path / "run", metrics=old, settings=sizes)
-    config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config + "rollout: {num_prompts: 3, num_samples: 4}\n")
-    cost = run_cost(load_run(run))
-    assert cost["num_drawn"] == 10 * 3 * 4
-    assert math.isnan(cost["num_sampled_tokens"]) and math.isnan(cost["num_learned_tokens"])
-    assert (cost["num_processes"], cost["device_seconds"]) == (1, pytest.approx(72.4))  # on a CPU
-    written = [
-        write_rollouts(run, step, {"p": [("abc", 1.0)] * step + [("a", 0.0)]})
-        for step in range(1, 11)
-    ]
-    tokens = sum(int(frame["num_tokens"].sum()) for frame in written)
-    assert run_cost(load_run(run))["num_sampled_tokens"] == tokens
+def test_what_the_files_do_not_hold_is_not_known(tmp_path):
+    known = {"rollout_seconds": 1.0, "learn_seconds": 2.0}
+    cost = run_cost(load_run(a_run(tmp_path / "run", metrics=[known] * 10)))
+    unknown = ("num_drawn", "num_sampled_tokens", "num_learned_tokens")
+    assert all(math.isnan(cost[name]) for name in unknown)
+    assert (cost["rollout_seconds"], cost["learn_seconds"], cost["sync_seconds"]) == (10, 20, 0)
 
 
 def test_gains_and_losses_have_a_price_and_what_is_not_clear_has_none(tmp_path):

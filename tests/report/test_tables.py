@@ -10,16 +10,16 @@ import yaml
 from run_files import exact_pass_at_k, write_reproduction, write_run, write_sweep
 
 from passk.errors import UserError
+from passk.report.reading import reading
 from passk.report.tables import (
-    find_runs,
     kind_table,
-    load_run,
     prompt_changes,
     reported_k,
     reproduction_table,
     sweep_table,
 )
-from passk.runs.labels import config_differences, in_order, markdown, reading, run_labels, run_title
+from passk.runs.labels import config_differences, in_order, run_labels, run_title
+from passk.runs.reader import find_runs, load_run
 
 COLUMNS = (
     "regime,seed,pass1,passk,delta_pass1,delta_pass1_low,delta_pass1_high,delta_passk,"
@@ -261,14 +261,6 @@ def test_broken_files_are_named(tmp_path):
 def row_of(**changes):
     numbers = dict.fromkeys(COLUMNS.split(","), np.nan)
     return numbers | {"regime": "passk", "seed": 0, "pass1": 0.4512, "passk": 0.8} | changes
-
-
-def test_markdown_is_in_percent_points():
-    row = row_of(delta_pass1=-0.0521, delta_pass1_low=-0.071, delta_pass1_high=-0.0004)
-    text = markdown(pd.DataFrame([row]), {"pass1": "Pass@1"})
-    assert "| Pass@1 |" in text.splitlines()[0]
-    assert "| 45.1 |" in text
-    assert "| \u22125.2 [\u22127.1, +0.0] |" in text.replace("\u22120.0", "+0.0")
 
 
 def test_reading_says_no_clear_change_when_the_interval_holds_0():

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from run_files import write_rollouts, write_run
+from run_files import write_run
 from small_runs import train
 
 from passk.report.verdicts import reason_order, verdict_shares
@@ -55,19 +55,6 @@ def test_held_out_shares_are_those_of_the_summary(tmp_path):
         [0.125, 0.075, 0.175]
     )
     assert row["num_problems"] == 4
-
-
-def test_an_older_run_is_told_by_its_rollout_files(tmp_path):
-    run = a_run(tmp_path / "run", reasons=[{}, {}, {}])
-    groups = {"p": [("a", 1.0), ("b", 0.0), ("c", None), ("d", 0.0)]}
-    write_rollouts(run, 2, groups)
-    shares = verdict_shares([load_run(run)])
-    assert shares[[*KEYS, "share"]].to_numpy().tolist() == [
-        [2, "correct", 0.25],
-        [2, "wrong", 0.5],
-        [2, "timeout", 0.25],
-    ]
-    assert (shares["unjudged"] == 0.25).all()
 
 
 def test_reasons_stand_from_right_to_unknown():

@@ -64,6 +64,8 @@ def write_run(
         "start": "2026-05-01T10:00:00+00:00",
         "end": "2026-05-01T10:01:12+00:00",
         "seconds": 72.4,
+        "num_processes": 1,
+        "device_seconds": 72.4,
         "versions": {"passk": "0.1.0", "torch": "2.12.0", "python": "3.11.9"},
         "git": {"commit": "0123abc", "dirty": False},
         "host": "laptop",

@@ -20,7 +20,7 @@ from passk.diagnostics.matrix import Matrix, measure_matrix
 from passk.diagnostics.paper_gradients import measure_filtered
 from passk.diagnostics.paper_sets import Filtered
 from passk.errors import UserError
-from passk.files import replacing, write_text
+from passk.files import replacing
 from passk.learner.batch import advantage_weights
 from passk.memory import memory_advice
 from passk.objectives.advantages import mixture_advantages
@@ -258,12 +258,11 @@ def _write(
         tables |= {"filtered": filtered.table, "filtered_prompts": filtered.prompts}
         figures |= filtered_figures(filtered)
     for name, table in tables.items():
-        with replacing(run.path / f"{name}.csv") as partial:
-            table.to_csv(partial, index=False)
+        run.write_table(name, table)
     for name, figure in figures.items():
         run.write_figure(name, figure)
     links = "".join(f"\n![{name}]({name}.png)\n" for name in figures)
-    write_text(run.path / "diagnose.md", text + links)
+    run.write_text("diagnose.md", text + links)
     print(text)
     print(f"tables and figures are in {run.path}")
 

@@ -23,7 +23,9 @@ from passk.objectives.implied_weights import (
 )
 from passk.objectives.objective import objective_in_words
 from passk.objectives.pass_at_k import FloatArray
+from passk.report.pages import markdown_page
 from passk.style import DASHES, INK, K_COLORS, PANEL, picture, ticks_at
+from passk.text import Form, Table
 
 Columns = Mapping[str, Sequence[object] | FloatArray]
 _NEGLIGIBLE = 1e-9  # of the largest target; ratios to smaller targets are left out
@@ -186,48 +188,35 @@ def _page(
 ) -> str:
     """Write everything that is printed, as Markdown."""
     chosen = by_p[regime.estimator]
-    parts = [
-        f"# {objective_in_words(regime)} by {regime.estimator}, n = {groups.num_samples}",
-        "\n".join(f"- {sentence}" for sentence in reading(regime, groups, chosen)),
-        "## By success probability p of a prompt",
-        _markdown(chosen),
-    ]
-    if len(by_p) > 1:
-        beside = {name: table["weight"] for name, table in by_p.items()}
-        columns = {key: chosen[key] for key in ("p", "target")} | beside
-        parts += ["## Weight ω(p) of several estimators", _markdown(columns)]
+    weights = {name: table["weight"] for name, table in by_p.items()}
+    beside = {name: chosen[name] for name in ("p", "target")} | weights
     n = groups.num_samples
     kept = np.unique(np.linspace(0, n, min(n + 1, _MOST_ROWS)).round().astype(int))
-    rows = {name: [values[c] for c in kept] for name, values in by_c[regime.estimator].items()}
-    parts += ["## By right samples c of a group", _markdown(rows)]
-    return "\n\n".join(parts)
+    by_count = {name: [column[c] for c in kept] for name, column in by_c[regime.estimator].items()}
+    return markdown_page(
+        "explain",
+        objective=objective_in_words(regime),
+        estimator=regime.estimator,
+        n=n,
+        sentences=reading(regime, groups, chosen),
+        by_p=_markdown(chosen),
+        beside=_markdown(beside) if len(by_p) > 1 else "",
+        by_c=_markdown(by_count),
+    ).rstrip()
 
 
 def _markdown(columns: Columns) -> str:
-    headings = [_HEADINGS.get(name, name) for name in columns]
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---:|" * len(headings)]
-    for row in zip(*columns.values(), strict=True):
-        cells = [_cell(name, value) for name, value in zip(columns, row, strict=True)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(name: str, value: object) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    if np.isnan(value):
-        return ""
-    if name == "p":
-        return f"{value:g}"
-    if name in _PERCENT:
-        return f"{100 * value:.1f}"
-    return _number(value)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    headings = {name: _HEADINGS.get(name, name) for name in columns}
+    forms: dict[str, Form] = dict.fromkeys(columns, _number)
+    forms |= {"p": "g", **dict.fromkeys(_PERCENT, ".1%")}
+    return Table.of(rows, headings, forms).markdown("---:")
 
 
 def _number(value: float) -> str:
-    # Round halves up, although floats lie on either side of them; adding 0 turns -0.0 into 0.0.
-    rounded = round(value * (1 + 1e-12), 3) + 0.0
-    return (f"{rounded:.3f}" if abs(value) < 1000 else f"{value:.1e}").replace("-", "\u2212")
+    # Round halves up, although floats lie on either side of them.
+    text = f"{value * (1 + 1e-12):z.3f}" if abs(value) < 1000 else f"{value:.1e}"
+    return text.replace("-", "\u2212")
 
 
 def weight_curves(target_P: FloatArray, weights: Mapping[str, FloatArray], objective: str) -> Any:

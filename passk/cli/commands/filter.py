@@ -15,9 +15,10 @@ from passk.diagnostics.agreement import agreement_scores, weighted
 from passk.diagnostics.derivatives import derivatives_along, saved_adam_metric
 from passk.diagnostics.persistence import correlations
 from passk.errors import UserError
-from passk.files import replacing, write_text
+from passk.files import replacing, step_name
 from passk.memory import memory_advice
 from passk.objectives.advantages import prompt_weights
+from passk.objectives.pass_at_k import judged_counts
 from passk.ranks import rank
 from passk.report.filter_tables import KEPT, MATCHED, RANDOM, decisions, filter_page
 from passk.runs.writer import Run
@@ -28,7 +29,7 @@ from passk.types import Problem
 
 def agreement_file(run_dir: Path, step: int) -> Path:
     """Return the path for the agreements at a checkpoint; a resumed command reads it."""
-    return run_dir / "agreement" / f"step-{step:06d}.parquet"
+    return run_dir / "agreement" / f"{step_name(step)}.parquet"
 
 
 def measure_checkpoint(
@@ -50,12 +51,13 @@ def measure_checkpoint(
         pass1_MD = pass_gradient(parts, groups, rewards_PG, 1, asked.num_blocks)
         derivatives_PG = derivatives_along(parts.learner, groups, pass1_MD, metric=metric).values_PG
     scores_P, errors_P = agreement_scores(rewards_PG, derivatives_PG)
+    n_P, c_P = judged_counts(rewards_PG)
     k = min(base.regime.k, asked.num_samples)
     return pd.DataFrame(
         {
             "problem_id": [group.problem.id for group in groups],
-            "n": (~np.isnan(rewards_PG)).sum(axis=1),
-            "c": (rewards_PG == 1).sum(axis=1),
+            "n": n_P,
+            "c": c_P,
             "agreement": scores_P,
             "agreement_error": errors_P,
             "correlation": correlations(rewards_PG, derivatives_PG),
@@ -90,10 +92,9 @@ def write_filtered(
             if weight > 0
         ]
         write_problems(run.path / f"{name}.jsonl", kept, base.data)
-    with replacing(run.path / "filter.csv") as partial:
-        decided.to_csv(partial, index=False)
+    run.write_table("filter", decided)
     text = filter_page(decided, tables[max(steps)], cfg.filter, len(tables))
-    write_text(run.path / "filter.md", text)
+    run.write_text("filter.md", text)
     print(text)
     print(f"data files and tables are in {run.path}")
 

@@ -31,7 +31,6 @@ from passk.config.schema import TrainConfig
 from passk.console import display, interrupt_flag
 from passk.errors import Interrupted
 from passk.evaluation.tables import (
-    GROUPINGS,
     count_correct,
     eval_tables,
     pass_curve,
@@ -44,7 +43,7 @@ from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.evaluate import sample_in_chunks, samples_in_order
 from passk.training.preflight import alone, checked, print_notes
-from passk.types import Problem
+from passk.types import GROUPINGS, Problem
 from passk.verifiers.checks import GoldCheck
 
 

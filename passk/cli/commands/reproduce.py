@@ -13,14 +13,14 @@ from torch import Tensor
 from passk.cli.resume import refuse_other_problems
 from passk.config.commands import ReproduceConfig
 from passk.config.schema import ConventionsConfig, TrainConfig
+from passk.config.words import in_quotes
 from passk.diagnostics.alignment import alignment, block_gradients
 from passk.errors import UserError
-from passk.files import read_manifest, replacing
+from passk.files import read_manifest, write_text
 from passk.learner.checkpoint import last_checkpoint
 from passk.objectives.adaptive import History, choose
 from passk.objectives.objective import PASS1
 from passk.statistics import Interval
-from passk.text import in_quotes
 from passk.training.build import Parts, open_parts
 from passk.training.loop import diagnostic_groups
 from passk.types import Group
@@ -179,15 +179,14 @@ def measure_start(
         row |= alignment(overall[:, i], overall[:, 0]).columns()
         row |= {"num_prompts": len(groups), "num_samples": cfg.alignment_samples}
         rows.append(row)
-    with replacing(sft_dir.parent / "alignment.csv") as partial:
-        pd.DataFrame(rows).to_csv(partial, index=False)
+    write_text(sft_dir.parent / "alignment.csv", pd.DataFrame(rows).to_csv(index=False))
     kernels = [
         (a, b, *_ends(alignment(by_kind[a][:, 0], by_kind[b][:, 0]).inner_product))
         for a, b in combinations_with_replacement(by_kind, 2)
     ]
     columns = ["kind_a", "kind_b", "kernel", "kernel_low", "kernel_high"]
-    with replacing(sft_dir.parent / "kernel.csv") as partial:
-        pd.DataFrame(kernels, columns=columns).to_csv(partial, index=False)
+    table = pd.DataFrame(kernels, columns=columns)
+    write_text(sft_dir.parent / "kernel.csv", table.to_csv(index=False))
 
 
 def _gradients_by_kind(

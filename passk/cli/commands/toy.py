@@ -1,7 +1,7 @@
 """`passk toy`: write tables and figures of the paper's bandit to a run directory. No torch."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,10 @@ from passk.config.commands import PopulationConfig, ToyConfig
 from passk.errors import UserError
 from passk.files import filled_at_once, overrides_text
 from passk.objectives.theory import FloatArray
-from passk.runs.labels import markdown
+from passk.report.pages import markdown_page
 from passk.runs.manifest import provenance
 from passk.style import picture
+from passk.text import Table
 from passk.toy import figures
 from passk.toy.bandit import best_theta
 from passk.toy.tables import (
@@ -85,33 +86,28 @@ def _page(toy: PopulationConfig, path_SD: FloatArray, tables: dict[str, pd.DataF
         of_kind = kind.replace("_", ", ")
         headings |= {f"pass1{kind}": f"Pass@1{of_kind}", f"passk{kind}": f"Pass@{toy.k}{of_kind}"}
     headings |= {"cosine": "cosine of the gradients"}
-    best = best_theta(toy.p_hard, toy.delta, toy.k)
-    sections = (
-        "# The paper's contextual bandit",
-        "## Two prompts\n\ntheta = (-2, -2), delta = 0.2, k = 10, one step of 5. Where the paper "
-        "prints no number, its column is empty.",
-        _shown(tables["two_prompts"], {}),
-        f"## Population\n\n{toy.p_hard:g} of the prompts are hard, delta = {toy.delta:g}, k = "
-        f"{toy.k}; {toy.num_steps} steps of {toy.step_size:g} along the gradient of Pass@{toy.k} "
-        f"from theta = ({toy.theta[0]:g}, {toy.theta[1]:g}).",
-        _shown(shown[list(headings)], headings, "{:.4f}"),
-        f"The ascent ends at theta = ({path_SD[-1, 0]:.4f}, {path_SD[-1, 1]:.4f}); Pass@{toy.k} is "
-        f"largest at ({best[0]:.4f}, {best[1]:.4f}), in closed form. Fifty times as many nodes "
-        f"would move Pass@1, Pass@k and the product of the gradients by {error:.1g} at most.",
-        _shown(tables["population"], {}),
+    return markdown_page(
+        "toy",
+        toy=toy,
+        two_prompts=_shown(tables["two_prompts"]),
+        ascent=_shown(shown, headings, ".4f"),
+        population=_shown(tables["population"]),
+        end=path_SD[-1],
+        best=best_theta(toy.p_hard, toy.delta, toy.k),
+        error=error,
     )
-    return "\n\n".join(section.rstrip() for section in sections) + "\n"
 
 
-def _shown(table: pd.DataFrame, headings: dict[str, str], form: str = "{:.5g}") -> str:
+def _shown(
+    table: pd.DataFrame, headings: Mapping[str, str] | None = None, form: str = ".5g"
+) -> str:
     """Format a table: whole numbers as such, and all others in one form."""
 
-    def cell(value: object) -> str:
-        if not isinstance(value, float):
-            return str(value)
-        return "" if np.isnan(value) else f"{value:g}" if value.is_integer() else form.format(value)
+    def write(value: float) -> str:
+        return format(value, "g" if value.is_integer() else form)
 
-    return markdown(table.astype(object).map(cell), headings)
+    names = headings or {str(name): str(name) for name in table}
+    return Table.of(table.to_dict("records"), names, dict.fromkeys(names, write)).markdown()
 
 
 def _write_manifest(run_dir: Path, seed: int, start: datetime) -> None:

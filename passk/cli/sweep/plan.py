@@ -28,10 +28,10 @@ from passk.cli.sweep.slurm import cluster, run_as_jobs
 from passk.cli.sweep.status import close, reporting, say_what_is_left
 from passk.config.compose import initialized
 from passk.config.schema import SweepConfig
+from passk.config.words import in_quotes
 from passk.errors import UserError
 from passk.files import only_writer
 from passk.runs.ledger import FOLDER, Cell, as_name, below_the_sweep, free_name, is_locked, plan
-from passk.text import in_quotes
 
 _OWN_NAME = "."  # value of hydra.sweep.subdir that lets us name the cells
 # Sweep execution. Not forwarded to cells.

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from passk.config.words import in_quotes
 from passk.console import listening
 from passk.errors import UserError
 from passk.files import only_writer, read_manifest
@@ -34,7 +35,6 @@ from passk.runs.ledger import (
     read_cell,
     write_cell,
 )
-from passk.text import in_quotes
 
 CELL = "PASSK_CELL"  # names the ledger file of the cell that a process runs
 RESUMABLE = ("train", "eval", "reproduce", "filter")

@@ -21,6 +21,7 @@ from passk.runs.ledger import (
     read_ledger,
     state,
 )
+from passk.text import Table
 
 _REPORT_EVERY_SECONDS = 0.5
 
@@ -47,9 +48,7 @@ def status(sweep_dir: Path) -> str:
 
 def sweep_markdown(sweep_dir: Path, cells: Sequence[Cell]) -> str:
     """Format a row per cell: its state, how far it came, and its last measurements."""
-    rows = [_row(sweep_dir, cell) for cell in cells]
-    lines = [f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+    return Table(list(_COLUMNS), [_row(sweep_dir, cell) for cell in cells]).markdown()
 
 
 def sweep_sentences(cells: Sequence[Cell]) -> list[str]:
@@ -145,8 +144,7 @@ def _row(sweep_dir: Path, cell: Cell) -> list[str]:
     run_dir = sweep_dir / cell.run_dir
     steps = _steps(run_dir) if cell.command == "train" else ""
     shown = [cell.name, state(sweep_dir, cell), str(len(cell.attempts)), steps]
-    shown += [*_measured(run_dir / "eval" / "table.csv"), _time(cell.attempts), cell.run_dir]
-    return [word.replace("|", "\\|") for word in shown]
+    return [*shown, *_measured(run_dir / "eval" / "table.csv"), _time(cell.attempts), cell.run_dir]
 
 
 def _steps(run_dir: Path) -> str:

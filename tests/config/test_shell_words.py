@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passk.config.registry import SCHEMAS, text_keys
+from passk.config.words import as_value, in_quotes, one_line, with_home, with_quotes, without_quotes
 from passk.runs.ledger import as_name
-from passk.text import as_value, in_quotes, one_line, with_home, with_quotes, without_quotes
 
 PARSER = OverridesParser.create()
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)

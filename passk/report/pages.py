@@ -1,0 +1,51 @@
+"""Render the Markdown pages of all commands from the templates in `templates/`."""
+
+import json
+import math
+import re
+from functools import cache, partial
+from typing import Any
+
+import jinja2
+
+from passk.text import number_cell
+
+_NOT_PROSE = ("|", "#", "- ", "```", "![")  # how blocks of tables, headings and the like begin
+
+
+def markdown_page(name: str, **facts: Any) -> str:
+    """Render `templates/NAME.md.j2`, in which a paragraph may have line breaks, and gaps be wide.
+
+    Raises:
+        jinja2.UndefinedError: the template names a fact that is missing.
+    """
+    blocks = (block.strip() for block in re.split(r"\n\s*\n", template_text(name, **facts)))
+    return "\n\n".join(_unwrapped(block) for block in blocks if block) + "\n"
+
+
+def template_text(name: str, **facts: Any) -> str:
+    """Render `templates/NAME.md.j2` with its line breaks, but for `{% filter paragraph %}`."""
+    return _environment().get_template(f"{name}.md.j2").render(facts)
+
+
+def _unwrapped(block: str) -> str:
+    return block if block.startswith(_NOT_PROSE) else _paragraph(block).strip()
+
+
+def _paragraph(text: str) -> str:
+    """Put a paragraph on a line."""
+    return " ".join(text.split()) + "\n"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("passk.report", "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number_cell, "repr": repr, "paragraph": _paragraph}
+    environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
+    environment.tests["finite"] = math.isfinite
+    return environment

@@ -1,0 +1,36 @@
+"""Pages from templates: paragraphs on one line, tables as they are, no fact left out."""
+
+from types import SimpleNamespace
+
+import jinja2
+import pytest
+
+from passk.report.pages import markdown_page
+
+TABLE = "| a |\n|---|\n| 1 |\n"
+
+
+def test_tables_and_lists_keep_their_lines_and_gaps_close():
+    facts = {"objective": "Pass@2", "estimator": "mixture", "n": 4, "sentences": ["One.", "Two."]}
+    text = markdown_page("explain", **facts, by_p=TABLE, beside="", by_c=TABLE)
+    assert text.splitlines() == [
+        *("# Pass@2 by mixture, n = 4", "", "- One.", "- Two.", ""),
+        *("## By success probability p of a prompt", "", *TABLE.splitlines(), ""),
+        *("## By right samples c of a group", "", *TABLE.splitlines()),
+    ]
+
+
+def test_a_paragraph_is_one_line():
+    toy = SimpleNamespace(p_hard=0.25, delta=0.2, k=8, num_steps=10, step_size=0.5, theta=(-2, 1))
+    tables = dict.fromkeys(("two_prompts", "ascent", "population"), TABLE)
+    text = markdown_page("toy", toy=toy, end=[0, 1], best=[2, 3], error=1e-9, **tables)
+    blocks = text.rstrip("\n").split("\n\n")
+    assert all("\n" not in block for block in blocks if not block.startswith("|"))
+    assert "0.25 of the prompts are hard, delta = 0.2, k = 8; 10 steps of 0.5 along the" in text
+    assert blocks.count(TABLE.rstrip()) == 3
+
+
+@pytest.mark.parametrize("name", ["diagnosis", "explain", "filter", "interference", "toy"])
+def test_a_fact_that_is_missing_is_an_error(name):
+    with pytest.raises(jinja2.UndefinedError):
+        markdown_page(name)
