@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from passk.config.commands import DiagnosisConfig
 from passk.objectives.advantages import mixture_advantages, prompt_weights
 from passk.objectives.pass_at_k import FloatArray
 from passk.statistics import bootstrap_means
@@ -214,6 +215,72 @@ def _derived(agreement: Any, weight: Any, contribution: Any) -> dict[str, Any]:
             "covariance": contribution - weight * agreement,
             "pass1_norm": np.sqrt(np.maximum(agreement, 0)),
         }
+
+
+ESTIMATES = {PAPER: ("plain",), CORRECTED: ("pass1_2P2", "passk_2P2")}  # by way
+Direction = tuple[str, str, float]  # an estimate, easy or hard, and the threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The sets to measure by way and thresholds, and the coefficients of the gradients they need.
+
+    `coefficients` [P, 2] are those of the sums of grad log pi over right and over wrong samples.
+    `k` is that of the corrected way; `hardest` and `easiest` are the least and the largest success
+    by which its sets are split.
+    """
+
+    sets: dict[tuple[str, FilteredSet], Members]
+    coefficients: dict[Direction, FloatArray]
+    k: int
+    hardest: float
+    easiest: float
+
+    def coefficients_P2O(self) -> FloatArray:
+        """Stack the coefficients of the O gradients, [P, 2, O]."""
+        columns = [*self.coefficients.values()]
+        return np.stack(columns, axis=2) if columns else np.zeros((0, 2, 0))
+
+
+def plan(asked: DiagnosisConfig, rewards_PG: FloatArray, selecting_PG: FloatArray, k: int) -> Plan:
+    """Select each of `diagnose.filtered_sets` in both ways; `selecting_PG` is for the corrected."""
+    sets = {
+        (way, chosen): members(by_PG, chosen, keep_unsolved=asked.keep_unsolved)
+        for chosen in (FilteredSet(*pair) for pair in asked.filtered_sets)
+        for way, by_PG in ((PAPER, rewards_PG), (CORRECTED, selecting_PG))
+    }
+    estimates = {
+        "plain": plain_coefficients(rewards_PG),
+        "pass1_2P2": unbiased_coefficients(rewards_PG, 1),
+        "passk_2P2": unbiased_coefficients(rewards_PG, k),
+    }
+    coefficients = {
+        (name, side, threshold): estimates[name] * inside_P[:, None]
+        for (way, chosen), within in sets.items()
+        if within.is_whole
+        for name in ESTIMATES[way]
+        for side, threshold, inside_P in (
+            ("easy", chosen.easy_above, within.easy_P),
+            ("hard", chosen.hard_below, within.hard_P),
+        )
+    }
+    n_P, c_P = counts(selecting_PG)
+    p_P = c_P[n_P > 0] / n_P[n_P > 0]
+    return Plan(sets, coefficients, k, float(p_P.min()), float(p_P.max()))
+
+
+def counted(way: str, chosen: FilteredSet, within: Members) -> dict[str, Any]:
+    """Return the first columns of a set's row: thresholds, way, and numbers of prompts."""
+    num_easy, num_hard = int(within.easy_P.sum()), int(within.hard_P.sum())
+    return {
+        "easy_above": chosen.easy_above,
+        "hard_below": chosen.hard_below,
+        "way": way,
+        "num_prompts": num_easy + num_hard,
+        "num_hard": num_hard,
+        "num_easy": num_easy,
+        "easy_per_hard": num_easy / num_hard if num_hard else np.nan,
+    }
 
 
 @dataclass(frozen=True, slots=True)

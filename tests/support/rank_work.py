@@ -12,7 +12,7 @@ from passk.config.schema import LearnerConfig, ModelConfig, PromptConfig
 from passk.data.conventions import make_problems
 from passk.data.prompts import PromptEncoder
 from passk.diagnostics.interference import interference
-from passk.diagnostics.sketch import sketches
+from passk.diagnostics.matrix import sketches
 from passk.errors import UserError
 from passk.learner import checkpoint_writer
 from passk.learner.batch import TokenRow

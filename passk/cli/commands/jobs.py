@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from passk.cli.commands.diagnose import run_diagnose
+from passk.cli.commands.eval import run_eval
 from passk.cli.commands.export import run_export
-from passk.cli.commands.measure import run_diagnose, run_eval, run_filter
+from passk.cli.commands.filter import run_filter
 from passk.cli.commands.reproduce import planned_overrides, reproduce
 from passk.cli.launch import on_all_ranks
 from passk.cli.resume import (
@@ -34,7 +36,7 @@ from passk.report.report import keeps_report, write_report
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.loop import Stopped, train
-from passk.training.preflight import alone, checked, print_notes, require_weights
+from passk.training.preflight import checked, print_notes, require_weights, with_run_lock
 
 
 def run_train(
@@ -51,9 +53,10 @@ def run_train(
     Chat templates write `day`, by default that of the run's start. Raises Interrupted when asked to
     stop.
     """
-    on_all_ranks(cfg.learner, alone, train_as_rank, cfg, run_dir, overrides, show_notes, day)
+    on_all_ranks(cfg.learner, train_as_rank, cfg, run_dir, overrides, show_notes, day)
 
 
+@with_run_lock
 def train_as_rank(
     cfg: TrainConfig,
     run_dir: Path,
