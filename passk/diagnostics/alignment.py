@@ -16,8 +16,7 @@ from torch import Tensor
 from passk.errors import UserError
 from passk.learner.batch import advantage_weights, make_rows
 from passk.learner.learner import Learner
-from passk.objectives.advantages import mixture_advantages
-from passk.objectives.objective import Objective
+from passk.objectives.advantages import Objective, mixture_advantages
 from passk.ranks import gather
 from passk.statistics import Interval, jackknife_interval
 from passk.types import Group

@@ -26,7 +26,7 @@ from passk.config.schema import (
 )
 from passk.data.sources import is_file_name
 from passk.evaluation.tables import percent_cells
-from passk.objectives.objective import objective_in_words
+from passk.objectives.advantages import objective_in_words
 from passk.report.tables import paired_deltas, reported_k
 from passk.runs.command_lines import Lineage, command_line, hub_id, shown_name
 from passk.runs.labels import markdown, reading, run_labels, run_title

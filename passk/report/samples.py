@@ -19,8 +19,8 @@ import pandas as pd
 
 from passk.config.schema import ESTIMATORS_WITHOUT_K
 from passk.files import read_file, read_manifest
+from passk.objectives.advantages import Objective
 from passk.objectives.implied_weights import implied, objective_advantages
-from passk.objectives.objective import Objective
 from passk.objectives.pass_at_k import FloatArray
 from passk.report.tables import in_order
 from passk.runs.reader import RunRecord, read_problems

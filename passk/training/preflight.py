@@ -29,7 +29,7 @@ def with_run_lock(
     """
 
     @wraps(work)
-    def locked(cfg: C, run_dir: Path, *args: P.args, **kwargs: P.kwargs) -> None:
+    def locked(cfg: C, run_dir: Path, /, *args: P.args, **kwargs: P.kwargs) -> None:
         with only_writer(run_dir) if rank() == 0 else nullcontext():
             work(cfg, run_dir, *args, **kwargs)
 

@@ -14,8 +14,7 @@ from passk.config.schema import LearnerConfig
 from passk.diagnostics.alignment import alignment, block_gradients
 from passk.learner.batch import advantage_weights, make_rows
 from passk.learner.learner import Learner
-from passk.objectives.advantages import estimate_advantages
-from passk.objectives.objective import PASS1, Objective
+from passk.objectives.advantages import PASS1, Objective, estimate_advantages
 from passk.types import Group, Verdict
 
 NUM_PROMPTS, NUM_SAMPLES, K = 12, 12, 3

@@ -16,7 +16,7 @@ from passk.diagnostics.derivatives import derivatives_along
 from passk.diagnostics.interference import between_groups, interference
 from passk.diagnostics.matrix import count_sketch, gradient_halves, halves, sketches
 from passk.learner.learner import Learner
-from passk.objectives.objective import Objective
+from passk.objectives.advantages import Objective
 
 
 @pytest.fixture(scope="module")

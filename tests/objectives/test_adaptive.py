@@ -8,7 +8,7 @@ import pytest
 
 from passk.config.schema import RegimeConfig
 from passk.objectives.adaptive import History, choose, evidence, pooled, remember
-from passk.objectives.objective import Objective
+from passk.objectives.advantages import Objective
 from passk.objectives.theory import passk_gradient
 from passk.statistics import seed_interval, slope_interval
 from passk.toy.bandit import policy_at, population

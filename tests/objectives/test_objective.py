@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from passk.config.schema import RegimeConfig
-from passk.objectives.advantages import enough_success, mixture_advantages
-from passk.objectives.objective import PASS1, Objective, as_configured
+from passk.objectives.advantages import (
+    PASS1,
+    Objective,
+    as_configured,
+    enough_success,
+    mixture_advantages,
+)
 
 NAN = float("nan")
 HALF, P = Fraction(1, 2), Fraction(2, 7)

@@ -18,7 +18,7 @@ from passk.errors import UserError
 from passk.files import read_manifest, replacing
 from passk.learner.checkpoint import last_checkpoint
 from passk.objectives.adaptive import History, choose
-from passk.objectives.objective import PASS1
+from passk.objectives.advantages import PASS1
 from passk.statistics import Interval
 from passk.text import in_quotes
 from passk.training.build import Parts, open_parts
