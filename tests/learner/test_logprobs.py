@@ -13,8 +13,7 @@ from transformers import (
 
 from passk.errors import UserError
 from passk.learner import logprobs
-from passk.learner.logprobs import LogitMap, selected_logprobs
-from passk.learner.policy import check_head, token_logprobs
+from passk.learner.logprobs import LogitMap, check_head, selected_logprobs, token_logprobs
 
 MAPS = {
     "plain": LogitMap(),
