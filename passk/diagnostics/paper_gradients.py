@@ -20,11 +20,10 @@ from passk.diagnostics.paper_sets import (
     ESTIMATES,
     PAPER,
     Filtered,
-    Members,
+    FilteredSet,
     Plan,
     SetValues,
     corrected,
-    counted,
     counts,
     intervals,
     papers_way,
@@ -96,16 +95,14 @@ def measure_filtered(
     products = prompt_products(learner, groups, planned.coefficients_P2O())
     along = dict(zip(planned.coefficients, np.moveaxis(products.along_P2O, 2, 0), strict=True))
     rows, by_prompt = [], []
-    for (way, chosen), within in planned.sets.items():
-        row = counted(way, chosen, within)
-        if within.is_whole:
+    for within in planned.sets:
+        row = within.columns()
+        if within.has_both:
             along_2P2 = {
-                name: np.stack(
-                    [along[name, "easy", chosen.easy_above], along[name, "hard", chosen.hard_below]]
-                )
-                for name in ESTIMATES[way]
+                name: np.stack([along[name, *side] for side in within.sides])
+                for name in ESTIMATES[within.way]
             }
-            if way == PAPER:
+            if within.way == PAPER:
                 plain_P2 = along_2P2["plain"].sum(axis=0)
                 values = papers_way(rewards_PG, within, plain_P2, products.within_P22)
                 rest = {"k": rewards_PG.shape[1], "own_agreement": values.own_agreement}
@@ -133,7 +130,7 @@ def _prompt_rows(
     row: dict[str, object],
     groups: Sequence[Group],
     rewards_PG: FloatArray,
-    within: Members,
+    within: FilteredSet,
     values: SetValues,
 ) -> pd.DataFrame:
     chosen = np.flatnonzero(within.all_P)

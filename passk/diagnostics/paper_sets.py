@@ -7,7 +7,9 @@ and the same samples on both sides of every product. `corrected` uses unbiased e
 n, and leaves out products of a prompt with itself. Needs neither models nor tensors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -24,18 +26,16 @@ _TAILS = (0.025, 0.975)
 
 @dataclass(frozen=True, slots=True)
 class FilteredSet:
-    """Thresholds of a set: prompts of success above `easy_above` or below `hard_below`."""
+    """A set in one way: its easy prompts, its hard ones (masks [P]), and how they were chosen.
 
-    easy_above: float
-    hard_below: float
-
-
-@dataclass(frozen=True, slots=True)
-class Members:
-    """Masks of the easy and of the hard prompts of a set; bool [P] each."""
+    Easy prompts have success above `easy_above`, hard ones below `hard_below`.
+    """
 
     easy_P: np.ndarray
     hard_P: np.ndarray
+    way: str = PAPER
+    easy_above: float = nan
+    hard_below: float = nan
 
     @property
     def all_P(self) -> np.ndarray:
@@ -44,9 +44,27 @@ class Members:
         return members_P
 
     @property
-    def is_whole(self) -> bool:
+    def has_both(self) -> bool:
         """True if the set has both easy and hard prompts."""
         return bool(self.easy_P.any() and self.hard_P.any())
+
+    @property
+    def sides(self) -> dict[tuple[str, float], np.ndarray]:
+        """The masks by side and threshold."""
+        return {("easy", self.easy_above): self.easy_P, ("hard", self.hard_below): self.hard_P}
+
+    def columns(self) -> dict[str, Any]:
+        """Return the first columns of the set's row: thresholds, way, and numbers of prompts."""
+        num_easy, num_hard = int(self.easy_P.sum()), int(self.hard_P.sum())
+        return {
+            "easy_above": self.easy_above,
+            "hard_below": self.hard_below,
+            "way": self.way,
+            "num_prompts": num_easy + num_hard,
+            "num_hard": num_hard,
+            "num_easy": num_easy,
+            "easy_per_hard": num_easy / num_hard if num_hard else np.nan,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +78,18 @@ class SetValues:
     own_contribution: float  # ... and of the mean of w a
 
 
-def members(rewards_PG: FloatArray, chosen: FilteredSet, *, keep_unsolved: bool) -> Members:
-    """Select a set by rewards; prompts with no right sample count as hard if `keep_unsolved`."""
+def filtered_set(
+    rewards_PG: FloatArray, way: str, thresholds: Sequence[float], *, keep_unsolved: bool
+) -> FilteredSet:
+    """Select a set by rewards and the two thresholds, `easy_above` and `hard_below`.
+
+    Prompts with no right sample count as hard if `keep_unsolved`.
+    """
+    easy_above, hard_below = thresholds
     n_P, c_P = counts(rewards_PG)
     p_P = np.divide(c_P, n_P, out=np.full(len(n_P), np.nan), where=n_P > 0)
-    hard_P = (p_P < chosen.hard_below) & ((c_P > 0) | keep_unsolved)
-    return Members(p_P > chosen.easy_above, hard_P)
+    hard_P = (p_P < hard_below) & ((c_P > 0) | keep_unsolved)
+    return FilteredSet(p_P > easy_above, hard_P, way, easy_above, hard_below)
 
 
 def counts(rewards_PG: FloatArray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +121,7 @@ def plug_in_weights(rewards_PG: FloatArray) -> FloatArray:
 
 
 def papers_way(
-    rewards_PG: FloatArray, within: Members, along_P2: FloatArray, within_P22: FloatArray
+    rewards_PG: FloatArray, within: FilteredSet, along_P2: FloatArray, within_P22: FloatArray
 ) -> SetValues:
     """Compute the values of a set as the paper does.
 
@@ -132,7 +156,7 @@ class Corrected:
 
 def corrected(
     rewards_PG: FloatArray,
-    within: Members,
+    within: FilteredSet,
     k: int,
     pass1_2P2: FloatArray,
     passk_2P2: FloatArray,
@@ -173,7 +197,7 @@ def corrected(
     return Corrected(values, np.stack(columns, axis=1))
 
 
-def summary(values: SetValues, within: Members) -> dict[str, float]:
+def summary(values: SetValues, within: FilteredSet) -> dict[str, float]:
     """Compute mean a (= |grad J_1|^2 of the set), mean and sum of w a, and equations 9 to 11."""
     agreement_N, hard_N = values.agreement_N, within.hard_P[within.all_P]
     found = {
@@ -223,14 +247,14 @@ Direction = tuple[str, str, float]  # an estimate, easy or hard, and the thresho
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The sets to measure by way and thresholds, and the coefficients of the gradients they need.
+    """The sets to measure, and the coefficients of the gradients that they need.
 
     `coefficients` [P, 2] are those of the sums of grad log pi over right and over wrong samples.
     `k` is that of the corrected way; `hardest` and `easiest` are the least and the largest success
     by which its sets are split.
     """
 
-    sets: dict[tuple[str, FilteredSet], Members]
+    sets: tuple[FilteredSet, ...]
     coefficients: dict[Direction, FloatArray]
     k: int
     hardest: float
@@ -244,43 +268,27 @@ class Plan:
 
 def plan(asked: DiagnosisConfig, rewards_PG: FloatArray, selecting_PG: FloatArray, k: int) -> Plan:
     """Select each of `diagnose.filtered_sets` in both ways; `selecting_PG` is for the corrected."""
-    sets = {
-        (way, chosen): members(by_PG, chosen, keep_unsolved=asked.keep_unsolved)
-        for chosen in (FilteredSet(*pair) for pair in asked.filtered_sets)
+    keep = asked.keep_unsolved
+    sets = tuple(
+        filtered_set(by_PG, way, thresholds, keep_unsolved=keep)
+        for thresholds in asked.filtered_sets
         for way, by_PG in ((PAPER, rewards_PG), (CORRECTED, selecting_PG))
-    }
+    )
     estimates = {
         "plain": plain_coefficients(rewards_PG),
         "pass1_2P2": unbiased_coefficients(rewards_PG, 1),
         "passk_2P2": unbiased_coefficients(rewards_PG, k),
     }
     coefficients = {
-        (name, side, threshold): estimates[name] * inside_P[:, None]
-        for (way, chosen), within in sets.items()
-        if within.is_whole
-        for name in ESTIMATES[way]
-        for side, threshold, inside_P in (
-            ("easy", chosen.easy_above, within.easy_P),
-            ("hard", chosen.hard_below, within.hard_P),
-        )
+        (name, *side): estimates[name] * inside_P[:, None]
+        for chosen in sets
+        if chosen.has_both
+        for name in ESTIMATES[chosen.way]
+        for side, inside_P in chosen.sides.items()
     }
     n_P, c_P = counts(selecting_PG)
     p_P = c_P[n_P > 0] / n_P[n_P > 0]
     return Plan(sets, coefficients, k, float(p_P.min()), float(p_P.max()))
-
-
-def counted(way: str, chosen: FilteredSet, within: Members) -> dict[str, Any]:
-    """Return the first columns of a set's row: thresholds, way, and numbers of prompts."""
-    num_easy, num_hard = int(within.easy_P.sum()), int(within.hard_P.sum())
-    return {
-        "easy_above": chosen.easy_above,
-        "hard_below": chosen.hard_below,
-        "way": way,
-        "num_prompts": num_easy + num_hard,
-        "num_hard": num_hard,
-        "num_easy": num_easy,
-        "easy_per_hard": num_easy / num_hard if num_hard else np.nan,
-    }
 
 
 @dataclass(frozen=True, slots=True)
