@@ -9,7 +9,6 @@ prompt's product with itself is known and can be removed.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -24,36 +23,26 @@ from passk.diagnostics.paper_sets import (
     Plan,
     SetValues,
     corrected,
-    counts,
     intervals,
     papers_way,
     summary,
 )
 from passk.learner.batch import make_rows
 from passk.learner.learner import Learner
+from passk.objectives.advantages import counts
 from passk.objectives.pass_at_k import FloatArray
 from passk.ranks import gather
 from passk.types import Group
 
 
-@dataclass(frozen=True, slots=True)
-class PromptProducts:
-    """Products of each prompt's two sums (over right samples, over wrong ones): [P, 2, ...].
-
-    `along_P2O` are the products with each of O gradients, `within_P22` those with each other. Both
-    are 0 for a prompt that enters no gradient.
-    """
-
-    along_P2O: FloatArray
-    within_P22: FloatArray
-
-
 def prompt_products(
     learner: Learner, groups: Sequence[Group], coefficients_P2O: FloatArray
-) -> PromptProducts:
-    """Compute products with O gradients: coefficients times the sums over right and wrong samples.
+) -> tuple[FloatArray, FloatArray]:
+    """Compute products of each prompt's two sums (over right samples, over wrong ones).
 
-    Call `alignment.require_memory` for the gradients first.
+    Returns those with each of O gradients, which are coefficients times such sums, [P, 2, O], and
+    those of the two sums with each other, [P, 2, 2]. Both are 0 for a prompt that enters no
+    gradient. Call `alignment.require_memory` for the gradients first.
     """
     num_gradients, size = coefficients_P2O.shape[2], learner.num_local_parameters()
     gradients_OD = torch.zeros(num_gradients, size)
@@ -73,7 +62,7 @@ def prompt_products(
         along_P2O[p] = (sums_2D @ gradients_OD.T).numpy()
         within_P22[p] = (sums_2D @ sums_2D.T).numpy()
     # Each rank computes products over the parameters that it holds.
-    return PromptProducts(np.sum(gather(along_P2O), axis=0), np.sum(gather(within_P22), axis=0))
+    return np.sum(gather(along_P2O), axis=0), np.sum(gather(within_P22), axis=0)
 
 
 def _score_sums(learner: Learner, group: Group, side: int) -> Tensor:
@@ -92,8 +81,8 @@ def measure_filtered(
     """Measure the planned sets, and compute their tables."""
     started = time.perf_counter()
     rewards_PG = np.array([group.rewards() for group in groups])
-    products = prompt_products(learner, groups, planned.coefficients_P2O())
-    along = dict(zip(planned.coefficients, np.moveaxis(products.along_P2O, 2, 0), strict=True))
+    along_P2O, within_P22 = prompt_products(learner, groups, planned.coefficients_P2O())
+    along = dict(zip(planned.coefficients, np.moveaxis(along_P2O, 2, 0), strict=True))
     rows, by_prompt = [], []
     for within in planned.sets:
         row = within.columns()
@@ -104,14 +93,14 @@ def measure_filtered(
             }
             if within.way == PAPER:
                 plain_P2 = along_2P2["plain"].sum(axis=0)
-                values = papers_way(rewards_PG, within, plain_P2, products.within_P22)
+                values = papers_way(rewards_PG, within, plain_P2, within_P22)
                 rest = {"k": rewards_PG.shape[1], "own_agreement": values.own_agreement}
                 rest |= {"own_contribution": values.own_contribution}
             else:
-                found = corrected(
-                    rewards_PG, within, planned.k, **along_2P2, within_P22=products.within_P22
+                values = corrected(
+                    rewards_PG, within, planned.k, **along_2P2, within_P22=within_P22
                 )
-                values, rest = found.values, {"k": planned.k} | intervals(found, num_resamples)
+                rest = {"k": planned.k} | intervals(values, num_resamples)
             row |= summary(values, within) | rest
             by_prompt.append(_prompt_rows(row, groups, rewards_PG, within, values))
         rows.append(row)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from passk.config.commands import DiagnosisConfig
-from passk.objectives.advantages import mixture_advantages, prompt_weights
+from passk.objectives.advantages import counts, mixture_advantages, prompt_weights
 from passk.objectives.pass_at_k import FloatArray
 from passk.statistics import bootstrap_means
 
@@ -69,13 +69,20 @@ class FilteredSet:
 
 @dataclass(frozen=True, slots=True)
 class SetValues:
-    """Values a, w and w a of the N prompts of a set, and the own products in their means."""
+    """Values a, w and w a of the N prompts of a set.
+
+    Of the paper's way there are `own_agreement` and `own_contribution` too: the parts of the means
+    of a and of w a from products of prompts with themselves. Of the corrected way there are
+    influences: columns that vary over prompts as the estimates of mean a, mean w a, and the means
+    of a over easy and over hard prompts do, and have these as their means.
+    """
 
     agreement_N: FloatArray
     weight_N: FloatArray
     contribution_N: FloatArray
-    own_agreement: float  # part of the mean of a from products of prompts with themselves
-    own_contribution: float  # ... and of the mean of w a
+    own_agreement: float = 0.0
+    own_contribution: float = 0.0
+    influences_N4: FloatArray | None = None
 
 
 def filtered_set(
@@ -90,11 +97,6 @@ def filtered_set(
     p_P = np.divide(c_P, n_P, out=np.full(len(n_P), np.nan), where=n_P > 0)
     hard_P = (p_P < hard_below) & ((c_P > 0) | keep_unsolved)
     return FilteredSet(p_P > easy_above, hard_P, way, easy_above, hard_below)
-
-
-def counts(rewards_PG: FloatArray) -> tuple[np.ndarray, np.ndarray]:
-    """Count the judged and the right samples of each prompt, [P] each."""
-    return (~np.isnan(rewards_PG)).sum(axis=1), (rewards_PG == 1).sum(axis=1)
 
 
 def plain_coefficients(rewards_PG: FloatArray) -> FloatArray:
@@ -142,18 +144,6 @@ def papers_way(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Corrected:
-    """Estimates without a prompt's product with itself, and the influences for their intervals.
-
-    The columns of `influences_N4` vary over prompts as the estimates of mean a, mean w a, and the
-    means of a over easy and over hard prompts do, and have these as their means.
-    """
-
-    values: SetValues
-    influences_N4: FloatArray
-
-
 def corrected(
     rewards_PG: FloatArray,
     within: FilteredSet,
@@ -161,7 +151,7 @@ def corrected(
     pass1_2P2: FloatArray,
     passk_2P2: FloatArray,
     within_P22: FloatArray,
-) -> Corrected:
+) -> SetValues:
     """Compute unbiased values at k over a set of two prompts or more.
 
     `pass1_2P2` and `passk_2P2` are products with the summed gradients of Pass@1 and of Pass@k of
@@ -193,8 +183,8 @@ def corrected(
         met_N = met_N / np.maximum(count - inside_N, 1)
         columns.append(mean + inside_N / share * (agreement_N - mean) + met_N - met_N.mean())
     weight_N = prompt_weights(rewards_PG, k, 0.0)[chosen]
-    values = SetValues(agreement_N, weight_N, contribution_N, 0.0, 0.0)
-    return Corrected(values, np.stack(columns, axis=1))
+    influences_N4 = np.stack(columns, axis=1)
+    return SetValues(agreement_N, weight_N, contribution_N, influences_N4=influences_N4)
 
 
 def summary(values: SetValues, within: FilteredSet) -> dict[str, float]:
@@ -209,9 +199,9 @@ def summary(values: SetValues, within: FilteredSet) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def intervals(found: Corrected, num_resamples: int) -> dict[str, float]:
-    """Bootstrap over prompts: X_low and X_high for each X of `summary` and of its parts."""
-    columns_N5 = np.column_stack([found.influences_N4, found.values.weight_N])
+def intervals(values: SetValues, num_resamples: int) -> dict[str, float]:
+    """Bootstrap corrected values over prompts: X_low and X_high for each X of `summary`."""
+    columns_N5 = np.column_stack([values.influences_N4, values.weight_N])
     means_R5 = bootstrap_means(columns_N5, num_resamples=num_resamples)
     agreement_R, contribution_R, easy_R, hard_R, weight_R = means_R5.T
     samples = {

@@ -207,7 +207,7 @@ def prompt_weights(
 
     weights_PG = _per_sample(rewards_PG, rule, k, needs=k)
     weights_PG *= enough_success(rewards_PG, min_success)
-    means_P: FloatArray = weights_PG.sum(axis=1) / np.maximum(_counts(rewards_PG)[0], 1)
+    means_P: FloatArray = weights_PG.sum(axis=1) / np.maximum(counts(rewards_PG)[0], 1)
     return means_P
 
 
@@ -218,7 +218,7 @@ def enough_success(rewards_PG: FloatArray, min_success: float) -> np.ndarray:
     depend on the sample's own reward, so multiplying an advantage by it adds no bias: the weight
     w(p) becomes E[w_i 1[c'/(n-1) >= min_success]].
     """
-    n_P, c_P = _counts(rewards_PG)
+    n_P, c_P = counts(rewards_PG)
     others_PG = c_P[:, None] - (np.asarray(rewards_PG) == 1)
     enough_PG: np.ndarray = others_PG / np.maximum(n_P[:, None] - 1, 1) >= min_success
     return enough_PG
@@ -277,7 +277,7 @@ class DeadGroups:
 def dead_groups(advantages_PG: FloatArray, rewards_PG: FloatArray) -> DeadGroups:
     """Compute the fractions of prompts without gradient, as nothing or too much was right."""
     dead_P = ~np.any(advantages_PG, axis=1)
-    solved_P = _counts(rewards_PG)[1] > 0
+    solved_P = counts(rewards_PG)[1] > 0
     kinds = (dead_P, dead_P & ~solved_P, dead_P & solved_P)
     return DeadGroups(*(float(kind_P.mean()) for kind_P in kinds))
 
@@ -291,7 +291,7 @@ def _per_sample(rewards_PG: FloatArray, rule: Rule, k: int, needs: int) -> Float
     rewards_PG = np.asarray(rewards_PG, dtype=np.float64)
     live_PG = _usable(rewards_PG, k, needs)[:, None] & ~np.isnan(rewards_PG)
     r = rewards_PG[live_PG].astype(np.int64)
-    n_P, c_P = _counts(rewards_PG)
+    n_P, c_P = counts(rewards_PG)
     n, c = (np.broadcast_to(x_P[:, None], live_PG.shape)[live_PG] for x_P in (n_P, c_P))
     advantages_PG = np.zeros(rewards_PG.shape)
     advantages_PG[live_PG] = rule(r, n, c) + 0.0  # no negative zeros
@@ -300,7 +300,7 @@ def _per_sample(rewards_PG: FloatArray, rule: Rule, k: int, needs: int) -> Float
 
 def _usable(rewards_PG: FloatArray, k: int, needs: int) -> np.ndarray:
     """Return True for prompts with enough judged samples, bool [P]; raise for an impossible k."""
-    n_P, _ = _counts(rewards_PG)
+    n_P, _ = counts(rewards_PG)
     if not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}.")
     if needs > (num_samples := np.shape(rewards_PG)[1]):
@@ -308,7 +308,7 @@ def _usable(rewards_PG: FloatArray, k: int, needs: int) -> np.ndarray:
     return n_P >= max(needs, 2)
 
 
-def _counts(rewards_PG: FloatArray) -> tuple[IntArray, IntArray]:
+def counts(rewards_PG: FloatArray) -> tuple[IntArray, IntArray]:
     """Count judged and correct samples of each prompt, [P]; raise unless rewards are valid."""
     rewards_PG = np.asarray(rewards_PG, dtype=np.float64)
     if rewards_PG.ndim != 2 or rewards_PG.shape[1] < 2:

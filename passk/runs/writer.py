@@ -16,7 +16,7 @@ import yaml
 from passk.config.schema import RunConfig, TrainConfig
 from passk.data.places import with_absolute_paths
 from passk.data.problems import problem_table
-from passk.errors import DiskFull
+from passk.errors import DiskFull, Interrupted
 from passk.evaluation.tables import SAMPLE_COLUMNS, pass_markdown
 from passk.files import (
     append_line,
@@ -116,7 +116,7 @@ class Run:
         try:
             yield
             status = "finished"
-        except KeyboardInterrupt:
+        except (Interrupted, KeyboardInterrupt):
             status = "interrupted"
             raise
         finally:

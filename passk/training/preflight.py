@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from passk.config.schema import RunConfig, TrainConfig
 from passk.data.problems import Data
@@ -16,24 +15,14 @@ from passk.training.build import Parts
 from passk.types import Problem
 from passk.verifiers.checks import GoldCheck, check_gold, self_test
 
-C = TypeVar("C", bound=RunConfig)
-P = ParamSpec("P")
 
-
-def with_run_lock(
-    work: Callable[Concatenate[C, Path, P], None],
-) -> Callable[Concatenate[C, Path, P], None]:
-    """Decorate a rank's work on `(cfg, run_dir, ...)`: rank 0 holds the write lock of `run_dir`.
+def alone(work: Callable[..., None], cfg: RunConfig, run_dir: Path, *others: Any) -> None:
+    """Run `work` while holding the write lock of `run_dir`.
 
     A process of an earlier run in the same directory may still be alive.
     """
-
-    @wraps(work)
-    def locked(cfg: C, run_dir: Path, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        with only_writer(run_dir) if rank() == 0 else nullcontext():
-            work(cfg, run_dir, *args, **kwargs)
-
-    return locked
+    with only_writer(run_dir) if rank() == 0 else nullcontext():
+        work(cfg, run_dir, *others)
 
 
 def print_notes(data: Data) -> None:

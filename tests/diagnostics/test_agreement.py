@@ -79,7 +79,7 @@ def test_products_are_those_of_the_gradients_of_different_blocks(
 
 def test_the_error_of_the_differences_is_small_and_told(learner, groups, rewards_PG, derivatives):
     assert 0 < derivatives.error < 2e-3 and derivatives.num_tried > 10
-    # Against a backward pass per sample, over all prompts: no worse than three times what was told.
+    # Against a backward pass per sample, over all prompts: at most three times the error found.
     pass1_MD = pass_gradient(learner, groups, 1, NUM_BLOCKS)
     exact_PG = np.zeros(rewards_PG.shape)
     for p in np.flatnonzero(np.isin(rewards_PG.sum(axis=1), range(1, NUM_SAMPLES))):
@@ -89,13 +89,6 @@ def test_the_error_of_the_differences_is_small_and_told(learner, groups, rewards
             exact_PG[p, [i for _, i in row.samples]] = slope
     difference = np.linalg.norm(derivatives.values_PG - exact_PG) / np.linalg.norm(exact_PG)
     assert difference < 3 * derivatives.error
-
-
-def test_the_weights_are_left_as_they_were(tiny_model, learner, derivatives):
-    for (name, before), after in zip(
-        tiny_model.named_parameters(), learner.model.parameters(), strict=True
-    ):
-        assert torch.equal(before, after), name
 
 
 @pytest.mark.parametrize(

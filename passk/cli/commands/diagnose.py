@@ -31,7 +31,7 @@ from passk.report.paper_sets import filtered_figures, filtered_section
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.loop import diagnostic_groups
-from passk.training.preflight import checked, print_notes, with_run_lock
+from passk.training.preflight import alone, checked, print_notes
 from passk.types import Group
 
 
@@ -51,10 +51,9 @@ def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -
 
     Runs on as many ranks as `learner.num_processes` says.
     """
-    on_all_ranks(cfg.learner, diagnose_as_rank, cfg, run_dir, overrides)
+    on_all_ranks(cfg.learner, alone, diagnose_as_rank, cfg, run_dir, overrides)
 
 
-@with_run_lock
 def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Run one rank of a diagnosis: sample, measure, and write the tables and the page.
 

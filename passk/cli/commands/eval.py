@@ -33,7 +33,7 @@ from passk.report.eval_figure import pass_at_k_curve
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.evaluate import sample_in_chunks, samples_in_order
-from passk.training.preflight import checked, print_notes, with_run_lock
+from passk.training.preflight import alone, checked, print_notes
 
 
 def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
@@ -43,10 +43,9 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     it samples only problems that have no samples yet. Runs on as many ranks as
     `learner.num_processes` says. Raises Interrupted when asked to stop.
     """
-    on_all_ranks(cfg.learner, eval_as_rank, cfg, run_dir, overrides)
+    on_all_ranks(cfg.learner, alone, eval_as_rank, cfg, run_dir, overrides)
 
 
-@with_run_lock
 def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Run one rank of an evaluation."""
     prepare_torch(cfg.num_threads, cfg.eval.seed)

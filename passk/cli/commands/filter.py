@@ -29,13 +29,13 @@ from passk.diagnostics.persistence import correlations
 from passk.errors import Interrupted, UserError
 from passk.files import replacing, write_text
 from passk.memory import memory_advice
-from passk.objectives.advantages import prompt_weights
+from passk.objectives.advantages import counts, prompt_weights
 from passk.ranks import rank
 from passk.report.filter_tables import KEPT, MATCHED, RANDOM, decisions, filter_page
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.loop import diagnostic_groups
-from passk.training.preflight import checked, print_notes, with_run_lock
+from passk.training.preflight import alone, checked, print_notes
 from passk.types import Problem
 
 
@@ -45,10 +45,9 @@ def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> No
     Runs on as many ranks as `learner.num_processes` says. If resumed, it measures only at
     checkpoints that it has not measured yet.
     """
-    on_all_ranks(cfg.learner, filter_as_rank, cfg, run_dir, overrides)
+    on_all_ranks(cfg.learner, alone, filter_as_rank, cfg, run_dir, overrides)
 
 
-@with_run_lock
 def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Run one rank of a filter. Refused input leaves nothing behind."""
     prepare_torch(cfg.num_threads, cfg.diagnose.seed)
@@ -117,12 +116,13 @@ def measure_checkpoint(cfg: FilterConfig, policy: MeasuredPolicy, parts: Parts) 
         pass1_MD = pass_gradient(parts.learner, groups, 1, num_blocks)
         derivatives_PG = derivatives_along(parts.learner, groups, pass1_MD, metric=metric).values_PG
     scores_P, errors_P = agreement_scores(rewards_PG, derivatives_PG)
+    n_P, c_P = counts(rewards_PG)
     k = min(base.regime.k, asked.num_samples)
     return pd.DataFrame(
         {
             "problem_id": [group.problem.id for group in groups],
-            "n": (~np.isnan(rewards_PG)).sum(axis=1),
-            "c": (rewards_PG == 1).sum(axis=1),
+            "n": n_P,
+            "c": c_P,
             "agreement": scores_P,
             "agreement_error": errors_P,
             "correlation": correlations(rewards_PG, derivatives_PG),

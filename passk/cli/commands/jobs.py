@@ -36,7 +36,7 @@ from passk.report.report import keeps_report, write_report
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.loop import Stopped, train
-from passk.training.preflight import checked, print_notes, require_weights, with_run_lock
+from passk.training.preflight import alone, checked, print_notes, require_weights
 
 
 def run_train(
@@ -53,10 +53,9 @@ def run_train(
     Chat templates write `day`, by default that of the run's start. Raises Interrupted when asked to
     stop.
     """
-    on_all_ranks(cfg.learner, train_as_rank, cfg, run_dir, overrides, show_notes, day)
+    on_all_ranks(cfg.learner, alone, train_as_rank, cfg, run_dir, overrides, show_notes, day)
 
 
-@with_run_lock
 def train_as_rank(
     cfg: TrainConfig,
     run_dir: Path,
