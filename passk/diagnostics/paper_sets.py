@@ -201,6 +201,7 @@ def summary(values: SetValues, within: FilteredSet) -> dict[str, float]:
 
 def intervals(values: SetValues, num_resamples: int) -> dict[str, float]:
     """Bootstrap corrected values over prompts: X_low and X_high for each X of `summary`."""
+    assert values.influences_N4 is not None, "the paper's way has no intervals"
     columns_N5 = np.column_stack([values.influences_N4, values.weight_N])
     means_R5 = bootstrap_means(columns_N5, num_resamples=num_resamples)
     agreement_R, contribution_R, easy_R, hard_R, weight_R = means_R5.T
