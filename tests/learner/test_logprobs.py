@@ -223,7 +223,7 @@ def test_what_architectures_do_after_their_head(model_type):
     if model.get_output_embeddings().bias is not None:
         torch.nn.init.normal_(model.get_output_embeddings().bias)
     assert_fused_is_plain(model)
-    check_head(model, "folder")
+    check_head(model, "it")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -267,11 +267,11 @@ class Surprising(LlamaForCausalLM):
 def test_an_unknown_step_after_the_head_is_refused():
     torch.manual_seed(0)
     config = LlamaConfig(**small_config("llama").to_diff_dict())
-    with pytest.raises(UserError, match=r"model\.path=folder: log-probabilities of Surprising"):
-        check_head(Surprising(config).eval(), "folder")
+    with pytest.raises(UserError, match=r"^it: log-probabilities of Surprising"):
+        check_head(Surprising(config).eval(), "it")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_known_models_pass_in_every_dtype(architecture, dtype):
-    check_head(random_model(architecture).to(dtype), "folder")
+    check_head(random_model(architecture).to(dtype), "it")
