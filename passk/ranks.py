@@ -37,7 +37,7 @@ def gather(item: T, group: dist.ProcessGroup | None = None) -> list[T]:
     return items
 
 
-def share(items: list[T], group_size: int = 1) -> list[T]:
+def group_shard(items: list[T], group_size: int = 1) -> list[T]:
     """Return the part of `items` that belongs to this rank's group of `group_size` ranks in a row.
 
     `items` must be the same on every rank.
@@ -45,13 +45,13 @@ def share(items: list[T], group_size: int = 1) -> list[T]:
     return items[rank() // group_size :: num_ranks() // group_size]
 
 
-def own(shared: list[T], group_size: int = 1) -> list[T]:
-    """Return this rank's part of its group's `share`."""
+def rank_shard(shared: list[T], group_size: int = 1) -> list[T]:
+    """Return this rank's part of its group's `group_shard`."""
     return shared[rank() % group_size :: group_size]
 
 
-def from_own(mine: list[T], group_size: int = 1) -> list[T]:
-    """Return, on every rank, the list that `share` and `own` split."""
+def unshard(mine: list[T], group_size: int = 1) -> list[T]:
+    """Return, on every rank, the list that `group_shard` and `rank_shard` split."""
     by_rank = gather(mine)
     # The order in which items were dealt out: the first rank of each group, then the second, ...
     parts = [part for member in range(group_size) for part in by_rank[member::group_size]]

@@ -9,14 +9,17 @@ samples is unbiased wherever d_i comes from other prompts. Needs neither tensors
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
+from math import inf, nan
 
 import numpy as np
 import pandas as pd
 
 from passk.objectives.advantages import mixture_advantages, prompt_weights
 from passk.objectives.pass_at_k import FloatArray, judged_counts
+from passk.objectives.theory import PolicyBounds, Separation, k_star, passk_weight
 from passk.statistics import Interval, bootstrap_intervals, bootstrap_means
+
+_LEAST_SHARE = 0.05  # smallest share of the prompts in a group of similar success
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +87,27 @@ def agreement_scores(
     The error is the jackknife error over the samples of the prompt. It is 0 where all samples are
     right or all are wrong, which carries no information about a(x), and NaN below 3 judged samples.
     """
-    judged_PG = ~np.isnan(rewards_PG)
-    n_P1 = judged_PG.sum(axis=1, keepdims=True).astype(np.float64)
-
-    def total_P1(x_PG: FloatArray) -> FloatArray:
-        return np.asarray(np.where(judged_PG, x_PG, 0.0).sum(axis=1, keepdims=True))
-
+    r_PG, d_PG = centred(rewards_PG, derivatives_PG)
+    n_P1 = (~np.isnan(rewards_PG)).sum(axis=1, keepdims=True).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        r_PG = rewards_PG - total_P1(rewards_PG) / n_P1
-        d_PG = derivatives_PG - total_P1(derivatives_PG) / n_P1
         # The covariance without sample i, up to a constant: both are centred over all n.
         left_out_PG = -n_P1 / ((n_P1 - 1) * (n_P1 - 2)) * r_PG * d_PG
-        spread_PG = left_out_PG - total_P1(left_out_PG) / n_P1
-        errors_P = np.sqrt((n_P1 - 1) / n_P1 * total_P1(spread_PG**2))[:, 0]
+        _, spread_PG = centred(rewards_PG, left_out_PG)
+        errors_P = np.sqrt((n_P1 - 1) / n_P1 * (spread_PG**2).sum(axis=1, keepdims=True))[:, 0]
     errors_P[n_P1[:, 0] < 3] = np.nan
     return weighted(rewards_PG, derivatives_PG, 1), errors_P
+
+
+def centred(rewards_PG: FloatArray, values_PG: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Subtract each prompt's means over its judged samples from both; 0 where not judged."""
+    judged_PG = ~np.isnan(rewards_PG)
+    n_P1 = np.maximum(judged_PG.sum(axis=1, keepdims=True), 1)
+
+    def part(x_PG: FloatArray) -> FloatArray:
+        mean_P1 = np.where(judged_PG, x_PG, 0.0).sum(axis=1, keepdims=True) / n_P1
+        return np.where(judged_PG, x_PG - mean_P1, 0.0)
+
+    return part(rewards_PG), part(values_PG)
 
 
 def curve_table(measured: Agreement, num_resamples: int, seed: int) -> pd.DataFrame:
@@ -154,3 +163,81 @@ def _first_negative(means_RK: FloatArray, ks_K: np.ndarray) -> FloatArray:
         negative_RK.any(axis=1), ks_K[negative_RK.argmax(axis=1)].astype(np.float64), inf
     )
     return firsts_R
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessGroups:
+    """Groups of prompts from hard to easy: their shares, mean success and mean agreement.
+
+    The weight of a prompt depends on its success alone, so <grad J_k, grad J_1> = E[w_k(p) b(p)]
+    with b(p) = E[a | p]. The paper's bounds therefore hold for groups of prompts of similar success
+    as they do for prompts, and one noisy prompt does not break them.
+    """
+
+    share_C: FloatArray
+    success_C: FloatArray
+    agreement_C: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Guarantee of proposition 4.5 and corollary 4.4 at a checkpoint.
+
+    Every k above `k_star` conflicts; at the given k the product is <= -`margin`. The proofs need of
+    G^2 only that no agreement outside the interfering set is above it, so `largest_agreement`, of
+    the groups outside, replaces it.
+    """
+
+    separated: Separation
+    largest_agreement: float
+    k_star: float
+    margin: float  # delta of corollary 4.4; guarantees something only above 0
+
+
+def success_groups(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> SuccessGroups:
+    """Group prompts of similar success, sorted by one half of their samples, measured by the other.
+
+    Then the halves swap roles. So neither the success nor the agreement of a group is selected for
+    its noise. Neighbours are joined until each group holds a twentieth of the prompts.
+    """
+    sorted_by, success, agreement = [], [], []
+    even, odd = np.s_[:, ::2], np.s_[:, 1::2]
+    for first, second in ((even, odd), (odd, even)):
+        judged_P = (~np.isnan(rewards_PG[first])).any(axis=1)
+        judged_P &= (~np.isnan(rewards_PG[second])).any(axis=1)
+        sorted_by.append(np.nanmean(rewards_PG[first][judged_P], axis=1))
+        success.append(np.nanmean(rewards_PG[second][judged_P], axis=1))
+        agreement.append(weighted(rewards_PG[second], derivatives_PG[second], 1)[judged_P])
+    by_B, success_B, agreement_B = (np.concatenate(x) for x in (sorted_by, success, agreement))
+    members: list[np.ndarray] = []
+    for value in np.unique(by_B):
+        if members and members[-1].mean() < _LEAST_SHARE:
+            members[-1] = members[-1] | (by_B == value)
+        else:
+            members.append(by_B == value)
+    if len(members) > 1 and members[-1].mean() < _LEAST_SHARE:
+        members[-2:] = [members[-2] | members[-1]]
+    return SuccessGroups(
+        np.array([within.mean() for within in members]),
+        np.array([success_B[within].mean() for within in members]),
+        np.array([agreement_B[within].mean() for within in members]),
+    )
+
+
+def promise(groups: SuccessGroups, k: int) -> Promise | None:
+    """Find the least k* over all splits into hard and easier groups; None if none qualifies."""
+    order = np.argsort(groups.success_C, kind="stable")
+    share_C, success_C = groups.share_C[order], groups.success_C[order]
+    agreement_C, weight_C = groups.agreement_C[order], passk_weight(success_C, k)
+    found = []
+    for cut in range(1, len(order)):
+        margin, largest = -float(agreement_C[:cut].max()), float(agreement_C[cut:].max())
+        most, least = float(success_C[cut - 1]), float(success_C[cut])
+        if not (margin > 0 and largest > 0 and most < least < 1):
+            continue
+        separated = Separation(margin, float(share_C[:cut].sum()), most, least)
+        shares_C = share_C * weight_C
+        delta = margin * shares_C[:cut].sum() - largest * shares_C[cut:].sum()
+        above = k_star(separated, PolicyBounds(score=largest, hessian=nan))
+        found.append(Promise(separated, largest, max(1.0, above), float(delta)))
+    return min(found, key=lambda each: each.k_star, default=None)

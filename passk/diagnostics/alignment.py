@@ -16,12 +16,16 @@ from torch import Tensor
 from passk.errors import UserError
 from passk.learner.batch import advantage_weights, make_rows
 from passk.learner.learner import Learner
-from passk.objectives.objective import Objective
+from passk.objectives.advantages import Objective, mixture_advantages
 from passk.ranks import gather
 from passk.statistics import Interval, jackknife_interval
 from passk.types import Group
 
 MAX_GRADIENT_BYTES = 16 * 2**30
+_FEWER_BLOCKS = (
+    "use fewer diagnostics.num_blocks (of passk diagnose: diagnose.num_blocks), or "
+    "diagnostics.every=0"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +63,54 @@ def block_gradients(
     return gradients.view(2, len(objectives), num_blocks, -1)
 
 
+def pass_gradient(learner: Learner, groups: Sequence[Group], k: int, num_blocks: int) -> Tensor:
+    """Compute the gradient of Pass@k by block of prompts from all samples, [blocks, parameters]."""
+    weights_PG = pass_weights(np.array([group.rewards() for group in groups]), k)
+    return weighted_gradients(learner, groups, weights_PG[..., None], num_blocks)[0]
+
+
+def pass_weights(rewards_PG: np.ndarray, k: int) -> np.ndarray:
+    """Compute the weight of each sample in the estimated gradient of Pass@k, [P, n]."""
+    return advantage_weights(mixture_advantages(rewards_PG, k, 0.0), rewards_PG)
+
+
 def weighted_gradients(
     learner: Learner, groups: Sequence[Group], weights_PGO: np.ndarray, num_blocks: int
 ) -> Tensor:
     """Compute sum_i w_i grad log pi(y_i|x) by block of prompts: float32 [O, blocks, parameters].
 
     The result is on the CPU; with several ranks, each returns the parameters that it holds. Raises
-    UserError if it would take more than `MAX_GRADIENT_BYTES`.
+    UserError for too many of them (`require_memory`).
     """
     # Columns that ask for the same gradient (Pass@1 as regime and as reference) are computed once.
     weights_PGO, columns = np.unique(weights_PGO, axis=2, return_inverse=True)
-    num_columns, size = weights_PGO.shape[2], learner.num_local_parameters()
-    if (needed := 4 * num_columns * num_blocks * size) > MAX_GRADIENT_BYTES:
-        raise UserError(
-            f"gradient alignment of a model with {size:,} parameters would take "
-            f"{needed / 2**30:.0f} GiB in blocks; use fewer diagnostics.num_blocks (of passk "
-            "diagnose: diagnose.num_blocks), or diagnostics.every=0"
-        )
-    gradients = torch.zeros(num_columns, num_blocks, size)
+    num_columns = weights_PGO.shape[2]
+    require_memory(learner, num_columns * num_blocks)
+    gradients = torch.zeros(num_columns, num_blocks, learner.num_local_parameters())
     for o in range(num_columns):
         for block in range(num_blocks):
             chosen = slice(block, None, num_blocks)
             rows = make_rows(groups[chosen], weights_PGO[chosen][..., o : o + 1])
             gradients[o, block] = -learner.gradient(rows)
     return gradients[columns.ravel()]
+
+
+def require_memory(
+    learner: Learner,
+    num_gradients: int,
+    purpose: str = "gradient alignment",
+    remedy: str = _FEWER_BLOCKS,
+) -> None:
+    """Raise UserError if the gradients would take more than `MAX_GRADIENT_BYTES` on some rank.
+
+    All ranks must call this. `purpose` and `remedy` are words of the message.
+    """
+    size = max(gather(learner.num_local_parameters()))
+    if (needed := 4 * num_gradients * size) > MAX_GRADIENT_BYTES:
+        raise UserError(
+            f"{purpose} of a model with {size:,} parameters would take {needed / 2**30:.0f} GiB in "
+            f"{num_gradients} gradients; {remedy}"
+        )
 
 
 def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:

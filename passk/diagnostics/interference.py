@@ -7,6 +7,7 @@ between its halves.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations_with_replacement
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from passk.statistics import resample_counts
 # because noise shrinks the cosines of estimates; it is about twice the error of a sketch of 4,096
 # numbers for one pair, 1 / 64. docs/research/interference.md shows the clusters that it finds.
 LEAST_COSINE = 0.03
+_TAILS = (0.025, 0.975)
 
 
 def interference(halves_2PD: FloatArray) -> FloatArray:
@@ -128,38 +130,31 @@ def between_groups(
     everyone = {name: np.ones((1, len(places))) for name, places in members.items()}
 
     def means_R(weights: Mapping[str, FloatArray], name: str, other: str) -> FloatArray:
-        one_RP, two_RP = weights[name], weights[other]
-        sums_R = (one_RP @ kappa_PP[np.ix_(members[name], members[other])] * two_RP).sum(axis=1)
-        num_pairs_R = one_RP.sum(axis=1) * two_RP.sum(axis=1)
-        if name == other:
-            num_pairs_R -= (one_RP**2).sum(axis=1)
-        means: FloatArray = np.divide(
-            sums_R, num_pairs_R, out=np.full(len(sums_R), np.nan), where=num_pairs_R > 0
-        )
-        return means
+        block = kappa_PP[np.ix_(members[name], members[other])]
+        own_R = (weights[name] ** 2).sum(axis=1) if name == other else 0.0
+        return _pair_means(block, weights[name], weights[other], own_R)
 
     norms2 = {name: means_R(everyone, name, name)[0] for name in members}
     rows = []
-    for i, name in enumerate(members):
-        for other in list(members)[i:]:
-            value = means_R(everyone, name, other)[0]
-            spread_R = means_R(counts, name, other)
-            # One prompt has no spread; a resample of few prompts may hold only one, many times.
-            enough = min(len(members[name]), len(members[other])) > 1
-            low, high = np.nanquantile(spread_R, (0.025, 0.975)) if enough else (np.nan, np.nan)
-            norm = np.sqrt(max(norms2[name], 0) * max(norms2[other], 0))
-            rows.append(
-                {
-                    grouping: name,
-                    f"other_{grouping}": other,
-                    "num_prompts": len(members[name]),
-                    "num_others": len(members[other]),
-                    "kappa": value,
-                    "kappa_low": low,
-                    "kappa_high": high,
-                    "cosine": value / norm if norm > 0 else np.nan,
-                }
-            )
+    for name, other in combinations_with_replacement(members, 2):
+        value = means_R(everyone, name, other)[0]
+        # One prompt has no spread; a resample of few prompts may hold only one, many times.
+        enough = min(len(members[name]), len(members[other])) > 1
+        spread_R = means_R(counts, name, other)
+        low, high = np.nanquantile(spread_R, _TAILS) if enough else (np.nan, np.nan)
+        norm = np.sqrt(max(norms2[name], 0) * max(norms2[other], 0))
+        rows.append(
+            {
+                grouping: name,
+                f"other_{grouping}": other,
+                "num_prompts": len(members[name]),
+                "num_others": len(members[other]),
+                "kappa": value,
+                "kappa_low": low,
+                "kappa_high": high,
+                "cosine": value / norm if norm > 0 else np.nan,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -182,11 +177,9 @@ def cluster_agreements(
         if len(members) < least_size:
             continue
         inside_RP = draws_RP[:, members]
-        sums_R = (inside_RP @ kappa_PP[members] * draws_RP).sum(axis=1)
-        num_pairs_R = inside_RP.sum(axis=1) * draws_RP.sum(axis=1) - (inside_RP**2).sum(axis=1)
-        with np.errstate(invalid="ignore"):  # a resample may hold no prompt of a small cluster
-            value, *spread = sums_R / num_pairs_R
-        low, high = np.nanquantile(spread, (0.025, 0.975))
+        own_R = (inside_RP**2).sum(axis=1)
+        value, *spread = _pair_means(kappa_PP[members], inside_RP, draws_RP, own_R)
+        low, high = np.nanquantile(spread, _TAILS)
         rows.append(
             {
                 "cluster": label,
@@ -198,3 +191,19 @@ def cluster_agreements(
         )
     columns = ["cluster", "num_prompts", "agreement", "agreement_low", "agreement_high"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _pair_means(
+    kappa_PP: FloatArray, one_RP: FloatArray, two_RP: FloatArray, own_R: FloatArray | float
+) -> FloatArray:
+    """Compute the mean of kappa over each resample's pairs of prompts, [R]; NaN without a pair.
+
+    `one_RP` and `two_RP` count the prompts of rows and columns, `own_R` the pairs of a prompt with
+    itself, whose kappa is 0 here.
+    """
+    sums_R = (one_RP @ kappa_PP * two_RP).sum(axis=1)
+    num_pairs_R = one_RP.sum(axis=1) * two_RP.sum(axis=1) - own_R
+    means_R: FloatArray = np.divide(
+        sums_R, num_pairs_R, out=np.full(len(sums_R), np.nan), where=num_pairs_R > 0
+    )
+    return means_R

@@ -1,27 +1,37 @@
-"""Sketch the interference matrix of a model's prompts, check it, and measure its worst pairs."""
+"""Measure the interference matrix of a model's prompts by sketches of their gradients.
 
+A count sketch (Charikar, Chen and Farach-Colton 2002) adds every entry of a vector, with a random
+sign, to one of `size` buckets: a sparse random projection. Products of sketches are unbiased for
+products of the vectors, <Su, Sv> = <u, v> with an error of about |u| |v| / sqrt(size), whatever the
+number of parameters. At most the signs of one parameter are in memory at a time, as they are drawn
+again from the same seed for every gradient. Products of a few prompts are compared with those of
+their gradients, and the pairs that look worst are measured without sketches.
+"""
+
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from passk.diagnostics.agreement import agreement_scores
-from passk.diagnostics.alignment import weighted_gradients
+from passk.diagnostics.alignment import pass_gradient, pass_weights
 from passk.diagnostics.derivatives import derivatives_along
 from passk.diagnostics.interference import interference, most_antagonistic
-from passk.diagnostics.sketch import gradient_halves, halves, sketches
-from passk.learner.batch import advantage_weights
+from passk.learner.batch import TokenRow, make_rows
 from passk.learner.learner import Learner
-from passk.objectives.advantages import mixture_advantages
-from passk.ranks import gather
+from passk.ranks import gather, rank
 from passk.types import Group
 
 NUM_PAIRS = 50  # pairs that are measured and listed
 _NUM_EXACT = 32  # prompts whose products are also computed from whole gradients
 _MOST_EXACT_BYTES = 4 * 2**30
+_MOST_AT_ONCE = 1 << 22  # entries whose signs are held at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +122,8 @@ def measured_pairs(
     for one, two in chosen:
         both = [second[one], second[two]]
         rewards_PG = np.array([group.rewards() for group in both])
-        weights_PG = advantage_weights(mixture_advantages(rewards_PG, 1, 1.0), rewards_PG)
         # Two blocks of one prompt each: derivatives of each are along the gradient of the other.
-        gradients = weighted_gradients(learner, both, weights_PG[..., None], 2)[0]
+        gradients = pass_gradient(learner, both, 1, 2)
         slopes = derivatives_along(learner, both, gradients, metric=metric, length=length)
         scores_P, errors_P = agreement_scores(rewards_PG, slopes.values_PG)
         sketched = halves_2PD[:, [one, two]].astype(np.float64)
@@ -132,3 +141,90 @@ def measured_pairs(
         )
     columns = ["first", "second", "selected_by", "kappa", "kappa_error", "cosine"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def halves(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """Split the samples of each prompt: the prompts with the first halves, and with the second."""
+    middle = len(groups[0].completions) // 2
+    first, second = (
+        [replace(g, completions=g.completions[part], verdicts=g.verdicts[part]) for g in groups]
+        for part in (slice(middle), slice(middle, None))
+    )
+    return first, second
+
+
+def sketches(
+    learner: Learner,
+    groups: Sequence[Group],
+    size: int,
+    *,
+    seed: int = 0,
+    metric: Tensor | None = None,
+) -> Tensor:
+    """Sketch grad p(x) of each prompt from each half of its samples: float32 [2 halves, P, size].
+
+    The estimates use RLOO's advantages and are unbiased. A half whose samples are all right or all
+    wrong shows no gradient and has a sketch of zeros. With `metric`, a number per parameter,
+    products of sketches estimate <u, M v>. With several ranks each sketches the parameters that it
+    holds, and all get the sum, which is a sketch of the whole.
+    """
+    root = None if metric is None else metric.sqrt()
+    found = torch.zeros(2, len(groups), size)
+    for half, p, rows in _rows_of_halves(groups):
+        found[half, p] = -count_sketch(learner.gradient_parts(rows), size, seed, root)
+    total: np.ndarray = np.sum(gather(found.numpy()), axis=0)
+    return torch.from_numpy(total) / math.sqrt(learner.cfg.replicas)
+
+
+def gradient_halves(
+    learner: Learner, groups: Sequence[Group], metric: Tensor | None = None
+) -> Tensor:
+    """Compute the gradients that `sketches` sketches: float32 [2 halves, P, local parameters]."""
+    found = torch.zeros(2, len(groups), learner.num_local_parameters())
+    for half, p, rows in _rows_of_halves(groups):
+        found[half, p] = -learner.gradient(rows)
+    return found if metric is None else found.mul_(metric.sqrt())
+
+
+def _rows_of_halves(groups: Sequence[Group]) -> Iterator[tuple[int, int, list[TokenRow]]]:
+    """Yield the half, the prompt, and the rows whose gradient is grad p(x).
+
+    Prompts without rows are left out: their gradient is zero.
+    """
+    for half, members in enumerate(halves(groups)):
+        for p, group in enumerate(members):
+            weights_PG = pass_weights(np.array([group.rewards()]), 1)
+            if rows := make_rows([group], weights_PG[..., None]):
+                yield half, p, rows
+
+
+def count_sketch(parts: Sequence[Tensor], size: int, seed: int, root: Tensor | None) -> Tensor:
+    """Sketch a vector given in parts, of which this rank holds its own; with `root`, root * vector.
+
+    The same seed gives the same projection, so sketches add up as the vectors do.
+    """
+    total = torch.zeros(size, device=parts[0].device)
+    generator = torch.Generator(parts[0].device).manual_seed(seed + rank())
+    roots = [None] * len(parts) if root is None else root.split([len(part) for part in parts])
+    step = max(_MOST_AT_ONCE // size, 1) * size
+    for part, scale in zip(parts, roots, strict=True):
+        for start in range(0, len(part), step):
+            piece = part[start : start + step]
+            if scale is not None:
+                piece = piece * scale[start : start + step].to(piece.device)
+            total += _folded(piece, size, generator)
+    return total.cpu()
+
+
+def _folded(values: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Sum rows of `size` entries with random signs, each row rotated by a random number of places.
+
+    Two entries of one row never share a bucket, and others do with a chance of 1 / size, as if each
+    had drawn its own bucket; and the sum over rows needs no writes to the same place.
+    """
+    device, num_rows = values.device, -(-len(values) // size)
+    signs = torch.randint(2, (len(values),), generator=generator, device=device, dtype=torch.int8)
+    turns = torch.randint(size, (num_rows, 1), generator=generator, device=device)
+    signed = pad(values * (2 * signs - 1), (0, num_rows * size - len(values)))
+    places = (torch.arange(size, device=device) + turns) % size
+    return signed.view(num_rows, size).gather(1, places).sum(dim=0)

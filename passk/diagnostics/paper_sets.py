@@ -7,13 +7,16 @@ and the same samples on both sides of every product. `corrected` uses unbiased e
 n, and leaves out products of a prompt with itself. Needs neither models nor tensors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from passk.objectives.advantages import mixture_advantages, prompt_weights
+from passk.config.commands import DiagnosisConfig
+from passk.objectives.advantages import counts, mixture_advantages, prompt_weights
 from passk.objectives.pass_at_k import FloatArray
 from passk.statistics import bootstrap_means
 
@@ -23,18 +26,16 @@ _TAILS = (0.025, 0.975)
 
 @dataclass(frozen=True, slots=True)
 class FilteredSet:
-    """Thresholds of a set: prompts of success above `easy_above` or below `hard_below`."""
+    """A set in one way: its easy prompts, its hard ones (masks [P]), and how they were chosen.
 
-    easy_above: float
-    hard_below: float
-
-
-@dataclass(frozen=True, slots=True)
-class Members:
-    """Masks of the easy and of the hard prompts of a set; bool [P] each."""
+    Easy prompts have success above `easy_above`, hard ones below `hard_below`.
+    """
 
     easy_P: np.ndarray
     hard_P: np.ndarray
+    way: str = PAPER
+    easy_above: float = nan
+    hard_below: float = nan
 
     @property
     def all_P(self) -> np.ndarray:
@@ -43,33 +44,59 @@ class Members:
         return members_P
 
     @property
-    def is_whole(self) -> bool:
+    def has_both(self) -> bool:
         """True if the set has both easy and hard prompts."""
         return bool(self.easy_P.any() and self.hard_P.any())
+
+    @property
+    def sides(self) -> dict[tuple[str, float], np.ndarray]:
+        """The masks by side and threshold."""
+        return {("easy", self.easy_above): self.easy_P, ("hard", self.hard_below): self.hard_P}
+
+    def columns(self) -> dict[str, Any]:
+        """Return the first columns of the set's row: thresholds, way, and numbers of prompts."""
+        num_easy, num_hard = int(self.easy_P.sum()), int(self.hard_P.sum())
+        return {
+            "easy_above": self.easy_above,
+            "hard_below": self.hard_below,
+            "way": self.way,
+            "num_prompts": num_easy + num_hard,
+            "num_hard": num_hard,
+            "num_easy": num_easy,
+            "easy_per_hard": num_easy / num_hard if num_hard else np.nan,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class SetValues:
-    """Values a, w and w a of the N prompts of a set, and the own products in their means."""
+    """Values a, w and w a of the N prompts of a set.
+
+    Of the paper's way there are `own_agreement` and `own_contribution` too: the parts of the means
+    of a and of w a from products of prompts with themselves. Of the corrected way there are
+    influences: columns that vary over prompts as the estimates of mean a, mean w a, and the means
+    of a over easy and over hard prompts do, and have these as their means.
+    """
 
     agreement_N: FloatArray
     weight_N: FloatArray
     contribution_N: FloatArray
-    own_agreement: float  # part of the mean of a from products of prompts with themselves
-    own_contribution: float  # ... and of the mean of w a
+    own_agreement: float = 0.0
+    own_contribution: float = 0.0
+    influences_N4: FloatArray | None = None
 
 
-def members(rewards_PG: FloatArray, chosen: FilteredSet, *, keep_unsolved: bool) -> Members:
-    """Select a set by rewards; prompts with no right sample count as hard if `keep_unsolved`."""
+def filtered_set(
+    rewards_PG: FloatArray, way: str, thresholds: Sequence[float], *, keep_unsolved: bool
+) -> FilteredSet:
+    """Select a set by rewards and the two thresholds, `easy_above` and `hard_below`.
+
+    Prompts with no right sample count as hard if `keep_unsolved`.
+    """
+    easy_above, hard_below = thresholds
     n_P, c_P = counts(rewards_PG)
     p_P = np.divide(c_P, n_P, out=np.full(len(n_P), np.nan), where=n_P > 0)
-    hard_P = (p_P < chosen.hard_below) & ((c_P > 0) | keep_unsolved)
-    return Members(p_P > chosen.easy_above, hard_P)
-
-
-def counts(rewards_PG: FloatArray) -> tuple[np.ndarray, np.ndarray]:
-    """Count the judged and the right samples of each prompt, [P] each."""
-    return (~np.isnan(rewards_PG)).sum(axis=1), (rewards_PG == 1).sum(axis=1)
+    hard_P = (p_P < hard_below) & ((c_P > 0) | keep_unsolved)
+    return FilteredSet(p_P > easy_above, hard_P, way, easy_above, hard_below)
 
 
 def plain_coefficients(rewards_PG: FloatArray) -> FloatArray:
@@ -96,7 +123,7 @@ def plug_in_weights(rewards_PG: FloatArray) -> FloatArray:
 
 
 def papers_way(
-    rewards_PG: FloatArray, within: Members, along_P2: FloatArray, within_P22: FloatArray
+    rewards_PG: FloatArray, within: FilteredSet, along_P2: FloatArray, within_P22: FloatArray
 ) -> SetValues:
     """Compute the values of a set as the paper does.
 
@@ -117,26 +144,14 @@ def papers_way(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Corrected:
-    """Estimates without a prompt's product with itself, and the influences for their intervals.
-
-    The columns of `influences_N4` vary over prompts as the estimates of mean a, mean w a, and the
-    means of a over easy and over hard prompts do, and have these as their means.
-    """
-
-    values: SetValues
-    influences_N4: FloatArray
-
-
 def corrected(
     rewards_PG: FloatArray,
-    within: Members,
+    within: FilteredSet,
     k: int,
     pass1_2P2: FloatArray,
     passk_2P2: FloatArray,
     within_P22: FloatArray,
-) -> Corrected:
+) -> SetValues:
     """Compute unbiased values at k over a set of two prompts or more.
 
     `pass1_2P2` and `passk_2P2` are products with the summed gradients of Pass@1 and of Pass@k of
@@ -168,11 +183,11 @@ def corrected(
         met_N = met_N / np.maximum(count - inside_N, 1)
         columns.append(mean + inside_N / share * (agreement_N - mean) + met_N - met_N.mean())
     weight_N = prompt_weights(rewards_PG, k, 0.0)[chosen]
-    values = SetValues(agreement_N, weight_N, contribution_N, 0.0, 0.0)
-    return Corrected(values, np.stack(columns, axis=1))
+    influences_N4 = np.stack(columns, axis=1)
+    return SetValues(agreement_N, weight_N, contribution_N, influences_N4=influences_N4)
 
 
-def summary(values: SetValues, within: Members) -> dict[str, float]:
+def summary(values: SetValues, within: FilteredSet) -> dict[str, float]:
     """Compute mean a (= |grad J_1|^2 of the set), mean and sum of w a, and equations 9 to 11."""
     agreement_N, hard_N = values.agreement_N, within.hard_P[within.all_P]
     found = {
@@ -184,9 +199,10 @@ def summary(values: SetValues, within: Members) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def intervals(found: Corrected, num_resamples: int) -> dict[str, float]:
-    """Bootstrap over prompts: X_low and X_high for each X of `summary` and of its parts."""
-    columns_N5 = np.column_stack([found.influences_N4, found.values.weight_N])
+def intervals(values: SetValues, num_resamples: int) -> dict[str, float]:
+    """Bootstrap corrected values over prompts: X_low and X_high for each X of `summary`."""
+    assert values.influences_N4 is not None, "the paper's way has no intervals"
+    columns_N5 = np.column_stack([values.influences_N4, values.weight_N])
     means_R5 = bootstrap_means(columns_N5, num_resamples=num_resamples)
     agreement_R, contribution_R, easy_R, hard_R, weight_R = means_R5.T
     samples = {
@@ -214,6 +230,56 @@ def _derived(agreement: Any, weight: Any, contribution: Any) -> dict[str, Any]:
             "covariance": contribution - weight * agreement,
             "pass1_norm": np.sqrt(np.maximum(agreement, 0)),
         }
+
+
+ESTIMATES = {PAPER: ("plain",), CORRECTED: ("pass1_2P2", "passk_2P2")}  # by way
+Direction = tuple[str, str, float]  # an estimate, easy or hard, and the threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The sets to measure, and the coefficients of the gradients that they need.
+
+    `coefficients` [P, 2] are those of the sums of grad log pi over right and over wrong samples.
+    `k` is that of the corrected way; `hardest` and `easiest` are the least and the largest success
+    by which its sets are split.
+    """
+
+    sets: tuple[FilteredSet, ...]
+    coefficients: dict[Direction, FloatArray]
+    k: int
+    hardest: float
+    easiest: float
+
+    def coefficients_P2O(self) -> FloatArray:
+        """Stack the coefficients of the O gradients, [P, 2, O]."""
+        columns = [*self.coefficients.values()]
+        return np.stack(columns, axis=2) if columns else np.zeros((0, 2, 0))
+
+
+def plan(asked: DiagnosisConfig, rewards_PG: FloatArray, selecting_PG: FloatArray, k: int) -> Plan:
+    """Select each of `diagnose.filtered_sets` in both ways; `selecting_PG` is for the corrected."""
+    keep = asked.keep_unsolved
+    sets = tuple(
+        filtered_set(by_PG, way, thresholds, keep_unsolved=keep)
+        for thresholds in asked.filtered_sets
+        for way, by_PG in ((PAPER, rewards_PG), (CORRECTED, selecting_PG))
+    )
+    estimates = {
+        "plain": plain_coefficients(rewards_PG),
+        "pass1_2P2": unbiased_coefficients(rewards_PG, 1),
+        "passk_2P2": unbiased_coefficients(rewards_PG, k),
+    }
+    coefficients = {
+        (name, *side): estimates[name] * inside_P[:, None]
+        for chosen in sets
+        if chosen.has_both
+        for name in ESTIMATES[chosen.way]
+        for side, inside_P in chosen.sides.items()
+    }
+    n_P, c_P = counts(selecting_PG)
+    p_P = c_P[n_P > 0] / n_P[n_P > 0]
+    return Plan(sets, coefficients, k, float(p_P.min()), float(p_P.max()))
 
 
 @dataclass(frozen=True, slots=True)

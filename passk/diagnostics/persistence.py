@@ -14,6 +14,7 @@ from math import inf
 import numpy as np
 from scipy import stats
 
+from passk.diagnostics.agreement import centred
 from passk.objectives.pass_at_k import FloatArray
 
 _NEEDED = 3  # checkpoints needed to estimate their spread
@@ -21,14 +22,7 @@ _NEEDED = 3  # checkpoints needed to estimate their spread
 
 def correlations(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> FloatArray:
     """Compute corr(r, d) over each prompt's judged samples, [P]; NaN where r or d is constant."""
-    judged_PG = ~np.isnan(rewards_PG)
-    count_P1 = np.maximum(judged_PG.sum(axis=1, keepdims=True), 1)
-
-    def centred(x_PG: FloatArray) -> FloatArray:
-        kept_PG: FloatArray = np.where(judged_PG, x_PG, 0.0)
-        return np.where(judged_PG, kept_PG - kept_PG.sum(axis=1, keepdims=True) / count_P1, 0.0)
-
-    r_PG, d_PG = centred(rewards_PG), centred(derivatives_PG)
+    r_PG, d_PG = centred(rewards_PG, derivatives_PG)
     size_P = np.sqrt((r_PG**2).sum(axis=1) * (d_PG**2).sum(axis=1))
     found_P: FloatArray = np.divide(
         (r_PG * d_PG).sum(axis=1), size_P, out=np.full(len(size_P), np.nan), where=size_P > 0

@@ -22,7 +22,7 @@ from passk.learner.learner import Learner
 from passk.learner.lora import adapter_parameters, base_fingerprint
 from passk.learner.weight_files import refuse_adapter
 from passk.objectives.adaptive import History
-from passk.ranks import from_own, num_ranks, share
+from passk.ranks import group_shard, num_ranks, unshard
 
 LEARNER, STATE, MANIFEST = "learner", "state.json", "files.json"
 
@@ -90,7 +90,7 @@ def damage(folder: Path) -> str | None:
         return f"{MANIFEST} is missing or unreadable"
     if STATE not in files:
         return f"{MANIFEST} does not list {STATE}"
-    problems = from_own([_difference(folder, *file) for file in share(list(files.items()))])
+    problems = unshard([_difference(folder, *file) for file in group_shard(list(files.items()))])
     return next((problem for problem in problems if problem), None)
 
 

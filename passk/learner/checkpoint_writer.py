@@ -9,10 +9,9 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,15 +55,15 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Snapshot:
     """Content of a checkpoint: the plain model, further tensors that resuming needs, the counters.
 
-    The weights are in shards, or whole on rank 0 and missing on others.
+    The weights are in shards, or full on rank 0 and missing on others.
     """
 
     weights: dict[str, Tensor]
     in_shards: bool
-    own: dict[str, Tensor]
+    beside: dict[str, Tensor]
     state: TrainState
 
 
@@ -94,14 +93,13 @@ class CheckpointWriter:
         previous checkpoint, and raise the error that kept it from being written, if any.
         """
         self.settle()
-        moment = _moment(learner, state, copy=self._thread is not None)
-        folder = self._folder / step_name(state.step)
-        plain = partial(_save_plain, learner.model, tokenizer, self._generation)
-        write = partial(_write, folder, plain, moment, self._group)
+        snapshot = _snapshot(learner, state, copy=self._thread is not None)
         if self._thread is None:
-            _finish(write, drop)
+            self._write(snapshot, learner.model, tokenizer, drop)
         else:
-            self._pending = self._thread.submit(_finish, write, drop)
+            self._pending = self._thread.submit(
+                self._write, snapshot, learner.model, tokenizer, drop
+            )
 
     def settle(self) -> None:
         """Wait for the checkpoint that is being written, and raise its error, if any."""
@@ -121,17 +119,54 @@ class CheckpointWriter:
         if self._thread is not None:
             self._thread.shutdown()
 
+    def _write(
+        self,
+        snapshot: Snapshot,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        drop: Sequence[Path],
+    ) -> None:
+        """Write a checkpoint, replacing one of the same name, then remove those in `drop`.
 
-def _moment(learner: Learner, state: TrainState, *, copy: bool) -> Moment:
+        Every rank does its part.
+        """
+        folder = self._folder / step_name(snapshot.state.step)
+        unfinished = folder.with_name(f".{folder.name}.partial")
+        try:
+            if rank() == 0:
+                make_folder(unfinished)
+                weights = {} if snapshot.in_shards else snapshot.weights
+                save_model(unfinished, model, weights, self._generation)
+                tokenizer.save_pretrained(unfinished)
+                (unfinished / STATE).write_text(json.dumps(asdict(snapshot.state)) + "\n")
+            if snapshot.in_shards:
+                _save(unfinished, snapshot.weights, self._group, put_together=True)
+                if rank() == 0:
+                    shutil.rmtree(unfinished / "sharded")
+                    _rename_if_alone(unfinished)
+            _save(unfinished / LEARNER, snapshot.beside, self._group)
+            _write_manifest(unfinished, self._group)
+            if rank() == 0:
+                _rename(unfinished, folder)
+        except (Exception, CheckpointException) as error:
+            if rank() == 0:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise _cause(error, folder) from error
+        if rank() == 0:
+            for old in drop:
+                remove_folder(old)
+
+
+def _snapshot(learner: Learner, state: TrainState, *, copy: bool) -> Snapshot:
     """Return the learner's tensors; with `copy`, copies that later training does not change."""
-    own = learner.state_tensors() | {"rng/torch": torch.get_rng_state()}
+    beside = learner.state_tensors() | {"rng/torch": torch.get_rng_state()}
     if any(adapter_parameters(learner.model)):
-        own["base"] = base_fingerprint(learner.model)
+        beside["base"] = base_fingerprint(learner.model)
     in_shards = num_ranks() > 1 and _is_saved_as_named(learner)
     weights = learner.plain_state() if in_shards else _gathered(learner)
     if copy:
-        return Moment(dict(_copied(weights)), in_shards, dict(_copied(own.items())), state)
-    return Moment(dict(weights), in_shards, own, state)
+        return Snapshot(dict(_copied(weights)), in_shards, dict(_copied(beside.items())), state)
+    return Snapshot(dict(weights), in_shards, beside, state)
 
 
 def _is_saved_as_named(learner: Learner) -> bool:
@@ -166,56 +201,6 @@ def _copied(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor
     stager.close()
 
 
-def _finish(write: partial[None], drop: Sequence[Path]) -> None:
-    write()
-    if rank() == 0:
-        for old in drop:
-            remove_folder(old)
-
-
-def _write(
-    folder: Path,
-    plain: Callable[[Path, dict[str, Tensor]], None],
-    moment: Moment,
-    group: dist.ProcessGroup | None,
-) -> None:
-    """Write `folder`, replacing one of the same name; every rank does its part.
-
-    `plain` writes a model folder, with the weights that it is given.
-    """
-    unfinished = folder.with_name(f".{folder.name}.partial")
-    try:
-        if rank() == 0:
-            make_folder(unfinished)
-            # The model's configuration, and its weights unless they come in shards.
-            plain(unfinished, {} if moment.in_shards else moment.weights)
-            (unfinished / STATE).write_text(json.dumps(asdict(moment.state)) + "\n")
-        if moment.in_shards:
-            _save(unfinished, moment.weights, group, put_together=True)
-            if rank() == 0:
-                shutil.rmtree(unfinished / "sharded")
-                _rename_if_alone(unfinished)
-        _save(unfinished / LEARNER, moment.own, group)
-        _write_manifest(unfinished, group)
-        if rank() == 0:
-            _rename(unfinished, folder)
-    except (Exception, CheckpointException) as error:
-        if rank() == 0:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        raise _cause(error, folder) from error
-
-
-def _save_plain(
-    model: PreTrainedModel,
-    tokenizer: Tokenizer,
-    generation: bytes | None,
-    folder: Path,
-    weights: dict[str, Tensor],
-) -> None:
-    save_model(folder, model, weights, generation)
-    tokenizer.save_pretrained(folder)
-
-
 def save_model(
     folder: Path,
     model: PreTrainedModel,
@@ -242,7 +227,8 @@ def check_saving(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> Non
     """
     with TemporaryDirectory() as folder:
         try:
-            _save_plain(model, tokenizer, None, Path(folder), {})
+            save_model(Path(folder), model, {}, None)
+            tokenizer.save_pretrained(folder)
         except OSError:  # of the disk
             raise
         except Exception as error:

@@ -1,7 +1,7 @@
 """Train a policy: own the model and its optimiser, and make one update per batch of rollouts."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from passk.config.schema import LearnerConfig
 from passk.errors import Diverged, PolicyMismatch
 from passk.learner.batch import TokenBatch, TokenRow, micro_batches
-from passk.learner.fsdp import local, reduce_gradients, reshard, whole
+from passk.learner.fsdp import full_tensor, local_tensor, reduce_gradients, reshard
 from passk.learner.layers import checkpoint_layers, compile_layers
+from passk.learner.logprobs import token_logprobs
 from passk.learner.lora import adapter_parameters, base_parameters, plain_tensors
-from passk.learner.policy import token_logprobs
 from passk.ranks import gather, num_ranks, rank
 
 
@@ -98,7 +98,7 @@ class Learner:
         if math.isfinite(loss) and gap is not None and not gap.mean <= self.max_logprob_gap:
             raise PolicyMismatch(_mismatch(self.step, gap, self.max_logprob_gap))
         limit = self.cfg.max_grad_norm
-        norm = whole(
+        norm = full_tensor(
             torch.nn.utils.clip_grad_norm_(
                 self._trained.values(), math.inf if limit is None else limit
             )
@@ -125,8 +125,7 @@ class Learner:
         All ranks must be given the same rows; each computes its share of them.
         """
         loss_sum, logprobs, log_ratios = 0.0, dict[int, float](), []
-        max_tokens, device = self.cfg.max_tokens_per_batch, self.model.device
-        batches = list(micro_batches(rows, max_tokens, device, rank(), num_ranks()))
+        batches = list(self._batches(rows))
         for turn, batch in enumerate(batches, 1):
             is_last = turn == len(batches)
             reduce_gradients(self.model, is_last or not self.cfg.defer_reduction)
@@ -143,12 +142,8 @@ class Learner:
             loss_sum -= (weights_B * logp_B).sum().item()
             logprobs |= zip(batch.rows, logp_B.tolist(), strict=bool(batch.rows))
         parts = gather((loss_sum, logprobs, _gap_sums(log_ratios, self.importance_cap)))
-        everywhere = {b: value for _, values, _ in parts for b, value in values.items()}
-        return (
-            sum(loss for loss, _, _ in parts),
-            tuple(everywhere[b] for b in range(len(rows))),
-            _policy_gap([sums for _, _, sums in parts]),
-        )
+        losses, found, gaps = zip(*parts, strict=True)
+        return sum(losses), tuple(_in_order(found)), _policy_gap(gaps)
 
     def gradient(self, rows: Sequence[TokenRow]) -> Tensor:
         """Return the rows' loss gradient as a float32 vector on the CPU; `.grad` stays empty.
@@ -167,7 +162,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.accumulate_gradient(rows)
         parts = [
-            local(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float()
+            local_tensor(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float()
             for p in self._trained.values()
         ]
         self.optimizer.zero_grad(set_to_none=True)
@@ -179,27 +174,30 @@ class Learner:
 
     def trained_parts(self) -> dict[str, Tensor]:
         """Return this rank's part of each trained parameter, not copied, in `gradient`'s order."""
-        return {name: local(p.detach()) for name, p in self._trained.items()}
+        return {name: local_tensor(p.detach()) for name, p in self._trained.items()}
 
     def moments(self) -> list[dict[str, Tensor]]:
         """Return this rank's part of Adam's state of each parameter, in the order of `gradient`."""
         states = (self.optimizer.state[parameter] for parameter in self._trained.values())
-        return [{name: local(value) for name, value in state.items()} for state in states]
+        return [{name: local_tensor(value) for name, value in state.items()} for state in states]
 
     @torch.no_grad()
     def logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
         """Compute log pi(y|x) of each row, in the dtype of the weights."""
-        max_tokens, device = self.cfg.max_tokens_per_batch, self.model.device
         logprobs = dict[int, float]()
-        for batch in micro_batches(rows, max_tokens, device, rank(), num_ranks()):
+        for batch in self._batches(rows):
             logp_BT = token_logprobs(
                 self.model, batch.input_ids_BT, batch.mask_BT, self.temperature
             )
             sums_B = logp_BT.double().sum(dim=1)
             logprobs |= zip(batch.rows, sums_B.tolist(), strict=bool(batch.rows))
         reshard(self.model)
-        everywhere = {b: value for part in gather(logprobs) for b, value in part.items()}
-        return [everywhere[b] for b in range(len(rows))]
+        return _in_order(gather(logprobs))
+
+    def _batches(self, rows: Sequence[TokenRow]) -> Iterator[TokenBatch]:
+        """Yield this rank's micro-batches of the rows."""
+        limit = self.cfg.max_tokens_per_batch
+        return micro_batches(rows, limit, self.model.device, rank(), num_ranks())
 
     def _importance(self, log_ratio_BT: Tensor, batch: TokenBatch) -> Tensor | float:
         """Compute truncated importance weights [B, T], 1 without a sampler's log-probability."""
@@ -210,7 +208,7 @@ class Learner:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the plain model's parameters by name, each once, for `Sampler.load_weights`."""
         return (
-            (name, whole(tensor))
+            (name, full_tensor(tensor))
             for name, tensor in plain_tensors(self.model, self.model.named_parameters())
         )
 
@@ -249,6 +247,11 @@ class Learner:
         for parameter in self._trained.values():
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+
+
+def _in_order(parts: Sequence[Mapping[int, float]]) -> list[float]:
+    """Return the rows' values, of which each rank has some, in the order of the rows."""
+    return [value for _, value in sorted(item for part in parts for item in part.items())]
 
 
 GapSums = tuple[int, float, float, int]  # tokens, sum and maximum of gaps, truncated tokens

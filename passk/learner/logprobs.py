@@ -5,13 +5,17 @@ take 1.6 GB in float32, and a plain backward pass holds them several times. Here
 chunk of tokens at a time, and the backward pass computes them again.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+from passk.errors import UserError
 
 LOGITS_PER_CHUNK = 2**24  # 64 MiB in float32
 
@@ -39,6 +43,107 @@ class LogitMap:
             return self.scale / self.temperature
         tanh = logits * (self.temperature / self.cap)
         return tanh.square_().neg_().add_(1.0).mul_(self.scale / self.temperature)
+
+
+def token_logprobs(
+    model: PreTrainedModel,
+    input_ids_BT: Tensor,
+    mask_BT: Tensor,
+    temperature: float,
+    compute_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Compute log pi(y_t | x, y_<t) under the temperature, [B, T], 0 where the mask is False.
+
+    Position t of `mask_BT` and of the result refers to token t of `input_ids_BT` (so column 0,
+    which nothing predicts, must be False). Rows are padded on the right: with causal attention no
+    real token sees padding, so no attention mask is needed. `compute_dtype` is that of activations
+    (autocast), by default the model's. Logits exist for one chunk of tokens at a time.
+    """
+    hidden_BTD = _hidden_states(model, input_ids_BT, compute_dtype)
+    positions_N = mask_BT[:, 1:].flatten().nonzero().squeeze(1)  # each of the token before
+    hidden_ND = hidden_BTD[:, :-1].flatten(0, 1).index_select(0, positions_N)
+    targets_N = input_ids_BT[:, 1:].flatten().index_select(0, positions_N)
+    head = model.get_output_embeddings()
+    logp_N = selected_logprobs(
+        hidden_ND, head.weight, head.bias, targets_N, _logit_map(model, temperature)
+    )
+    logp_BT = torch.zeros(mask_BT.shape, dtype=logp_N.dtype, device=mask_BT.device)
+    return logp_BT.masked_scatter(mask_BT, logp_N)
+
+
+def _hidden_states(
+    model: PreTrainedModel, input_ids_BT: Tensor, compute_dtype: torch.dtype | None
+) -> Tensor:
+    """Compute the input of the model's head, [B, T, D], in the dtype that the head computes in.
+
+    The model runs as it is, whatever its parts are called; its own head gets one token only.
+    """
+    entered: list[Tensor] = []
+
+    def catch(_head: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        entered.append(arguments[0])
+        return (arguments[0][:1, :1],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(catch)
+    try:
+        with torch.autocast(
+            input_ids_BT.device.type, compute_dtype, enabled=compute_dtype is not None
+        ):
+            model(input_ids=input_ids_BT, use_cache=False)
+    finally:
+        handle.remove()
+    (hidden_BTD,) = entered
+    return hidden_BTD if compute_dtype is None else hidden_BTD.to(compute_dtype)
+
+
+def _logit_map(model: PreTrainedModel, temperature: float) -> LogitMap:
+    """Return the map that the model's architecture applies to its logits, by its configuration."""
+    text = model.config.get_text_config()
+    scale = 1.0
+    for key in ("logit_scale", "lm_head_multiplier", "output_multiplier"):
+        scale *= getattr(text, key, None) or 1.0  # Cohere, Falcon-H1, Muse
+    scaling = getattr(text, "logits_scaling", None) or 1.0  # Granite divides by it
+    scale = scale * scaling if text.model_type.startswith("hyperclovax") else scale / scaling
+    cap = getattr(text, "final_logit_softcapping", None)  # Gemma
+    return LogitMap(scale, cap or getattr(text, "logits_soft_cap", None), temperature)
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel, name: str) -> None:
+    """Raise UserError if a model's own log-probabilities differ from those of `token_logprobs`.
+
+    Compute both for a few random tokens. Without this check, an architecture with an unknown step
+    after the head would be trained on another distribution than it is sampled from. `name` is the
+    model's in messages.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise UserError(
+            f"{name}: {type(model).__name__} has no linear map from hidden states to "
+            "the vocabulary as its head; such a model cannot be trained here"
+        )
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(head.out_features, (2, 16), generator=generator)
+    ids = ids.to(model.device)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[:, 0] = False
+    ours = token_logprobs(model, ids, mask, 1.0)[:, 1:]
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].to(ours.dtype)
+    theirs = torch.log_softmax(logits, dim=-1).gather(2, ids[:, 1:, None])[..., 0]
+    spread = (logits.amax() - logits.amin()).item()
+    difference = (ours - theirs).abs().max().item()
+    if not math.isfinite(difference):
+        raise UserError(
+            f"{name}: log-probabilities of a few tokens are not numbers: its weights "
+            "hold NaN or infinity, or are too large for model.dtype"
+        )
+    # The two round differently; the effect of a missing step is larger, or does not matter.
+    if not difference <= max(4 * torch.finfo(model.dtype).eps, 1e-3) * spread + 1e-6:
+        raise UserError(
+            f"{name}: log-probabilities of {type(model).__name__} differ by "
+            f"{difference:.2g} from those of its own forward pass; it does something to its logits "
+            "that passk does not know, and cannot be trained here"
+        )
 
 
 def selected_logprobs(

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from passk.config.schema import ModelConfig
 from passk.errors import UserError
+from passk.learner.fsdp import full_tensor
 
 _HALVES = ("lora_A.", "lora_B.")
 # Settings that peft corrects itself: for layers of GPT-2, and for experts that are joined.
@@ -103,7 +104,7 @@ def base_fingerprint(model: nn.Module) -> Tensor:
         if not parameter.requires_grad:
             values = parameter.detach().double()
             sums = torch.stack([values.sum(), values.square().sum()])
-            total += (sums.full_tensor() if isinstance(sums, DTensor) else sums).cpu()
+            total += full_tensor(sums).cpu()
     return total
 
 
@@ -129,8 +130,7 @@ def plain_tensors(
 def _delta(layer: Any, like: Tensor) -> Tensor:
     """Compute s B A of a layer, sharded as `like` is; A and B are small enough to be gathered."""
     halves = {
-        f"layer.{name}": parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-        for name, parameter in adapter_parameters(layer)
+        f"layer.{name}": full_tensor(parameter) for name, parameter in adapter_parameters(layer)
     }
     delta: Tensor = functional_call(_Delta(layer), halves, ())
     if not isinstance(like, DTensor):

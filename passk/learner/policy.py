@@ -1,43 +1,46 @@
-"""Load a language model and its tokenizer, and compute log-probabilities of given tokens."""
+"""Load a language model, whole or with a part of it on each rank, and its tokenizer."""
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import transformers
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.hub import cached_file
 
-from passk.config.schema import ModelConfig
+from passk.config.schema import LearnerConfig, ModelConfig
 from passk.errors import UserError
-from passk.learner.logprobs import LogitMap, selected_logprobs
-from passk.learner.weight_files import check_loaded, not_finite, refuse_not_finite, stored_tensors
+from passk.learner.fsdp import local_tensor, reshard, shard
+from passk.learner.layers import freeze_outside
+from passk.learner.logprobs import check_head
+from passk.learner.lora import adapter_parameters, add_adapters, base_parameters
+from passk.learner.weight_files import (
+    check_loaded,
+    fits_by_name,
+    not_finite,
+    refuse_not_finite,
+    stored_tensors,
+)
+from passk.ranks import gather
 
-__all__ = [
-    "GENERATION_CONFIG",
-    "Tokenizer",
-    "check_head",
-    "context_length",
-    "end_ids",
-    "generation_settings",
-    "load_policy",
-    "load_tokenizer",
-    "local_folder",
-    "model_name",
-    "reading_model",
-    "take_end_tokens",
-    "token_logprobs",
-    "vocabulary_size",
-]
+Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -92,8 +95,87 @@ def load_policy(cfg: ModelConfig, path: str, device: torch.device) -> PreTrained
     model.to(device)  # type: ignore[arg-type]  # a wrapper of transformers hides the signature
     refuse_not_finite(not_finite(model.named_parameters()), model_name(path))
     with reading_model(path, cfg.attn_implementation):
-        check_head(model.eval(), path)
+        check_head(model.eval(), model_name(path))
     return model
+
+
+def load_sharded(
+    cfg: ModelConfig,
+    path: str,
+    device: torch.device,
+    learner: LearnerConfig,
+    seed: int,
+    parameters: str = "all",
+) -> PreTrainedModel:
+    """Load the causal LM at `path` as `load_policy` does, with a part of it on each rank.
+
+    Weights are read from safetensors straight into the shards. Add adapters if `cfg` asks for them,
+    and keep gradients of `parameters` only (`layers.freeze_outside`): both before sharding.
+
+    If the files name tensors differently from the model (experts that transformers joins while it
+    loads), each rank loads the full model and then shards it. So it does if the files do not fit
+    the model; then `load_policy` raises UserError.
+    """
+    folder = local_folder(path)
+    with reading_model(path, cfg.attn_implementation):
+        model = _without_weights(cfg, str(folder))
+        reads_shards = fits_by_name(model, folder, model_name(path))
+    if not reads_shards:
+        model = load_policy(cfg, path, torch.device("cpu"))
+    add_adapters(model, cfg, seed)
+    shard(model, device, learner, freeze_outside(model, parameters))
+    if not reads_shards:
+        return model
+    kept = {name: local_tensor(tensor).clone() for name, tensor in _with_values(model)}
+    model.to_empty(device="cpu" if learner.cpu_offload else device)
+    model.tie_weights()
+    for name, tensor in _with_values(model):
+        local_tensor(tensor).copy_(kept[name])
+    load(dict(base_parameters(model)), storage_reader=HuggingFaceStorageReader(str(folder)))
+    broken = gather(
+        not_finite((name, local_tensor(tensor)) for name, tensor in base_parameters(model))
+    )
+    refuse_not_finite(list(dict.fromkeys(chain(*broken))), model_name(path))
+    take_end_tokens(model, path)
+    with reading_model(path, cfg.attn_implementation):
+        check_head(model.eval(), model_name(path))
+    reshard(model)
+    return model
+
+
+def _with_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that no file holds: buffers and adapters."""
+    yield from model.named_buffers()
+    yield from ((name, parameter.detach()) for name, parameter in adapter_parameters(model))
+
+
+def _without_weights(cfg: ModelConfig, folder: str) -> PreTrainedModel:
+    """Build the model with its buffers, and with parameters that have a shape but no memory."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code)
+    with _parameters_on_meta():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, cfg.dtype),
+            attn_implementation=cfg.attn_implementation,
+            trust_remote_code=cfg.trust_remote_code,
+        )
+    return model
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    register = nn.Module.register_parameter
+
+    def without_memory(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = without_memory  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Tokenizer:
@@ -243,103 +325,3 @@ def context_length(model: PreTrainedModel) -> int | None:
         if length is not None:
             return length
     return None
-
-
-def token_logprobs(
-    model: PreTrainedModel,
-    input_ids_BT: Tensor,
-    mask_BT: Tensor,
-    temperature: float,
-    compute_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Compute log pi(y_t | x, y_<t) under the temperature, [B, T], 0 where the mask is False.
-
-    Position t of `mask_BT` and of the result refers to token t of `input_ids_BT` (so column 0,
-    which nothing predicts, must be False). Rows are padded on the right: with causal attention no
-    real token sees padding, so no attention mask is needed. `compute_dtype` is that of activations
-    (autocast), by default the model's. Logits exist for one chunk of tokens at a time.
-    """
-    hidden_BTD = _hidden_states(model, input_ids_BT, compute_dtype)
-    positions_N = mask_BT[:, 1:].flatten().nonzero().squeeze(1)  # each of the token before
-    hidden_ND = hidden_BTD[:, :-1].flatten(0, 1).index_select(0, positions_N)
-    targets_N = input_ids_BT[:, 1:].flatten().index_select(0, positions_N)
-    head = model.get_output_embeddings()
-    logp_N = selected_logprobs(
-        hidden_ND, head.weight, head.bias, targets_N, _logit_map(model, temperature)
-    )
-    logp_BT = torch.zeros(mask_BT.shape, dtype=logp_N.dtype, device=mask_BT.device)
-    return logp_BT.masked_scatter(mask_BT, logp_N)
-
-
-def _hidden_states(
-    model: PreTrainedModel, input_ids_BT: Tensor, compute_dtype: torch.dtype | None
-) -> Tensor:
-    """Compute the input of the model's head, [B, T, D], in the dtype that the head computes in.
-
-    The model runs as it is, whatever its parts are called; its own head gets one token only.
-    """
-    entered: list[Tensor] = []
-
-    def catch(_head: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
-        entered.append(arguments[0])
-        return (arguments[0][:1, :1],)
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(catch)
-    try:
-        with torch.autocast(
-            input_ids_BT.device.type, compute_dtype, enabled=compute_dtype is not None
-        ):
-            model(input_ids=input_ids_BT, use_cache=False)
-    finally:
-        handle.remove()
-    (hidden_BTD,) = entered
-    return hidden_BTD if compute_dtype is None else hidden_BTD.to(compute_dtype)
-
-
-def _logit_map(model: PreTrainedModel, temperature: float) -> LogitMap:
-    """Return the map that the model's architecture applies to its logits, by its configuration."""
-    text = model.config.get_text_config()
-    scale = 1.0
-    for key in ("logit_scale", "lm_head_multiplier", "output_multiplier"):
-        scale *= getattr(text, key, None) or 1.0  # Cohere, Falcon-H1, Muse
-    scaling = getattr(text, "logits_scaling", None) or 1.0  # Granite divides by it
-    scale = scale * scaling if text.model_type.startswith("hyperclovax") else scale / scaling
-    cap = getattr(text, "final_logit_softcapping", None)  # Gemma
-    return LogitMap(scale, cap or getattr(text, "logits_soft_cap", None), temperature)
-
-
-@torch.no_grad()
-def check_head(model: PreTrainedModel, path: str) -> None:
-    """Raise UserError if a model's own log-probabilities differ from those of `token_logprobs`.
-
-    Compute both for a few random tokens. Without this check, an architecture with an unknown step
-    after the head would be trained on another distribution than it is sampled from.
-    """
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        raise UserError(
-            f"{model_name(path)}: {type(model).__name__} has no linear map from hidden states to "
-            "the vocabulary as its head; such a model cannot be trained here"
-        )
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(head.out_features, (2, 16), generator=generator)
-    ids = ids.to(model.device)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    mask[:, 0] = False
-    ours = token_logprobs(model, ids, mask, 1.0)[:, 1:]
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].to(ours.dtype)
-    theirs = torch.log_softmax(logits, dim=-1).gather(2, ids[:, 1:, None])[..., 0]
-    spread = (logits.amax() - logits.amin()).item()
-    difference = (ours - theirs).abs().max().item()
-    if not math.isfinite(difference):
-        raise UserError(
-            f"{model_name(path)}: log-probabilities of a few tokens are not numbers: its weights "
-            "hold NaN or infinity, or are too large for model.dtype"
-        )
-    # The two round differently; the effect of a missing step is larger, or does not matter.
-    if not difference <= max(4 * torch.finfo(model.dtype).eps, 1e-3) * spread + 1e-6:
-        raise UserError(
-            f"{model_name(path)}: log-probabilities of {type(model).__name__} differ by "
-            f"{difference:.2g} from those of its own forward pass; it does something to its logits "
-            "that passk does not know, and cannot be trained here"
-        )

@@ -36,45 +36,45 @@ class Stored:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Misfit:
-    """Tensors that the files lack, that have no place in the model, or whose shapes differ."""
+Reshaped = tuple[str, Sequence[int], Sequence[int]]  # a name, its shape in the file, in the model
 
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    reshaped: tuple[tuple[str, Sequence[int], Sequence[int]], ...] = ()  # in the file, in the model
 
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.reshaped)
+def _misfit(
+    model: PreTrainedModel,
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    reshaped: Sequence[Reshaped],
+) -> str:
+    """Describe which tensors of files and model do not fit, and how to correct it.
 
-    def sentence(self, model: PreTrainedModel) -> str:
-        """Describe what does not fit, and how to correct it."""
-        found = []
-        if self.missing:
-            found.append(f"{_counted(self.missing)} of the model in no file")
-        if self.unexpected:
-            found.append(f"{_counted(self.unexpected)} of the files without a place in the model")
-        if self.reshaped:
-            name, stored, expected = self.reshaped[0]
-            others = f" and {len(self.reshaped) - 1} more" if len(self.reshaped) > 1 else ""
-            found.append(
-                f"{name} is {list(stored)} in the files and {list(expected)} by config.json{others}"
-            )
-        return (
-            f"weights and config.json do not belong together ({type(model).__name__}): "
-            f"{'; '.join(found)}; {self._advice(model)}"
+    They are missing in the files, have no place in the model, or have another shape there.
+    """
+    found = []
+    if missing:
+        found.append(f"{_counted(missing)} of the model in no file")
+    if unexpected:
+        found.append(f"{_counted(unexpected)} of the files without a place in the model")
+    if reshaped:
+        key, stored, expected = reshaped[0]
+        others = f" and {len(reshaped) - 1} more" if len(reshaped) > 1 else ""
+        found.append(
+            f"{key} is {list(stored)} in the files and {list(expected)} by config.json{others}"
         )
-
-    def _advice(self, model: PreTrainedModel) -> str:
-        prefix = common_prefix(self.missing, self.unexpected)
-        if prefix:
-            return f"the names in the files begin with {prefix}, which must go"
-        if self.missing == _head_names(model) and not self.unexpected:
-            return (
-                "where the head shares the embedding's weights, config.json must say "
-                "tie_word_embeddings=true"
-            )
-        return "give the folder as the model was saved, with all its files"
+    head = model.get_output_embeddings()
+    of_head = [n for n, p in model.named_parameters() if p is getattr(head, "weight", None)]
+    if prefix := common_prefix(missing, unexpected):
+        advice = f"the names in the files begin with {prefix}, which must go"
+    elif missing == of_head and not unexpected:
+        advice = (
+            "where the head shares the embedding's weights, config.json must say "
+            "tie_word_embeddings=true"
+        )
+    else:
+        advice = "give the folder as the model was saved, with all its files"
+    return (
+        f"weights and config.json do not belong together ({type(model).__name__}): "
+        f"{'; '.join(found)}; {advice}"
+    )
 
 
 def common_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
@@ -127,13 +127,11 @@ def check_loaded(
     parameters = {parameter for parameter, _ in model.named_parameters()}
     tied = model.all_tied_weights_keys.keys() - parameters  # named once, as what they share
     lost = loaded["missing_keys"] - tied
-    misfit = Misfit(
-        tuple(sorted(n for n in lost if n in parameters or not is_constant(n))),
-        tuple(sorted(n for n in loaded["unexpected_keys"] if not is_constant(n))),
-        tuple(sorted((n, tuple(a), tuple(b)) for n, a, b in loaded["mismatched_keys"])),
-    )
-    if misfit:
-        raise UserError(f"{name}: {misfit.sentence(model)}")
+    missing = sorted(n for n in lost if n in parameters or not is_constant(n))
+    unexpected = sorted(n for n in loaded["unexpected_keys"] if not is_constant(n))
+    reshaped = sorted((n, tuple(a), tuple(b)) for n, a, b in loaded["mismatched_keys"])
+    if missing or unexpected or reshaped:
+        raise UserError(f"{name}: {_misfit(model, missing, unexpected, reshaped)}")
     refuse_integers(stored, name)
     declared = model.get_expanded_tied_weights_keys(all_submodels=True)
     for head in declared.keys() - model.all_tied_weights_keys.keys():
@@ -236,11 +234,6 @@ def _headers(file: Path) -> dict[str, Stored]:
 def is_constant(name: str) -> bool:
     """Return True if a name, which is not a parameter's, is of a constant that the model makes."""
     return _CONSTANTS.search(name) is not None
-
-
-def _head_names(model: PreTrainedModel) -> tuple[str, ...]:
-    head = model.get_output_embeddings()
-    return tuple(n for n, p in model.named_parameters() if p is getattr(head, "weight", None))
 
 
 def _counted(names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from passk.config.schema import RegimeConfig, uses_products
-from passk.objectives.objective import Objective, as_configured
+from passk.objectives.advantages import Objective, as_configured
 from passk.statistics import Interval, seed_interval, slope_interval
 
 _UNKNOWN = Interval(np.nan, np.nan, np.nan)

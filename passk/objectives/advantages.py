@@ -1,5 +1,7 @@
 """Turn the rewards of a group into advantages: the mixture of Pass@1 and Pass@k, and baselines.
 
+`Objective` is what a training step ascends.
+
 All share one convention: the loss averages over samples, so the gradient is
 (1/P) sum_x (1/n_x) sum_i A_i grad log pi(y_i|x). A weight w_i that enters a sum over samples, as in
 PKPO, is returned as A_i = n_x w_i.
@@ -21,10 +23,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from passk.config.schema import RegimeConfig, target_k, trained_k
 from passk.objectives.pass_at_k import (
     FloatArray,
     IntArray,
     all_wrong,
+    judged_counts,
     leave_one_out_failure,
     pass_at_k,
 )
@@ -204,7 +208,7 @@ def prompt_weights(
 
     weights_PG = _per_sample(rewards_PG, rule, k, needs=k)
     weights_PG *= enough_success(rewards_PG, min_success)
-    means_P: FloatArray = weights_PG.sum(axis=1) / np.maximum(_counts(rewards_PG)[0], 1)
+    means_P: FloatArray = weights_PG.sum(axis=1) / np.maximum(counts(rewards_PG)[0], 1)
     return means_P
 
 
@@ -215,10 +219,51 @@ def enough_success(rewards_PG: FloatArray, min_success: float) -> np.ndarray:
     depend on the sample's own reward, so multiplying an advantage by it adds no bias: the weight
     w(p) becomes E[w_i 1[c'/(n-1) >= min_success]].
     """
-    n_P, c_P = _counts(rewards_PG)
+    n_P, c_P = counts(rewards_PG)
     others_PG = c_P[:, None] - (np.asarray(rewards_PG) == 1)
     enough_PG: np.ndarray = others_PG / np.maximum(n_P[:, None] - 1, 1) >= min_success
     return enough_PG
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """pass1_weight Pass@1 + (1 - pass1_weight) Pass@k, by an estimator of `ESTIMATORS`.
+
+    With `min_success`, a sample counts only if at least that share of the *other* samples of its
+    prompt is right. The factor does not depend on the sample itself, so the estimate stays
+    unbiased, for the objective whose weight is multiplied by the chance of that event at p.
+    """
+
+    estimator: str = "mixture"
+    k: int = 1
+    pass1_weight: float = 1.0
+    min_success: float = 0.0
+
+    def advantages(self, rewards_PG: FloatArray) -> FloatArray:
+        """Compute the advantage of each sample, [P, n]."""
+        advantages_PG = estimate_advantages(rewards_PG, self.estimator, self.k, self.pass1_weight)
+        masked_PG: FloatArray = advantages_PG * enough_success(rewards_PG, self.min_success)
+        return masked_PG
+
+    def prompt_weights(self, rewards_PG: FloatArray) -> FloatArray:
+        """Estimate, without bias, the mixture's factor of each prompt's Pass@1 gradient, [P]."""
+        return prompt_weights(rewards_PG, self.k, self.pass1_weight, self.min_success)
+
+
+PASS1 = Objective()
+
+
+def as_configured(regime: RegimeConfig) -> Objective:
+    """Return the configured objective, over all prompts (without `min_success`)."""
+    return Objective(regime.estimator, trained_k(regime), regime.pass1_weight)
+
+
+def objective_in_words(regime: RegimeConfig) -> str:
+    """Write the objective as `0.7 Pass@1 + 0.3 Pass@8`, or as one of the two alone."""
+    weight = regime.pass1_weight
+    if weight in (0, 1):
+        return f"Pass@{target_k(regime)}"
+    return f"{weight:g} Pass@1 + {round(1 - weight, 6):g} Pass@{regime.k}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +278,7 @@ class DeadGroups:
 def dead_groups(advantages_PG: FloatArray, rewards_PG: FloatArray) -> DeadGroups:
     """Compute the fractions of prompts without gradient, as nothing or too much was right."""
     dead_P = ~np.any(advantages_PG, axis=1)
-    solved_P = _counts(rewards_PG)[1] > 0
+    solved_P = counts(rewards_PG)[1] > 0
     kinds = (dead_P, dead_P & ~solved_P, dead_P & solved_P)
     return DeadGroups(*(float(kind_P.mean()) for kind_P in kinds))
 
@@ -247,7 +292,7 @@ def _per_sample(rewards_PG: FloatArray, rule: Rule, k: int, needs: int) -> Float
     rewards_PG = np.asarray(rewards_PG, dtype=np.float64)
     live_PG = _usable(rewards_PG, k, needs)[:, None] & ~np.isnan(rewards_PG)
     r = rewards_PG[live_PG].astype(np.int64)
-    n_P, c_P = _counts(rewards_PG)
+    n_P, c_P = counts(rewards_PG)
     n, c = (np.broadcast_to(x_P[:, None], live_PG.shape)[live_PG] for x_P in (n_P, c_P))
     advantages_PG = np.zeros(rewards_PG.shape)
     advantages_PG[live_PG] = rule(r, n, c) + 0.0  # no negative zeros
@@ -256,7 +301,7 @@ def _per_sample(rewards_PG: FloatArray, rule: Rule, k: int, needs: int) -> Float
 
 def _usable(rewards_PG: FloatArray, k: int, needs: int) -> np.ndarray:
     """Return True for prompts with enough judged samples, bool [P]; raise for an impossible k."""
-    n_P, _ = _counts(rewards_PG)
+    n_P, _ = counts(rewards_PG)
     if not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}.")
     if needs > (num_samples := np.shape(rewards_PG)[1]):
@@ -264,7 +309,7 @@ def _usable(rewards_PG: FloatArray, k: int, needs: int) -> np.ndarray:
     return n_P >= max(needs, 2)
 
 
-def _counts(rewards_PG: FloatArray) -> tuple[IntArray, IntArray]:
+def counts(rewards_PG: FloatArray) -> tuple[IntArray, IntArray]:
     """Count judged and correct samples of each prompt, [P]; raise unless rewards are valid."""
     rewards_PG = np.asarray(rewards_PG, dtype=np.float64)
     if rewards_PG.ndim != 2 or rewards_PG.shape[1] < 2:
@@ -272,7 +317,7 @@ def _counts(rewards_PG: FloatArray) -> tuple[IntArray, IntArray]:
     judged_PG = ~np.isnan(rewards_PG)
     if not np.isin(rewards_PG[judged_PG], (0.0, 1.0)).all():
         raise ValueError("rewards must be 0 (wrong), 1 (right) or NaN (not judged).")
-    return judged_PG.sum(axis=1), (rewards_PG == 1).sum(axis=1)
+    return judged_counts(rewards_PG)
 
 
 def _check_weight(pass1_weight: float) -> None:

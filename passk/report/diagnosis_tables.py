@@ -6,8 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from passk.diagnostics.agreement import Agreement, FirstConflict, curve_table, first_conflict
-from passk.diagnostics.bounds import Promise, promise, success_groups
+from passk.diagnostics.agreement import (
+    Agreement,
+    FirstConflict,
+    Promise,
+    curve_table,
+    first_conflict,
+    promise,
+    success_groups,
+)
 from passk.diagnostics.gold_errors import agreement_table, injected_table, vote_table
 from passk.objectives.pass_at_k import FloatArray, judged_counts
 from passk.report.tables import kind_order

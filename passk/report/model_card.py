@@ -24,7 +24,7 @@ from passk.config.schema import (
 )
 from passk.data.sources import is_file_name
 from passk.evaluation.tables import percent_cells
-from passk.objectives.objective import objective_in_words
+from passk.objectives.advantages import objective_in_words
 from passk.report.pages import template_text
 from passk.report.reading import reading
 from passk.report.table_formats import frame_table

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from passk.files import read_file, read_manifest, step_of
+from passk.objectives.advantages import Objective
 from passk.objectives.implied_weights import implied, objective_advantages
-from passk.objectives.objective import Objective
 from passk.objectives.pass_at_k import FloatArray, judged_counts
 from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord, read_problems

@@ -13,7 +13,7 @@ from passk.config.schema import RunConfig
 from passk.data.prompts import PromptEncoder
 from passk.errors import Diverged
 from passk.memory import memory_advice
-from passk.ranks import from_own, gather, own, share
+from passk.ranks import gather, group_shard, rank_shard, unshard
 from passk.rollout.base import Sampler, SamplingParams
 from passk.rollout.seeds import group_seeds
 from passk.types import Completion, Group, Problem, Verdict
@@ -93,13 +93,13 @@ def rollout(
     started = time.perf_counter()
     sampler = actor.sampler
     group_size = sampler.ranks_per_engine
-    seeds_PG = share(
+    seeds_PG = group_shard(
         group_seeds(key.run_seed, key.purpose, key.step, [p.id for p in problems], num_samples),
         group_size,
     )
-    problems = share(list(problems), group_size)
+    problems = group_shard(list(problems), group_size)
     prompts = actor.encoder.prompts(problems)
-    mine = own(list(range(len(problems))), group_size)
+    mine = rank_shard(list(range(len(problems))), group_size)
     drawn: dict[int, list[Completion]] = {}
     judged: dict[int, Future[list[Verdict]]] = {}
     with memory_advice("rollout"), ThreadPoolExecutor(1) as judging:
@@ -125,7 +125,7 @@ def rollout(
             )
         )
     seconds = gather((sampled - started, time.perf_counter() - sampled))
-    groups = from_own(groups, group_size)
+    groups = unshard(groups, group_size)
     if any(math.isnan(sum(c.logprobs)) for group in groups for c in group.completions):
         raise Diverged(
             f"step {key.step}: the policy's log-probabilities are not numbers, so the run has "

@@ -22,7 +22,6 @@ from passk.data.prompts import (
     check_vocabulary,
 )
 from passk.errors import UserError
-from passk.learner.fsdp import load_sharded
 from passk.learner.layers import freeze_outside
 from passk.learner.learner import Learner
 from passk.learner.lora import add_adapters
@@ -31,6 +30,7 @@ from passk.learner.policy import (
     context_length,
     end_ids,
     load_policy,
+    load_sharded,
     load_tokenizer,
     vocabulary_size,
 )

@@ -10,8 +10,7 @@ import numpy as np
 from passk.config.schema import TrainConfig
 from passk.data.prompts import PromptEncoder
 from passk.learner.batch import TokenRow, advantage_weights, make_rows
-from passk.objectives.advantages import dead_groups
-from passk.objectives.objective import Objective
+from passk.objectives.advantages import Objective, dead_groups
 from passk.objectives.pass_at_k import pass_at_k
 from passk.rollout.rollout import Actor, Rollout, SampleKey, rollout, training_params
 from passk.types import Problem

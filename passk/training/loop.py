@@ -11,7 +11,7 @@ from passk.learner.checkpoint import TrainState
 from passk.learner.learner import Learner, LearnStats
 from passk.memory import memory_advice
 from passk.objectives.adaptive import choose, evidence, remember
-from passk.objectives.objective import PASS1, Objective
+from passk.objectives.advantages import PASS1, Objective
 from passk.ranks import any_rank
 from passk.rollout.rollout import SampleKey, rollout, training_params
 from passk.runs.writer import Run, sample_logprobs

@@ -22,7 +22,7 @@ from passk.config.compose import load_run_config
 from passk.diagnostics.agreement import agreement_scores
 from passk.diagnostics.alignment import weighted_gradients
 from passk.diagnostics.derivatives import derivatives_along
-from passk.diagnostics.sketch import sketches
+from passk.diagnostics.matrix import sketches
 from passk.learner.batch import advantage_weights
 from passk.learner.checkpoint import last_checkpoint
 from passk.objectives.advantages import mixture_advantages

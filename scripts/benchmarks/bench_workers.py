@@ -43,7 +43,7 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
 
 def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) -> Steps:
     from passk.data.problems import ProblemStream
-    from passk.objectives.objective import as_configured
+    from passk.objectives.advantages import as_configured
     from passk.training.experience import explore
 
     sampler, learner = parts.sampler, parts.learner

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from passk.cli.commands.diagnose import as_training, pass_gradient
+from passk.cli.commands.diagnose import as_training
 from passk.cli.main import main as passk
 from passk.config.commands import DiagnoseConfig
 from passk.config.compose import load_run_config
+from passk.diagnostics.alignment import pass_gradient
 from passk.diagnostics.derivatives import moved
 from passk.learner.batch import make_rows
 from passk.learner.checkpoint import last_checkpoint
@@ -82,7 +83,6 @@ def measured(run: Path, fraction: float, num_prompts: int) -> pd.DataFrame:
     rows = []
     with open_parts(base, str(checkpoint)) as parts:
         groups = diagnostic_groups(step, base, parts, num_prompts, 32)
-        rewards_PG = np.array([group.rewards() for group in groups])
         heldout = rollout(
             parts.actor,
             parts.data.heldout,
@@ -94,7 +94,7 @@ def measured(run: Path, fraction: float, num_prompts: int) -> pd.DataFrame:
         there = HeldOut(learner, heldout)
         size = np.sqrt(sum(float(p.square().sum()) for p in learner.trained_parts().values()))
         for k in KS:
-            gradient = pass_gradient(parts, groups, rewards_PG, k, NUM_BLOCKS).sum(dim=0)
+            gradient = pass_gradient(learner, groups, k, NUM_BLOCKS).sum(dim=0)
             for length in LENGTHS:
                 eta = length * size / float(gradient.norm())
                 with moved(learner, eta * gradient):

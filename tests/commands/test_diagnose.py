@@ -13,8 +13,10 @@ import yaml
 from diagnoses import NUM_IN_MATRIX, NUM_PROMPTS, NUM_SAMPLES, SMALL, diagnose
 from small_runs import assert_refused, train
 
+from passk.cli.commands import diagnose as command
 from passk.cli.main import main
 from passk.config.compose import load_run_config
+from passk.diagnostics import alignment
 from passk.diagnostics.derivatives import saved_adam_metric
 from passk.learner.checkpoint import fingerprint, last_checkpoint
 from passk.training.build import open_parts
@@ -221,6 +223,21 @@ def test_bad_input_is_one_sentence(passk, tmp_path, words, says):
     (tmp_path / "here").mkdir()
     assert_refused(passk("diagnose", *SMALL, *words, "hydra.run.dir=out"), *says)
     assert not (tmp_path / "out").exists()
+
+
+def test_gradients_that_are_too_large_are_refused_first(tiny_model, tmp_path, monkeypatch, capsys):
+    """Those of four blocks before anything is sampled, those of sets before anything is written."""
+    room = 4 * 4 * tiny_model.num_parameters()
+    monkeypatch.setattr(alignment, "MAX_GRADIENT_BYTES", room)
+    sets = "diagnose.filtered_sets=[[0.5,0.5]]"
+    assert diagnose(tmp_path / "run", sets, "diagnose.keep_unsolved=true") == 2
+    assert "GiB in 6 gradients; use diagnose.parameters=last_layer" in capsys.readouterr().err
+    monkeypatch.setattr(alignment, "MAX_GRADIENT_BYTES", room - 1)
+    monkeypatch.setattr(command, "diagnostic_groups", lambda *_: pytest.fail("sampled"))
+    assert diagnose(tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "GiB in 4 gradients; use fewer" in said and "diagnose.num_blocks" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(passk, trained, tmp_path):

@@ -22,8 +22,7 @@ from passk.diagnostics.interference import (
     most_antagonistic,
     recovered,
 )
-from passk.diagnostics.matrix import measured_pairs
-from passk.diagnostics.sketch import sketches
+from passk.diagnostics.matrix import measured_pairs, sketches
 from passk.learner.learner import Learner
 from passk.report.diagnosis_figures import heatmap
 from passk.report.interference import interference_tables, section

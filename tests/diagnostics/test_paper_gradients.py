@@ -1,31 +1,14 @@
 """Products of every prompt with gradients of sets: those of gradients that are held whole."""
 
 import numpy as np
-import pytest
 import torch
-from sampling import judged, learner_of
+from sampling import NUM_PROMPTS
 
-from passk.diagnostics import paper_gradients as module
 from passk.diagnostics.alignment import weighted_gradients
 from passk.diagnostics.paper_gradients import prompt_products
 from passk.diagnostics.paper_sets import plain_coefficients, unbiased_coefficients
-from passk.errors import UserError
 from passk.learner.batch import advantage_weights, make_rows
 from passk.objectives.advantages import mixture_advantages
-
-NUM_PROMPTS, NUM_SAMPLES = 14, 8
-
-
-@pytest.fixture(scope="module")
-def groups(tiny_model, tiny_tokenizer, tiny_encoder):
-    return judged(
-        tiny_model, tiny_tokenizer, tiny_encoder, NUM_PROMPTS, NUM_SAMPLES, skill_fraction=0.3
-    ).groups
-
-
-@pytest.fixture
-def learner(tiny_model):
-    return learner_of(tiny_model)
 
 
 def test_products_are_those_of_whole_gradients(learner, groups):
@@ -34,7 +17,8 @@ def test_products_are_those_of_whole_gradients(learner, groups):
     assert 0 < (rewards_PG == 1).sum() < rewards_PG.size
     half_P1 = (np.arange(NUM_PROMPTS) % 2 == 0)[:, None]
     plain_P2, passk_P2 = plain_coefficients(rewards_PG), unbiased_coefficients(rewards_PG, 3)
-    found = prompt_products(learner, groups, np.stack([plain_P2, passk_P2 * half_P1], axis=2))
+    coefficients_P2O = np.stack([plain_P2, passk_P2 * half_P1], axis=2)
+    along_P2O, within_P22 = prompt_products(learner, groups, coefficients_P2O)
     advantages_PG = mixture_advantages(rewards_PG, 3, 0.0) * half_P1
     whole_OD = torch.cat(
         [
@@ -55,13 +39,7 @@ def test_products_are_those_of_whole_gradients(learner, groups):
         entering = torch.from_numpy((plain_P2[p] != 0) | (passk_P2[p] * half_P1[p] != 0))
         sums_2D *= entering[:, None]
         sizes = sums_2D.norm(dim=1, keepdim=True) * whole_OD.norm(dim=1) + 1e-9
-        along_2O = torch.from_numpy(found.along_P2O[p])
+        along_2O = torch.from_numpy(along_P2O[p])
         assert ((along_2O - sums_2D @ whole_OD.T).abs() <= 1e-5 * sizes).all()
-        within_22 = torch.from_numpy(found.within_P22[p])
+        within_22 = torch.from_numpy(within_P22[p])
         torch.testing.assert_close(within_22, sums_2D @ sums_2D.T, rtol=1e-4, atol=1e-6)
-
-
-def test_too_many_gradients_are_refused(learner, groups, monkeypatch):
-    monkeypatch.setattr(module, "MAX_GRADIENT_BYTES", 4 * learner.num_local_parameters() - 1)
-    with pytest.raises(UserError, match=r"diagnose\.filtered_sets asks for 1 gradients"):
-        prompt_products(learner, groups, np.zeros((NUM_PROMPTS, 2, 1)))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from passk.diagnostics.paper_sets import (
+    PAPER,
     FilteredSet,
-    Members,
     corrected,
+    filtered_set,
     intervals,
-    members,
     papers_way,
     plain_coefficients,
     plug_in_weights,
@@ -37,13 +37,13 @@ def test_the_papers_weights_are_decoded():
     [(0.8, 26, 0.05, 1), (0.85, 28, 0.1, 3), (0.9, 29, 0.15, 4)],
 )
 def test_thresholds_are_the_counts_of_the_paper(easy_above, least_easy, hard_below, most_hard):
-    rewards_PG, chosen = rewards_of(range(33)), FilteredSet(easy_above, hard_below)
+    rewards_PG, thresholds = rewards_of(range(33)), (easy_above, hard_below)
     for keep in (False, True):
-        told = members(rewards_PG, chosen, keep_unsolved=keep)
-        assert np.flatnonzero(told.easy_P).tolist() == list(range(least_easy, 33))
-        assert np.flatnonzero(told.hard_P).tolist() == list(range(not keep, most_hard + 1))
-    unjudged = members(np.full((2, 4), np.nan), chosen, keep_unsolved=True)
-    assert not unjudged.all_P.any() and not unjudged.is_whole
+        found = filtered_set(rewards_PG, PAPER, thresholds, keep_unsolved=keep)
+        assert np.flatnonzero(found.easy_P).tolist() == list(range(least_easy, 33))
+        assert np.flatnonzero(found.hard_P).tolist() == list(range(not keep, most_hard + 1))
+    unjudged = filtered_set(np.full((2, 4), np.nan), PAPER, thresholds, keep_unsolved=True)
+    assert not unjudged.all_P.any() and not unjudged.has_both
 
 
 def sums_of(rewards_PG, scores_PGD):
@@ -53,7 +53,7 @@ def sums_of(rewards_PG, scores_PGD):
 
 
 def both_ways(rewards_PG, scores_PGD, within, k):
-    """What `passk.diagnostics.paper_sets` would tell of these scores, and the two ways from it."""
+    """What `passk.diagnostics.paper_sets` finds for these scores, and the two ways from it."""
     sums_P2D = sums_of(rewards_PG, scores_PGD)
     within_P22 = np.einsum("pid,pjd->pij", sums_P2D, sums_P2D)
 
@@ -78,7 +78,7 @@ def test_both_ways_are_their_definitions():
     rewards_PG = (rng.random((9, n)) < rng.random((9, 1))).astype(float)
     rewards_PG[0, 2] = np.nan
     scores_PGD = rng.normal(size=(9, n, 5))
-    within = Members(np.arange(9) < 4, (np.arange(9) >= 4) & (np.arange(9) < 8))
+    within = FilteredSet(np.arange(9) < 4, (np.arange(9) >= 4) & (np.arange(9) < 8))
     paper, better = both_ways(rewards_PG, scores_PGD, within, k)
     n_P = (~np.isnan(rewards_PG)).sum(axis=1)
     c_P = np.nansum(rewards_PG, axis=1)
@@ -96,18 +96,18 @@ def test_both_ways_are_their_definitions():
     )
     others = [[q for q in range(8) if q != p] for p in range(8)]
     a_P = np.array([g_PD[p] @ g_PD[others[p]].mean(axis=0) for p in range(8)])
-    np.testing.assert_allclose(better.values.agreement_N, a_P)
+    np.testing.assert_allclose(better.agreement_N, a_P)
     wa_P = np.array([gk_PD[p] @ g_PD[others[p]].mean(axis=0) for p in range(8)])
-    np.testing.assert_allclose(better.values.contribution_N, wa_P)
+    np.testing.assert_allclose(better.contribution_N, wa_P)
     means = [a_P.mean(), wa_P.mean(), a_P[:4].mean(), a_P[4:].mean()]
     np.testing.assert_allclose(better.influences_N4.mean(axis=0), means)
-    told = summary(better.values, within)
-    w = better.values.weight_N.mean()
-    assert told["contribution_sum"] == pytest.approx(8 * wa_P.mean())
-    assert told["shift"] == pytest.approx(wa_P.mean() - a_P.mean())
-    assert told["contribution"] == pytest.approx(w * told["agreement"] + told["covariance"])
-    assert told["contribution"] == pytest.approx(w * told["reweighted_agreement"])
-    assert told["easy_agreement"] == pytest.approx(a_P[:4].mean())
+    found = summary(better, within)
+    w = better.weight_N.mean()
+    assert found["contribution_sum"] == pytest.approx(8 * wa_P.mean())
+    assert found["shift"] == pytest.approx(wa_P.mean() - a_P.mean())
+    assert found["contribution"] == pytest.approx(w * found["agreement"] + found["covariance"])
+    assert found["contribution"] == pytest.approx(w * found["reweighted_agreement"])
+    assert found["easy_agreement"] == pytest.approx(a_P[:4].mean())
 
 
 def draw(rng, num_prompts, n, success_P, slopes_PD):
@@ -122,7 +122,7 @@ def test_own_products_lift_the_papers_means_and_not_the_corrected_ones():
     """Scores that know nothing of rewards: every true product of gradients is 0."""
     rng, num_prompts, n = np.random.default_rng(1), 40, 16
     success_P = np.where(np.arange(num_prompts) < 30, 0.9, 0.1)
-    within = Members(success_P > 0.5, success_P < 0.5)
+    within = FilteredSet(success_P > 0.5, success_P < 0.5)
     found = []
     for _ in range(200):
         drawn = draw(rng, num_prompts, n, success_P, np.zeros((num_prompts, 4)))
@@ -131,7 +131,7 @@ def test_own_products_lift_the_papers_means_and_not_the_corrected_ones():
             [
                 *(paper.agreement_N.mean(), paper.contribution_N.mean()),
                 *(paper.own_agreement, paper.own_contribution),
-                *(better.values.agreement_N.mean(), better.values.contribution_N.mean()),
+                *(better.agreement_N.mean(), better.contribution_N.mean()),
             ]
         )
     means, errors = np.mean(found, axis=0), np.std(found, axis=0) / np.sqrt(200)
@@ -164,10 +164,10 @@ def test_corrected_means_are_unbiased_and_their_intervals_cover():
     for _ in range(repetitions):
         success_P = np.where(rng.random(num_prompts) < share[0.2], 0.2, 0.9)
         slopes_PD = np.where(success_P[:, None] > 0.5, slopes[0.9], slopes[0.2])
-        within = Members(success_P > 0.5, success_P < 0.5)
+        within = FilteredSet(success_P > 0.5, success_P < 0.5)
         _, better = both_ways(*draw(rng, num_prompts, n, success_P, slopes_PD), within, k)
-        told, ends = summary(better.values, within), intervals(better, 300)
-        values.append([told[name] for name in exact])
+        found, ends = summary(better, within), intervals(better, 300)
+        values.append([found[name] for name in exact])
         covered.append(
             [ends[f"{name}_low"] <= value <= ends[f"{name}_high"] for name, value in exact.items()]
         )

@@ -5,32 +5,18 @@ import pytest
 import torch
 from bandit import TwoPromptBandit, draw_bandit, exact_success
 from rank_work import sketched_products
-from sampling import judged, learner_of
+from sampling import NUM_PROMPTS, NUM_SAMPLES
 
 from passk.cli.launch import launch
 from passk.config.schema import LearnerConfig
-from passk.diagnostics import sketch
+from passk.diagnostics import matrix
 from passk.diagnostics.agreement import weighted
 from passk.diagnostics.alignment import block_gradients
 from passk.diagnostics.derivatives import derivatives_along
 from passk.diagnostics.interference import between_groups, interference
-from passk.diagnostics.sketch import count_sketch, gradient_halves, halves, sketches
+from passk.diagnostics.matrix import count_sketch, gradient_halves, halves, sketches
 from passk.learner.learner import Learner
-from passk.objectives.objective import Objective
-
-NUM_PROMPTS, NUM_SAMPLES = 22, 12
-
-
-@pytest.fixture(scope="module")
-def groups(tiny_model, tiny_tokenizer, tiny_encoder):
-    return judged(
-        tiny_model, tiny_tokenizer, tiny_encoder, NUM_PROMPTS, NUM_SAMPLES, skill_fraction=0.3
-    ).groups
-
-
-@pytest.fixture(scope="module")
-def learner(tiny_model):
-    return learner_of(tiny_model)
+from passk.objectives.advantages import Objective
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +27,7 @@ def exact(learner, groups):
 @pytest.mark.parametrize("at_once", [64, 1 << 22])
 def test_products_are_unbiased_and_as_exact_as_predicted(monkeypatch, at_once):
     """Parts that are shorter than a sketch, longer, and no multiple of it; signs in pieces too."""
-    monkeypatch.setattr(sketch, "_MOST_AT_ONCE", at_once)
+    monkeypatch.setattr(matrix, "_MOST_AT_ONCE", at_once)
     size, lengths, draws = 32, (5, 150, 32, 1), 1000
     torch.manual_seed(0)
     u, v = torch.randn(2, sum(lengths)).double()

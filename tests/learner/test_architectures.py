@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 from passk.cli.main import main
 from passk.config.schema import ModelConfig
 from passk.errors import UserError
+from passk.learner.logprobs import token_logprobs
 from passk.learner.lora import add_adapters
-from passk.learner.policy import load_tokenizer, token_logprobs
+from passk.learner.policy import load_tokenizer
 
 STEPS = 4
 WORDS = tuple(word for word in SMALL if not word.startswith("data."))

@@ -56,7 +56,7 @@ def test_the_mask_covers_the_completion_alone():
 
 
 def test_logprobs_are_aligned_with_the_tokens_they_speak_of(tiny_model):
-    from passk.learner.policy import token_logprobs
+    from passk.learner.logprobs import token_logprobs
 
     rows = [
         TokenRow((16, 5, 12, 6), (13, 7, 14), (1.0,)),

@@ -174,13 +174,13 @@ def test_a_pickled_model_is_refused(tmp_path):
 @pytest.fixture
 def held_back(monkeypatch) -> threading.Event:
     """Writing begins when the event is set."""
-    allowed, write = threading.Event(), checkpoint_writer._write
+    allowed, write = threading.Event(), CheckpointWriter._write
 
     def wait_and_write(*arguments):
         assert allowed.wait(60)
         write(*arguments)
 
-    monkeypatch.setattr(checkpoint_writer, "_write", wait_and_write)
+    monkeypatch.setattr(CheckpointWriter, "_write", wait_and_write)
     return allowed
 
 

@@ -17,7 +17,7 @@ from passk.data.conventions import make_problems
 from passk.errors import PolicyMismatch, UserError
 from passk.learner.batch import TokenRow, advantage_weights, make_rows
 from passk.learner.learner import Learner, schedule
-from passk.learner.policy import token_logprobs
+from passk.learner.logprobs import token_logprobs
 from passk.objectives.advantages import estimate_advantages
 from passk.rollout.base import SamplingParams
 from passk.rollout.rollout import Actor, SampleKey, rollout

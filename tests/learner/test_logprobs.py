@@ -13,8 +13,7 @@ from transformers import (
 
 from passk.errors import UserError
 from passk.learner import logprobs
-from passk.learner.logprobs import LogitMap, selected_logprobs
-from passk.learner.policy import check_head, token_logprobs
+from passk.learner.logprobs import LogitMap, check_head, selected_logprobs, token_logprobs
 
 MAPS = {
     "plain": LogitMap(),
@@ -224,7 +223,7 @@ def test_what_architectures_do_after_their_head(model_type):
     if model.get_output_embeddings().bias is not None:
         torch.nn.init.normal_(model.get_output_embeddings().bias)
     assert_fused_is_plain(model)
-    check_head(model, "folder")
+    check_head(model, "it")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -268,11 +267,11 @@ class Surprising(LlamaForCausalLM):
 def test_an_unknown_step_after_the_head_is_refused():
     torch.manual_seed(0)
     config = LlamaConfig(**small_config("llama").to_diff_dict())
-    with pytest.raises(UserError, match=r"model\.path=folder: log-probabilities of Surprising"):
-        check_head(Surprising(config).eval(), "folder")
+    with pytest.raises(UserError, match=r"^it: log-probabilities of Surprising"):
+        check_head(Surprising(config).eval(), "it")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_known_models_pass_in_every_dtype(architecture, dtype):
-    check_head(random_model(architecture).to(dtype), "folder")
+    check_head(random_model(architecture).to(dtype), "it")

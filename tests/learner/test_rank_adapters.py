@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from passk.cli.launch import launch
 from passk.config.schema import ModelConfig
+from passk.learner.logprobs import token_logprobs
 from passk.learner.lora import adapter_parameters, add_adapters
-from passk.learner.policy import token_logprobs
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")
 # Steps in proportion to the gradient: Adam's own would blow up what is all rounding.

@@ -8,7 +8,7 @@ import pytest
 
 from passk.config.schema import RegimeConfig
 from passk.objectives.adaptive import History, choose, evidence, pooled, remember
-from passk.objectives.objective import Objective
+from passk.objectives.advantages import Objective
 from passk.objectives.theory import passk_gradient
 from passk.statistics import seed_interval, slope_interval
 from passk.toy.bandit import policy_at, population
@@ -157,8 +157,8 @@ def test_other_regimes_stay_as_configured_and_remember_nothing(name):
 def test_a_window_is_kept_and_a_step_without_a_measurement_adds_none():
     rule, history = regime("projected"), History()
     for turn in range(2 * WINDOW):
-        told = (float(turn), 0.0, 0.0, 0.0) if turn % 2 == 0 else None
-        history = remember(rule, history, Objective("mixture", K, 0.1), None, told)
+        found = (float(turn), 0.0, 0.0, 0.0) if turn % 2 == 0 else None
+        history = remember(rule, history, Objective("mixture", K, 0.1), None, found)
     assert [row[0] for row in history.products] == [0, 2, 4, 6, 8, 10]
     assert history.pass1 == ()
 
@@ -172,12 +172,12 @@ def test_a_history_survives_json_bit_by_bit():
 def test_the_evidence_is_what_the_choice_rests_on():
     rule = regime("adaptive_k")
     history = after(measured(3, 1, -1, -2, noise=0.1), k=3, pass1_weight=0.0)
-    told = evidence(rule, history, choose(rule, history))
+    found = evidence(rule, history, choose(rule, history))
     products = pooled(rule, history)
     for name, k in (("1", 1), ("used", 2), ("asked", K)):
-        assert told[f"product_{name}"] == products[k - 1].value
-        assert told[f"product_{name}_high"] == products[k - 1].high
-    assert set(evidence(rule, History(), Objective())) == set(told)
+        assert found[f"product_{name}"] == products[k - 1].value
+        assert found[f"product_{name}_high"] == products[k - 1].high
+    assert set(evidence(rule, History(), Objective())) == set(found)
     by_slope = evidence(regime("curriculum", min_success=0.3), after(pass1=[1, 2, 3]), Objective())
     assert set(by_slope) == {"pass1_slope", "pass1_slope_low", "pass1_slope_high"}
     assert by_slope["pass1_slope"] == pytest.approx(1)

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from passk.config.schema import RegimeConfig
-from passk.objectives.advantages import enough_success, mixture_advantages
-from passk.objectives.objective import PASS1, Objective, as_configured
+from passk.objectives.advantages import (
+    PASS1,
+    Objective,
+    as_configured,
+    enough_success,
+    estimate_advantages,
+    mixture_advantages,
+)
 
 NAN = float("nan")
 HALF, P = Fraction(1, 2), Fraction(2, 7)
@@ -81,3 +87,12 @@ def test_without_a_mask_it_is_the_configured_regime():
     ours = as_configured(regime).advantages(rewards_PG)
     np.testing.assert_array_equal(ours, mixture_advantages(rewards_PG, 3, 0.3))
     assert as_configured(RegimeConfig(name="pass1", k=8, pass1_weight=1.0)) == PASS1
+
+
+def test_objectives_are_the_named_estimators():
+    rewards = np.array([[1.0, 0, 0, 1], [0, 0, 1, NAN]])
+    for name, k, weight in (("mixture", 2, 0.3), ("s_loo_minus_1", 3, 0.0), ("grpo", 1, 1.0)):
+        np.testing.assert_array_equal(
+            Objective(name, k, weight).advantages(rewards),
+            estimate_advantages(rewards, name, k, weight),
+        )

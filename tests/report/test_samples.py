@@ -9,8 +9,7 @@ from run_files import write_rollouts, write_run
 from small_runs import SMALL, train
 
 from passk.cli.main import main
-from passk.objectives.advantages import prompt_weights
-from passk.objectives.objective import Objective
+from passk.objectives.advantages import Objective, prompt_weights
 from passk.report.samples import LONGEST_SHOWN, prompt_weights_of, sample_rows
 from passk.runs.reader import find_measured, find_runs
 

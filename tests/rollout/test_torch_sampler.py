@@ -13,7 +13,7 @@ from sampling import sample_all
 from scipy.special import chdtrc
 
 from passk.errors import UserError
-from passk.learner.policy import token_logprobs
+from passk.learner.logprobs import token_logprobs
 from passk.rollout.base import SamplingParams
 from passk.rollout.seeds import group_seeds
 from passk.rollout.torch_sampler import TorchSampler, _draw, _nucleus

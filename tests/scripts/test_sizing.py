@@ -40,7 +40,8 @@ from transformers import AutoModelForCausalLM
 
 from passk.cli.launch import launch
 from passk.config.schema import ModelConfig
-from passk.learner.policy import load_policy, token_logprobs
+from passk.learner.logprobs import token_logprobs
+from passk.learner.policy import load_policy
 from passk.objectives.advantages import mixture_advantages
 from passk.rollout.kv_cache import RowCache
 

@@ -12,17 +12,17 @@ from passk.config.schema import LearnerConfig, ModelConfig, PromptConfig
 from passk.data.conventions import make_problems
 from passk.data.prompts import PromptEncoder
 from passk.diagnostics.interference import interference
-from passk.diagnostics.sketch import sketches
+from passk.diagnostics.matrix import sketches
 from passk.errors import UserError
 from passk.learner import checkpoint_writer
 from passk.learner.batch import TokenRow
 from passk.learner.checkpoint import TrainState, restore
 from passk.learner.checkpoint_writer import CheckpointWriter
-from passk.learner.fsdp import load_sharded, whole
+from passk.learner.fsdp import full_tensor
 from passk.learner.layers import freeze_outside
 from passk.learner.learner import Learner
 from passk.learner.lora import adapter_parameters, add_adapters, base_fingerprint
-from passk.learner.policy import load_policy, load_tokenizer
+from passk.learner.policy import load_policy, load_sharded, load_tokenizer
 from passk.ranks import gather, num_ranks, rank
 from passk.rollout.base import SamplingParams
 from passk.rollout.rollout import Actor, Rollout, SampleKey, rollout
@@ -89,7 +89,9 @@ def adapted(out: str, jobs: dict[str, tuple[str, ModelConfig, dict]], rows: list
         else:
             model = load_sharded(cfg, path, torch.device("cpu"), learner_cfg, seed=7)
         learner = Learner(model, learner_cfg, 10, 1.0)
-        found = {f"first/{n}": whole(p.detach()).clone() for n, p in adapter_parameters(model)}
+        found = {
+            f"first/{n}": full_tensor(p.detach()).clone() for n, p in adapter_parameters(model)
+        }
         for turn in (1, 2):  # in the first, B is zero, and so is the gradient of A
             learned = learner.update(rows)
             found[f"loss and norm {turn}"] = torch.tensor([learned.loss, learned.grad_norm])
@@ -98,8 +100,10 @@ def adapted(out: str, jobs: dict[str, tuple[str, ModelConfig, dict]], rows: list
         found |= {f"weights/{n}": tensor for n, tensor in learner.weights()}
         assert learner.weight_names() == [n for n, _ in learner.weights()]
         found["base"] = base_fingerprint(model)
-        found |= {f"plain/{n}": whole(tensor) for n, tensor in learner.plain_state()}
-        found |= {f"state/{n}": whole(tensor) for n, tensor in learner.state_tensors().items()}
+        found |= {f"plain/{n}": full_tensor(tensor) for n, tensor in learner.plain_state()}
+        found |= {
+            f"state/{n}": full_tensor(tensor) for n, tensor in learner.state_tensors().items()
+        }
         if rank() == 0:
             save_file({n: t.contiguous().clone() for n, t in found.items()}, f"{out}-{name}")
 
@@ -108,7 +112,7 @@ def measured(learner: Learner, rows: list[TokenRow]) -> tuple[float, list[float]
     learner.optimizer.zero_grad()
     loss, logprobs, _ = learner.accumulate_gradient(rows)
     grads = [
-        torch.zeros(p.shape) if p.grad is None else whole(p.grad)
+        torch.zeros(p.shape) if p.grad is None else full_tensor(p.grad)
         for p in learner.model.parameters()
     ]
     return loss, list(logprobs), torch.cat([g.flatten() for g in grads]).tolist()
@@ -151,7 +155,7 @@ def state_after_restore(folder: str, out: str) -> None:
 
 def _save_whole(learner: Learner, file: Path) -> None:
     tensors = dict(learner.plain_state()) | learner.state_tensors()
-    found = {name: whole(tensor).clone() for name, tensor in tensors.items()}
+    found = {name: full_tensor(tensor).clone() for name, tensor in tensors.items()}
     if rank() == 0:
         save_file(found, file)
 

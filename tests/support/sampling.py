@@ -12,6 +12,8 @@ from passk.rollout.torch_sampler import TorchSampler
 from passk.types import Completion
 from passk.verifiers.base import ConventionsVerifier
 
+NUM_PROMPTS, NUM_SAMPLES = 22, 12  # of the fixture `groups` in tests/diagnostics
+
 
 def sample_all(
     sampler: Sampler,

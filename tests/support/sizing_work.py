@@ -8,7 +8,7 @@ import torch
 from sizing import make_learner, make_rows
 from step_costs import Job, Shape
 
-from passk.learner.fsdp import local
+from passk.learner.fsdp import local_tensor
 from passk.ranks import gather, rank
 
 ITEM_BYTES = {"float": 4, "c10::BFloat16": 2}
@@ -61,14 +61,16 @@ def held_bytes(out: str, shape: Shape, job: Job) -> None:
     rows = make_rows(job, job.ranks)
     learner.accumulate_gradient(rows)
     parameters = list(learner.model.parameters())
-    gradient = sum(local(p.grad).nbytes for p in parameters)
+    gradient = sum(local_tensor(p.grad).nbytes for p in parameters)
     learner.update(rows)
     states = learner.optimizer.state.values()
     held = {
-        "weights": sum(local(p).nbytes for p in parameters),
+        "weights": sum(local_tensor(p).nbytes for p in parameters),
         "gradient": gradient,
         "Adam's moments": sum(
-            local(state[moment]).nbytes for state in states for moment in ("exp_avg", "exp_avg_sq")
+            local_tensor(state[moment]).nbytes
+            for state in states
+            for moment in ("exp_avg", "exp_avg_sq")
         ),
     }
     everywhere = gather(held)

@@ -4,7 +4,7 @@ import forked
 import numpy as np
 import torch
 
-from passk.learner.policy import token_logprobs
+from passk.learner.logprobs import token_logprobs
 
 VLLM = ("rollout=vllm", "rollout.memory_fraction=0.2", "rollout.enforce_eager=true")
 

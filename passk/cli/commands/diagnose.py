@@ -2,29 +2,26 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from torch import Tensor
 
-from passk.cli.resume import MeasuredPolicy
+from passk.cli.launch import on_all_ranks
+from passk.cli.resume import measured_policy, model_state, prompt_day, refuse_changed_problems
 from passk.config.commands import DiagnoseConfig, DiagnosisConfig
 from passk.config.schema import RegimeConfig, RunConfig, TrainConfig
-from passk.diagnostics.agreement import measure, weighted
-from passk.diagnostics.alignment import alignment, weighted_gradients
-from passk.diagnostics.derivatives import Derivatives, derivatives_along, saved_adam_metric
+from passk.diagnostics.alignment import require_memory
+from passk.diagnostics.conflict_curve import Products, measure_products
+from passk.diagnostics.derivatives import saved_adam_metric
 from passk.diagnostics.gold_errors import suspect_golds
 from passk.diagnostics.matrix import Matrix, measure_matrix
 from passk.diagnostics.paper_gradients import measure_filtered
-from passk.diagnostics.paper_sets import Filtered
+from passk.diagnostics.paper_sets import Filtered, Plan, plan
 from passk.errors import UserError
 from passk.files import replacing
-from passk.learner.batch import advantage_weights
 from passk.memory import memory_advice
-from passk.objectives.advantages import mixture_advantages
-from passk.objectives.pass_at_k import FloatArray
 from passk.ranks import rank
 from passk.report.curves import product_curve
 from passk.report.diagnosis_figures import filtered_figures, heatmap, histograms
@@ -34,19 +31,84 @@ from passk.report.interference import Interference, interference_tables, section
 from passk.report.paper_sets import filtered_section
 from passk.report.prompt_plots import weight_against_agreement
 from passk.runs.writer import Run
-from passk.training.build import Parts
+from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.loop import diagnostic_groups
+from passk.training.preflight import alone, checked, print_notes
 from passk.types import Group
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds that each part took."""
+class Measured:
+    """All that was measured of the sampled prompts, and the seconds that sampling took."""
 
-    sampling: float
-    gradient: float  # of Pass@1, by block
-    derivatives: float
-    cosines: float  # and other computations for the intervals
+    groups: Sequence[Group]
+    products: Products
+    matrix: Matrix | None  # of the first `diagnose.matrix_prompts`
+    filtered: Filtered
+    sampling_seconds: float
+
+
+def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Find interfering prompts at a run's checkpoint, or at `model.path`.
+
+    See docs/guide/diagnose.md. Runs on as many ranks as `learner.num_processes` says. Raises
+    UserError for what cannot be measured, before anything is written.
+    """
+    on_all_ranks(cfg.learner, alone, diagnose_as_rank, cfg, run_dir, overrides)
+
+
+def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Run one rank of a diagnosis: sample, measure, and write the tables and the page.
+
+    Raises UserError for what cannot be measured, before anything is written.
+    """
+    asked = cfg.diagnose
+    prepare_torch(cfg.num_threads, asked.seed)
+    trained, start, step = measured_policy(cfg, overrides)
+    base = as_training(cfg, trained)
+    refuse_changed_problems(cfg, overrides, needs_training=True)
+    policy = str(Path(start).resolve()) if Path(start).is_dir() else start
+    day = prompt_day(cfg.run)
+    with open_parts(base, start, day=day, parameters=asked.parameters) as parts:
+        print_notes(parts.data)
+        parts, gold = checked(base, parts, parts.data.train)
+        facts = parts.facts | model_state(policy)
+        metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
+        num_blocks = min(asked.num_blocks, len(parts.data.train))
+        require_memory(parts.learner, num_blocks)
+        started = time.perf_counter()
+        groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
+        require_gradient_signal(np.array([group.rewards() for group in groups]))
+        sets = _planned_sets(step, base, asked, parts, groups)
+        sampling_seconds = time.perf_counter() - started
+        parts.sampler.sleep()
+        run = Run(run_dir, "diagnose", asked.seed, policy)
+        run.start(replace(cfg, **common_fields(base)), overrides, **facts)
+        with run.recording_end():
+            with memory_advice("learner"):
+                products = measure_products(
+                    parts.learner,
+                    groups,
+                    _shown_ks(asked, base),
+                    num_blocks,
+                    cosines=asked.cosines,
+                    metric=metric,
+                )
+                matrix = None
+                if asked.matrix_prompts:
+                    matrix = measure_matrix(
+                        parts.learner,
+                        groups[: asked.matrix_prompts],
+                        asked.sketch_size,
+                        seed=asked.seed,
+                        metric=metric,
+                        length=products.derivatives.length,
+                    )
+                filtered = measure_filtered(parts.learner, groups, sets, base.eval.num_resamples)
+            if rank() == 0:
+                measured = Measured(groups, products, matrix, filtered, sampling_seconds)
+                _write(asked, base, run, measured)
+        run.write_gold_refused(gold.refused)
 
 
 def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
@@ -77,69 +139,12 @@ def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
     )
 
 
-def diagnose(
-    cfg: DiagnoseConfig,
-    policy: MeasuredPolicy,
-    parts: Parts,
-    run: Run,
-    overrides: Sequence[str],
-    facts: dict[str, str],
-) -> None:
-    """Sample, measure, and write the tables and the page to `run`.
-
-    Samples without a gradient signal raise UserError before anything is written.
-    """
-    asked, base, step = cfg.diagnose, policy.base, policy.step
-    metric = saved_adam_metric(parts.learner, Path(policy.start)) if asked.preconditioned else None
-    started = time.perf_counter()
-    groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
-    rewards_PG = np.array([group.rewards() for group in groups])
-    refuse_silence(rewards_PG)
-    selecting_PG = _selecting_rewards(step, base, asked, parts, rewards_PG)
-    seconds_sampled = time.perf_counter() - started
-    parts.sampler.sleep()
-    common = {field.name: getattr(base, field.name) for field in fields(RunConfig)}
-    run.start(replace(cfg, **common), overrides, **facts)
-    status = "failed"
-    try:
-        with memory_advice("learner"):
-            found, derivatives, cost = _measured(cfg, base, parts, groups, rewards_PG, metric)
-            matrix = None
-            if asked.matrix_prompts:
-                matrix = measure_matrix(
-                    parts.learner,
-                    groups[: asked.matrix_prompts],
-                    asked.sketch_size,
-                    seed=asked.seed,
-                    metric=metric,
-                    length=derivatives.length,
-                )
-            filtered = measure_filtered(
-                asked, parts.learner, groups, selecting_PG, found.k, base.eval.num_resamples
-            )
-        cost = replace(cost, sampling=seconds_sampled)
-        if rank() == 0:
-            differences = {
-                "length": derivatives.length,
-                "error": derivatives.error,
-                "num_tried": derivatives.num_tried,
-            }
-            shown, text = None, ""
-            if matrix is not None:
-                shown = _interference(groups, matrix, base.eval.num_resamples)
-                times = matrix.seconds, matrix.seconds_beside
-                text = section(shown, asked.sketch_size, *times)
-            text = page(found, asked, base.rollout, differences, asdict(cost), text)
-            _write(run, found, shown, filtered, text + filtered_section(filtered, asked))
-        status = "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        run.finish(status)
+def common_fields(base: TrainConfig) -> dict[str, Any]:
+    """Return the run's values of the fields that all commands share, for `config.yaml`."""
+    return {field.name: getattr(base, field.name) for field in fields(RunConfig)}
 
 
-def refuse_silence(rewards_PG: np.ndarray) -> None:
+def require_gradient_signal(rewards_PG: np.ndarray) -> None:
     """Raise UserError unless some prompt has both right and wrong samples."""
     num_prompts, num_samples = rewards_PG.shape
     sampled = f"{num_prompts} prompts x {num_samples} samples"
@@ -157,83 +162,88 @@ def refuse_silence(rewards_PG: np.ndarray) -> None:
         )
 
 
-def _measured(
-    cfg: DiagnoseConfig,
-    base: TrainConfig,
-    parts: Parts,
-    groups: Sequence[Group],
-    rewards_PG: np.ndarray,
-    metric: Tensor | None,
-) -> tuple[Diagnosis, Derivatives, Cost]:
-    """Run a pass for the Pass@1 gradient, two forward passes, and a pass for each cosine."""
-    asked, learner = cfg.diagnose, parts.learner
-    num_samples, num_blocks = rewards_PG.shape[1], min(asked.num_blocks, len(groups))
-    ks = _shown_ks(asked, base.eval.ks, num_samples)
-    times = [time.perf_counter()]
-    pass1_MD = pass_gradient(parts, groups, rewards_PG, 1, num_blocks)
-    times.append(time.perf_counter())
-    derivatives = derivatives_along(learner, groups, pass1_MD, metric=metric)
-    times.append(time.perf_counter())
-    towards, cosines = dict[int, np.ndarray](), [_cosine(1, pass1_MD, pass1_MD, metric)]
-    for k in ks[1:] if asked.cosines else ():
-        passk_MD = pass_gradient(parts, groups, rewards_PG, k, num_blocks)
-        cosines.append(_cosine(k, passk_MD, pass1_MD, metric))
-        slopes = derivatives_along(
-            learner, groups, passk_MD, metric=metric, length=derivatives.length
+def _planned_sets(
+    step: int, base: TrainConfig, asked: DiagnosisConfig, parts: Parts, groups: Sequence[Group]
+) -> Plan:
+    """Plan `diagnose.filtered_sets`; raise UserError if their gradients would not fit in memory.
+
+    The corrected way splits easy from hard prompts by the samples that are measured, or with
+    `diagnose.fresh_sets` by other samples of the same prompts: a prompt that is hard by the samples
+    it is measured by may only have been unlucky.
+    """
+    selecting = groups
+    if asked.filtered_sets and asked.fresh_sets:
+        selecting = diagnostic_groups(
+            step, base, parts, asked.num_prompts, asked.num_samples, purpose="filter"
         )
-        towards[k] = weighted(rewards_PG, slopes.values_PG, 1)
-    times.append(time.perf_counter())
-    measured = measure(rewards_PG, derivatives.values_PG, towards if asked.cosines else None)
-    shown_k = base.regime.k if base.regime.k in ks else max(ks)
+    rewards_PG, selecting_PG = (
+        np.array([group.rewards() for group in drawn]) for drawn in (groups, selecting)
+    )
+    sets = plan(asked, rewards_PG, selecting_PG, _shown_k(asked, base))
+    require_memory(
+        parts.learner,
+        len(sets.coefficients),
+        "diagnose.filtered_sets",
+        "use diagnose.parameters=last_layer or fewer thresholds",
+    )
+    return sets
+
+
+def _shown_ks(asked: DiagnosisConfig, base: TrainConfig) -> tuple[int, ...]:
+    """Return `diagnose.ks`, or the values of `eval.ks` up to n; always with 1."""
+    wanted = base.eval.ks if asked.ks is None else asked.ks
+    return tuple(sorted({1, *(k for k in wanted if k <= asked.num_samples)}))
+
+
+def _shown_k(asked: DiagnosisConfig, base: TrainConfig) -> int:
+    """Return the k at which groups of prompts are shown: the run's, or the largest shown k."""
+    ks = _shown_ks(asked, base)
+    return base.regime.k if base.regime.k in ks else max(ks)
+
+
+def _write(asked: DiagnosisConfig, base: TrainConfig, run: Run, measured: Measured) -> None:
+    """Compute the tables, and write them with the figures and the page; print the page."""
+    groups, products, num_resamples = measured.groups, measured.products, base.eval.num_resamples
+    derivatives = products.derivatives
     found = diagnosis(
         groups,
-        Measurements(rewards_PG, derivatives.values_PG, measured),
-        ks,
-        shown_k,
-        base.eval.num_resamples,
+        Measurements(
+            np.array([group.rewards() for group in groups]),
+            derivatives.values_PG,
+            products.agreement,
+        ),
+        _shown_ks(asked, base),
+        _shown_k(asked, base),
+        num_resamples,
         base.verifier.false_negative_rate,
     )
-    if asked.cosines:
-        found = replace(found, curve=found.curve.merge(pd.DataFrame(cosines), on="k", how="left"))
-    return found, derivatives, Cost(0.0, *np.diff(times).tolist())
+    if products.cosines is not None:
+        found = replace(found, curve=found.curve.merge(products.cosines, on="k", how="left"))
+    shown, text = None, ""
+    if (matrix := measured.matrix) is not None:
+        shown = interference_tables(
+            groups[: matrix.halves_2PD.shape[1]],
+            matrix.halves_2PD,
+            matrix.pairs,
+            matrix.exact,
+            num_resamples,
+        )
+        text = section(shown, asked.sketch_size, matrix.seconds, matrix.seconds_beside)
+    differences = {
+        "length": derivatives.length,
+        "error": derivatives.error,
+        "num_tried": derivatives.num_tried,
+    }
+    seconds = {"sampling": measured.sampling_seconds} | products.seconds
+    text = page(found, asked, base.rollout, differences, seconds, text)
+    text += filtered_section(measured.filtered, asked)
+    _write_files(run, found, shown, measured.filtered, text)
+    print(text)
+    print(f"tables and figures are in {run.path}")
 
 
-def pass_gradient(
-    parts: Parts, groups: Sequence[Group], rewards_PG: np.ndarray, k: int, num_blocks: int
-) -> Tensor:
-    """Compute the gradient of Pass@k by non-empty block of prompts, [blocks, parameters]."""
-    num_blocks = min(num_blocks, len(groups))
-    weights_PG = advantage_weights(mixture_advantages(rewards_PG, k, 0.0), rewards_PG)
-    return weighted_gradients(parts.learner, groups, weights_PG[..., None], num_blocks)[0]
-
-
-def _cosine(k: int, passk_MD: Tensor, pass1_MD: Tensor, metric: Tensor | None) -> dict[str, float]:
-    """Compute the cosine of two gradients from products between blocks, also for the norms."""
-    root = 1.0 if metric is None else metric.sqrt()
-    # `alignment` expects halves of the samples; blocks already share no samples.
-    both = [(blocks_MD * root).expand(2, -1, -1) for blocks_MD in (passk_MD, pass1_MD)]
-    cosine = alignment(both[0], both[1]).cosine
-    return {"k": k, "cosine": cosine.value, "cosine_low": cosine.low, "cosine_high": cosine.high}
-
-
-def _shown_ks(asked: DiagnosisConfig, evaluated: Sequence[int], n: int) -> tuple[int, ...]:
-    """Return `diagnose.ks`, or the values of `eval.ks` up to n; always with 1."""
-    wanted = evaluated if asked.ks is None else asked.ks
-    return tuple(sorted({1, *(k for k in wanted if k <= n)}))
-
-
-def _interference(groups: Sequence[Group], matrix: Matrix, num_resamples: int) -> Interference:
-    return interference_tables(
-        groups[: matrix.halves_2PD.shape[1]],
-        matrix.halves_2PD,
-        matrix.pairs,
-        matrix.exact,
-        num_resamples,
-    )
-
-
-def _write(
-    run: Run, found: Diagnosis, matrix: Interference | None, filtered: Filtered, text: str
+def _write_files(
+    run: Run, found: Diagnosis, shown: Interference | None, filtered: Filtered, text: str
 ) -> None:
     tables = {"prompts": found.prompts, "curve": found.curve}
     tables |= {f"by_{name}": table for name, table in found.groups.items()}
@@ -246,14 +256,14 @@ def _write(
             found.prompts, found.k, by_success=True
         ),
     }
-    if matrix is not None:
-        tables |= {"interference_prompts": matrix.prompts, "interference_exact": matrix.exact}
-        tables |= {f"interference_by_{name}": table for name, table in matrix.groups.items()}
-        tables |= {"interference_clusters": matrix.clusters, "antagonists": matrix.pairs}
-        drawn = heatmap(matrix.cosines_PP, matrix.prompts, list(matrix.groups))
+    if shown is not None:
+        tables |= {"interference_prompts": shown.prompts, "interference_exact": shown.exact}
+        tables |= {f"interference_by_{name}": table for name, table in shown.groups.items()}
+        tables |= {"interference_clusters": shown.clusters, "antagonists": shown.pairs}
+        drawn = heatmap(shown.cosines_PP, shown.prompts, list(shown.groups))
         figures |= {"interference": drawn} if drawn else {}
         with replacing(run.path / "interference.npy") as partial, partial.open("wb") as file:
-            np.save(file, matrix.kappa_PP.astype(np.float32), allow_pickle=False)
+            np.save(file, shown.kappa_PP.astype(np.float32), allow_pickle=False)
     if len(filtered.table):
         tables |= {"filtered": filtered.table, "filtered_prompts": filtered.prompts}
         figures |= filtered_figures(filtered)
@@ -263,21 +273,3 @@ def _write(
         run.write_figure(name, figure)
     links = "".join(f"\n![{name}]({name}.png)\n" for name in figures)
     run.write_text("diagnose.md", text + links)
-    print(text)
-    print(f"tables and figures are in {run.path}")
-
-
-def _selecting_rewards(
-    step: int, cfg: TrainConfig, asked: DiagnosisConfig, parts: Parts, rewards_PG: FloatArray
-) -> FloatArray:
-    """Return the rewards by which the corrected way splits easy from hard prompts.
-
-    They are those measured, or with `diagnose.fresh_sets` those of other samples of the same
-    prompts: a prompt that is hard by the samples it is measured by may only have been unlucky.
-    """
-    if not (asked.filtered_sets and asked.fresh_sets):
-        return rewards_PG
-    groups = diagnostic_groups(
-        step, cfg, parts, asked.num_prompts, asked.num_samples, purpose="filter"
-    )
-    return np.array([group.rewards() for group in groups])

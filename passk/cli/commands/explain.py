@@ -14,6 +14,7 @@ import numpy as np
 from passk.config.commands import ExplainConfig
 from passk.config.schema import ESTIMATORS_WITHOUT_K, RegimeConfig, target_k
 from passk.files import filled_at_once
+from passk.objectives.advantages import objective_in_words
 from passk.objectives.implied_weights import (
     GroupAdvantages,
     implied,
@@ -21,7 +22,6 @@ from passk.objectives.implied_weights import (
     ratio,
     target_weight,
 )
-from passk.objectives.objective import objective_in_words
 from passk.objectives.pass_at_k import FloatArray
 from passk.report.pages import markdown_page
 from passk.style import DASHES, INK, K_COLORS, PANEL, picture, ticks_at

@@ -1,20 +1,32 @@
 """`passk filter`: write the training problems without those that interfere at every checkpoint."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from passk.cli.commands.diagnose import pass_gradient, refuse_silence
+from passk.cli.commands.diagnose import as_training, common_fields, require_gradient_signal
+from passk.cli.launch import on_all_ranks
+from passk.cli.resume import (
+    MeasuredPolicy,
+    how_to_resume,
+    measured_policies,
+    model_states,
+    prompt_day,
+    refuse_changed_problems,
+    refuse_changes,
+    refuse_other_contents,
+)
 from passk.config.commands import FilterConfig
-from passk.config.schema import RunConfig, TrainConfig
+from passk.config.schema import TrainConfig
 from passk.data.problems import write_problems
 from passk.diagnostics.agreement import agreement_scores, weighted
+from passk.diagnostics.alignment import pass_gradient
 from passk.diagnostics.derivatives import derivatives_along, saved_adam_metric
 from passk.diagnostics.persistence import correlations
-from passk.errors import UserError
+from passk.errors import Interrupted, UserError
 from passk.files import replacing, step_name
 from passk.memory import memory_advice
 from passk.objectives.advantages import prompt_weights
@@ -22,9 +34,63 @@ from passk.objectives.pass_at_k import judged_counts
 from passk.ranks import rank
 from passk.report.filter_tables import KEPT, MATCHED, RANDOM, decisions, filter_page
 from passk.runs.writer import Run
-from passk.training.build import Parts
+from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.loop import diagnostic_groups
+from passk.training.preflight import alone, checked, print_notes
 from passk.types import Problem
+
+
+def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Write the training problems without those that interfere; see docs/guide/diagnose.md.
+
+    Runs on as many ranks as `learner.num_processes` says. If resumed, it measures only at
+    checkpoints that it has not measured yet.
+    """
+    on_all_ranks(cfg.learner, alone, filter_as_rank, cfg, run_dir, overrides)
+
+
+def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Run one rank of a filter. Refused input leaves nothing behind."""
+    prepare_torch(cfg.num_threads, cfg.diagnose.seed)
+    policies = [
+        policy._replace(base=as_training(cfg, policy.base))
+        for policy in measured_policies(cfg, overrides)
+    ]
+    first, base, parameters = policies[0], policies[0].base, cfg.diagnose.parameters
+    refuse_changed_problems(cfg, overrides, needs_training=True)
+    as_started = replace(cfg, **common_fields(base))
+    if cfg.resume:
+        refuse_changes("filter", as_started, run_dir)
+    day = prompt_day(run_dir if cfg.resume else None, cfg.run)
+    try:
+        with open_parts(base, first.start, day=day, parameters=parameters) as parts:
+            facts = parts.facts | model_states([policy.start for policy in policies])
+            if cfg.resume:
+                refuse_other_contents(facts, run_dir)
+            print_notes(parts.data)
+            parts, gold = checked(base, parts, parts.data.train)
+            problems = parts.data.train
+            measured_before = agreement_file(run_dir, first.step).is_file()
+            found = None if measured_before else measure_checkpoint(cfg, first, parts)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted before anything was measured") from None
+    run = Run(run_dir, "filter", cfg.diagnose.seed)
+    run.start(as_started, overrides, **facts)
+    try:
+        with run.recording_end():
+            run.write_gold_refused(gold.refused)
+            if found is not None:
+                write_agreement(agreement_file(run_dir, first.step), found)
+            for policy in policies[1:]:
+                if (file := agreement_file(run_dir, policy.step)).is_file():
+                    continue
+                with open_parts(policy.base, policy.start, day=day, parameters=parameters) as parts:
+                    parts = replace(parts, data=replace(parts.data, train=problems))
+                    write_agreement(file, measure_checkpoint(cfg, policy, parts))
+            if rank() == 0:
+                _write_filtered(cfg, base, problems, [policy.step for policy in policies], run)
+    except KeyboardInterrupt:
+        raise Interrupted(how_to_resume("filter", run_dir, overrides)) from None
 
 
 def agreement_file(run_dir: Path, step: int) -> Path:
@@ -32,23 +98,23 @@ def agreement_file(run_dir: Path, step: int) -> Path:
     return run_dir / "agreement" / f"{step_name(step)}.parquet"
 
 
-def measure_checkpoint(
-    cfg: FilterConfig, base: TrainConfig, parts: Parts, start: str, step: int
-) -> pd.DataFrame:
+def measure_checkpoint(cfg: FilterConfig, policy: MeasuredPolicy, parts: Parts) -> pd.DataFrame:
     """Measure the agreement of every prompt at the policy in `parts`, from fresh samples."""
-    asked = cfg.diagnose
+    asked, (base, start, step) = cfg.diagnose, policy
+    print(f"agreement at step {step}", flush=True)
     metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])
     try:
-        refuse_silence(rewards_PG)
+        require_gradient_signal(rewards_PG)
     except UserError as error:
         raise UserError(
             f"step {step}: {error}; or leave early checkpoints out with filter.num_checkpoints"
         ) from None
     parts.sampler.sleep()
     with memory_advice("learner"):
-        pass1_MD = pass_gradient(parts, groups, rewards_PG, 1, asked.num_blocks)
+        num_blocks = min(asked.num_blocks, len(groups))
+        pass1_MD = pass_gradient(parts.learner, groups, 1, num_blocks)
         derivatives_PG = derivatives_along(parts.learner, groups, pass1_MD, metric=metric).values_PG
     scores_P, errors_P = agreement_scores(rewards_PG, derivatives_PG)
     n_P, c_P = judged_counts(rewards_PG)
@@ -74,7 +140,7 @@ def write_agreement(file: Path, found: pd.DataFrame) -> None:
             found.to_parquet(partial, index=False)
 
 
-def write_filtered(
+def _write_filtered(
     cfg: FilterConfig,
     base: TrainConfig,
     problems: Sequence[Problem],
@@ -97,8 +163,3 @@ def write_filtered(
     run.write_text("filter.md", text)
     print(text)
     print(f"data files and tables are in {run.path}")
-
-
-def as_saved(cfg: FilterConfig, base: TrainConfig) -> FilterConfig:
-    """Return the configuration for `config.yaml`, with the run's values in place of defaults."""
-    return replace(cfg, **{field.name: getattr(base, field.name) for field in fields(RunConfig)})

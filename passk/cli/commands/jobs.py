@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from passk.cli.commands.diagnose import run_diagnose
+from passk.cli.commands.eval import run_eval
 from passk.cli.commands.export import run_export
-from passk.cli.commands.measure import run_diagnose, run_eval, run_filter
+from passk.cli.commands.filter import run_filter
 from passk.cli.commands.reproduce import planned_overrides, reproduce
 from passk.cli.launch import on_all_ranks
 from passk.cli.resume import (

@@ -19,7 +19,7 @@ from passk.errors import UserError
 from passk.files import read_manifest, write_text
 from passk.learner.checkpoint import last_checkpoint
 from passk.objectives.adaptive import History, choose
-from passk.objectives.objective import PASS1
+from passk.objectives.advantages import PASS1
 from passk.statistics import Interval
 from passk.training.build import Parts, open_parts
 from passk.training.loop import diagnostic_groups
