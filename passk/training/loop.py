@@ -71,7 +71,7 @@ def train(
         metrics = {
             "step": step,
             **learning_metrics(learned),
-            **experience.metrics,
+            **experience.metrics.columns(),
             **aligned,
             **evidence(cfg.regime, history, objective),
             "products": products,
