@@ -16,26 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from passk.errors import UserError
 
-_KEPT: list[list[str]] = []  # one list per open `listening` block, the innermost last
-
 
 def say(sentence: str) -> None:
-    """Print a sentence on stderr, or hand it to the innermost `listening` block."""
-    if _KEPT:
-        _KEPT[-1].append(sentence)
-    else:
-        with suppress(OSError):  # no room, or a closed pipe: the exit code still says it
-            print(f"passk: {sentence}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def listening() -> Iterator[list[str]]:
-    """Collect the sentences of `say` inside the block instead of printing them."""
-    _KEPT.append([])
-    try:
-        yield _KEPT[-1]
-    finally:
-        _KEPT.pop()
+    """Print a sentence on stderr."""
+    with suppress(OSError):  # no room, or a closed pipe: the exit code still says it
+        print(f"passk: {sentence}", file=sys.stderr, flush=True)
 
 
 def open_streams() -> None:

@@ -15,9 +15,10 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial, wraps
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -25,11 +26,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from passk.cli.sweep.slurm import is_one_of_ranks
-from passk.config.schema import LearnerConfig
+from passk.config.schema import LearnerConfig, RunConfig
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.files import keep, locks_held
-from passk.ranks import from_rank_0, joined
+from passk.ranks import from_rank_0, joined, num_ranks
 
+C = TypeVar("C", bound=RunConfig)
+P = ParamSpec("P")
 _PATIENCE_SECONDS = 3.0
 _KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind
@@ -37,14 +40,25 @@ _KINDS: dict[str, type[Exception]] = {
 }
 
 
-def on_all_ranks(cfg: LearnerConfig, work: Callable[..., None], *arguments: Any) -> None:
-    """Run `work(*arguments)` on the ranks that `torchrun` started, or on as many as `cfg` says."""
-    if is_one_of_ranks(os.environ):
-        _join(work, *arguments)
-    elif (count := ranks_to_start(cfg)) == 1:
-        work(*arguments)
-    else:
-        launch(work, count, *arguments)
+def on_all_ranks(command: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, P], None]:
+    """Decorate a command, whose first argument is its configuration, so that every rank runs it.
+
+    The ranks are those that `torchrun` started, or as many as `learner.num_processes` says. The
+    call returns once all of them are done.
+    """
+
+    @wraps(command)
+    def run(cfg: C, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if num_ranks() > 1:  # this process is one of the ranks
+            command(cfg, *args, **kwargs)
+        elif is_one_of_ranks(os.environ):
+            _join(partial(run, cfg, *args, **kwargs))
+        elif (count := ranks_to_start(cfg.learner)) > 1:
+            launch(partial(run, cfg, *args, **kwargs), count)
+        else:
+            command(cfg, *args, **kwargs)
+
+    return run
 
 
 def follow() -> None:
@@ -54,11 +68,11 @@ def follow() -> None:
         _join()
 
 
-def _join(*work_and_arguments: Any) -> None:
+def _join(work: Callable[[], None] | None = None) -> None:
+    """Join the ranks that `torchrun` started, and do the work that rank 0 names."""
     try:
         with joined():
-            work, *arguments = from_rank_0(work_and_arguments)
-            work(*arguments)
+            from_rank_0(work)()
     except Interrupted:
         raise
     except Exception as error:

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import wraps
@@ -15,7 +16,7 @@ import yaml
 from passk.config.schema import RunConfig, TrainConfig
 from passk.data.places import with_absolute_paths
 from passk.data.problems import problem_table
-from passk.errors import DiskFull
+from passk.errors import DiskFull, Interrupted
 from passk.evaluation.tables import SAMPLE_COLUMNS, pass_markdown
 from passk.files import (
     append_line,
@@ -107,6 +108,19 @@ class Run:
         if self._checkpoints is not None:
             self._checkpoints.close()
         self._record_end(status)
+
+    @contextmanager
+    def recording_end(self) -> Iterator[None]:
+        """Record how the block ends: call `finish` with `finished`, `interrupted` or `failed`."""
+        status = "failed"
+        try:
+            yield
+            status = "finished"
+        except (Interrupted, KeyboardInterrupt):
+            status = "interrupted"
+            raise
+        finally:
+            self.finish(status)
 
     @_by_rank_0
     def _record_end(self, status: str) -> None:

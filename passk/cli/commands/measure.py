@@ -44,11 +44,12 @@ from passk.report.eval_figure import pass_at_k_curve
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.evaluate import sample_in_chunks, samples_in_order
-from passk.training.preflight import alone, checked, print_notes
+from passk.training.preflight import print_notes, run_preflight
 from passk.types import Problem
 from passk.verifiers.checks import GoldCheck
 
 
+@on_all_ranks
 def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Sample from a run's checkpoint or `model.path`, and write tables; see docs/evaluation.md.
 
@@ -56,11 +57,6 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     it samples only problems that have no samples yet. Runs on as many ranks as
     `learner.num_processes` says. Raises Interrupted when asked to stop.
     """
-    on_all_ranks(cfg.learner, alone, eval_as_rank, cfg, run_dir, overrides)
-
-
-def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Run one rank of an evaluation."""
     prepare_torch(cfg.num_threads, cfg.eval.seed)
     base, start, step = measured_policy(cfg, overrides)
     refuse_changed_problems(cfg, overrides, needs_training=False)
@@ -73,7 +69,7 @@ def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -
         if cfg.resume:
             refuse_other_contents(facts, run_dir)
         print_notes(parts.data)
-        parts, gold = checked(base, parts, ())
+        parts, gold = run_preflight(base, parts, ())
         run = Run(run_dir, "eval", base.eval.seed, policy)
         run.rewind(step)
         run.start(base, overrides, **facts)
@@ -125,16 +121,12 @@ def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) 
     return "\n".join(shown)
 
 
+@on_all_ranks
 def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Find interfering prompts at a run's checkpoint, or at `model.path`; see docs/diagnose.md.
 
     Runs on as many ranks as `learner.num_processes` says.
     """
-    on_all_ranks(cfg.learner, alone, diagnose_as_rank, cfg, run_dir, overrides)
-
-
-def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Run one rank of a diagnosis."""
     prepare_torch(cfg.num_threads, cfg.diagnose.seed)
     measured = measured_policy(cfg, overrides)
     measured = measured._replace(base=as_training(cfg, measured.base))
@@ -144,24 +136,20 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
     day = prompt_day(cfg.run)
     with open_parts(base, start, day=day, parameters=cfg.diagnose.parameters) as parts:
         print_notes(parts.data)
-        parts, gold = checked(base, parts, parts.data.train)
+        parts, gold = run_preflight(base, parts, parts.data.train)
         run = Run(run_dir, "diagnose", cfg.diagnose.seed, policy)
         facts = parts.facts | model_state(policy)
         diagnose(cfg, measured, parts, run, overrides, facts)
         run.write_gold_refused(gold.refused)
 
 
+@on_all_ranks
 def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Write the training problems without those that interfere; see docs/filter.md.
 
     Runs on as many ranks as `learner.num_processes` says. If resumed, it measures only at
     checkpoints that it has not measured yet.
     """
-    on_all_ranks(cfg.learner, alone, filter_as_rank, cfg, run_dir, overrides)
-
-
-def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Run one rank of a filter."""
     prepare_torch(cfg.num_threads, cfg.diagnose.seed)
     policies = [
         (as_training(cfg, base), start, step)
@@ -218,7 +206,7 @@ def _measure_missing(
                 if cfg.resume:
                     refuse_other_contents(facts, run_dir)
                 print_notes(parts.data)
-                parts, gold = checked(base, parts, parts.data.train)
+                parts, gold = run_preflight(base, parts, parts.data.train)
                 problems = parts.data.train
             parts = replace(parts, data=replace(parts.data, train=problems))
             found = None

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from passk.console import listening
 from passk.errors import UserError
 from passk.files import only_writer, read_manifest
 from passk.runs.ledger import (
@@ -173,7 +172,7 @@ def _how_it_died(code: int) -> str:
     return f"was killed by {name}{hint}"
 
 
-def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -> int:
+def be_cell(announced: str, words: list[str], run: Callable[[list[str]], tuple[int, str]]) -> int:
     """Run `words` as the cell that the environment announced; returns the exit code.
 
     The last sentence goes into the ledger, and the sweep prints it.
@@ -181,7 +180,7 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -
     name, _, parent = announced.rpartition(":")
     file = Path(name)
     _end_with(int(parent))
-    with attempting(file) as has_work, listening() as said:
+    with attempting(file) as has_work:
         if not has_work:
             return 0
         cell = read_cell(file)
@@ -190,9 +189,9 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -
         except UserError as error:  # another process writes there
             end_attempt(file, REFUSED, str(error))
             return REFUSED
-        code = 0 if more is None else run([*words, *more])
+        code, said = (0, "") if more is None else run([*words, *more])
         _remove_empty(cell_dir(file, cell), file.parent.parent)
-        end_attempt(file, code, said[-1] if code and said else "")
+        end_attempt(file, code, said)
         return code
 
 
