@@ -215,9 +215,9 @@ class Directories(Callback):
 def _run_job(command: str, composed: DictConfig) -> Ending:
     """Run once in the directory that Hydra made for it; refused input leaves no directory."""
     job = HydraConfig.get()
-    run_dir = Path(job.runtime.output_dir)
+    run_dir, made = Path(job.runtime.output_dir), job.runtime.made  # type: ignore[attr-defined]
     try:
-        with only_writer(run_dir, list(map(Path, job.runtime.made))):
+        with only_writer(run_dir, list(map(Path, made))):
             _run_command(command, composed, run_dir, list(job.overrides.task))
     except Exception as error:
         return _ending(error, command)

@@ -27,6 +27,7 @@ from passk.learner.checkpoint import (
     saved_step,
 )
 from passk.learner.policy import model_location as model_folder
+from passk.runs.reader import flat
 from passk.text import in_quotes
 from passk.training.build import sampling_engine
 
@@ -232,7 +233,7 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
     free = {"eval": _FREE_IN_EVAL, "filter": _FREE_IN_FILTER}.get(command, FREE_ON_RESUME)
     # Compare as recorded: a relative path, typed in another folder, names another file.
     both = map(with_absolute_paths, (load_config(run_dir, type(cfg)), cfg))
-    before, now = (_flat(asdict(either)) for either in both)
+    before, now = (flat(asdict(either)) for either in both)
     for key in sorted(before.keys() | now.keys()):
         is_free = key in free or key.startswith("tracker.")  # trackers may change
         if before.get(key) != now.get(key) and not is_free:
@@ -329,19 +330,11 @@ def prompt_day(*runs: Path | str | None) -> date:
     """
     for run in runs:
         facts = {} if run is None else read_manifest(Path(run))
-        day = facts.get("prompt_date") or facts.get("start", "")[:10]  # older ones have no date
+        # Prompts without a chat template have no date of their own.
+        day = facts.get("prompt_date") or facts.get("start", "")[:10]
         if day:
             return date.fromisoformat(day)
     return date.today()
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def how_to_resume(command: str, run_dir: Path, overrides: Sequence[str]) -> str:

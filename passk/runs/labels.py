@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from passk.config.schema import FREE_ON_RESUME, REGIMES
-from passk.runs.reader import RunRecord, natural_order
+from passk.runs.reader import RunRecord, flat, natural_order
 
 # Settings that say where or how often a run happened, not what it did. `init_from` is added only
 # where it distinguishes two runs of a seed.
@@ -27,9 +27,9 @@ def config_differences(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     Seeds, names and places are left out; a setting that a run lacks is None.
     """
-    flat = [_flatten(record.config) for record in records]
-    keys = dict.fromkeys(key for settings in flat for key in settings)
-    rows = {key: [settings.get(key) for settings in flat] for key in keys}
+    flattened = [flat(record.config, ".") for record in records]
+    keys = dict.fromkeys(key for settings in flattened for key in settings)
+    rows = {key: [settings.get(key) for settings in flattened] for key in keys}
     differing = {
         key: values
         for key, values in rows.items()
@@ -196,16 +196,6 @@ def _number(value: float, column: str) -> str:
     sign = "+" if column == "alignment" or column.startswith("delta") else ""
     rounded = round(value * scale, decimals) + 0.0  # adding 0 turns -0.0 into 0.0
     return f"{rounded:{sign}.{decimals}f}".replace("-", "\u2212")
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def reading(

@@ -144,7 +144,7 @@ class RunRecord:
         return read_table(self.path / "eval" / "summary.csv", default=empty)
 
     def problems(self) -> pd.DataFrame:
-        """Read problem_id, split (train or heldout), kind, prompt, answer; empty for older runs."""
+        """Read problem_id, split (train or heldout), kind, prompt, answer; empty if missing."""
         return read_problems(self.path)
 
 
@@ -223,6 +223,17 @@ def read_seed_table(record: RunRecord, name: str) -> pd.DataFrame | None:
     if record.seed_dir is None or not (record.seed_dir / name).is_file():
         return None
     return read_table(record.seed_dir / name)
+
+
+def flat(node: Mapping[str, Any], joint: str = ".") -> dict[str, Any]:
+    """Flatten nested settings to one name each, such as `regime.k`."""
+    named: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            named |= {f"{key}{joint}{name}": inner for name, inner in flat(value, joint).items()}
+        else:
+            named[key] = value
+    return named
 
 
 def _is_run(path: Path) -> bool:

@@ -20,6 +20,7 @@ from uuid import uuid4
 from passk.config.schema import TrainConfig
 from passk.files import write_text
 from passk.runs.ledger import FOLDER
+from passk.runs.reader import flat
 
 PATIENCE_SECONDS = 60.0  # how long to wait for a library after the run has ended
 
@@ -83,7 +84,7 @@ class TensorBoard:
             folder = session.folder / (session.group or "") / session.name
         self.place = str(folder)
         self._writer = SummaryWriter(self.place, purge_step=session.step)
-        settings = {key: _plain(value) for key, value in flat(session.config, ".").items()}
+        settings = {key: _plain(value) for key, value in flat(session.config).items()}
         shown = {f"eval/pass@{k}": 0.0 for k in session.config["eval"]["ks"]}
         for summary in hparams(settings, shown):
             self._writer.file_writer.add_summary(summary)
@@ -215,8 +216,7 @@ class MLflow:
         )
         self.id = run.info.run_id
         settings = [
-            Param(key, str(value)[: self._LONGEST])
-            for key, value in flat(session.config, ".").items()
+            Param(key, str(value)[: self._LONGEST]) for key, value in flat(session.config).items()
         ]
         for start in range(0, len(settings), self._PER_BATCH):
             self._client.log_batch(self.id, params=settings[start : start + self._PER_BATCH])
@@ -250,17 +250,6 @@ TRACKERS: dict[str, Callable[[Session], Tracker]] = {
     "trackio": Trackio,
     "mlflow": MLflow,
 }
-
-
-def flat(node: Mapping[str, Any], joint: str) -> dict[str, Any]:
-    """Flatten nested settings to one name each, such as `regime.k`."""
-    named: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            named |= {f"{key}{joint}{name}": inner for name, inner in flat(value, joint).items()}
-        else:
-            named[key] = value
-    return named
 
 
 def _plain(value: Any) -> str | float | bool:
@@ -298,9 +287,7 @@ class Tracking:
             step=step,
             config=asdict(cfg),
             facts={
-                key: str(value)
-                for key, value in flat(facts, ".").items()
-                if key not in _OF_THE_MOMENT
+                key: str(value) for key, value in flat(facts).items() if key not in _OF_THE_MOMENT
             },
         )
         self._thread = Thread(target=self._work, args=(session,), name="tracker", daemon=True)
