@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -193,10 +193,17 @@ def interrupt_flag(unit: str = "step", *, silent: bool = False) -> Iterator[Inte
     The message on stderr says that the current `unit` is finished first; `silent` prints none.
     """
     flag = InterruptFlag(unit, silent=silent)
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, flag.handle) for number in signals]
-    try:
+    with signals_handled(flag.handle):
         yield flag
+
+
+@contextmanager
+def signals_handled(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM inside the block, and restore the former handlers after it."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in signals]
+    try:
+        yield
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)

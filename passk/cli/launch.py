@@ -13,8 +13,8 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial, wraps
 from pathlib import Path
 from types import FrameType
@@ -27,6 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from passk.cli.sweep.slurm import is_one_of_ranks
 from passk.config.schema import LearnerConfig, RunConfig
+from passk.console import signals_handled
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.files import keep, locks_held
 from passk.ranks import from_rank_0, joined, num_ranks
@@ -125,7 +126,14 @@ def launch(work: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
             signals_to_handle="SIGQUIT",  # the others are forwarded
         )
         killed: ChildFailedError | None = None
-        with _signals_to_rank_0(Path(folder)):
+
+        def to_rank_0(number: int, _frame: FrameType | None) -> None:
+            pid = Path(folder) / "0.pid"
+            if not pid.is_file():  # it has not started yet
+                raise KeyboardInterrupt
+            os.kill(int(pid.read_text()), number)
+
+        with signals_handled(to_rank_0):
             try:
                 elastic_launch(config, _work_as_rank)(work, arguments, folder, locks_held())
             except ChildFailedError as error:
@@ -198,20 +206,3 @@ def _raise_first(folder: Path, killed: ChildFailedError | None) -> None:
         raise _KINDS[first["kind"]](where + first["text"]) from None
     if killed is not None:
         raise RankFailure(f"a rank failed: {killed}")
-
-
-@contextmanager
-def _signals_to_rank_0(folder: Path) -> Iterator[None]:
-    def forward(number: int, _frame: FrameType | None) -> None:
-        pid = folder / "0.pid"
-        if not pid.is_file():  # it has not started yet
-            raise KeyboardInterrupt
-        os.kill(int(pid.read_text()), number)
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, forward) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

@@ -136,7 +136,7 @@ def refuse_other_problems(cfg: RunConfig, run_dir: Path, *, needs_training: bool
             raise UserError(
                 f"{_BEHIND_NAMES[fact]} are not those of the run in {run_dir} any more ({fact} "
                 f"was {started[fact]}, is {digest}): the file was changed, or another version of "
-                "passk reads it otherwise; put it back, or give data.path or data.eval_path to "
+                "passk reads it differently; put it back, or give data.path or data.eval_path to "
                 "take what is there now"
             )
 
@@ -226,7 +226,7 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
     if started.get("engine", engine) != engine:
         raise UserError(
             f"resume=true would go on with rollout.engine={engine}, but the run in {run_dir} was "
-            f"sampled with {started['engine']}, which draws others; add "
+            f"sampled with {started['engine']}, which draws other samples; add "
             f"rollout.engine={started['engine']}"
         )
     recorded(run_dir)  # raises if its records cannot be read
@@ -265,7 +265,7 @@ def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
     if started.get(_PROMPTS, facts.get(_PROMPTS)) != facts.get(_PROMPTS):
         raise UserError(
             f"resume=true, but the prompts are not those of the run in {run_dir} (another version "
-            "of passk or transformers writes them otherwise); start in another directory"
+            "of passk or transformers writes them differently); start in another directory"
         )
 
 
