@@ -330,10 +330,8 @@ def prompt_day(*runs: Path | str | None) -> date:
     """
     for run in runs:
         facts = {} if run is None else read_manifest(Path(run))
-        # Prompts without a chat template have no date of their own.
-        day = facts.get("prompt_date") or facts.get("start", "")[:10]
-        if day:
-            return date.fromisoformat(day)
+        if "prompt_date" in facts:  # written where prompts depend on it
+            return date.fromisoformat(facts["prompt_date"])
     return date.today()
 
 

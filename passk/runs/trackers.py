@@ -314,7 +314,7 @@ class Tracking:
         try:
             known = json.loads(self._file.read_text()) if self._file.is_file() else {}
             own = known.setdefault(self._name, {"id": None, "place": None})
-            before = replace(session, id=own["id"], place=own.get("place"))
+            before = replace(session, id=own["id"], place=own["place"])
             tracker = TRACKERS[self._name](before)
             self._place, own["id"] = tracker.place, tracker.id
             own["place"] = self._place
