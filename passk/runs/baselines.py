@@ -73,7 +73,9 @@ def starting_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataF
     sft = sft_of(record, records)
     if sft is not None and sft.steps:
         return last_counts(sft)
-    return _own_start(record) if 0 in record.steps else _origin_counts(record, records)
+    if 0 not in record.steps:
+        return _origin_counts(record, records)
+    return record.counts(0) if len(record.steps) > 1 else None  # nothing later to compare with it
 
 
 def sft_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
@@ -120,11 +122,6 @@ def _heldout_settings(record: RunRecord) -> list[object]:
     keys = _READ if not is_generated else () if file else _DRAWN
     file = file if file or is_generated else record.setting("data.path")
     return [record.setting("data.name"), file, *map(record.setting, keys)]
-
-
-def _own_start(record: RunRecord) -> pd.DataFrame | None:
-    """Return the run's evaluation at step 0, if there is a later one to compare it with."""
-    return record.counts(0) if len(record.steps) > 1 else None
 
 
 def _origin_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:

@@ -46,11 +46,11 @@ class Session:
     group: str | None
     folder: Path | None
     mode: str
-    id: str | None
-    place: str | None
     step: int
     config: dict[str, Any]
     facts: dict[str, str]
+    id: str | None = None
+    place: str | None = None
 
 
 class Tracker(Protocol):
@@ -282,8 +282,6 @@ class Tracking:
             group=chosen.group or group,
             folder=Path(chosen.dir) if chosen.dir else None,
             mode=chosen.mode,
-            id=None,
-            place=None,
             step=step,
             config=asdict(cfg),
             facts={
