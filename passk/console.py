@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -16,26 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from passk.errors import UserError
 
-_KEPT: list[list[str]] = []  # one list per open `listening` block, the innermost last
-
 
 def say(sentence: str) -> None:
-    """Print a sentence on stderr, or hand it to the innermost `listening` block."""
-    if _KEPT:
-        _KEPT[-1].append(sentence)
-    else:
-        with suppress(OSError):  # no room, or a closed pipe: the exit code still says it
-            print(f"passk: {sentence}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def listening() -> Iterator[list[str]]:
-    """Collect the sentences of `say` inside the block instead of printing them."""
-    _KEPT.append([])
-    try:
-        yield _KEPT[-1]
-    finally:
-        _KEPT.pop()
+    """Print a sentence on stderr."""
+    with suppress(OSError):  # no room, or a closed pipe: the exit code still says it
+        print(f"passk: {sentence}", file=sys.stderr, flush=True)
 
 
 def open_streams() -> None:
@@ -208,10 +193,17 @@ def interrupt_flag(unit: str = "step", *, silent: bool = False) -> Iterator[Inte
     The message on stderr says that the current `unit` is finished first; `silent` prints none.
     """
     flag = InterruptFlag(unit, silent=silent)
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, flag.handle) for number in signals]
-    try:
+    with signals_handled(flag.handle):
         yield flag
+
+
+@contextmanager
+def signals_handled(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM inside the block, and restore the former handlers after it."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in signals]
+    try:
+        yield
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)

@@ -451,11 +451,8 @@ def read_overrides(folder: Path) -> tuple[str, ...]:
 
 
 def _overrides(text: str) -> tuple[str, ...]:
-    """Parse the lines of `overrides.txt`.
-
-    Older files may begin each line with a dash. No override begins with a quotation mark.
-    """
-    lines = (line.removeprefix("- ").strip() for line in text.splitlines())
+    """Parse the lines of `overrides.txt`. No override begins with a quotation mark."""
+    lines = (line.strip() for line in text.splitlines())
     return tuple(_unquoted(line) for line in lines if line)
 
 

@@ -57,9 +57,9 @@ def test_an_override_is_a_line_and_reads_back_as_it_was_typed(tmp_path, word):
     assert len((tmp_path / "overrides.txt").read_text(encoding="utf-8").splitlines()) == 3
 
 
-def test_older_overrides_are_read(tmp_path):
+def test_overrides_are_read_without_blank_lines_and_margins(tmp_path):
     assert read_overrides(tmp_path) == ()
-    (tmp_path / "overrides.txt").write_text('- regime=hybrid\n\n  train.seed=1\n"half\n')
+    (tmp_path / "overrides.txt").write_text('regime=hybrid\n\n  train.seed=1\n"half\n')
     assert read_overrides(tmp_path) == ("regime=hybrid", "train.seed=1", '"half')
 
 

@@ -3,10 +3,10 @@
 Completion reads only the schemas and `conf/`: importing Hydra takes longer than a key press may.
 """
 
-import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -62,50 +62,60 @@ def script(words: Sequence[str]) -> str:
 
 
 def answer(words: Sequence[str]) -> int:
-    """Print completions of the last word of a command line: `SHELL LINE [WORD BREAKS]`."""
+    """Print completions of the last word of a command line: `SHELL LINE [WORD BREAKS]`.
+
+    Each is what the shell puts in place of that word; bash replaces only what is behind an open
+    quote or the last word break.
+    """
     shell, line, *breaks = words
-    raw = _last_word(line)
-    before = shlex.split(line[: len(line) - len(raw)])
-    places = [i for i, word in enumerate(before) if Path(word).name == "passk"]
-    before = before[places[0] + 1 :] if places else before[1:]
-    is_open = not _is_whole(raw)
-    quote_at = max(raw.rfind("'"), raw.rfind('"')) if is_open else len(raw)
-    typed = raw[:quote_at] + raw[quote_at + 1 :]
-    if shell == "fish" and not is_open:
-        typed = "".join(shlex.split(raw))
-    escape = _unchanged if shell == "fish" or is_open else _escape
-    cut = 0
-    if shell == "bash":
-        cut = quote_at if is_open else _after_the_last_break(raw, *breaks)
-    quote = raw[quote_at : quote_at + 1] if shell == "zsh" else ""
-    for candidate in complete(before, typed, escape):
-        whole = candidate.rstrip(" ") if is_open or shell == "fish" else candidate
-        print(whole[cut:quote_at] + quote + whole[max(cut, quote_at) :])
+    *before, current, quote = _split(line)
+    inner = line.rpartition(quote)[2] if quote else ""
+    begun = _escape(current[: len(current) - len(inner)]) + quote + inner
+    if shell == "fish":
+        begun = current
+    elif shell == "bash":
+        parts = re.finditer(r"\\.|.", begun)
+        last = max((part.end() for part in parts if part[0] in breaks[0]), default=0)
+        begun = inner if quote else begun[last:]
+    names = [Path(word).name for word in before]
+    start = names.index("passk") if "passk" in names else 0
+    for candidate in complete(before[start + 1 :], current):
+        rest = candidate.rstrip(" ")[len(current) :]
+        if shell != "fish" and not quote:
+            rest = _escape(rest) + " " * candidate.endswith(" ")
+        print(begun + rest)
     return 0
 
 
-def complete(
-    words: Sequence[str], current: str, escape: Callable[[str], str] = str
-) -> Iterator[str]:
-    """Yield the words that may replace `current`, given the words before it.
+def _split(line: str) -> list[str]:
+    """Return the words of a line, the last one as far as it is typed, and the quote left open."""
+    for quote in ("", "'", '"'):
+        with suppress(ValueError):
+            words = shlex.split(f"{line}_{quote}")  # a character more, as the word may be empty
+            return [*words[:-1], words[-1][:-1], quote]
+    return ["", ""]
+
+
+def complete(words: Sequence[str], current: str) -> Iterator[str]:
+    """Yield the words that may replace `current`, given the words before it, without quotes.
 
     Each begins with the typed text; complete words end with a space.
     """
     is_sweep = bool({"-m", "--multirun"} & set(words))
-    for candidate in _candidates(words, current, escape):
+    for candidate in _candidates(words, current):
         if candidate.startswith(current):
             goes_on = is_sweep or candidate.endswith(("=", ".", "/"))
             yield candidate if goes_on else f"{candidate} "
 
 
-def _candidates(words: Sequence[str], current: str, escape: Callable[[str], str]) -> Iterable[str]:
+def _candidates(words: Sequence[str], current: str) -> Iterable[str]:
     if not words:
         return [*COMMANDS, "--help", "--version"]
     command = words[0]
     if command == "completion":
         return SCRIPTS
     if command == "sweep":
-        return ["status"] if words[1:] == [] else _paths(current, escape, folders_only=True)
+        return ["status"] if words[1:] == [] else _paths(current, folders_only=True)
     if command not in SCHEMAS:
         return []
     if words[-1] == "--cfg":
@@ -114,85 +124,63 @@ def _candidates(words: Sequence[str], current: str, escape: Callable[[str], str]
         flags = ["--help", "--cfg", "--multirun"]
         return [*flags, "--resume"] if hasattr(SCHEMAS[command], "resume") else flags
     if "=" in current:
-        key, value = current.split("=", 1)
-        return (f"{key}={rest}" for rest in _values(command, key, value, escape))
-    places = _paths(current, escape, folders_only=True) if command == "report" else ()
-    return [*_keys(command, words, current), *places]
+        return _values(words, *current.split("=", 1))
+    places = _paths(current, folders_only=True) if command == "report" else ()
+    return [*_keys(words, current), *places]
 
 
-def _values(command: str, key: str, typed: str, escape: Callable[[str], str]) -> Iterator[str]:
-    """Yield the values that may follow `key=`; after a comma, further ones of the same kind."""
-    before = typed[: typed.rfind(",") + 1]
-    named = [*groups(command).get(key, ()), *choices(command, key)]
+def _values(words: Sequence[str], key: str, typed: str) -> Iterator[str]:
+    """Yield `key=value` for each value; after a comma, further ones of the same kind."""
+    named = [*groups(words[0]).get(key, ()), *choices(words[0], key)]
     if key == "hydra/launcher":
         named += LAUNCHERS
     if key == "checkpoint":
-        named += ["last", "best"] + ["all"] * (command == "filter")
+        named += ["last", "best"] + ["all"] * (words[0] == "filter")
     if key == "model.path":
         named += ["tiny"]
-    yield from (f"{before}{name}" for name in named)
+    before = typed[: typed.rfind(",") + 1]
+    yield from (f"{key}={before}{name}" for name in named)
     if key in FILES or key in FOLDERS:
-        yield from _paths(typed, lambda name: escape(SIGNS.sub(r"\\\1", name)), key in FOLDERS)
+        plain = typed.replace("\\", "")
+        for path in _paths(plain, folders_only=key in FOLDERS):
+            yield f"{key}={typed}" + SIGNS.sub(r"\\\1", path[len(plain) :])
 
 
-def _keys(command: str, words: Sequence[str], current: str) -> Iterator[str]:
+def _keys(words: Sequence[str], current: str) -> Iterator[str]:
     """Yield groups, and the keys of the configuration one level below the typed text."""
-    chosen = [word.removeprefix("data=") for word in words if word.startswith("data=")]
-    node: Any = SCHEMAS[command]()
     head = current[: current.rfind(".") + 1]
-    for part in head.split(".")[:-1]:
-        node = getattr(node, part, None)
-        if type(node) is DataConfig:
-            node = DATA_SCHEMAS.get(chosen[-1] if chosen else "conventions", DataConfig)()
+    node = _setting(words, head.split(".")[:-1])
     if is_dataclass(node):
         for field in fields(node):
             value = getattr(node, field.name)
             if not isinstance(value, dict):  # accepts keys that the user chooses
                 yield f"{head}{field.name}{'.' if is_dataclass(value) else '='}"
     if not head:
-        yield from (f"{group}=" for group in groups(command))
+        yield from (f"{group}=" for group in groups(words[0]))
     yield from OF_HYDRA
 
 
-def _paths(typed: str, escape: Callable[[str], str], folders_only: bool) -> Iterator[str]:
-    """Yield files and folders that begin with the typed text, escaped or not."""
-    head = typed[: typed.rfind("/") + 1]
-    stem = typed[len(head) :].replace("\\", "")
-    folder = Path(os.path.expanduser(head.replace("\\", "")) or ".")
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.iterdir()):
+def _setting(words: Sequence[str], parts: Sequence[str]) -> Any:
+    """Return a node of the command's default configuration, with the data that are chosen."""
+    chosen = [word.removeprefix("data=") for word in words if word.startswith("data=")]
+    node: Any = SCHEMAS[words[0]]()
+    for part in parts:
+        node = getattr(node, part, None)
+        if type(node) is DataConfig:
+            node = DATA_SCHEMAS.get(chosen[-1] if chosen else "conventions", DataConfig)()
+    return node
+
+
+def _paths(typed: str, *, folders_only: bool) -> Iterator[str]:
+    """Yield files and folders that begin with the typed text."""
+    head, stem = typed[: typed.rfind("/") + 1], typed[typed.rfind("/") + 1 :]
+    folder = Path(head or ".").expanduser()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         is_hidden = path.name.startswith(".") and not stem.startswith(".")
         if path.name.startswith(stem) and not is_hidden and (path.is_dir() or not folders_only):
-            rest = escape(path.name)[len(escape(stem)) :]
-            yield f"{typed}{rest}{'/' if path.is_dir() else ''}"
-
-
-def _last_word(line: str) -> str:
-    """Return the text after the last space that is neither quoted nor escaped."""
-    spaces = [m.end() for m in re.finditer(r"\s", line) if _is_whole(line[: m.start()])]
-    return line[spaces[-1] :] if spaces else line
-
-
-def _after_the_last_break(raw: str, breaks: str) -> int:
-    """Return the offset after the last word break, where bash starts to replace."""
-    ends = [m.end() for m in re.finditer(r"\\.|.", raw) if m[0] in breaks]
-    return ends[-1] if ends else 0
-
-
-def _is_whole(line: str) -> bool:
-    """Return True if every quote is closed, and no backslash waits for a character."""
-    try:
-        shlex.split(line)
-    except ValueError:
-        return False
-    return True
+            yield f"{head}{path.name}{'/' if path.is_dir() else ''}"
 
 
 def _escape(text: str) -> str:
     """Escape text so that a shell reads it without quotes."""
     return re.sub(r"([^\w@%+=:,./~-])", r"\\\1", text)
-
-
-def _unchanged(text: str) -> str:
-    return text

@@ -13,11 +13,12 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial, wraps
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -25,11 +26,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from passk.cli.sweep.slurm import is_one_of_ranks
-from passk.config.schema import LearnerConfig
+from passk.config.schema import LearnerConfig, RunConfig
+from passk.console import signals_handled
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.files import keep, locks_held
-from passk.ranks import from_rank_0, joined
+from passk.ranks import from_rank_0, joined, num_ranks
 
+C = TypeVar("C", bound=RunConfig)
+P = ParamSpec("P")
 _PATIENCE_SECONDS = 3.0
 _KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind
@@ -37,14 +41,25 @@ _KINDS: dict[str, type[Exception]] = {
 }
 
 
-def on_all_ranks(cfg: LearnerConfig, work: Callable[..., None], *arguments: Any) -> None:
-    """Run `work(*arguments)` on the ranks that `torchrun` started, or on as many as `cfg` says."""
-    if is_one_of_ranks(os.environ):
-        _join(work, *arguments)
-    elif (count := ranks_to_start(cfg)) == 1:
-        work(*arguments)
-    else:
-        launch(work, count, *arguments)
+def on_all_ranks(command: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, P], None]:
+    """Decorate a command, whose first argument is its configuration, so that every rank runs it.
+
+    The ranks are those that `torchrun` started, or as many as `learner.num_processes` says. The
+    call returns once all of them are done.
+    """
+
+    @wraps(command)
+    def run(cfg: C, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if num_ranks() > 1:  # this process is one of the ranks
+            command(cfg, *args, **kwargs)
+        elif is_one_of_ranks(os.environ):
+            _join(partial(run, cfg, *args, **kwargs))
+        elif (count := ranks_to_start(cfg.learner)) > 1:
+            launch(partial(run, cfg, *args, **kwargs), count)
+        else:
+            command(cfg, *args, **kwargs)
+
+    return run
 
 
 def follow() -> None:
@@ -54,11 +69,11 @@ def follow() -> None:
         _join()
 
 
-def _join(*work_and_arguments: Any) -> None:
+def _join(work: Callable[[], None] | None = None) -> None:
+    """Join the ranks that `torchrun` started, and do the work that rank 0 names."""
     try:
         with joined():
-            work, *arguments = from_rank_0(work_and_arguments)
-            work(*arguments)
+            from_rank_0(work)()
     except Interrupted:
         raise
     except Exception as error:
@@ -111,7 +126,14 @@ def launch(work: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
             signals_to_handle="SIGQUIT",  # the others are forwarded
         )
         killed: ChildFailedError | None = None
-        with _signals_to_rank_0(Path(folder)):
+
+        def to_rank_0(number: int, _frame: FrameType | None) -> None:
+            pid = Path(folder) / "0.pid"
+            if not pid.is_file():  # it has not started yet
+                raise KeyboardInterrupt
+            os.kill(int(pid.read_text()), number)
+
+        with signals_handled(to_rank_0):
             try:
                 elastic_launch(config, _work_as_rank)(work, arguments, folder, locks_held())
             except ChildFailedError as error:
@@ -184,20 +206,3 @@ def _raise_first(folder: Path, killed: ChildFailedError | None) -> None:
         raise _KINDS[first["kind"]](where + first["text"]) from None
     if killed is not None:
         raise RankFailure(f"a rank failed: {killed}")
-
-
-@contextmanager
-def _signals_to_rank_0(folder: Path) -> Iterator[None]:
-    def forward(number: int, _frame: FrameType | None) -> None:
-        pid = folder / "0.pid"
-        if not pid.is_file():  # it has not started yet
-            raise KeyboardInterrupt
-        os.kill(int(pid.read_text()), number)
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, forward) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

@@ -7,15 +7,15 @@ Torch is imported only after the configuration has been composed and checked.
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from passk import __version__
@@ -54,7 +54,15 @@ _ENVIRONMENT = {
     "WANDB_ERROR_REPORTING": "false",
 }
 
-_MADE: list[Path] = []  # folders that Hydra made for the run: its directory and parents
+
+class Ending(NamedTuple):
+    """Exit code of a command line, and the sentence that says why it is not 0."""
+
+    code: int
+    sentence: str = ""
+
+
+DONE = Ending(0)
 # Errors while a line is composed; `eval=3` ends in Python's own.
 REFUSED_BY_HYDRA = (HydraException, OmegaConfBaseException, ValueError, OverflowError)
 
@@ -67,7 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     cell = os.environ.pop(CELL, None)  # hidden from the processes that we start
     try:
-        code = _main(words) if cell is None else be_cell(cell, words, _main)
+        if cell is not None:
+            code = be_cell(cell, words, _main)
+        else:
+            code, sentence = _main(words)
+            if sentence:
+                say(sentence)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # outside a run, output may be cut short, as by `head`
@@ -81,15 +94,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _main(words: list[str]) -> int:
+def _main(words: list[str]) -> Ending:
+    """Run one command line, and return how it ended."""
     if not words or words[0] in ("-h", "--help", "help", "--version"):
         print(__version__ if words[:1] == ["--version"] else HELP.rstrip("\n"))
-        return 0
+        return DONE
     command, rest = words[0], words[1:]
-    if command not in (*SUMMARIES, "completion"):
-        return _refuse(f"{command} is not a command of passk; allowed: {', '.join(SUMMARIES)}")
-    if command in ("sweep", "completion"):
-        return _show_sweep(rest) if command == "sweep" else _show_completion(rest)
+    try:
+        if command == "sweep":
+            return _show_sweep(rest)
+        if command == "completion":
+            print(script(rest), end="")
+            return DONE
+        if command not in SUMMARIES:
+            raise UserError(f"{command} is not a command of passk; allowed: {', '.join(SUMMARIES)}")
+        return _dispatch(command, rest)
+    except UserError as error:
+        return Ending(2, str(error))
+
+
+def _dispatch(command: str, rest: list[str]) -> Ending:
+    """Run a command that has a configuration, as the process that leads it or as another rank."""
+    typed = rest
     if command == "report":
         rest = _directories_as_override(rest)
     else:
@@ -97,57 +123,23 @@ def _main(words: list[str]) -> int:
     rest = with_sweep_as_flag(rest)
     rest = [as_typed(command, word, is_sweep="-m" in rest) for word in rest]
     try:
-        check_words(words)
+        check_words(typed)
         check_tasks(os.environ)
         check_launcher(rest)
         is_rank = is_one_of_ranks(os.environ)
-    except UserError as error:
-        return _refuse(str(error)) if os.environ.get("SLURM_PROCID", "0") == "0" else 2
+    except UserError:
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            return Ending(2)  # one of the tasks says it
+        raise
     if is_rank:
         is_rank_0 = os.environ["RANK"] == "0"
         if command not in ("train", "eval") or "-m" in rest:
             names = "passk train and passk eval, without --multirun, run under torchrun"
-            return _refuse(f"only {names}; start this by itself") if is_rank_0 else 2
+            return Ending(2, f"only {names}; start this by itself" if is_rank_0 else "")
         if not is_rank_0:
             return _follow(command)
-    return _lead(command, rest)
-
-
-def as_typed(command: str, word: str, is_sweep: bool) -> str:
-    """Add the quotes that Hydra needs and expand ~, so that users type texts and paths bare."""
-    return with_quotes(with_home(word, (*FILES, *FOLDERS)), text_keys(command), is_sweep)
-
-
-def _show_sweep(words: list[str]) -> int:
-    """Run `passk sweep status DIR`."""
-    if {"--help", "-h"} & set(words):
-        print(SWEEP_HELP, end="")
-        return 0
-    if words[:1] != ["status"] or len(words) != 2:
-        return _refuse("passk sweep takes: status DIR, the directory of a sweep")
-    try:
-        print(status(Path(words[1])))
-    except UserError as error:
-        return _refuse(str(error))
-    return 0
-
-
-def _show_completion(words: list[str]) -> int:
-    """Run `passk completion SHELL`."""
-    try:
-        print(script(words), end="")
-    except UserError as error:
-        return _refuse(str(error))
-    return 0
-
-
-def _lead(command: str, rest: list[str]) -> int:
-    """Run as the process that composes the configuration."""
     register()
-    try:
-        check_groups(command, rest)
-    except UserError as error:
-        return _refuse(str(error))
+    check_groups(command, rest)
     if "--help" in rest or "-h" in rest:
         return _help(command, [word for word in rest if not word.startswith("-")])
     if "--cfg" in rest and "--resolve" not in rest:
@@ -155,105 +147,115 @@ def _lead(command: str, rest: list[str]) -> int:
     return _run_hydra(command, rest)
 
 
-def _help(command: str, overrides: list[str]) -> int:
+def as_typed(command: str, word: str, is_sweep: bool) -> str:
+    """Add the quotes that Hydra needs and expand ~, so that users type texts and paths bare."""
+    return with_quotes(with_home(word, (*FILES, *FOLDERS)), text_keys(command), is_sweep)
+
+
+def _show_sweep(words: list[str]) -> Ending:
+    """Run `passk sweep status DIR`."""
+    if {"--help", "-h"} & set(words):
+        print(SWEEP_HELP, end="")
+    elif words[:1] != ["status"] or len(words) != 2:
+        raise UserError("passk sweep takes: status DIR, the directory of a sweep")
+    else:
+        print(status(Path(words[1])))
+    return DONE
+
+
+def _help(command: str, overrides: list[str]) -> Ending:
     """Print the groups and keys of `command`, with the typed overrides applied."""
     try:
         groups, keys = groups_and_keys(command, overrides)
     except REFUSED_BY_HYDRA as error:
-        return _refuse(explain(error, command))
+        return Ending(2, explain(error, command))
     shown = f"Groups, chosen as group=option:\n{groups}\n\n" if groups else ""
     print(COMMAND_HELP.format(command=command, summary=SUMMARIES[command], groups=shown, keys=keys))
-    return 0
+    return DONE
 
 
-def _run_hydra(command: str, overrides: list[str]) -> int:
+def _run_hydra(command: str, overrides: list[str]) -> Ending:
     """Let Hydra compose and call the job once, or once per cell of a sweep, here or elsewhere."""
-    codes = [0]
+    endings = [DONE]
 
     def job(composed: DictConfig) -> None:
-        codes.append(_run_job(command, composed))
-
-    def one_run() -> int:
-        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name=command)(
-            job
-        )()
-        return codes[-1]
+        endings.append(_run_job(command, composed))
 
     sys.argv = [f"passk {command}", *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us unchanged; we print them in one sentence
     try:
-        is_sweep = "--cfg" not in overrides and asks_for_sweep(command, overrides)
-        return run_sweep(command, overrides) if is_sweep else one_run()
+        if "--cfg" not in overrides and asks_for_sweep(command, overrides):
+            return Ending(run_sweep(command, overrides))
+        conf = str(conf_dir().resolve())
+        hydra.main(version_base="1.3", config_path=conf, config_name=command)(job)()
+        return endings[-1]
     except REFUSED_BY_HYDRA as error:
-        return _refuse(explain(error, command))
-    except UserError as error:  # for a sweep as a whole
-        return _refuse(str(error))
+        return Ending(2, explain(error, command))
     except KeyboardInterrupt:
-        return 130
+        return Ending(130)
     except BrokenPipeError:
         raise
     except OSError as error:  # jobs catch their own; here Hydra makes the directory
         where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
-        return _refuse(f"{where} cannot be made: {error}")
+        return Ending(2, f"{where} cannot be made: {error}")
     except SystemExit as stopped:  # Hydra's parser has printed its own usage
-        return int(stopped.code or 0)
+        return Ending(int(stopped.code or 0))
 
 
 class Directories(Callback):
     """Hydra callback that notes which directories a run creates (see conf/run_directory.yaml)."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Note missing folders before Hydra makes the run's directory."""
-        _MADE[:] = missing_folders(Path(config.hydra.run.dir).absolute())
+        """Note missing folders in `hydra.runtime.made`, before Hydra makes the run's directory."""
+        missing = missing_folders(Path(config.hydra.run.dir).absolute())
+        with open_dict(config.hydra.runtime):
+            config.hydra.runtime.made = list(map(str, missing))
 
 
-def _run_job(command: str, composed: DictConfig) -> int:
-    """Run once in the directory that Hydra made for it; returns the exit code."""
+def _run_job(command: str, composed: DictConfig) -> Ending:
+    """Run once in the directory that Hydra made for it; refused input leaves no directory."""
     job = HydraConfig.get()
-    run_dir, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
-    return _ending(command, "", _run_alone, command, composed, run_dir, overrides)
-
-
-def _run_alone(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
-    """Run the command under the directory's write lock; refused input leaves no directory."""
-    with only_writer(run_dir, _MADE):
-        _run_command(command, composed, run_dir, overrides)
-
-
-def _ending(command: str, prefix: str, work: Callable[..., None], *arguments: Any) -> int:
-    """Do the work; report what stops it in a sentence, or with a traceback if unexpected."""
+    run_dir, made = Path(job.runtime.output_dir), job.runtime.made  # type: ignore[attr-defined]
     try:
-        work(*arguments)
-        return 0
-    except UserError as error:
-        code, sentence = 2, str(error)
-    except (HydraException, OmegaConfBaseException) as error:
-        code, sentence = 2, explain(error, command)
-    except (PolicyMismatch, Diverged, DiskFull, RankFailure) as error:
-        code, sentence = 1, str(error)
-    except Interrupted as stopped:
-        code, sentence = 130, str(stopped)
-    except BrokenPipeError:
-        lose_output()
-        code, sentence = 1, "stopped: the program that read its output has ended, as head does"
+        with only_writer(run_dir, list(map(Path, made))):
+            _run_command(command, composed, run_dir, list(job.overrides.task))
     except Exception as error:
-        if isinstance(error, OSError) and is_full(error) and error.filename is None:
-            lose_output()
-            say(prefix + _no_room(error))
-            return 1
-        traceback.print_exc()
-        code = 1
-        sentence = f"failed; see the traceback above ({type(error).__name__}: {error})"
-    say(prefix + sentence)
-    return code
+        return _ending(error, command)
+    return DONE
 
 
-def _follow(command: str) -> int:
+def _follow(command: str) -> Ending:
     """Run as a rank that `torchrun` started, other than rank 0, which composes for all."""
     _set_environment()
     from passk.cli.launch import follow
 
-    return _ending(command, f"rank {os.environ['RANK']}: ", follow)
+    try:
+        follow()
+    except Exception as error:
+        code, sentence = _ending(error, command)
+        return Ending(code, f"rank {os.environ['RANK']}: {sentence}")
+    return DONE
+
+
+def _ending(error: Exception, command: str) -> Ending:
+    """Return how a command ends that raised `error`; prints the traceback of an unexpected one."""
+    if isinstance(error, UserError):
+        return Ending(2, str(error))
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return Ending(2, explain(error, command))
+    if isinstance(error, PolicyMismatch | Diverged | DiskFull | RankFailure):
+        return Ending(1, str(error))
+    if isinstance(error, Interrupted):
+        return Ending(130, str(error))
+    if isinstance(error, BrokenPipeError):
+        lose_output()
+        return Ending(1, "stopped: the program that read its output has ended, as head does")
+    if isinstance(error, OSError) and is_full(error) and error.filename is None:
+        lose_output()
+        return Ending(1, _no_room(error))
+    traceback.print_exception(error)
+    said = f"{type(error).__name__}: {error}"
+    return Ending(1, f"failed; see the traceback above ({said})")
 
 
 def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: list[str]) -> None:
@@ -290,11 +292,6 @@ def _set_environment() -> None:
 def _no_room(error: OSError) -> str:
     """Return the sentence for output that cannot be printed; files of a run raise DiskFull."""
     return f"its output could not be written: {error.strerror}; send it elsewhere, or make room"
-
-
-def _refuse(sentence: str) -> int:
-    say(sentence)
-    return 2
 
 
 def _directories_as_override(words: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from passk.learner.checkpoint import (
     saved_step,
 )
 from passk.learner.policy import model_location as model_folder
+from passk.runs.reader import flat
 from passk.training.build import sampling_engine
 
 _FREE_IN_FILTER = (*FREE_ON_RESUME, "filter.fdr", "filter.weight")
@@ -135,7 +136,7 @@ def refuse_other_problems(cfg: RunConfig, run_dir: Path, *, needs_training: bool
             raise UserError(
                 f"{_BEHIND_NAMES[fact]} are not those of the run in {run_dir} any more ({fact} "
                 f"was {started[fact]}, is {digest}): the file was changed, or another version of "
-                "passk reads it otherwise; put it back, or give data.path or data.eval_path to "
+                "passk reads it differently; put it back, or give data.path or data.eval_path to "
                 "take what is there now"
             )
 
@@ -225,14 +226,14 @@ def refuse_changes(command: str, cfg: RunConfig, run_dir: Path, policy: str | No
     if started.get("engine", engine) != engine:
         raise UserError(
             f"resume=true would go on with rollout.engine={engine}, but the run in {run_dir} was "
-            f"sampled with {started['engine']}, which draws others; add "
+            f"sampled with {started['engine']}, which draws other samples; add "
             f"rollout.engine={started['engine']}"
         )
     recorded(run_dir)  # raises if its records cannot be read
     free = {"eval": _FREE_IN_EVAL, "filter": _FREE_IN_FILTER}.get(command, FREE_ON_RESUME)
     # Compare as recorded: a relative path, typed in another folder, names another file.
     both = map(with_absolute_paths, (load_config(run_dir, type(cfg)), cfg))
-    before, now = (_flat(asdict(either)) for either in both)
+    before, now = (flat(asdict(either)) for either in both)
     for key in sorted(before.keys() | now.keys()):
         is_free = key in free or key.startswith("tracker.")  # trackers may change
         if before.get(key) != now.get(key) and not is_free:
@@ -264,7 +265,7 @@ def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
     if started.get(_PROMPTS, facts.get(_PROMPTS)) != facts.get(_PROMPTS):
         raise UserError(
             f"resume=true, but the prompts are not those of the run in {run_dir} (another version "
-            "of passk or transformers writes them otherwise); start in another directory"
+            "of passk or transformers writes them differently); start in another directory"
         )
 
 
@@ -329,19 +330,9 @@ def prompt_day(*runs: Path | str | None) -> date:
     """
     for run in runs:
         facts = {} if run is None else read_manifest(Path(run))
-        day = facts.get("prompt_date") or facts.get("start", "")[:10]  # older ones have no date
-        if day:
-            return date.fromisoformat(day)
+        if "prompt_date" in facts:  # written where prompts depend on it
+            return date.fromisoformat(facts["prompt_date"])
     return date.today()
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def how_to_resume(command: str, run_dir: Path, overrides: Sequence[str]) -> str:

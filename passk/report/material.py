@@ -14,7 +14,7 @@ from passk.report.tables import (
     sweep_table,
     titles_of,
 )
-from passk.runs.baselines import baseline_runs, repeat_sentences, without_copies
+from passk.runs.baselines import baseline_runs, repeat_sentences
 from passk.runs.labels import in_order
 from passk.runs.reader import DiagnosisRecord, RunRecord, find_diagnoses, find_measured, find_runs
 
@@ -27,7 +27,7 @@ class Material:
 
     Attributes:
         records: all runs, each once; `headline` those of the first table, with `titles` by label.
-        repeats: sentences about runs that are on record more than once.
+        repeats: a sentence about runs of one seed, if there are any.
         against: the runs that `baseline` names; None for the starting checkpoints.
         table, cells, costs: `reproduction_table` and `cost_table` of the headline, `sweep_table`
             of the sweep.
@@ -56,7 +56,7 @@ def read_material(dirs: Sequence[str | Path], baseline: str | None) -> Material:
 
     Raises UserError as `report.write_report` does.
     """
-    records, copies = without_copies(find_runs(dirs))
+    records = find_runs(dirs)
     against = baseline_runs(baseline, records) if baseline else None
     reproduced = [record for record in records if record.seed_dir is not None]
     headline = reproduced or records
@@ -65,7 +65,7 @@ def read_material(dirs: Sequence[str | Path], baseline: str | None) -> Material:
     table = reproduction_table(headline, against)
     return Material(
         records=records,
-        repeats=repeat_sentences(records, copies),
+        repeats=repeat_sentences(records),
         headline=headline,
         against=against,
         table=table,

@@ -1,18 +1,18 @@
-"""Choose the baseline that a run is compared with, and find runs that are on record twice.
+"""Choose the baseline that a run is compared with.
 
 A baseline is the checkpoint a run started from, or a run that the user names. Both are counts of
 the same held-out problems, so that differences are taken problem by problem.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from passk.errors import UserError
 from passk.files import step_of
-from passk.runs.labels import in_order, run_labels, run_title, short_names
+from passk.runs.labels import in_order, run_title
 from passk.runs.reader import RunRecord
 
 # The settings that decide what is held out, for generated problems and for problems from files.
@@ -73,7 +73,9 @@ def starting_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataF
     sft = sft_of(record, records)
     if sft is not None and sft.steps:
         return last_counts(sft)
-    return _own_start(record) if 0 in record.steps else _origin_counts(record, records)
+    if 0 not in record.steps:
+        return _origin_counts(record, records)
+    return record.counts(0) if len(record.steps) > 1 else None  # nothing later to compare with it
 
 
 def sft_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
@@ -122,11 +124,6 @@ def _heldout_settings(record: RunRecord) -> list[object]:
     return [record.setting("data.name"), file, *map(record.setting, keys)]
 
 
-def _own_start(record: RunRecord) -> pd.DataFrame | None:
-    """Return the run's evaluation at step 0, if there is a later one to compare it with."""
-    return record.counts(0) if len(record.steps) > 1 else None
-
-
 def _origin_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
     """Return the counts of the checkpoint in `train.init_from`, as its own run evaluated it."""
     origin, step = origin_of(record, records), _starting_step(record)
@@ -144,71 +141,13 @@ def _starting_step(record: RunRecord) -> int | None:
 _MOST_NAMED = 4
 
 
-def without_copies(records: Sequence[RunRecord]) -> tuple[list[RunRecord], dict[Path, Path]]:
-    """Drop copies of runs; returns the runs left, and for each copy the run that it repeats.
-
-    Of two equal runs, the one with more evaluations stays, or the one whose reproduction has more.
-    A copy also stays if a remaining run started from it.
-    """
-    reached = Counter(record.top for record in records for _ in record.steps)
-    known: dict[tuple[str, int], list[RunRecord]] = {}
-    copies: dict[Path, Path] = {}
-    labelled = zip(run_labels(records), records, strict=True)
-    furthest = sorted(labelled, key=lambda item: (-len(item[1].steps), -reached[item[1].top]))
-    for label, record in furthest:
-        alike = known.setdefault((label, record.seed), [])
-        original = next((run for run in alike if _is_same(run, record)), None)
-        if original is None:
-            alike.append(record)
-        else:
-            copies[record.path] = original.path
-    for record in records:
-        origin = origin_of(record, records)
-        if origin is not None and record.path not in copies:
-            copies.pop(origin.path, None)
-    return [record for record in records if record.path not in copies], copies
-
-
-def repeat_sentences(records: Sequence[RunRecord], copies: Mapping[Path, Path]) -> list[str]:
-    """State in a sentence each which copies were left out, and which runs were averaged."""
-    sentences = []
-    if copies:
-        names = short_names(map(str, {*(run.path for run in records), *copies}))
-        pairs = [f"{names[str(copy)]} is {names[str(run)]}" for copy, run in copies.items()]
-        sentences.append(
-            f"Left out: {len(copies)} run{'s' * (len(copies) > 1)} with the settings, the seed and "
-            f"the held-out results of another one ({_listed(sorted(pairs))})."
-        )
+def repeat_sentences(records: Sequence[RunRecord]) -> list[str]:
+    """State in a sentence which runs of one seed were averaged, if any."""
     runs = Counter((run_title(r, label), r.seed) for label, r in in_order(records))
     several = [
         f"{count} of {title}, seed {seed}" for (title, seed), count in runs.items() if count > 1
     ]
-    if several:
-        sentences.append(
-            f"Runs of one seed are averaged and count as one seed ({_listed(several, '; ')})."
-        )
-    return sentences
-
-
-def _is_same(one: RunRecord, other: RunRecord) -> bool:
-    """Return True if two runs of one label and seed are a copy, or the same run done twice.
-
-    They must agree wherever both were evaluated (a copy may have been taken midway), and have
-    started at the same time or been evaluated at the same steps.
-    """
-    both = sorted({*one.steps} & {*other.steps})
-    if not all(_counts(one, step).equals(_counts(other, step)) for step in both):
-        return False
-    began = one.manifest.get("start")
-    is_copy = began is not None and began == other.manifest.get("start")
-    return is_copy or (one.steps == other.steps and max(both, default=0) > 0)
-
-
-def _counts(record: RunRecord, step: int) -> pd.DataFrame:
-    counts = record.counts(step)[["problem_id", "n", "c"]]
-    return counts.sort_values("problem_id", ignore_index=True)
-
-
-def _listed(things: Sequence[str], joint: str = ", ") -> str:
-    more = len(things) - _MOST_NAMED
-    return joint.join([*things[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
+    if len(several) > _MOST_NAMED:
+        several[_MOST_NAMED:] = [f"and {len(several) - _MOST_NAMED} more"]
+    listed = "; ".join(several)
+    return [f"Runs of one seed are averaged and count as one seed ({listed})."] if several else []

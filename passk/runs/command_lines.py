@@ -218,8 +218,9 @@ def _wholes(record: RunRecord) -> list[Path]:
     """Return the directories of the sweep and of the reproduction that a run belongs to, if any."""
     sweeps = record.top.parents[:_DEEPEST_CELL]
     sweep = next((folder for folder in sweeps if (folder / FOLDER).is_dir()), None)
-    is_reproduction = record.seed_dir is not None and _is_reproduction(record.top)
-    return [*([sweep] if sweep else []), *([record.top] if is_reproduction else [])]
+    command = read_manifest(record.top).get("command") if record.seed_dir is not None else None
+    reproduction = record.top if command == "reproduce" else None
+    return [folder for folder in (sweep, reproduction) if folder is not None]
 
 
 def outermost(record: RunRecord) -> Path:
@@ -269,7 +270,3 @@ def _with_growth(overrides: Sequence[str], config: Path) -> list[str]:
             value = f"[{','.join(after)}]" if isinstance(after, list) else after
             words = [*(word for word in words if word not in typed), f"{key}={value}"]
     return words
-
-
-def _is_reproduction(folder: Path) -> bool:
-    return read_manifest(folder).get("command") == "reproduce"

@@ -70,7 +70,7 @@ class Spending:
         self._num_processes = num_processes
         processes_before = int(manifest.get("num_processes", 1))
         seconds = float(manifest.get("seconds", 0.0))
-        device_seconds = float(manifest.get("device_seconds", seconds * processes_before))
+        device_seconds = float(manifest.get("device_seconds", 0.0))
         unrecorded = max(0.0, last_logged - seconds)
         self._seconds = seconds + unrecorded
         self._device_seconds = device_seconds + unrecorded * processes_before

@@ -147,7 +147,7 @@ class RunRecord:
         return read_table(self.path / "eval" / "summary.csv", default=empty)
 
     def problems(self) -> pd.DataFrame:
-        """Read problem_id, split (train or heldout), kind, prompt, answer; empty for older runs."""
+        """Read problem_id, split (train or heldout), kind, prompt, answer; empty if missing."""
         return read_problems(self.path)
 
 
@@ -188,7 +188,9 @@ def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
         if not path.is_dir():
             raise UserError(f"{path} is not a directory: give run, reproduce or sweep directories")
         below = sorted((f.parent for f in path.rglob("config.yaml")), key=natural_order)
-        runs = [d for d in below if not _is_hidden(d.relative_to(path)) and _is_run(d)]
+        # Hydra keeps its own copy of a config under `.hydra`.
+        shown = [d for d in below if not any(p[0] == "." for p in d.relative_to(path).parts)]
+        runs = [folder for folder in shown if _is_run(folder)]
         if not runs and not find_measured([path], "eval", "diagnose"):
             raise UserError(
                 f"{path} holds no run: expected a config.yaml with a regime,"
@@ -250,11 +252,6 @@ def _is_run(path: Path) -> bool:
         and config.is_file()
         and re.search(rb"^regime:", config.read_bytes(), re.M) is not None
     )
-
-
-def _is_hidden(path: Path) -> bool:
-    """Return True below hidden folders: Hydra keeps its own copy of a config under `.hydra`."""
-    return any(part.startswith(".") for part in path.parts)
 
 
 def natural_order(name: str | Path) -> list[tuple[float, str]]:

@@ -46,11 +46,11 @@ class Session:
     group: str | None
     folder: Path | None
     mode: str
-    id: str | None
-    place: str | None
     step: int
     config: dict[str, Any]
     facts: dict[str, str]
+    id: str | None = None
+    place: str | None = None
 
 
 class Tracker(Protocol):
@@ -84,7 +84,7 @@ class TensorBoard:
             folder = session.folder / (session.group or "") / session.name
         self.place = str(folder)
         self._writer = SummaryWriter(self.place, purge_step=session.step)
-        settings = {key: _plain(value) for key, value in flat(session.config, ".").items()}
+        settings = {key: _plain(value) for key, value in flat(session.config).items()}
         shown = {f"eval/pass@{k}": 0.0 for k in session.config["eval"]["ks"]}
         for summary in hparams(settings, shown):
             self._writer.file_writer.add_summary(summary)
@@ -216,8 +216,7 @@ class MLflow:
         )
         self.id = run.info.run_id
         settings = [
-            Param(key, str(value)[: self._LONGEST])
-            for key, value in flat(session.config, ".").items()
+            Param(key, str(value)[: self._LONGEST]) for key, value in flat(session.config).items()
         ]
         for start in range(0, len(settings), self._PER_BATCH):
             self._client.log_batch(self.id, params=settings[start : start + self._PER_BATCH])
@@ -283,14 +282,10 @@ class Tracking:
             group=chosen.group or group,
             folder=Path(chosen.dir) if chosen.dir else None,
             mode=chosen.mode,
-            id=None,
-            place=None,
             step=step,
             config=asdict(cfg),
             facts={
-                key: str(value)
-                for key, value in flat(facts, ".").items()
-                if key not in _OF_THE_MOMENT
+                key: str(value) for key, value in flat(facts).items() if key not in _OF_THE_MOMENT
             },
         )
         self._thread = Thread(target=self._work, args=(session,), name="tracker", daemon=True)
@@ -317,7 +312,7 @@ class Tracking:
         try:
             known = json.loads(self._file.read_text()) if self._file.is_file() else {}
             own = known.setdefault(self._name, {"id": None, "place": None})
-            before = replace(session, id=own["id"], place=own.get("place"))
+            before = replace(session, id=own["id"], place=own["place"])
             tracker = TRACKERS[self._name](before)
             self._place, own["id"] = tracker.place, tracker.id
             own["place"] = self._place

@@ -168,11 +168,11 @@ def _open_sampler(
             max_model_len=max_model_len,
             end_ids=end_ids(model),
         )
-    whole = model if num_ranks() == 1 else load_policy(cfg.model, start, _device(cfg.learner))
+    loaded = model if num_ranks() == 1 else load_policy(cfg.model, start, _device(cfg.learner))
     # Copy even where nothing is shared: tensors in a memory-mapped file are unaligned, and products
     # then round differently than in a run that read its weights elsewhere.
-    own = copy.deepcopy(whole).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
-    return TorchSampler(own, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
+    copied = copy.deepcopy(loaded).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
+    return TorchSampler(copied, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
 
 
 def build_verifier(cfg: VerifierConfig) -> Verifier:

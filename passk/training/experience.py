@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,49 @@ from passk.objectives.pass_at_k import pass_at_k
 from passk.rollout.rollout import Actor, Rollout, SampleKey, rollout, training_params
 from passk.types import Problem
 
+_JUDGING = ("unjudged_fraction", "reasons", "rollout_seconds", "verify_seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleMetrics:
+    """Metrics of a step's samples, for `metrics.jsonl`; None where nothing was sampled or judged.
+
+    Pass@1 and Pass@k are unbiased, Pass@k over the prompts with at least k judged samples.
+    """
+
+    reward_mean: float | None = None
+    k: int | None = None
+    pass1: float | None = None
+    passk: float | None = None
+    unjudged_fraction: float | None = None
+    reasons: dict[str, int] | None = None
+    trained_k: int | None = None
+    pass1_weight: float | None = None
+    min_success: float | None = None
+    mean_weight: float | None = None
+    dead_group_fraction: float | None = None
+    dead_fail_fraction: float | None = None
+    dead_solved_fraction: float | None = None
+    rollout_seconds: float | None = None
+    verify_seconds: float | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """Return the entries of a line of `metrics.jsonl`, in its order.
+
+        A line of SFT names the entries about judging after those of the objective.
+        """
+        names = [field.name for field in fields(self)]
+        if self.k is None:
+            names.sort(key=_JUDGING.__contains__)
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class Experience:
     """Weighted rows for the learner, their metrics to log, and the rollout they come from."""
 
     rows: list[TokenRow]
-    metrics: dict[str, Any]
+    metrics: SampleMetrics
     num_tokens: int
     sampled: Rollout | None = None  # None: worked solutions, nothing was sampled
 
@@ -38,26 +74,7 @@ def imitate(encoder: PromptEncoder, problems: Sequence[Problem]) -> Experience:
         TokenRow(tuple(prompt), tuple(completion), (problem.weight / num_tokens,))
         for problem, prompt, completion in zip(problems, prompts, completions, strict=True)
     ]
-    nothing_sampled = dict.fromkeys(
-        (
-            "reward_mean",
-            "k",
-            "pass1",
-            "passk",
-            "trained_k",
-            "pass1_weight",
-            "min_success",
-            "mean_weight",
-            "dead_group_fraction",
-            "dead_fail_fraction",
-            "dead_solved_fraction",
-            "unjudged_fraction",
-            "reasons",
-            "rollout_seconds",
-            "verify_seconds",
-        )
-    )
-    return Experience(rows, nothing_sampled, num_tokens)
+    return Experience(rows, SampleMetrics(), num_tokens)
 
 
 def explore(
@@ -84,36 +101,27 @@ def explore(
         merge_identical=cfg.learner.merge_identical,
         skip_zero=cfg.learner.skip_zero_advantages,
     )
-    metrics = {
-        **_success(rewards_PG, cfg.regime.k),
-        "reasons": dict(Counter(v.reason for group in sampled.groups for v in group.verdicts)),
-        "trained_k": objective.k,
-        "pass1_weight": objective.pass1_weight,
-        "min_success": objective.min_success,
-        "mean_weight": (
-            float(np.mean(objective.prompt_weights(rewards_PG)))
-            if objective.estimator == "mixture"
+    judged_P = (~np.isnan(rewards_PG)).sum(axis=1)
+    k, is_judged, usable = cfg.regime.k, judged_P > 0, judged_P >= cfg.regime.k
+    n_P, c_P = judged_P[usable], np.nansum(rewards_PG[usable], axis=1).astype(np.int64)
+    is_mixture = objective.estimator == "mixture"
+    metrics = SampleMetrics(
+        reward_mean=float(np.nanmean(rewards_PG)) if is_judged.any() else None,
+        k=k,
+        pass1=(
+            float(np.nanmean(np.nanmean(rewards_PG[is_judged], axis=1)))
+            if is_judged.any()
             else None
         ),
+        passk=float(np.mean(pass_at_k(n_P, c_P, k))) if usable.any() else None,
+        unjudged_fraction=float(np.isnan(rewards_PG).mean()),
+        reasons=dict(Counter(v.reason for group in sampled.groups for v in group.verdicts)),
+        trained_k=objective.k,
+        pass1_weight=objective.pass1_weight,
+        min_success=objective.min_success,
+        mean_weight=float(np.mean(objective.prompt_weights(rewards_PG))) if is_mixture else None,
         **asdict(dead_groups(advantages_PG, rewards_PG)),
-        "rollout_seconds": sampled.sample_seconds,
-        "verify_seconds": sampled.verify_seconds,
-    }
+        rollout_seconds=sampled.sample_seconds,
+        verify_seconds=sampled.verify_seconds,
+    )
     return Experience(rows, metrics, sampled.num_tokens, sampled)
-
-
-def _success(rewards_PG: np.ndarray, k: int) -> dict[str, Any]:
-    """Compute the mean reward, and unbiased Pass@1 and Pass@k over prompts judged k times."""
-    judged_P = (~np.isnan(rewards_PG)).sum(axis=1)
-    usable = judged_P >= k
-    n_P, c_P = judged_P[usable], np.nansum(rewards_PG[usable], axis=1).astype(np.int64)
-    any_usable = bool(usable.any())
-    return {
-        "reward_mean": float(np.nanmean(rewards_PG)) if judged_P.any() else None,
-        "k": k,
-        "pass1": float(np.nanmean(np.nanmean(rewards_PG[judged_P > 0], axis=1)))
-        if judged_P.any()
-        else None,
-        "passk": float(np.mean(pass_at_k(n_P, c_P, k))) if any_usable else None,
-        "unjudged_fraction": float(np.isnan(rewards_PG).mean()),
-    }

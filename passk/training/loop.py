@@ -22,14 +22,6 @@ from passk.training.weight_sync import hand_over
 from passk.types import Group
 
 
-class Stopped(Exception):
-    """Raised once a run has been saved at `step` because the user or the scheduler stopped it."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
-
-
 def train(
     cfg: TrainConfig,
     parts: Parts,
@@ -37,10 +29,10 @@ def train(
     shown: Display,
     stop: InterruptFlag,
     start: TrainState,
-) -> None:
+) -> int:
     """Run `regime` from `start` to `train.num_steps`, and write all results to `run`.
 
-    Raises Stopped, after saving, if `stop` is set before the last step.
+    Returns the number of steps done: less than `train.num_steps` if `stop` was set, after saving.
     """
     learner, sampler, history = parts.learner, parts.sampler, start.history
     supervised = cfg.regime.name == "sft"
@@ -71,7 +63,7 @@ def train(
         metrics = {
             "step": step,
             **learning_metrics(learned),
-            **experience.metrics,
+            **experience.metrics.columns(),
             **aligned,
             **evidence(cfg.regime, history, objective),
             "products": products,
@@ -88,16 +80,17 @@ def train(
         run.log(metrics)
         run.check_saved()
         shown.step(step + 1, metrics)
-        history = remember(cfg.regime, history, objective, metrics["pass1"], products)
+        history = remember(cfg.regime, history, objective, experience.metrics.pass1, products)
         state = TrainState(step + 1, stream.position, history)
         last, stopping = step + 1 == cfg.train.num_steps, any_rank(stop.is_set())
         if last or is_due(step + 1, cfg.train.save_every) or stopping:
             run.save(learner, parts.tokenizer, state, cfg)
         if stopping and not last:
             run.settle()
-            raise Stopped(step + 1)
+            return step + 1
     evaluate(cfg.train.num_steps, cfg, parts, run, shown)
     run.settle()
+    return cfg.train.num_steps
 
 
 def learning_metrics(learned: LearnStats) -> dict[str, float | None]:

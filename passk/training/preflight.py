@@ -1,28 +1,14 @@
-"""Checks that every command makes before its work: single writer, verifier, gold answers."""
+"""Checks that every command makes before its work: verifier, gold answers."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from passk.config.schema import RunConfig, TrainConfig
 from passk.data.problems import Data
 from passk.errors import UserError
-from passk.files import only_writer
-from passk.ranks import rank
 from passk.training.build import Parts
 from passk.types import Problem
 from passk.verifiers.checks import GoldCheck, check_gold, self_test
-
-
-def alone(work: Callable[..., None], cfg: RunConfig, run_dir: Path, *others: Any) -> None:
-    """Run `work` while holding the write lock of `run_dir`.
-
-    A process of an earlier run in the same directory may still be alive.
-    """
-    with only_writer(run_dir) if rank() == 0 else nullcontext():
-        work(cfg, run_dir, *others)
 
 
 def print_notes(data: Data) -> None:
@@ -40,7 +26,9 @@ def require_weights(cfg: TrainConfig, data: Data) -> None:
         )
 
 
-def checked(cfg: RunConfig, parts: Parts, train: Sequence[Problem]) -> tuple[Parts, GoldCheck]:
+def run_preflight(
+    cfg: RunConfig, parts: Parts, train: Sequence[Problem]
+) -> tuple[Parts, GoldCheck]:
     """Test the verifier; return the parts without training problems that it can never reward.
 
     `train` are the training problems whose gold answers are checked with the held-out ones.

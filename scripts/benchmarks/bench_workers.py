@@ -66,8 +66,8 @@ def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) 
         metrics = experience.metrics
         count = experience.sampled.rewards_PG.size
         known = {
-            "sample": metrics["rollout_seconds"],
-            "verify": metrics["verify_seconds"],
+            "sample": metrics.rollout_seconds,
+            "verify": metrics.verify_seconds,
             "learn": learned - explored,
             "sync": ended - learned,
         }
@@ -75,7 +75,7 @@ def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) 
         for name, seconds in known.items():
             steps.phases.setdefault(name, []).append(seconds)
         steps.seconds.append(ended - started)
-        steps.rewards.append(metrics["reward_mean"])
+        steps.rewards.append(metrics.reward_mean)
         steps.completions.append(count)
         steps.lengths.append(experience.num_tokens / count)
         steps.rows.append(len(experience.rows))

@@ -116,16 +116,15 @@ def test_what_changes_no_step_may_change(whole, stopped):
 
 
 def test_chat_templates_write_the_day_of_the_run_that_goes_on(tmp_path):
-    """The manifest's, of the first directory that has one; a run of an older passk has a start."""
+    """The manifest's, of the first directory that has one; without a date in prompts, today."""
     for name, facts in {
         "dated": {"start": "2024-05-06T23:59:59+00:00", "prompt_date": "2024-05-07"},
-        "older": {"start": "2023-01-02T03:04:05+00:00"},
+        "undated": {"start": "2023-01-02T03:04:05+00:00"},
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(json.dumps(facts))
-    assert prompt_day(tmp_path / "dated", tmp_path / "older") == date(2024, 5, 7)
-    assert prompt_day(None, tmp_path / "older") == date(2023, 1, 2)
-    assert date.today() <= prompt_day(tmp_path / "new") <= date.today()
+    assert prompt_day(tmp_path / "undated", tmp_path / "dated") == date(2024, 5, 7)
+    assert prompt_day(None, tmp_path / "undated") == prompt_day(tmp_path / "new") == date.today()
 
 
 def test_empty_directory_cannot_be_resumed(tmp_path, capsys):

@@ -1,11 +1,11 @@
-"""Copies of runs, several runs of one seed, and runs from several starts: nothing counts twice."""
+"""Several runs of one seed, and runs from several starts: nothing counts twice."""
 
 import math
 import shutil
 
 import numpy as np
 import pytest
-from run_files import exact_pass_at_k, simulated_counts, write_reproduction, write_run
+from run_files import exact_pass_at_k, write_reproduction, write_run
 
 from passk.config.schema import FREE_ON_RESUME
 from passk.report.curves import training_curves
@@ -18,7 +18,7 @@ from passk.report.tables import (
     sweep_table,
     titles_of,
 )
-from passk.runs.baselines import repeat_sentences, without_copies
+from passk.runs.baselines import repeat_sentences
 from passk.runs.labels import config_differences, run_labels, short_names
 from passk.runs.reader import find_runs
 from passk.statistics import seed_interval
@@ -42,61 +42,22 @@ def hybrid(path, shift=0, seed=0, **kwargs):
     )
 
 
-@pytest.fixture(scope="module")
-def copied(tmp_path_factory):
-    root = tmp_path_factory.mktemp("dup")
-    write_reproduction(root / "a", seeds=(0, 1, 2))
-    shutil.copytree(root / "a", root / "b")
-    return root
-
-
-def test_a_copied_reproduction_changes_no_number(copied, tmp_path):
-    write_report([copied / "a"], tmp_path / "once")
-    write_report([copied / "a", copied / "b"], tmp_path / "twice")
-    for name in ("table.csv", "tables/headline.csv", "tables/kinds.csv", "tables/costs.csv"):
-        assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
-    words = (tmp_path / "twice" / "table.md").read_text()
-    assert "Left out: 12 runs with the settings, the seed and the held-out results of an" in words
-    assert "b/seed-0/hybrid is a/seed-0/hybrid" in words and "and 8 more" in words
-    assert "Left out" not in (tmp_path / "once" / "table.md").read_text()
-
-
-def test_the_copy_that_came_further_stays(copied, tmp_path):
-    shutil.copytree(copied / "a", tmp_path / "a")
-    shutil.copytree(copied / "a", tmp_path / "early")
-    (tmp_path / "early" / "seed-0" / "hybrid" / "eval" / "step-000030.parquet").unlink()
-    records, copies = without_copies(find_runs([tmp_path / "early", tmp_path / "a"]))
-    assert len(records) == len(copies) == 12
-    early = tmp_path.resolve() / "early" / "seed-0" / "hybrid"
-    assert copies[early] == tmp_path.resolve() / "a" / "seed-0" / "hybrid"
-
-
-def test_a_copy_that_another_run_started_from_stays(copied, tmp_path):
-    shutil.copytree(copied / "a", tmp_path / "a")
-    shutil.copytree(copied / "a", tmp_path / "more")
-    counts, kinds = simulated_counts("hybrid", (0, 30), seed=7)
-    shutil.rmtree(tmp_path / "more" / "seed-0" / "passk")
-    run = tmp_path / "more" / "seed-0" / "passk"
-    write_run(run, regime="passk", counts=counts, kinds=kinds, manifest={"start": "later"})
-    records, copies = without_copies(find_runs([tmp_path / "a", tmp_path / "more"]))
-    more = {record.path.name for record in records if record.path.parents[1].name == "more"}
-    assert more == {"sft", "passk"} and len(copies) == 10
-    assert reproduction_table(records).query("regime == 'passk'")["delta_pass1"].notna().all()
-
-
-def test_the_same_run_made_again_is_shown_once(tmp_path):
-    for name in ("one", "again"):
-        hybrid(tmp_path / name)
-    records, copies = without_copies(find_runs([tmp_path]))
-    assert len(records) == len(copies) == 1
+def test_a_copied_reproduction_changes_no_value(tmp_path):
+    write_reproduction(tmp_path / "a", seeds=(0, 1, 2))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    write_report([tmp_path / "a"], tmp_path / "once")
+    page = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "twice").read_text()
+    for name in ("headline.csv", "kinds.csv"):
+        once, twice = (tmp_path / out / "tables" / name for out in ("once", "twice"))
+        assert twice.read_bytes() == once.read_bytes()
+    assert "count as one seed (2 of SFT, seed 0; " in page and "; and 8 more)." in page
 
 
 def test_a_rerun_of_a_seed_is_averaged_within_it(tmp_path):
     shifts = {"a": (0, 0), "b": (0, 4), "c": (1, 0), "d": (2, 3)}
     for name, (seed, shift) in shifts.items():
         hybrid(tmp_path / name, shift, seed)
-    records, copies = without_copies(find_runs([tmp_path]))
-    assert not copies
+    records = find_runs([tmp_path])
     table = reproduction_table(records)
     assert list(table["seed"]) == [0, 0, 1, 2, "all"]
     gains = np.array([(2 + 6) / 2, 3, 7]) / 32  # of the three seeds
@@ -109,7 +70,7 @@ def test_a_rerun_of_a_seed_is_averaged_within_it(tmp_path):
     assert first["num_seeds"] == 3 and first["pass1"] == pytest.approx(values.mean())
     assert first["pass1_high"] == pytest.approx(seed_interval(values).high)
     assert kind_table(records)["num_problems"].tolist() == [3 * 4]
-    sentences = repeat_sentences(records, copies)
+    sentences = repeat_sentences(records)
     assert sentences == [
         "Runs of one seed are averaged and count as one seed (2 of Hybrid 0.7/0.3, seed 0)."
     ]
@@ -237,8 +198,9 @@ def test_a_sweep_is_told_by_its_cells_not_its_seeds(tmp_path):
     assert gain == pytest.approx(100 * (np.mean(after) - before))
 
 
-def test_sft_shows_no_objective_among_the_settings_that_differ(copied):
-    shown = differences(find_runs([copied / "a"]))
+def test_sft_shows_no_objective_among_the_settings_that_differ(tmp_path):
+    write_reproduction(tmp_path / "a")
+    shown = differences(find_runs([tmp_path / "a"]))
     rows = {row[0]: dict(zip(shown.headings, row, strict=True)) for row in shown.rows}
     weights = {name: row["regime.pass1_weight"] for name, row in rows.items()}
     assert weights == {"sft": "", "pass1": "1.0", "passk": "0.0", "hybrid": "0.7"}

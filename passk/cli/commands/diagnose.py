@@ -33,7 +33,7 @@ from passk.report.prompt_plots import weight_against_agreement
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.loop import diagnostic_groups
-from passk.training.preflight import alone, checked, print_notes
+from passk.training.preflight import print_notes, run_preflight
 from passk.types import Group
 
 
@@ -48,19 +48,12 @@ class Measured:
     sampling_seconds: float
 
 
+@on_all_ranks
 def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Find interfering prompts at a run's checkpoint, or at `model.path`.
 
     See docs/guide/diagnose.md. Runs on as many ranks as `learner.num_processes` says. Raises
     UserError for what cannot be measured, before anything is written.
-    """
-    on_all_ranks(cfg.learner, alone, diagnose_as_rank, cfg, run_dir, overrides)
-
-
-def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Run one rank of a diagnosis: sample, measure, and write the tables and the page.
-
-    Raises UserError for what cannot be measured, before anything is written.
     """
     asked = cfg.diagnose
     prepare_torch(cfg.num_threads, asked.seed)
@@ -71,7 +64,7 @@ def diagnose_as_rank(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str
     day = prompt_day(cfg.run)
     with open_parts(base, start, day=day, parameters=asked.parameters) as parts:
         print_notes(parts.data)
-        parts, gold = checked(base, parts, parts.data.train)
+        parts, gold = run_preflight(base, parts, parts.data.train)
         facts = parts.facts | model_state(policy)
         metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
         num_blocks = min(asked.num_blocks, len(parts.data.train))

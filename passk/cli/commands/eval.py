@@ -31,10 +31,11 @@ from passk.report.curves import pass_at_k_curve
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.evaluate import sample_in_chunks, samples_in_order
-from passk.training.preflight import alone, checked, print_notes
+from passk.training.preflight import print_notes, run_preflight
 from passk.types import GROUPINGS
 
 
+@on_all_ranks
 def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Sample from a run's checkpoint or `model.path`, and write tables; see docs/guide/evaluate.md.
 
@@ -42,11 +43,6 @@ def run_eval(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> No
     it samples only problems that have no samples yet. Runs on as many ranks as
     `learner.num_processes` says. Raises Interrupted when asked to stop.
     """
-    on_all_ranks(cfg.learner, alone, eval_as_rank, cfg, run_dir, overrides)
-
-
-def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Run one rank of an evaluation."""
     prepare_torch(cfg.num_threads, cfg.eval.seed)
     base, start, step = measured_policy(cfg, overrides)
     refuse_changed_problems(cfg, overrides, needs_training=False)
@@ -59,7 +55,7 @@ def eval_as_rank(cfg: EvaluateConfig, run_dir: Path, overrides: Sequence[str]) -
         if cfg.resume:
             refuse_other_contents(facts, run_dir)
         print_notes(parts.data)
-        parts, gold = checked(base, parts, ())
+        parts, gold = run_preflight(base, parts, ())
         run = Run(run_dir, "eval", base.eval.seed, policy)
         run.rewind(step)
         run.start(base, overrides, **facts)

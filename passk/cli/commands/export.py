@@ -56,7 +56,7 @@ def run_export(cfg: ExportConfig, run_dir: Path, overrides: Sequence[str]) -> No
             # A copy, not a link: editing a published model must not change the run's checkpoint.
             shutil.copyfile(checkpoint / name, folder / name)
         card.save(folder / CARD)
-    _tell(run_dir, checkpoint)
+    _print_summary(run_dir, checkpoint)
 
 
 def _refuse_two_names(cfg: ExportConfig, run_dir: Path) -> None:
@@ -94,7 +94,7 @@ def _write_as(
     return [n for n in files if n != "config.json" and ".safetensors" not in n]
 
 
-def _tell(folder: Path, checkpoint: Path) -> None:
+def _print_summary(folder: Path, checkpoint: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
     size = sum(path.stat().st_size for path in files) / 2**20
     print(f"{folder}: {checkpoint.name} as a model folder, {len(files)} files, {size:.1f} MiB")

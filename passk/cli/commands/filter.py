@@ -36,21 +36,17 @@ from passk.report.filter_tables import KEPT, MATCHED, RANDOM, decisions, filter_
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.loop import diagnostic_groups
-from passk.training.preflight import alone, checked, print_notes
+from passk.training.preflight import print_notes, run_preflight
 from passk.types import Problem
 
 
+@on_all_ranks
 def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Write the training problems without those that interfere; see docs/guide/diagnose.md.
 
     Runs on as many ranks as `learner.num_processes` says. If resumed, it measures only at
     checkpoints that it has not measured yet.
     """
-    on_all_ranks(cfg.learner, alone, filter_as_rank, cfg, run_dir, overrides)
-
-
-def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> None:
-    """Run one rank of a filter. Refused input leaves nothing behind."""
     prepare_torch(cfg.num_threads, cfg.diagnose.seed)
     policies = [
         policy._replace(base=as_training(cfg, policy.base))
@@ -68,7 +64,7 @@ def filter_as_rank(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -
             if cfg.resume:
                 refuse_other_contents(facts, run_dir)
             print_notes(parts.data)
-            parts, gold = checked(base, parts, parts.data.train)
+            parts, gold = run_preflight(base, parts, parts.data.train)
             problems = parts.data.train
             measured_before = agreement_file(run_dir, first.step).is_file()
             found = None if measured_before else measure_checkpoint(cfg, first, parts)

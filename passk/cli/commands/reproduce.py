@@ -1,7 +1,7 @@
 """`passk reproduce`: run SFT, then each RL regime from that checkpoint, and compare gradients."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -10,23 +10,33 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from passk.cli.resume import refuse_other_problems
+from passk.cli.commands.train import run_train
+from passk.cli.resume import (
+    how_to_resume,
+    model_location,
+    prompt_day,
+    refuse_changes,
+    refuse_other_contents,
+    refuse_other_problems,
+)
 from passk.config.commands import ReproduceConfig
+from passk.config.compose import compose_train
 from passk.config.schema import ConventionsConfig, TrainConfig
 from passk.config.words import in_quotes
+from passk.data.problems import load_data
 from passk.diagnostics.alignment import alignment, block_gradients
-from passk.errors import UserError
-from passk.files import read_manifest, write_text
+from passk.errors import Interrupted, UserError
+from passk.files import only_writer, read_manifest, write_text
 from passk.learner.checkpoint import last_checkpoint
 from passk.objectives.adaptive import History, choose
 from passk.objectives.advantages import PASS1
+from passk.report.report import write_report
+from passk.runs.writer import Run
 from passk.statistics import Interval
-from passk.training.build import Parts, open_parts
+from passk.training.build import Parts, open_parts, prepare_torch
 from passk.training.loop import diagnostic_groups
+from passk.training.preflight import print_notes
 from passk.types import Group
-
-ComposeTrain = Callable[[Sequence[str]], TrainConfig]
-RunTrain = Callable[[TrainConfig, Path, Sequence[str]], None]
 
 # Keys of `passk reproduce` itself; everything else is passed on to the runs.
 _OWN_KEYS = ("seeds", "regimes", "sft_steps", "alignment_", "resume", "hydra.", "train.seed")
@@ -43,33 +53,53 @@ _SFT_TOO = (
 )
 
 
-def reproduce(
-    cfg: ReproduceConfig,
-    directory: Path,
-    overrides: Sequence[str],
-    compose_train: ComposeTrain,
-    run_train: RunTrain,
-    day: date,
-) -> None:
-    """Run every regime for every seed below `directory`; finished runs are left alone.
+def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Run SFT, then the RL regimes, measure alignment at the start, and report; once per seed.
 
-    A seed changes the data as well as the training, so the spread over seeds covers everything that
-    chance decides. `overrides` are the user's, and are passed on to the runs they concern. Chat
-    templates write `day`.
+    Finished runs below `run_dir` are left alone. A seed changes the data as well as the training,
+    so the spread over seeds covers everything that chance decides. `overrides` are the words the
+    user typed, and are passed on to the runs they concern.
     """
-    for seed in _seeds(cfg):
-        seed_dir = directory / f"seed-{seed}"
-        sft_dir = seed_dir / "sft"
-        _run_once(_sft_overrides(cfg, overrides, seed), sft_dir, compose_train, run_train)
-        start = f"train.init_from={in_quotes(str(sft_dir))}"
-        runs = {name: [*_rl_overrides(name, overrides, seed), start] for name in cfg.regimes}
-        if cfg.diagnostics.every and not _is_measured(seed_dir, cfg.regimes):
-            measure_start(cfg, {name: compose_train(runs[name]) for name in runs}, sft_dir, day)
-        for name, words in runs.items():
-            _run_once(words, seed_dir / name, compose_train, run_train, sft_dir)
+    prepare_torch(cfg.num_threads, cfg.train.seed)
+    if cfg.resume:
+        refuse_changes("reproduce", cfg, run_dir)
+    model_location(cfg)
+    data = load_data(cfg.data, cfg.eval)  # bad input is refused before anything is written
+    if cfg.resume:
+        refuse_other_contents(data.digests, run_dir)
+    for words in _planned_overrides(cfg, overrides):
+        compose_train(words)
+    run = Run(run_dir, "reproduce", cfg.train.seed)
+    day = prompt_day(run_dir if cfg.resume else None)  # one date for all runs, whenever they begin
+    facts = {"device": cfg.learner.device, "prompt_date": day.isoformat()}
+    run.start(cfg, overrides, **facts, **data.digests)
+    try:
+        with run.recording_end():
+            print_notes(data)
+            for seed in _seeds(cfg):
+                _run_seed(cfg, run_dir / f"seed-{seed}", overrides, seed, day)
+            page = write_report([run_dir], run_dir)
+    except (Interrupted, KeyboardInterrupt):
+        raise Interrupted(how_to_resume("reproduce", run_dir, overrides)) from None
+    print((run_dir / "table.md").read_text())
+    print(f"report: {page}")
 
 
-def planned_overrides(cfg: ReproduceConfig, overrides: Sequence[str]) -> list[list[str]]:
+def _run_seed(
+    cfg: ReproduceConfig, seed_dir: Path, overrides: Sequence[str], seed: int, day: date
+) -> None:
+    """Run SFT, measure the regimes' gradients at its end, and run each regime from there."""
+    sft_dir = seed_dir / "sft"
+    _run_once(_sft_overrides(cfg, overrides, seed), sft_dir, day)
+    start = f"train.init_from={in_quotes(str(sft_dir))}"
+    runs = {name: [*_rl_overrides(name, overrides, seed), start] for name in cfg.regimes}
+    if cfg.diagnostics.every and not _is_measured(seed_dir, cfg.regimes):
+        measure_start(cfg, {name: compose_train(runs[name]) for name in runs}, sft_dir, day)
+    for name, words in runs.items():
+        _run_once(words, seed_dir / name, day, sft_dir)
+
+
+def _planned_overrides(cfg: ReproduceConfig, overrides: Sequence[str]) -> list[list[str]]:
     """Return the overrides of every run to come, so that all are checked before the first begins.
 
     Raises UserError if they set data.seed.
@@ -130,13 +160,7 @@ def _concerns_sft(word: str) -> bool:
     return word.startswith(_SFT_TOO) or not word.startswith(_RL_ONLY_KEYS)
 
 
-def _run_once(
-    words: list[str],
-    run_dir: Path,
-    compose_train: ComposeTrain,
-    run_train: RunTrain,
-    sft_dir: Path | None = None,
-) -> None:
+def _run_once(words: list[str], run_dir: Path, day: date, sft_dir: Path | None = None) -> None:
     """Train unless the run is finished; resume a run that was begun.
 
     The run must be measured on the same problems as its SFT run.
@@ -147,7 +171,8 @@ def _run_once(
     cfg = compose_train([*words, f"resume={str(resume).lower()}"])
     if sft_dir is not None:
         refuse_other_problems(cfg, sft_dir, needs_training=False)
-    run_train(cfg, run_dir, words)
+    with only_writer(run_dir):
+        run_train(cfg, run_dir, words, show_notes=False, day=day)
 
 
 def measure_start(

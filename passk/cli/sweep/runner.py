@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 
 from passk.config.words import in_quotes
-from passk.console import listening
 from passk.errors import UserError
 from passk.files import only_writer, read_manifest
 from passk.runs.ledger import (
@@ -154,7 +153,7 @@ def _how_it_died(code: int) -> str:
     return f"was killed by {name}{hint}"
 
 
-def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -> int:
+def be_cell(announced: str, words: list[str], run: Callable[[list[str]], tuple[int, str]]) -> int:
     """Run `words` as the cell that the environment announced; returns the exit code.
 
     The last sentence goes into the ledger, and the sweep prints it.
@@ -162,7 +161,7 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -
     name, _, parent = announced.rpartition(":")
     file = Path(name)
     _end_with(int(parent))
-    with attempting(file) as has_work, listening() as said:
+    with attempting(file) as has_work:
         if not has_work:
             return 0
         cell = read_cell(file)
@@ -171,8 +170,8 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], int]) -
         except UserError as error:  # another process writes there
             end_attempt(file, REFUSED, str(error))
             return REFUSED
-        code = 0 if more is None else run([*words, *more])
-        end_attempt(file, code, said[-1] if code and said else "")
+        code, said = (0, "") if more is None else run([*words, *more])
+        end_attempt(file, code, said)
         return code
 
 
