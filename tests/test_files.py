@@ -150,7 +150,7 @@ def test_a_writer_is_not_kept_out_by_itself(tmp_path):
 
 
 def test_a_rank_goes_on_holding_the_lock_of_who_started_it(tmp_path):
-    """As `launch` hands it over: a killed starter frees nothing as long as a rank writes."""
+    """As `cli/launch.py` hands it over: a killed starter frees nothing as long as a rank writes."""
     script, folder = tmp_path / "starter.py", tmp_path / "run"
     script.write_text(STARTER)
     starter = subprocess.Popen([sys.executable, script, folder], stdout=subprocess.PIPE, text=True)
@@ -295,7 +295,7 @@ def test_whatever_a_power_cut_leaves_of_a_run_resumes(tmp_path, monkeypatch):
 
 
 def write_checkpoint(folder: Path, step: int) -> None:
-    """As `saving` writes one, of files that hold next to nothing."""
+    """As `CheckpointWriter` writes one, of files that hold next to nothing."""
     unfinished = folder.with_name(f".{folder.name}.partial")
     files.make_folder(unfinished)
     (unfinished / "model.safetensors").write_bytes(b"weights" * step)

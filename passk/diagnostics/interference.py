@@ -1,7 +1,7 @@
 """Analyse the interference matrix kappa(x, x') = <grad p(x), grad p(x')> (paper eq. 5).
 
 Everything is computed from vectors that represent gradients, [2 halves, P, D]: sketches of them
-(`passk.diagnostics.sketch`) or the gradients themselves. Two prompts share no samples, so the
+(`passk.diagnostics.matrix`) or the gradients themselves. Two prompts share no samples, so the
 product of their estimates from all samples is unbiased; the product of a prompt with itself must be
 between its halves.
 """

@@ -45,8 +45,8 @@ from passk.verifiers.exact import ExactVerifier
 from passk.verifiers.math.verifier import MathVerifier
 from passk.verifiers.noise import with_noise
 
-# Below this size threads cost more than they bring: a step of the shipped model takes 0.14 s with
-# one thread and 0.22 s with two (docs/research/benchmarks.md).
+# Below this size threads cost more than they bring: a step of the shipped model takes 0.18 s with
+# one thread and 0.20 s with two (docs/research/benchmarks.md).
 SINGLE_THREADED_PARAMETERS = 1_000_000
 
 VERIFIERS: dict[str, Callable[[VerifierConfig], Verifier]] = {

@@ -1,4 +1,4 @@
-"""The tables of `docs/results` that are trained on the embedded task, all in one go.
+"""Three tables of `docs/results`, trained on the embedded task in one go.
 
     python scripts/studies/reproduce_full.py [--folder FOLDER] [--results FOLDER] [--seeds 3]
         [--ks 2,4,8,16] [--weights 0.5,0.7,0.9] [key=value ...]

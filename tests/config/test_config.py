@@ -500,7 +500,7 @@ FREE_ABOVE = (
     *("learner.lr", "learner.weight_decay", "learner.eps", "learner.max_grad_norm"),
     *("rollout.importance_cap", "rollout.max_logprob_gap", "toy.step_size"),
 )
-OF_RULES = ("regime.level", "toy.delta", "toy.p_hard")  # bounded in rules.py and command_rules.py
+OF_RULES = ("regime.level", "toy.delta", "toy.p_hard")  # bounded in rules.py
 
 
 @pytest.mark.parametrize("key", sorted(NUMBERS - set(OF_RULES)))

@@ -1,4 +1,4 @@
-"""Name the function of each command that imports torch."""
+"""Name the function of each command but `toy` and `explain`. Imports torch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
