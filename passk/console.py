@@ -58,7 +58,7 @@ def check_words(words: Sequence[str]) -> None:
             word.encode()
         except UnicodeEncodeError:
             raise UserError(
-                f"{word!a} is not UTF-8: rename what it names, or write it as UTF-8"
+                f"{word!a} is not UTF-8: rename the file that it names, or type it as UTF-8"
             ) from None
 
 

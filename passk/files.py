@@ -247,7 +247,7 @@ def _lock(folder: Path) -> tuple[_Lock, list[Path]]:
         if lock.is_at(folder / LOCK):
             return lock, also_made
         os.close(lock.descriptor)  # its holder removed it while we opened it
-    raise UserError(f"{folder} cannot be written in: it does not last")
+    raise UserError(f"{folder} cannot be written in: something removes it each time")
 
 
 def is_free(folder: Path) -> bool:

@@ -170,7 +170,7 @@ def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[st
         if name == "run" or not hasattr(merged, name):
             continue
         if name == "model":
-            raise UserError(f"{word} with run=: give the one or the other")
+            raise UserError(f"{word} and run= cannot both be given; leave one out")
         target: Any = merged
         source: Any = typed
         last, seen = name, name
@@ -259,8 +259,8 @@ def refuse_other_contents(facts: Mapping[str, str], run_dir: Path) -> None:
         if before != now:
             raise UserError(
                 f"resume=true, but {_changed(before, now)} of the model changed since the run in "
-                f"{run_dir} was started, and what is sampled with it; put back what was there, or "
-                "start in another directory"
+                f"{run_dir} was started, so samples would be of two models; put back what was "
+                "there, or start in another directory"
             )
     if started.get(_PROMPTS, facts.get(_PROMPTS)) != facts.get(_PROMPTS):
         raise UserError(

@@ -24,7 +24,6 @@ from passk.config.fields import check_fields
 from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir, groups, keys
 from passk.config.rules import check
 from passk.config.schema import (
-    REGIMES,
     VERIFIER_OF_DATA,
     ConventionsConfig,
     PromptConfig,
@@ -153,7 +152,9 @@ def load_config(run_dir: Path, kind: type[C]) -> C:
             "key out, or use the version of passk in the run's manifest.json"
         ) from None
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise broken(path, f"holds a value that cannot be: {explain(error, 'train')}") from error
+        raise broken(
+            path, f"holds a value that is not allowed: {explain(error, 'train')}"
+        ) from error
     assert isinstance(cfg, kind)
     return cfg
 
@@ -179,10 +180,9 @@ def explain(error: Exception, command: str) -> str:
         return " ".join(str(error).split())
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         if (command, cause.full_key) == ("explain", "train"):
-            others = ", ".join(name for name in REGIMES if name != "sft")
-            return f"regime=sft imitates solutions and weights no prompt; to explain are: {others}"
+            return "regime=sft weights no prompts; use regime=pass1, passk or hybrid"
         takes = ", ".join(field.name for field in fields(SCHEMAS[command]))
-        lacking = f"what was chosen sets {cause.full_key}, which passk {command} lacks"
+        lacking = f"a chosen option sets {cause.full_key}, which passk {command} lacks"
         return f"{lacking}; it takes: {takes}"
     reason = " ".join(str(cause).partition("\n    full_key: ")[0].split())
     return f"{cause.full_key}: {reason}" if cause.full_key else reason

@@ -109,7 +109,7 @@ def check_tracker(cfg: TrackerConfig) -> None:
         )
     if cfg.mode == "online" and cfg.name != "wandb":
         raise UserError(
-            f"tracker.mode=online goes with tracker=wandb; tracker={cfg.name} knows no such thing "
+            f"tracker.mode=online goes with tracker=wandb; tracker={cfg.name} has no such mode "
             "(mlflow sends to where MLFLOW_TRACKING_URI says; trackio sync sends later)"
         )
     if cfg.dir is not None and cfg.name == "trackio":
@@ -241,8 +241,8 @@ def _check_remedy(cfg: TrainConfig) -> None:
     regime = cfg.regime
     if (regime.min_success > 0) != (regime.name == "curriculum"):
         raise UserError(
-            f"regime={regime.name} with regime.min_success={regime.min_success:g}: it is above 0 "
-            "for regime=curriculum, and for no other"
+            f"regime={regime.name} with regime.min_success={regime.min_success:g}: "
+            "regime=curriculum needs a value above 0, and no other regime takes one"
         )
     if not regime.is_remedy:
         return
@@ -255,7 +255,7 @@ def _check_remedy(cfg: TrainConfig) -> None:
         )
     if uses_products(regime) and (regime.k == 1 or regime.pass1_weight == 1):
         raise UserError(
-            f"regime={regime.name} takes a conflict of Pass@k with Pass@1 out, and "
+            f"regime={regime.name} avoids a conflict of Pass@k with Pass@1, but "
             f"regime.k={regime.k} with regime.pass1_weight={regime.pass1_weight:g} has none; use "
             "regime.k>=2 and regime.pass1_weight below 1, or regime=pass1"
         )
@@ -392,7 +392,7 @@ def _is_pair_of_shares(value: Any) -> bool:
 
 def _check_toy(toy: PopulationConfig) -> None:
     if not 0 < toy.p_hard < 1:
-        raise UserError(f"toy.p_hard={toy.p_hard} must lie between 0 and 1, and be neither")
+        raise UserError(f"toy.p_hard={toy.p_hard} must lie between 0 and 1, both excluded")
     if not 0 <= toy.delta <= 10:
         raise UserError(f"toy.delta={toy.delta} must lie between 0 and 10 standard deviations")
     if len(toy.theta) != 2 or not all(abs(entry) <= 10 for entry in toy.theta):
@@ -432,8 +432,8 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
         )
     if cfg.tracker.run_name is not None:
         raise UserError(
-            f"tracker.run_name={cfg.tracker.run_name} would name all runs alike; passk reproduce "
-            "names them seed-S/REGIME, in a group (tracker.group) of their own"
+            f"tracker.run_name={cfg.tracker.run_name} would give all runs one name; passk "
+            "reproduce names them seed-S/REGIME, in a group (tracker.group) of their own"
         )
     if cfg.diagnostics.every == 0:
         return

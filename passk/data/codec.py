@@ -98,8 +98,8 @@ def stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Stops:
         found = [token for token in special if token in text]
         if text not in special and found:
             raise UserError(
-                f"data.prompt.stop={text!r} holds the special token {found[0]!r}, which the text "
-                f"of a sample leaves out, and more; give {found[0]!r} alone"
+                f"data.prompt.stop={text!r} holds more than the special token {found[0]!r}, "
+                f"which the text of a sample leaves out; give {found[0]!r} alone"
             )
     return Stops(
         tuple(text for text in stop if text not in special),

@@ -239,7 +239,7 @@ def read_problems(
             continue
         if problem.id in seen:
             raise UserError(
-                f"{row.place}: id {problem.id!r} stands already in {seen[problem.id]}; "
+                f"{row.place}: id {problem.id!r} is used already in {seen[problem.id]}; "
                 "ids must differ"
             )
         seen[problem.id] = row.place

@@ -87,8 +87,8 @@ class PromptEncoder:
         """Lines for the user on arguments of the chat template that nobody asked for."""
         if self.chat is None:
             return ()
-        parts = "prompts: the chat template shows content as a list of parts, and is given it so"
-        day = f"prompts: the chat template gets as today's date {self.chat.day} (data.prompt.date)"
+        parts = "prompts: the chat template takes content as a list of parts, so passk gives it one"
+        day = f"prompts: the chat template gets {self.chat.day} as today's date (data.prompt.date)"
         said = ((parts, self.chat.in_parts), (day, self.chat.writes_date))
         return tuple(note for note, holds in said if holds)
 
@@ -247,7 +247,7 @@ def check_room(
 def check_shown(encoder: PromptEncoder, problems: Sequence[Problem]) -> None:
     """Raise UserError if the chat template leaves out a problem or a part of one.
 
-    Also raise it if the template renders a problem in another way each time.
+    Also raise it if the template renders a problem differently each time.
     """
     if encoder.chat is None:
         return
@@ -255,8 +255,8 @@ def check_shown(encoder: PromptEncoder, problems: Sequence[Problem]) -> None:
         text = encoder.prompt_text(problem)
         if place < _NUM_CHECKED and text != encoder.prompt_text(problem):
             raise UserError(
-                f"{encoder.chat.name} draws by chance: it renders {problem.id} in another way each "
-                "time; use data.prompt.style=plain"
+                f"{encoder.chat.name} renders {problem.id} differently each time; use "
+                "data.prompt.style=plain"
             )
         if not shows(text, problem.prompt):
             raise UserError(

@@ -70,7 +70,9 @@ def read_file(file: Path, shown: str, columns: Collection[str]) -> Part:
     """
     form = form_of(file)
     if not file.is_file():
-        raise UserError(f"{shown} cannot be read: it is no regular file, which can be read again")
+        raise UserError(
+            f"{shown} cannot be read: it is no regular file, and passk reads it more than once"
+        )
     if form in _ARROW:
         return Part(f"{file}, row", _read_arrow(file, shown, columns))
     text = _text(_content(file, shown), shown)
@@ -289,7 +291,7 @@ def _arrow_table(source: Any) -> Any:
 def _places(names: Sequence[str], columns: Collection[str], shown: str) -> dict[str, int]:
     """Return where the wanted `columns` of a table stand. Raises UserError for one that repeats."""
     if twice := [name for name in names if name in columns and names.count(name) > 1]:
-        raise UserError(f"{shown}: the column {twice[0]!r} stands there twice; keep one of them")
+        raise UserError(f"{shown}: the column {twice[0]!r} occurs twice; keep one of them")
     return {name: place for place, name in enumerate(names) if name in columns}
 
 

@@ -233,7 +233,7 @@ def check_saving(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> Non
             raise
         except Exception as error:
             raise UserError(
-                f"{name} can be loaded and not be saved, so no checkpoint could be written "
+                f"{name} can be loaded but not saved, so no checkpoint could be written "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); correct its "
                 "configuration or tokenizer files"
             ) from error

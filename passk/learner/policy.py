@@ -208,8 +208,8 @@ def reading_model(path: str, attention: str | None = None, part: str = "") -> It
         reason = _reason(error)
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"{model_name(path)} comes with code of its own, which is not run unasked; if you "
-                "trust it, add model.trust_remote_code=true"
+                f"{model_name(path)} comes with code of its own, which passk runs only if you "
+                "allow it; if you trust it, add model.trust_remote_code=true"
             ) from error
         if attention and _letters(attention) in _letters(str(error)):
             raise UserError(

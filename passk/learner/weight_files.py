@@ -63,7 +63,7 @@ def _misfit(
     head = model.get_output_embeddings()
     of_head = [n for n, p in model.named_parameters() if p is getattr(head, "weight", None)]
     if prefix := common_prefix(missing, unexpected):
-        advice = f"the names in the files begin with {prefix}, which must go"
+        advice = f"remove {prefix} from the start of the names in the files"
     elif missing == of_head and not unexpected:
         advice = (
             "where the head shares the embedding's weights, config.json must say "

@@ -34,7 +34,7 @@ def baseline_runs(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
     of_regime = {label: title for label, title, record in named if record.regime == name}
     if len(of_regime) == 1:
         return [record for record in records if record.regime == name]
-    what = "is the regime of several" if of_regime else "is none of the runs"
+    what = "is the regime of several runs" if of_regime else "is none of the runs"
     there = of_regime or {label: title for label, title, _ in named}
     listed = "; ".join(
         label if label == title else f"{label} ({title})" for label, title in there.items()

@@ -199,8 +199,8 @@ def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
         found.update(dict.fromkeys(run.resolve() for run in runs))
     if not found:
         raise UserError(
-            f"{', '.join(map(str, folders))} holds no run of passk train: give one beside what was "
-            "measured of it"
+            f"{', '.join(map(str, folders))} holds no run of passk train: name the run that was "
+            "measured, too"
         )
     return [load_run(run) for run in found]
 

@@ -79,9 +79,9 @@ def test_a_job_whose_time_is_over_lets_its_cell_save(tmp_path, monkeypatch):
 
 
 LEFT_OVER = [
-    ({"WORLD_SIZE": "abc", "RANK": "0"}, "WORLD_SIZE=abc and RANK=0 are no number of ranks"),
-    ({"WORLD_SIZE": "2", "RANK": "2"}, "WORLD_SIZE=2 and RANK=2 are no number of ranks"),
-    ({"WORLD_SIZE": "2", "RANK": "-1"}, "are no number of ranks"),
+    ({"WORLD_SIZE": "abc", "RANK": "0"}, "WORLD_SIZE=abc and RANK=0 do not name a rank of a run"),
+    ({"WORLD_SIZE": "2", "RANK": "2"}, "WORLD_SIZE=2 and RANK=2 do not name a rank of a run"),
+    ({"WORLD_SIZE": "2", "RANK": "-1"}, "do not name a rank of a run"),
     ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 and RANK=0 are set, but not MASTER_ADDR"),
     ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": ""}, "not MASTER_PORT"),
     (RANKS | {"LOCAL_RANK": "x"}, "LOCAL_RANK=x is no number"),

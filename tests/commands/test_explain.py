@@ -281,7 +281,7 @@ def test_what_it_says(passk, words, says):
         (["regime.estimator=best"], ["regime.estimator=best is unknown"]),
         (["rollout.num_samples=1"], ["rollout.num_samples=1 is too small"]),
         (["rollout.engine=vllm"], ["rollout.engine is not a key of passk explain"]),
-        (["regime=sft"], ["regime=sft imitates solutions", "pass1, passk, hybrid"]),
+        (["regime=sft"], ["regime=sft weights no prompts", "pass1, passk or hybrid"]),
         (["regime.name=sft"], ["regime=sft weights no prompts"]),
     ],
 )

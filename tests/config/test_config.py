@@ -99,7 +99,7 @@ def test_an_experiment_of_another_command_is_refused(command, experiment, sets):
     with pytest.raises(COMPOSITION_ERRORS) as refused:
         compose(command, overrides=[f"experiment={experiment}"])
     sentence = explain(refused.value, command)
-    assert sentence.startswith(f"what was chosen sets {sets}, which passk {command} lacks;")
+    assert sentence.startswith(f"a chosen option sets {sets}, which passk {command} lacks;")
 
 
 def test_the_papers_diagnostic_and_its_small_form():
@@ -431,7 +431,10 @@ def test_what_is_just_allowed_is_allowed(overrides):
         ("{data: {name: conventions}, foo: 1}", "sets foo, which this version of passk"),
         ("{data: {name: jsonl, num_train: 1}}", "sets data.num_train, which this version of passk"),
         ("{data: {name: conventions}, regime: {kk: 1}}", "sets regime.kk, which this version"),
-        ("{data: {name: conventions}, regime: {k: x}}", "a value that cannot be: regime.k: Value"),
+        (
+            "{data: {name: conventions}, regime: {k: x}}",
+            "a value that is not allowed: regime.k: Value",
+        ),
         ("{data: {name: gsm9k}}", "has data.name=gsm9k; allowed: conventions, gsm8k"),
     ],
 )

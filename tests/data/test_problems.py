@@ -342,7 +342,7 @@ MALFORMED = [
     ({"prompt": "x", "answer": "2", "solution": 3}, "'solution' must be text, found 3"),
     ({"prompt": "x", "answer": "2", "id": [7]}, "'id' must be a non-empty string or a whole numb"),
     ({"prompt": "x", "answer": "2", "id": ""}, "'id' must be a non-empty string or a whole numb"),
-    ({"prompt": "x", "answer": "2", "id": "rows-1"}, "id 'rows-1' stands already in "),
+    ({"prompt": "x", "answer": "2", "id": "rows-1"}, "id 'rows-1' is used already in "),
 ]
 
 

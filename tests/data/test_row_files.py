@@ -184,7 +184,7 @@ def test_tables_that_are_cut_anywhere(tmp_path, suffix):
 def test_a_column_of_a_table_that_stands_twice(tmp_path):
     table = pa.table([["a"], ["1"], ["2"]], names=["prompt", "answer", "answer"])
     pq.write_table(table, tmp_path / "rows.parquet")
-    assert "'answer' stands there twice" in refusal(tmp_path / "rows.parquet")
+    assert "'answer' occurs twice" in refusal(tmp_path / "rows.parquet")
 
 
 def test_what_is_no_regular_file(tmp_path):

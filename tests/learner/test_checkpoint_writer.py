@@ -298,10 +298,10 @@ def test_what_cannot_be_saved_is_refused_before_it_is_trained():
     model, tokenizer = load_policy(ModelConfig(), "tiny", CPU), load_tokenizer("tiny")
     check_saving(model, tokenizer, "it")
     tokenizer.init_kwargs["a"] = {1, 2}
-    with pytest.raises(UserError, match=r"^it can be loaded and not be saved.*TypeError"):
+    with pytest.raises(UserError, match=r"^it can be loaded but not saved.*TypeError"):
         check_saving(model, tokenizer, "it")
     model.config.extra = object()
-    with pytest.raises(UserError, match=r"^it can be loaded and not be saved.*TypeError"):
+    with pytest.raises(UserError, match=r"^it can be loaded but not saved.*TypeError"):
         check_saving(model, load_tokenizer("tiny"), "it")
 
 

@@ -101,7 +101,8 @@ LOST = "model.layers.1.mlp.up_proj.weight"
 HEADLESS = "where the head shares the embedding's weights, config.json must say tie_word_embeddings"
 SPOILT = {
     "names prefixed": Spoilt(
-        lambda f: rewrite(f, prefixed), "the names in the files begin with base_model.model., which"
+        lambda f: rewrite(f, prefixed),
+        "remove base_model.model. from the start of the names in the files",
     ),
     "no head": Spoilt(lambda f: rewrite(f, lambda t: t.pop("lm_head.weight")), HEADLESS),
     "layers missing": Spoilt(

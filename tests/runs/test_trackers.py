@@ -361,7 +361,7 @@ def test_settings_that_a_tracker_has_no_use_for_are_refused(passk, tmp_path, wor
 
 def test_a_reproduction_names_its_runs_itself(passk, tmp_path):
     done = passk("reproduce", "tracker=tensorboard", "tracker.run_name=x", "hydra.run.dir=run")
-    assert done.code == 2 and "tracker.run_name=x would name all runs alike" in done.err
+    assert done.code == 2 and "tracker.run_name=x would give all runs one name" in done.err
     assert not list(tmp_path.iterdir())
 
 

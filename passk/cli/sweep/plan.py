@@ -75,7 +75,9 @@ class _Line:
                     "many cells run at a time as docs/guide/sweeps.md says"
                 )
             if override.is_hydra_override() and override.is_sweep_override():
-                raise UserError(f"{word} sweeps over a key of Hydra, which no sweep can")
+                raise UserError(
+                    f"{word} sweeps over a key of Hydra; only keys of passk can be swept"
+                )
         return cls(command, overrides, folder, ["--cfg", *flags] if typed.cfg else flags)
 
     def directory(self) -> list[str]:

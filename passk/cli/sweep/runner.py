@@ -147,7 +147,7 @@ class Crew:
 
 def _how_it_died(code: int) -> str:
     if code >= 0:
-        return f"ended with exit code {code} and no word"
+        return f"ended with exit code {code} and no message"
     name = signal.Signals(-code).name
     hint = " (the system may be short of memory)" if name == "SIGKILL" else ""
     return f"was killed by {name}{hint}"

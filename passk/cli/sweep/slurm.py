@@ -46,7 +46,7 @@ def check_launcher(words: Sequence[str]) -> None:
             f"hydra/launcher={name} starts the cells of a sweep: add -m, for a single run too"
         )
     if name in ("joblib", "ray"):
-        raise UserError(f"hydra/launcher={name} is not one of passk; allowed: {_ALLOWED}")
+        raise UserError(f"hydra/launcher={name} is not supported; allowed: {_ALLOWED}")
     if name.startswith("submitit_") and find_spec("submitit") is None:
         raise UserError(
             f"hydra/launcher={name} needs hydra-submitit-launcher, which is not installed: "
@@ -62,13 +62,13 @@ def cluster(hydra: DictConfig, settings: SweepConfig) -> str | None:
     name, launcher = hydra.runtime.choices["hydra/launcher"], hydra.launcher
     kind = launcher._target_.rpartition(".")[2]
     if kind not in _CLUSTERS:
-        raise UserError(f"hydra/launcher={name} is not one of passk; allowed: {_ALLOWED}")
+        raise UserError(f"hydra/launcher={name} is not supported; allowed: {_ALLOWED}")
     if (chosen := _CLUSTERS[kind]) is None:
         return None
     if settings.num_parallel != 1:
         raise UserError(
             f"sweep.num_parallel={settings.num_parallel} is for cells that this process runs; "
-            f"with hydra/launcher={name} say it in its own keys, see docs/guide/sweeps.md"
+            f"with hydra/launcher={name} use its own keys, see docs/guide/sweeps.md"
         )
     if chosen == "slurm" and shutil.which("srun") is None:
         raise UserError(
@@ -157,7 +157,9 @@ def is_one_of_ranks(environment: Mapping[str, str]) -> bool:
         return False
     rank = environment["RANK"].strip()
     if not (size.isdecimal() and rank.isdecimal() and int(rank) < int(size)):
-        raise UserError(f"WORLD_SIZE={size} and RANK={rank} are no number of ranks; {_NO_RANKS}")
+        raise UserError(
+            f"WORLD_SIZE={size} and RANK={rank} do not name a rank of a run; {_NO_RANKS}"
+        )
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not environment.get(name, "").strip():
             given = f"WORLD_SIZE={size} and RANK={rank}"
