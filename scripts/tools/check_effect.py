@@ -15,7 +15,7 @@ import pandas as pd
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results" / "reproduce.csv"
 CHANGES = {"delta_pass1": "Pass@1", "delta_passk": "Pass@k"}
-SIGNS = {-1: "below 0", 0: "not told from 0", 1: "above 0"}
+SIGNS = {-1: "below 0", 0: "not distinguished from 0", 1: "above 0"}
 MUST_STAND = "passk"
 
 

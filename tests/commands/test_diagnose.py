@@ -59,7 +59,7 @@ def test_files_and_rows(found):
     assert (prompts["agreement_error"][signal == ""] > 0).all()
     curve = pd.read_csv(found / "curve.csv")
     assert curve["k"].tolist() == list(range(1, NUM_SAMPLES + 1))
-    # Among so few prompts a norm may not be told from 0, and then there is no cosine.
+    # Among so few prompts a norm may not differ clearly from 0, and then there is no cosine.
     assert curve["cosine"][~curve["k"].isin([1, 2, 4])].isna().all()
     assert (curve["inner_product_low"] <= curve["inner_product"]).all()
     assert json.loads((found / "manifest.json").read_text())["status"] == "finished"
