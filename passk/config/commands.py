@@ -63,7 +63,7 @@ class FilteringConfig:
 
 @dataclass(kw_only=True)
 class FilterConfig(DiagnoseConfig):
-    """`passk filter`: training problems without those that interfere at every checkpoint.
+    """`passk filter`: training problems without those that interfere over checkpoints of a run.
 
     Of `diagnose` it uses num_prompts, num_samples, num_blocks, parameters, preconditioned and
     seed.

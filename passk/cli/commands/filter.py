@@ -1,4 +1,4 @@
-"""`passk filter`: write the training problems without those that interfere at every checkpoint."""
+"""`passk filter`: write the training problems without those that interfere over checkpoints."""
 
 from collections.abc import Sequence
 from dataclasses import replace
