@@ -1,11 +1,12 @@
 """Test prompt by prompt, over several checkpoints, which prompts interfere persistently.
 
 At one checkpoint the agreement a(x) = Cov(r, d) of a prompt mixes a property of the data with what
-the model happens to be learning: on the embedded task a quarter of the harmless prompts are
-significantly negative at one checkpoint, and others at the next. Interference that comes from the
-data stays. So a prompt counts as interfering if its agreement is below 0 over checkpoints. The test
-averages the correlation of r and d, which has the sign of a(x) and the same scale at every
-checkpoint, whatever the gradient's length. Needs neither tensors nor models.
+the model happens to be learning: on the embedded task 29 % of the skill prompts, which are merely
+hard, are significantly negative at one checkpoint, and mostly others at an earlier one
+(docs/research/interference.md). Interference that comes from the data stays. So a prompt counts as
+interfering if its agreement is below 0 over checkpoints. The test averages the correlation of r and
+d, which has the sign of a(x) and the same scale at every checkpoint, whatever the gradient's
+length. Needs neither tensors nor models.
 """
 
 import warnings
