@@ -80,7 +80,7 @@ REFUSED_CSV = {
     "ragged, too short": (CSV + "a\n", "row 4 (line 5): 1 cells, but"),
     "an open quote": (CSV + '"a,b\n', "line 5: not CSV (unexpected end of data)"),
     "text behind a quote": ('prompt,answer\n"a"b,c\n', "line 2: not CSV"),
-    "a wanted column twice": ("prompt,answer,answer\na,1,2\n", "the column 'answer' stands there"),
+    "a wanted column twice": ("prompt,answer,answer\na,1,2\n", "the column 'answer' occurs twice"),
     "latin-1": (b"prompt,answer\ncaf\xe9,1\n", "line 2, byte 18 of the file: 0xe9"),
 }
 
