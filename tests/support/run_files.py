@@ -92,7 +92,7 @@ def write_rollouts(
     groups: Mapping[str, Sequence[tuple[str, float | None]]],
     **columns: Sequence[Any],
 ) -> pd.DataFrame:
-    """`rollouts/` of a step: for each problem the texts of its samples and their rewards."""
+    """`rollouts/` of a step: the texts of each problem's samples and their rewards; and its log."""
     rows = [
         {
             "step": step,
@@ -113,6 +113,12 @@ def write_rollouts(
     frame = pd.DataFrame(rows).assign(**columns).astype({"reward": float})
     (path / "rollouts").mkdir(exist_ok=True)
     frame.to_parquet(path / "rollouts" / f"step-{step:06d}.parquet")
+    judged = {"reasons": frame["reason"].value_counts().to_dict()}
+    judged |= {"unjudged_fraction": float(frame["reward"].isna().mean())}
+    log = path / "metrics.jsonl"
+    logged = {line["step"]: line for line in map(json.loads, log.read_text().splitlines())}
+    logged[step] = {"step": step, "loss": 0.1, "reward_mean": 0.5, **logged.get(step, {}), **judged}
+    log.write_text("".join(f"{json.dumps(logged[at])}\n" for at in sorted(logged)))
     return frame
 
 

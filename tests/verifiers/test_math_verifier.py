@@ -178,10 +178,10 @@ def test_boxes(text, found):
     ],
 )
 def test_finding_takes_linear_time(piece, places):
-    """A hundred thousand pieces take well below a second; quadratic time would be minutes."""
-    started = time.perf_counter()
+    """A hundred thousand pieces take seconds of CPU at most; quadratic time would be minutes."""
+    started = time.process_time()
     find_answer(piece * 100_000, places)
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
 
 
 PIECES = [
