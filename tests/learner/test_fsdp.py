@@ -10,7 +10,7 @@ from random_models import mixtral, random_model
 from rank_work import frozen, gradients, rolled_out, rollouts, some_rows
 
 from passk.cli.launch import launch
-from passk.learner.batch import balanced
+from passk.learner.micro_batches import balanced
 from passk.learner.policy import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")
