@@ -2,8 +2,8 @@
 
 The samples of a prompt share the prompt, and often the start of the answer. A tree holds every
 distinct prefix token as one node: its position is its depth, and it attends to its ancestors alone.
-The log-probability of a row is the sum over the nodes of its path, so losses and gradients are those
-of the rows, over fewer tokens.
+The log-probability of a row is the sum over the nodes of its path, so losses and gradients are
+those of the rows, over fewer tokens.
 
 It is exact where a token depends on the tokens before it through attention and positions only.
 `passk.learner.logprobs.longest_path` finds the models for which it is not.

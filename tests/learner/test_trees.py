@@ -53,7 +53,7 @@ def test_a_tree_holds_each_prefix_once(pairs, max_nodes):
     trees, left = prefix_trees(rows, EVERYWHERE, max_nodes)
     assert sorted([b for tree in trees for b in tree.rows] + left) == list(range(len(rows)))
     for tree in trees:
-        assert 1 < len(tree.rows) and len(tree) <= max_nodes
+        assert len(tree.rows) > 1 and len(tree) <= max_nodes
         prefixes = [[token] for token in tree.tokens_N.tolist()]
         for node, parent in enumerate(tree.parents_N):
             assert parent < node
