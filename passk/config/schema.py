@@ -338,6 +338,7 @@ FREE_ON_RESUME = (
     "rollout.num_synced_checks",
     "learner.max_tokens_per_batch",
     "learner.gradient_checkpointing",
+    "learner.prefix_trees",
     "learner.num_processes",
     "learner.replicas",
     "learner.defer_reduction",
