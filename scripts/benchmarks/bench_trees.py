@@ -20,6 +20,7 @@ from passk.config.commands import DiagnoseConfig
 from passk.config.compose import load_run_config
 from passk.learner.batch import advantage_weights, make_rows
 from passk.learner.checkpoint import last_checkpoint
+from passk.learner.logprobs import longest_path
 from passk.learner.micro_batches import micro_batches
 from passk.objectives.advantages import mixture_advantages
 from passk.training.build import open_parts, prepare_torch
@@ -43,7 +44,7 @@ def main(run: str, num_prompts: int = 64, num_samples: int = 16, repetitions: in
         advantages_PG = mixture_advantages(rewards_PG, min(8, num_samples), 0.7)
         all_rows = make_rows(groups, np.ones((*rewards_PG.shape, 1)))
         rows = make_rows(groups, advantage_weights(advantages_PG, rewards_PG)[..., None])
-        ways = {"rows": 0, "trees": learner.longest_path}
+        ways = {"rows": 0, "trees": longest_path(learner.model)}
         works: dict[str, Callable[[], Any]] = {
             "gradient": lambda: learner.gradient_parts(rows),
             "log-probabilities": lambda: learner.logprobs(all_rows),

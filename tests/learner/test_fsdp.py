@@ -22,11 +22,13 @@ SETTINGS = (
     SMALL_BATCHES | {"gradient_checkpointing": True},
     {"replicas": 2},
     {"cpu_offload": True},
+    SMALL_BATCHES | {"prefix_trees": True},
 )
 
 
 @pytest.mark.parametrize(
-    ("num_ranks", "settings"), [(2, SETTINGS), (4, (SMALL_BATCHES | {"replicas": 2}, {}))]
+    ("num_ranks", "settings"),
+    [(2, SETTINGS), (4, (SMALL_BATCHES | {"replicas": 2}, {}, {"prefix_trees": True}))],
 )
 def test_the_gradient_is_that_of_one_process(tmp_path, num_ranks, settings):
     out = tmp_path / "found.json"

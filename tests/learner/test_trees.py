@@ -203,7 +203,7 @@ def test_models_that_read_no_tree_take_rows(config):
     model = AutoModelForCausalLM.from_config(config).eval()
     assert longest_path(model) == 0
     rows = sampled_rows()
-    learner = Learner(model, LearnerConfig(), 10, 1.0)
+    learner = Learner(model, LearnerConfig(prefix_trees=True), 10, 1.0)
     plain = [
         batch_logprobs(model, batch, 1.0).double().sum(dim=1).tolist()
         for batch in micro_batches(rows, EVERYWHERE, CPU)
