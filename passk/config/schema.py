@@ -211,6 +211,7 @@ class LearnerConfig:
     eps: float = bounded(1e-8, positive=True)
     max_grad_norm: float | None = bounded(None, positive=True)
     max_tokens_per_batch: int = bounded(2048, at_least=1)  # padded; small ones suit a CPU's cache
+    prefix_trees: bool = False  # tokens that a prompt's samples share are computed once
     skip_zero_advantages: bool = True
     merge_identical: bool = True
 
@@ -337,6 +338,7 @@ FREE_ON_RESUME = (
     "rollout.num_synced_checks",
     "learner.max_tokens_per_batch",
     "learner.gradient_checkpointing",
+    "learner.prefix_trees",
     "learner.num_processes",
     "learner.replicas",
     "learner.defer_reduction",

@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 
 from passk.config.schema import LearnerConfig
 from passk.errors import Diverged, PolicyMismatch
-from passk.learner.batch import TokenBatch, TokenRow, micro_batches
+from passk.learner.batch import TokenRow
 from passk.learner.fsdp import full_tensor, local_tensor, reduce_gradients, reshard
 from passk.learner.layers import checkpoint_layers, compile_layers
-from passk.learner.logprobs import token_logprobs
+from passk.learner.logprobs import batch_logprobs, longest_path
 from passk.learner.lora import adapter_parameters, base_parameters, plain_tensors
+from passk.learner.micro_batches import TokenBatch, micro_batches
 from passk.ranks import gather, num_ranks, rank
 
 
@@ -72,6 +73,7 @@ class Learner:
         self.compute_dtype: torch.dtype | None = (
             getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
         )
+        self.longest_path = longest_path(model) if cfg.prefix_trees else 0
         self.step = 0
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -129,9 +131,7 @@ class Learner:
         for turn, batch in enumerate(batches, 1):
             is_last = turn == len(batches)
             reduce_gradients(self.model, is_last or not self.cfg.defer_reduction)
-            logp_BT = token_logprobs(
-                self.model, batch.input_ids_BT, batch.mask_BT, self.temperature, self.compute_dtype
-            )
+            logp_BT = batch_logprobs(self.model, batch, self.temperature, self.compute_dtype)
             log_ratio_BT = logp_BT.detach() - batch.sampler_logprobs_BT
             log_ratios.append(log_ratio_BT[batch.sampled_BT])
             weights_B = batch.weights_BO[:, 0]
@@ -186,18 +186,21 @@ class Learner:
         """Compute log pi(y|x) of each row, in the dtype of the weights."""
         logprobs = dict[int, float]()
         for batch in self._batches(rows):
-            logp_BT = token_logprobs(
-                self.model, batch.input_ids_BT, batch.mask_BT, self.temperature
-            )
+            logp_BT = batch_logprobs(self.model, batch, self.temperature)
             sums_B = logp_BT.double().sum(dim=1)
             logprobs |= zip(batch.rows, sums_B.tolist(), strict=bool(batch.rows))
         reshard(self.model)
         return _in_order(gather(logprobs))
 
     def _batches(self, rows: Sequence[TokenRow]) -> Iterator[TokenBatch]:
-        """Yield this rank's micro-batches of the rows."""
-        limit = self.cfg.max_tokens_per_batch
-        return micro_batches(rows, limit, self.model.device, rank(), num_ranks())
+        """Yield this rank's micro-batches, of trees where the model takes them."""
+        return micro_batches(
+            rows,
+            self.cfg.max_tokens_per_batch,
+            self.model.device,
+            (rank(), num_ranks()),
+            self.longest_path,
+        )
 
     def _importance(self, log_ratio_BT: Tensor, batch: TokenBatch) -> Tensor | float:
         """Compute truncated importance weights [B, T], 1 without a sampler's log-probability."""

@@ -6,6 +6,7 @@ chunk of tokens at a time, and the backward pass computes them again.
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from passk.errors import UserError
+from passk.learner.batch import TokenRow
+from passk.learner.micro_batches import TokenBatch, TreeTokens, micro_batches
 
 LOGITS_PER_CHUNK = 2**24  # 64 MiB in float32
 
@@ -71,14 +74,40 @@ def token_logprobs(
     return logp_BT.masked_scatter(mask_BT, logp_N)
 
 
+def batch_logprobs(
+    model: PreTrainedModel,
+    batch: TokenBatch,
+    temperature: float,
+    compute_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Compute `token_logprobs` of a batch, [B, T], from its rows or from its trees."""
+    if (tree := batch.tree) is None:
+        return token_logprobs(model, batch.input_ids_BT, batch.mask_BT, temperature, compute_dtype)
+    hidden_FND = _hidden_states(model, tree.input_ids_FN, compute_dtype, tree)
+    hidden_MD = hidden_FND.flatten(0, 1).index_select(0, tree.parents_M)
+    targets_M = tree.input_ids_FN.flatten().index_select(0, tree.nodes_M)
+    head = model.get_output_embeddings()
+    logp_M = selected_logprobs(
+        hidden_MD, head.weight, head.bias, targets_M, _logit_map(model, temperature)
+    )
+    logp_BT = torch.zeros(batch.mask_BT.shape, dtype=logp_M.dtype, device=logp_M.device)
+    return logp_BT.masked_scatter(batch.mask_BT, logp_M.index_select(0, tree.slots_K))
+
+
 def _hidden_states(
-    model: PreTrainedModel, input_ids_BT: Tensor, compute_dtype: torch.dtype | None
+    model: PreTrainedModel,
+    input_ids_BT: Tensor,
+    compute_dtype: torch.dtype | None,
+    tree: TreeTokens | None = None,
 ) -> Tensor:
     """Compute the input of the model's head, [B, T, D], in the dtype that the head computes in.
 
     The model runs as it is, whatever its parts are called; its own head gets one token only.
     """
     entered: list[Tensor] = []
+    layout = {}
+    if tree is not None:
+        layout = {"attention_mask": _mask(model, tree), "position_ids": tree.positions_FN}
 
     def catch(_head: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         entered.append(arguments[0])
@@ -89,11 +118,21 @@ def _hidden_states(
         with torch.autocast(
             input_ids_BT.device.type, compute_dtype, enabled=compute_dtype is not None
         ):
-            model(input_ids=input_ids_BT, use_cache=False)
+            model(input_ids=input_ids_BT, use_cache=False, **layout)
     finally:
         handle.remove()
     (hidden_BTD,) = entered
     return hidden_BTD if compute_dtype is None else hidden_BTD.to(compute_dtype)
+
+
+def _mask(model: PreTrainedModel, tree: TreeTokens) -> Tensor:
+    """Return the mask of a tree in the form of the model's attention: for `eager`, numbers."""
+    if model.config._attn_implementation != "eager":
+        return tree.attends_F1NN
+    least = torch.finfo(model.dtype).min
+    return torch.zeros_like(tree.attends_F1NN, dtype=model.dtype).masked_fill(
+        ~tree.attends_F1NN, least
+    )
 
 
 def _logit_map(model: PreTrainedModel, temperature: float) -> LogitMap:
@@ -144,6 +183,42 @@ def check_head(model: PreTrainedModel, name: str) -> None:
             f"{difference:.2g} from those of its own forward pass; it does something to its logits "
             "that passk does not know, and cannot be trained here"
         )
+
+
+@torch.no_grad()
+def longest_path(model: PreTrainedModel) -> int:
+    """Return how many tokens a path of a prefix tree may have; 0 if the model takes no trees.
+
+    Compare log-probabilities of a few random rows and of their tree. They differ if a token depends
+    on the order in which tokens are fed, as in recurrent layers, or on positions that the model
+    counts itself. Layers that attend to a window need paths within it.
+    """
+    vocabulary = model.get_output_embeddings().out_features
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (5, 12), generator=generator).tolist()
+    completions = (ids[1][:6] + ids[2][:5], ids[1][:6] + ids[3][:7], ids[1][:2] + ids[4][:9])
+    rows = [TokenRow(tuple(ids[0]), tuple(row), (1.0,)) for row in completions]
+    try:
+        by_tree, by_row = (_summed(model, rows, limit) for limit in (100, 0))
+    except (RuntimeError, TypeError, ValueError, IndexError):  # it reads no mask of this form
+        return 0
+    scale = max(abs(value) for value in by_row)
+    allowed = max(8 * torch.finfo(model.dtype).eps, 1e-5) * scale
+    if not all(abs(a - b) <= allowed for a, b in zip(by_tree, by_row, strict=True)):
+        return 0
+    text = model.config.get_text_config()
+    names = ("sliding_window", "attention_chunk_size")
+    windows = [size for name in names if (size := getattr(text, name, None))]
+    return min([*windows, sys.maxsize])
+
+
+def _summed(model: PreTrainedModel, rows: list[TokenRow], limit: int) -> list[float]:
+    """Compute log pi(y|x) of each row, by trees if `limit` allows it."""
+    sums = dict[int, float]()
+    for batch in micro_batches(rows, 1000, model.device, longest_path=limit):
+        logp_B = batch_logprobs(model, batch, 1.0).double().sum(dim=1)
+        sums |= zip(batch.rows, logp_B.tolist(), strict=True)
+    return [sums[b] for b in range(len(rows))]
 
 
 def selected_logprobs(

@@ -21,7 +21,7 @@ from passk.data.prompts import (
     check_vocabulary,
 )
 from passk.errors import UserError
-from passk.learner.batch import micro_batches
+from passk.learner.micro_batches import micro_batches
 from passk.training.experience import imitate
 from passk.types import Problem
 

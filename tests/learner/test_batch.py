@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from passk.learner.batch import TokenRow, advantage_weights, make_rows, micro_batches
+from passk.learner.batch import TokenRow, advantage_weights, make_rows
+from passk.learner.micro_batches import micro_batches
 from passk.types import Completion, FinishReason, Group, Problem, Verdict
 
 CPU = torch.device("cpu")

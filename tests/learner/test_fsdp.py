@@ -10,7 +10,7 @@ from random_models import mixtral, random_model
 from rank_work import frozen, gradients, rolled_out, rollouts, some_rows
 
 from passk.cli.launch import launch
-from passk.learner.batch import balanced
+from passk.learner.micro_batches import balanced
 from passk.learner.policy import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")
@@ -22,11 +22,13 @@ SETTINGS = (
     SMALL_BATCHES | {"gradient_checkpointing": True},
     {"replicas": 2},
     {"cpu_offload": True},
+    SMALL_BATCHES | {"prefix_trees": True},
 )
 
 
 @pytest.mark.parametrize(
-    ("num_ranks", "settings"), [(2, SETTINGS), (4, (SMALL_BATCHES | {"replicas": 2}, {}))]
+    ("num_ranks", "settings"),
+    [(2, SETTINGS), (4, (SMALL_BATCHES | {"replicas": 2}, {}, {"prefix_trees": True}))],
 )
 def test_the_gradient_is_that_of_one_process(tmp_path, num_ranks, settings):
     out = tmp_path / "found.json"

@@ -481,7 +481,7 @@ def test_checkpointed_layers_give_the_same_gradient(tiny_model, sampled, which):
 
 def test_checkpointed_layers_take_less_memory():
     """Six layers whose activations outweigh everything else: 16 rows of 48 tokens."""
-    rows = [TokenRow((2, 3), tuple(range(2, 18)) * 2, (0.1,)) for _ in range(16)]
+    rows = [TokenRow((2, i), tuple(range(2, 18)) * 2, (0.1,)) for i in range(16)]
     peaks = []
     for on in (False, True):
         learner = new_learner(

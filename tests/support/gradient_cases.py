@@ -1,5 +1,7 @@
 """Compare gradients that several ranks compute, of the rows in `CASES`, with one process's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rank_work import measured, some_rows
@@ -13,6 +15,11 @@ CASES = {
     "one row, so that other ranks have none": some_rows(1),
     "three rows": some_rows(3),
     "no rows": [],
+    "samples that share prompts": [
+        replace(row, prompt_ids=prompt.prompt_ids)
+        for prompt in some_rows(3, seed=1)
+        for row in some_rows(5, seed=2)
+    ],
 }
 
 

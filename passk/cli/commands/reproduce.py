@@ -47,6 +47,7 @@ _SFT_TOO = (
     "train.init_from",
     "learner.device",
     "learner.max_tokens_per_batch",
+    "learner.prefix_trees",
     "rollout.engine",
     "rollout.temperature",
     "rollout.max_new_tokens",
