@@ -208,8 +208,8 @@ def longest_path(model: PreTrainedModel) -> int:
         return 0
     text = model.config.get_text_config()
     names = ("sliding_window", "attention_chunk_size")
-    windows = [size for name in names if (size := getattr(text, name, None))]
-    return min([*windows, sys.maxsize])
+    windows = (getattr(text, name, None) for name in names)
+    return min(int(size or sys.maxsize) for size in windows)
 
 
 def _summed(model: PreTrainedModel, rows: list[TokenRow], limit: int) -> list[float]:

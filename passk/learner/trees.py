@@ -91,8 +91,15 @@ def _grow(
         paths.append(tuple(path))
         before = completion
     stop = start + len(paths)
-    arrays = (np.array(values, dtype=np.int64) for values in (tokens, parents, depths))
-    return PrefixTree(len(prompt), *arrays, tuple(places[start:stop]), tuple(paths)), stop
+    tree = PrefixTree(
+        prompt_length=len(prompt),
+        tokens_N=np.array(tokens),
+        parents_N=np.array(parents),
+        depths_N=np.array(depths),
+        rows=tuple(places[start:stop]),
+        paths=tuple(paths),
+    )
+    return tree, stop
 
 
 def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
