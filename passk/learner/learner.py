@@ -74,6 +74,7 @@ class Learner:
             getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
         )
         self.longest_path = longest_path(model) if cfg.prefix_trees else 0
+        reshard(model)
         self.step = 0
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
