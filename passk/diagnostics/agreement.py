@@ -166,20 +166,6 @@ def _first_negative(means_RK: FloatArray, ks_K: np.ndarray) -> FloatArray:
 
 
 @dataclass(frozen=True, slots=True)
-class SuccessGroups:
-    """Groups of prompts from hard to easy: their shares, mean success and mean agreement.
-
-    The weight of a prompt depends on its success alone, so <grad J_k, grad J_1> = E[w_k(p) b(p)]
-    with b(p) = E[a | p]. The paper's bounds therefore hold for groups of prompts of similar success
-    as they do for prompts, and one noisy prompt does not break them.
-    """
-
-    share_C: FloatArray
-    success_C: FloatArray
-    agreement_C: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
 class Promise:
     """Guarantee of proposition 4.5 and corollary 4.4 at a checkpoint.
 
@@ -194,21 +180,40 @@ class Promise:
     margin: float  # delta of corollary 4.4; guarantees something only above 0
 
 
-def success_groups(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> SuccessGroups:
-    """Group prompts of similar success, sorted by one half of their samples, measured by the other.
+def promise(rewards_PG: FloatArray, derivatives_PG: FloatArray, k: int) -> Promise | None:
+    """Find the least k* over all splits into hard and easier groups; None if none qualifies."""
+    share_C, success_C, agreement_C = _success_groups(rewards_PG, derivatives_PG)
+    shares_C = share_C * passk_weight(success_C, k)
+    found = []
+    for cut in range(1, len(share_C)):
+        margin, largest = -float(agreement_C[:cut].max()), float(agreement_C[cut:].max())
+        most, least = float(success_C[cut - 1]), float(success_C[cut])
+        if not (margin > 0 and largest > 0 and most < least < 1):
+            continue
+        separated = Separation(margin, float(share_C[:cut].sum()), most, least)
+        delta = margin * shares_C[:cut].sum() - largest * shares_C[cut:].sum()
+        above = k_star(separated, PolicyBounds(score=largest, hessian=nan))
+        found.append(Promise(separated, largest, max(1.0, above), float(delta)))
+    return min(found, key=lambda each: each.k_star, default=None)
 
-    Then the halves swap roles. So neither the success nor the agreement of a group is selected for
-    its noise. Neighbours are joined until each group holds a twentieth of the prompts.
+
+def _success_groups(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> FloatArray:
+    """Group prompts of similar success: shares, mean success, mean agreement, [3, C], hard first.
+
+    The weight of a prompt depends on its success alone, so <grad J_k, grad J_1> = E[w_k(p) b(p)]
+    with b(p) = E[a | p]. The paper's bounds therefore hold for groups of prompts of similar success
+    as they do for prompts, and one noisy prompt does not break them. Prompts are sorted by one half
+    of their samples and measured by the other, then the halves swap roles, so neither the success
+    nor the agreement of a group is selected for its noise. Neighbours are joined until each group
+    holds a twentieth of the prompts.
     """
-    sorted_by, success, agreement = [], [], []
-    even, odd = np.s_[:, ::2], np.s_[:, 1::2]
-    for first, second in ((even, odd), (odd, even)):
-        judged_P = (~np.isnan(rewards_PG[first])).any(axis=1)
-        judged_P &= (~np.isnan(rewards_PG[second])).any(axis=1)
-        sorted_by.append(np.nanmean(rewards_PG[first][judged_P], axis=1))
-        success.append(np.nanmean(rewards_PG[second][judged_P], axis=1))
-        agreement.append(weighted(rewards_PG[second], derivatives_PG[second], 1)[judged_P])
-    by_B, success_B, agreement_B = (np.concatenate(x) for x in (sorted_by, success, agreement))
+    halves, parts = (np.s_[:, ::2], np.s_[:, 1::2]), []
+    for first, second in (halves, halves[::-1]):
+        by_PG, of_PG = rewards_PG[first], rewards_PG[second]
+        judged_P = ~(np.isnan(by_PG).all(axis=1) | np.isnan(of_PG).all(axis=1))
+        success = [np.nanmean(half_PG[judged_P], axis=1) for half_PG in (by_PG, of_PG)]
+        parts.append([*success, weighted(of_PG, derivatives_PG[second], 1)[judged_P]])
+    by_B, success_B, agreement_B = np.concatenate(parts, axis=1)
     members: list[np.ndarray] = []
     for value in np.unique(by_B):
         if members and members[-1].mean() < _LEAST_SHARE:
@@ -217,27 +222,6 @@ def success_groups(rewards_PG: FloatArray, derivatives_PG: FloatArray) -> Succes
             members.append(by_B == value)
     if len(members) > 1 and members[-1].mean() < _LEAST_SHARE:
         members[-2:] = [members[-2] | members[-1]]
-    return SuccessGroups(
-        np.array([within.mean() for within in members]),
-        np.array([success_B[within].mean() for within in members]),
-        np.array([agreement_B[within].mean() for within in members]),
-    )
-
-
-def promise(groups: SuccessGroups, k: int) -> Promise | None:
-    """Find the least k* over all splits into hard and easier groups; None if none qualifies."""
-    order = np.argsort(groups.success_C, kind="stable")
-    share_C, success_C = groups.share_C[order], groups.success_C[order]
-    agreement_C, weight_C = groups.agreement_C[order], passk_weight(success_C, k)
-    found = []
-    for cut in range(1, len(order)):
-        margin, largest = -float(agreement_C[:cut].max()), float(agreement_C[cut:].max())
-        most, least = float(success_C[cut - 1]), float(success_C[cut])
-        if not (margin > 0 and largest > 0 and most < least < 1):
-            continue
-        separated = Separation(margin, float(share_C[:cut].sum()), most, least)
-        shares_C = share_C * weight_C
-        delta = margin * shares_C[:cut].sum() - largest * shares_C[cut:].sum()
-        above = k_star(separated, PolicyBounds(score=largest, hessian=nan))
-        found.append(Promise(separated, largest, max(1.0, above), float(delta)))
-    return min(found, key=lambda each: each.k_star, default=None)
+    means = [(w.mean(), success_B[w].mean(), agreement_B[w].mean()) for w in members]
+    found_3C: FloatArray = np.reshape(means, (-1, 3)).T
+    return found_3C[:, np.argsort(found_3C[1], kind="stable")]

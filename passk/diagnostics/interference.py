@@ -1,7 +1,7 @@
 """Analyse the interference matrix kappa(x, x') = <grad p(x), grad p(x')> (paper eq. 5).
 
 Everything is computed from vectors that represent gradients, [2 halves, P, D]: sketches of them
-(`passk.diagnostics.sketch`) or the gradients themselves. Two prompts share no samples, so the
+(`passk.diagnostics.matrix`) or the gradients themselves. Two prompts share no samples, so the
 product of their estimates from all samples is unbiased; the product of a prompt with itself must be
 between its halves.
 """
@@ -180,15 +180,7 @@ def cluster_agreements(
         own_R = (inside_RP**2).sum(axis=1)
         value, *spread = _pair_means(kappa_PP[members], inside_RP, draws_RP, own_R)
         low, high = np.nanquantile(spread, _TAILS)
-        rows.append(
-            {
-                "cluster": label,
-                "num_prompts": len(members),
-                "agreement": float(value),
-                "agreement_low": float(low),
-                "agreement_high": float(high),
-            }
-        )
+        rows.append((label, len(members), float(value), float(low), float(high)))
     columns = ["cluster", "num_prompts", "agreement", "agreement_low", "agreement_high"]
     return pd.DataFrame(rows, columns=columns)
 

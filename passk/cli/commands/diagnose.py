@@ -12,8 +12,7 @@ from passk.cli.launch import on_all_ranks
 from passk.cli.resume import measured_policy, model_state, prompt_day, refuse_changed_problems
 from passk.config.commands import DiagnoseConfig, DiagnosisConfig
 from passk.config.schema import RegimeConfig, RunConfig, TrainConfig
-from passk.diagnostics.alignment import require_memory
-from passk.diagnostics.conflict_curve import Products, measure_products
+from passk.diagnostics.alignment import Products, measure_products, require_memory
 from passk.diagnostics.derivatives import saved_adam_metric
 from passk.diagnostics.gold_errors import suspect_golds
 from passk.diagnostics.matrix import Matrix, measure_matrix
