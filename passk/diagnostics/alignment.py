@@ -28,10 +28,6 @@ from passk.statistics import Interval, jackknife_interval
 from passk.types import Group
 
 MAX_GRADIENT_BYTES = 16 * 2**30
-_FEWER_BLOCKS = (
-    "use fewer diagnostics.num_blocks (of passk diagnose: diagnose.num_blocks), or "
-    "diagnostics.every=0"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +44,7 @@ class Alignment:
 
     def columns(self) -> dict[str, float]:
         """Return the values by their names in the run files, where `alignment` is the cosine."""
-        intervals = (self.cosine, self.inner_product)
-        values = [end for i in intervals for end in (i.value, i.low, i.high)]
-        return dict(zip(self.COLUMNS, values, strict=True))
+        return self.cosine.columns("alignment") | self.inner_product.columns("inner_product")
 
 
 def block_gradients(
@@ -112,7 +106,8 @@ def require_memory(
     learner: Learner,
     num_gradients: int,
     purpose: str = "gradient alignment",
-    remedy: str = _FEWER_BLOCKS,
+    remedy: str = "use fewer diagnostics.num_blocks (of passk diagnose: diagnose.num_blocks), or "
+    "diagnostics.every=0",
 ) -> None:
     """Raise UserError if the gradients would take more than `MAX_GRADIENT_BYTES` on some rank.
 
@@ -218,8 +213,7 @@ def _cosine(k: int, passk_MD: Tensor, pass1_MD: Tensor, metric: Tensor | None) -
     root = 1.0 if metric is None else metric.sqrt()
     # `alignment` expects halves of the samples; blocks already share no samples.
     both = [(blocks_MD * root).expand(2, -1, -1) for blocks_MD in (passk_MD, pass1_MD)]
-    cosine = alignment(both[0], both[1]).cosine
-    return {"k": k, "cosine": cosine.value, "cosine_low": cosine.low, "cosine_high": cosine.high}
+    return {"k": k} | alignment(*both).cosine.columns("cosine")
 
 
 def batch_products(

@@ -9,7 +9,6 @@ prompt's product with itself is known and can be removed.
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +19,7 @@ from passk.diagnostics.paper_sets import (
     ESTIMATES,
     PAPER,
     Filtered,
-    FilteredSet,
     Plan,
-    SetValues,
     corrected,
     intervals,
     papers_way,
@@ -79,6 +76,7 @@ def measure_filtered(
     """Measure the planned sets, and compute their tables."""
     started = time.perf_counter()
     rewards_PG = np.array([group.rewards() for group in groups])
+    n_P, c_P = counts(rewards_PG)
     shape = (len(planned.coefficients), len(groups), 2)
     coefficients_OP2 = np.reshape([*planned.coefficients.values()], shape)
     along_OP2, within_P22 = prompt_products(learner, groups, coefficients_OP2)
@@ -101,27 +99,8 @@ def measure_filtered(
             values = corrected(rewards_PG, within, planned.k, **along_2P2, within_P22=within_P22)
             rest = {"k": planned.k} | intervals(values, num_resamples)
         row |= summary(values, within) | rest
-        by_prompt.append(_prompt_rows(row, groups, rewards_PG, within, values))
-    return Filtered(
-        planned,
-        pd.DataFrame(rows),
-        pd.concat(by_prompt, ignore_index=True) if by_prompt else pd.DataFrame(columns=_BY_PROMPT),
-        rewards_PG.shape[1],
-        time.perf_counter() - started,
-    )
-
-
-def _prompt_rows(
-    row: dict[str, Any],
-    groups: Sequence[Group],
-    rewards_PG: FloatArray,
-    within: FilteredSet,
-    values: SetValues,
-) -> pd.DataFrame:
-    chosen = np.flatnonzero(within.all_P)
-    n_P, c_P = counts(rewards_PG)
-    return pd.DataFrame(
-        {
+        chosen = np.flatnonzero(within.all_P)
+        columns = {
             **{name: row[name] for name in _BY_PROMPT},
             "problem_id": [groups[p].problem.id for p in chosen.tolist()],
             "side": np.where(within.hard_P[chosen], "hard", "easy"),
@@ -131,4 +110,11 @@ def _prompt_rows(
             "weight": values.weight_N,
             "contribution": values.contribution_N,
         }
+        by_prompt.append(pd.DataFrame(columns))
+    return Filtered(
+        planned,
+        pd.DataFrame(rows),
+        pd.concat(by_prompt, ignore_index=True) if by_prompt else pd.DataFrame(columns=_BY_PROMPT),
+        rewards_PG.shape[1],
+        time.perf_counter() - started,
     )

@@ -40,8 +40,7 @@ class FilteredSet:
     @property
     def all_P(self) -> np.ndarray:
         """Mask of all prompts of the set."""
-        members_P: np.ndarray = self.easy_P | self.hard_P
-        return members_P
+        return np.asarray(self.easy_P | self.hard_P)
 
     @property
     def has_both(self) -> bool:
@@ -239,10 +238,9 @@ ESTIMATES = {PAPER: ("plain",), CORRECTED: ("pass1_2P2", "passk_2P2")}  # by way
 class Plan:
     """The sets to measure, and the coefficients of the gradients that they need.
 
-    `coefficients` [P, 2] are those of the sums of grad log pi over right and over wrong samples, by
-    estimate, side (easy or hard) and its threshold.
-    `k` is that of the corrected way; `hardest` and `easiest` are the least and the largest success
-    by which its sets are split.
+    `coefficients` [P, 2], by estimate, side (easy or hard) and threshold, multiply the sums of grad
+    log pi over right and over wrong samples. `k` is that of the corrected way; `hardest` and
+    `easiest` are the least and the largest success by which its sets are split.
     """
 
     sets: tuple[FilteredSet, ...]
@@ -279,13 +277,10 @@ def plan(asked: DiagnosisConfig, rewards_PG: FloatArray, selecting_PG: FloatArra
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """A table with a row per set and way, and one with a row per set, way and prompt.
-
-    `num_samples` is n, and the k of the paper's way.
-    """
+    """A table with a row per set and way, and one with a row per set, way and prompt."""
 
     planned: Plan
     table: pd.DataFrame
     prompts: pd.DataFrame
-    num_samples: int
+    num_samples: int  # n, and the k of the paper's way
     seconds: float

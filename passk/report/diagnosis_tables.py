@@ -129,14 +129,10 @@ def group_table(prompts: pd.DataFrame, grouping: str, k: int, num_resamples: int
                 "num_prompts": len(part),
                 "without_signal": int((part["signal"] != "").sum()),
                 "pass1": part["p"].mean(),
-                "agreement": agreement.value,
-                "agreement_low": agreement.low,
-                "agreement_high": agreement.high,
+                **agreement.columns("agreement"),
                 "clearly_negative": float(clear.mean()),
                 "weight_share": part[f"weight_{k}"].sum() / total_weight if total_weight else 0.0,
-                "contribution": contribution.value,
-                "contribution_low": contribution.low,
-                "contribution_high": contribution.high,
+                **contribution.columns("contribution"),
             }
         )
     return pd.DataFrame(rows)

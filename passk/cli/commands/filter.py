@@ -22,10 +22,9 @@ from passk.cli.resume import (
 from passk.config.commands import FilterConfig
 from passk.config.schema import TrainConfig
 from passk.data.problems import write_problems
-from passk.diagnostics.agreement import agreement_scores, weighted
+from passk.diagnostics.agreement import agreement_scores, correlations, weighted
 from passk.diagnostics.alignment import pass_gradient
 from passk.diagnostics.derivatives import derivatives_along, saved_adam_metric
-from passk.diagnostics.persistence import correlations
 from passk.errors import Interrupted, UserError
 from passk.files import replacing, step_name
 from passk.memory import memory_advice
