@@ -44,7 +44,7 @@ def prompt_products(
     those of the two sums with each other, [P, 2, 2]. Both are 0 for a prompt that enters no
     gradient. Call `alignment.require_memory` for the gradients first.
     """
-    size, entering_P2 = learner.num_local_parameters(), coefficients_OP2.any(axis=0)
+    size, entering_P2 = learner.num_local_parameters(), (coefficients_OP2 != 0).any(axis=0)
     gradients_OD = torch.zeros(len(coefficients_OP2), size)
     for p, side in np.argwhere(entering_P2).tolist():
         coefficients_O = torch.from_numpy(coefficients_OP2[:, p, side]).float()

@@ -30,9 +30,8 @@ from passk.report.interference import Interference, interference_tables, section
 from passk.report.paper_sets import filtered_section
 from passk.report.prompt_plots import weight_against_agreement
 from passk.runs.writer import Run
-from passk.training.build import Parts, open_parts, prepare_torch
+from passk.training.build import Parts, open_parts, prepare_torch, print_notes, run_preflight
 from passk.training.loop import diagnostic_groups
-from passk.training.preflight import print_notes, run_preflight
 from passk.types import Group
 
 

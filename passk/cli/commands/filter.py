@@ -33,9 +33,8 @@ from passk.objectives.pass_at_k import judged_counts
 from passk.ranks import rank
 from passk.report.filter_tables import KEPT, MATCHED, RANDOM, decisions, filter_page
 from passk.runs.writer import Run
-from passk.training.build import Parts, open_parts, prepare_torch
+from passk.training.build import Parts, open_parts, prepare_torch, print_notes, run_preflight
 from passk.training.loop import diagnostic_groups
-from passk.training.preflight import print_notes, run_preflight
 from passk.types import Problem
 
 
