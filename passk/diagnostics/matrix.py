@@ -83,6 +83,8 @@ def _compared(
     with_signal = np.flatnonzero(halves_2PD.any(axis=(0, 2)))
     largest = max(gather(learner.num_local_parameters()))
     most = min(_NUM_EXACT, len(with_signal), _MOST_EXACT_BYTES // (2 * 4 * largest))
+    if most < 2:
+        return pd.DataFrame({"first": [], "second": [], "exact": [], "sketched": [], "norms": []})
     chosen = np.sort(np.random.default_rng(seed).choice(with_signal, most, replace=False))
     exact_2PD = gradient_halves(learner, [groups[p] for p in chosen], metric)
     mean_PD = exact_2PD.mean(dim=0)
