@@ -1,18 +1,24 @@
 """Measure whether two objectives pull the same way: inner products of their gradients.
 
 Gradients estimated from the same samples share their noise, which adds a positive term to their
-inner product and can hide a conflict. So every product here is between disjoint halves A and B of
-each prompt's samples, and cosines are corrected by the split-half products of the norms.
+inner product and can hide a conflict. So `alignment` multiplies disjoint halves A and B of each
+prompt's samples, and corrects cosines by the split-half products of the norms. `measure_products`
+(of `passk diagnose`) and the cheaper `batch_products` (of training, from its own batch) give
+f(k) = <grad J_k, grad J_1> for every k: where Pass@k conflicts with Pass@1.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from passk.diagnostics.agreement import Agreement, measure, weighted
+from passk.diagnostics.derivatives import Derivatives, adam_metric, derivatives_along
 from passk.errors import UserError
 from passk.learner.batch import advantage_weights, make_rows
 from passk.learner.learner import Learner
@@ -22,10 +28,6 @@ from passk.statistics import Interval, jackknife_interval
 from passk.types import Group
 
 MAX_GRADIENT_BYTES = 16 * 2**30
-_FEWER_BLOCKS = (
-    "use fewer diagnostics.num_blocks (of passk diagnose: diagnose.num_blocks), or "
-    "diagnostics.every=0"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,7 @@ class Alignment:
 
     def columns(self) -> dict[str, float]:
         """Return the values by their names in the run files, where `alignment` is the cosine."""
-        intervals = (self.cosine, self.inner_product)
-        values = [end for i in intervals for end in (i.value, i.low, i.high)]
-        return dict(zip(self.COLUMNS, values, strict=True))
+        return self.cosine.columns("alignment") | self.inner_product.columns("inner_product")
 
 
 def block_gradients(
@@ -58,7 +58,14 @@ def block_gradients(
     exchangeable, so blocks are too.
     """
     rewards_PG = np.array([group.rewards() for group in groups])
-    weights_PGO = _half_weights(rewards_PG, objectives)
+    num_prompts, num_samples = rewards_PG.shape
+    half = num_samples // 2
+    weights = np.zeros((num_prompts, num_samples, 2, len(objectives)))
+    for h, samples in enumerate((slice(0, half), slice(half, 2 * half))):
+        for o, objective in enumerate(objectives):
+            rewards = rewards_PG[:, samples]
+            weights[:, samples, h, o] = advantage_weights(objective.advantages(rewards), rewards)
+    weights_PGO = weights.reshape(num_prompts, num_samples, -1)
     gradients = weighted_gradients(learner, groups, weights_PGO, num_blocks)
     return gradients.view(2, len(objectives), num_blocks, -1)
 
@@ -99,7 +106,8 @@ def require_memory(
     learner: Learner,
     num_gradients: int,
     purpose: str = "gradient alignment",
-    remedy: str = _FEWER_BLOCKS,
+    remedy: str = "use fewer diagnostics.num_blocks (of passk diagnose: diagnose.num_blocks), or "
+    "diagnostics.every=0",
 ) -> None:
     """Raise UserError if the gradients would take more than `MAX_GRADIENT_BYTES` on some rank.
 
@@ -111,18 +119,6 @@ def require_memory(
             f"{purpose} of a model with {size:,} parameters would take {needed / 2**30:.0f} GiB in "
             f"{num_gradients} gradients; {remedy}"
         )
-
-
-def _half_weights(rewards_PG: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:
-    """Compute sample weights [P, n, 2 x objectives]; each column uses one half of the samples."""
-    num_prompts, num_samples = rewards_PG.shape
-    half = num_samples // 2
-    weights = np.zeros((num_prompts, num_samples, 2, len(objectives)))
-    for h, samples in enumerate((slice(0, half), slice(half, 2 * half))):
-        for o, objective in enumerate(objectives):
-            rewards = rewards_PG[:, samples]
-            weights[:, samples, h, o] = advantage_weights(objective.advantages(rewards), rewards)
-    return weights.reshape(num_prompts, num_samples, -1)
 
 
 def alignment(first: Tensor, second: Tensor) -> Alignment:
@@ -159,3 +155,90 @@ def alignment(first: Tensor, second: Tensor) -> Alignment:
         cosine = jackknife_interval(left_out[:, 1], full[1])
     cut = np.clip([cosine.value, cosine.low, cosine.high], -1.0, 1.0)
     return Alignment(cosine=Interval(*cut.tolist()), inner_product=inner)
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Agreement and products of P prompts with n samples each, and what they were computed from.
+
+    `cosines` has a row per shown k: `cosine` of the gradients of Pass@k and Pass@1, `cosine_low`
+    and `cosine_high`; None if they were not asked for. `seconds` are those of the `gradient` of
+    Pass@1, of the `derivatives` along it, and of `cosines`, which the intervals need too.
+    """
+
+    agreement: Agreement
+    derivatives: Derivatives
+    cosines: pd.DataFrame | None
+    seconds: dict[str, float]
+
+
+def measure_products(
+    learner: Learner,
+    groups: Sequence[Group],
+    ks: Sequence[int],
+    num_blocks: int,
+    *,
+    cosines: bool,
+    metric: Tensor | None,
+) -> Products:
+    """Run a pass for the gradient of Pass@1, two forward passes, and if asked as much per k > 1.
+
+    `ks` begin with 1. `metric`, a number per parameter, turns products into <grad J_k, M grad J_1>.
+    """
+    rewards_PG = np.array([group.rewards() for group in groups])
+    times = [time.perf_counter()]
+    pass1_MD = pass_gradient(learner, groups, 1, num_blocks)
+    times.append(time.perf_counter())
+    derivatives = derivatives_along(learner, groups, pass1_MD, metric=metric)
+    times.append(time.perf_counter())
+    towards, rows = dict[int, np.ndarray](), [_cosine(1, pass1_MD, pass1_MD, metric)]
+    for k in ks[1:] if cosines else ():
+        passk_MD = pass_gradient(learner, groups, k, num_blocks)
+        rows.append(_cosine(k, passk_MD, pass1_MD, metric))
+        slopes = derivatives_along(
+            learner, groups, passk_MD, metric=metric, length=derivatives.length
+        )
+        towards[k] = weighted(rewards_PG, slopes.values_PG, 1)
+    times.append(time.perf_counter())
+    return Products(
+        measure(rewards_PG, derivatives.values_PG, towards if cosines else None),
+        derivatives,
+        pd.DataFrame(rows) if cosines else None,
+        dict(zip(("gradient", "derivatives", "cosines"), np.diff(times).tolist(), strict=True)),
+    )
+
+
+def _cosine(k: int, passk_MD: Tensor, pass1_MD: Tensor, metric: Tensor | None) -> dict[str, float]:
+    """Compute the cosine of two gradients from products between blocks, also for the norms."""
+    root = 1.0 if metric is None else metric.sqrt()
+    # `alignment` expects halves of the samples; blocks already share no samples.
+    both = [(blocks_MD * root).expand(2, -1, -1) for blocks_MD in (passk_MD, pass1_MD)]
+    return {"k": k} | alignment(*both).cosine.columns("cosine")
+
+
+def batch_products(
+    learner: Learner,
+    groups: Sequence[Group],
+    largest_k: int,
+    *,
+    num_blocks: int,
+    preconditioned: bool,
+) -> tuple[float, ...]:
+    """Estimate f(1) to f(largest_k) without bias; the weights stay unchanged, bit by bit.
+
+    A prompt's samples are multiplied with the gradient of Pass@1 over the prompts of other blocks,
+    so no product holds a sample or a place of the batch twice. The cost is one learner pass and two
+    forward passes. With `preconditioned`, the products are <grad J_k, P grad J_1> with Adam's P:
+    the change of Pass@1 along Adam's step for Pass@k, apart from its momentum. Before Adam's first
+    step they are the plain products.
+    """
+    rewards_PG = np.array([group.rewards() for group in groups])
+    of_problem_P = np.array([group.problem.weight for group in groups])  # as in the step itself
+    weights_PG = of_problem_P[:, None] * pass_weights(rewards_PG, 1)
+    (pass1_MD,) = weighted_gradients(learner, groups, weights_PG[..., None], num_blocks)
+    metric = adam_metric(learner) if preconditioned and learner.step else None
+    slopes_PG = derivatives_along(learner, groups, pass1_MD, metric=metric).values_PG
+    return tuple(
+        float((of_problem_P * weighted(rewards_PG, slopes_PG, k)).mean())
+        for k in range(1, largest_k + 1)
+    )

@@ -61,13 +61,16 @@ def derivatives_along(
     mean over their prompts. `metric` multiplies the direction, a number per parameter. `length`
     reuses that of an earlier call. The weights are the same afterwards, bit by bit.
     """
-    num_blocks, num_prompts = len(gradients), len(groups)
-    values_PG = np.zeros((num_prompts, len(groups[0].completions)))
+    rewards_PG = np.array([group.rewards() for group in groups])
+    signal_P = (rewards_PG == 1).any(axis=1) & (rewards_PG == 0).any(axis=1)
+    weighed_PG = (signal_P[:, None] & ~np.isnan(rewards_PG)).astype(np.float64)
+    values_PG, num_prompts = np.zeros(rewards_PG.shape), len(groups)
     error, num_tried = math.nan, 0
     total = gradients.sum(dim=0)
-    for block in range(num_blocks):
-        members = range(num_prompts)[block::num_blocks]
-        if not (rows := _weighed_rows([groups[p] for p in members])):
+    for block in range(len(gradients)):
+        chosen = slice(block, None, len(gradients))
+        members = range(num_prompts)[chosen]
+        if not (rows := make_rows(groups[chosen], weighed_PG[chosen][..., None])):
             continue
         direction = (total - gradients[block]) * (num_prompts / (num_prompts - len(members)))
         if metric is not None:
@@ -80,14 +83,6 @@ def derivatives_along(
             for p, i in row.samples:
                 values_PG[members[p], i] = slope
     return Derivatives(values_PG, length or math.nan, error, num_tried)
-
-
-def _weighed_rows(groups: Sequence[Group]) -> list[TokenRow]:
-    """Return the judged samples of the prompts that have both a right and a wrong one."""
-    rewards_PG = np.array([group.rewards() for group in groups])
-    signal_P = (rewards_PG == 1).any(axis=1) & (rewards_PG == 0).any(axis=1)
-    weighed_PG = signal_P[:, None] & ~np.isnan(rewards_PG)
-    return make_rows(groups, weighed_PG[..., None].astype(np.float64))
 
 
 def _best_length(

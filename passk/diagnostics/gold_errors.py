@@ -94,11 +94,8 @@ def suspect_golds(agreed: pd.DataFrame) -> pd.DataFrame:
     parts prompts are sorted by `score`.
     """
     refused = agreed[~agreed["majority_accepted"]].drop(columns="majority_accepted")
-    some_right = (refused["c"] > 0).rename("some_right")
-    order = pd.concat([some_right, -refused["score"]], axis=1)
-    return refused.loc[order.sort_values(["some_right", "score"], kind="stable").index].reset_index(
-        drop=True
-    )
+    order = np.lexsort((-refused["score"], refused["c"] > 0))
+    return refused.iloc[order].reset_index(drop=True)
 
 
 def share_bounds(votes_P: np.ndarray, n_P: np.ndarray) -> tuple[FloatArray, FloatArray]:

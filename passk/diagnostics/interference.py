@@ -61,14 +61,11 @@ def like_prompts(cosines_PP: FloatArray, least_cosine: float = LEAST_COSINE) -> 
     `least_cosine` or more (average linkage), so their number need not be known.
     """
     signal_P = np.diag(cosines_PP) > 0
-    labels_P: IntArray = np.full(len(cosines_PP), -1)
-    if signal_P.sum() == 1:
-        labels_P[signal_P] = 0
+    labels_P: IntArray = np.where(signal_P, 0, -1)
     if signal_P.sum() > 1:
         joined = _linkage(cosines_PP[np.ix_(signal_P, signal_P)])
         found = fcluster(joined, 1 - least_cosine, "distance")
-        sizes = np.bincount(found)
-        by_size = np.argsort(-sizes, kind="stable")
+        by_size = np.argsort(-np.bincount(found), kind="stable")
         labels_P[signal_P] = np.argsort(by_size)[found]
     return labels_P
 
@@ -180,15 +177,7 @@ def cluster_agreements(
         own_R = (inside_RP**2).sum(axis=1)
         value, *spread = _pair_means(kappa_PP[members], inside_RP, draws_RP, own_R)
         low, high = np.nanquantile(spread, _TAILS)
-        rows.append(
-            {
-                "cluster": label,
-                "num_prompts": len(members),
-                "agreement": float(value),
-                "agreement_low": float(low),
-                "agreement_high": float(high),
-            }
-        )
+        rows.append((label, len(members), float(value), float(low), float(high)))
     columns = ["cluster", "num_prompts", "agreement", "agreement_low", "agreement_high"]
     return pd.DataFrame(rows, columns=columns)
 

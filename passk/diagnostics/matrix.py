@@ -128,17 +128,10 @@ def measured_pairs(
         scores_P, errors_P = agreement_scores(rewards_PG, slopes.values_PG)
         sketched = halves_2PD[:, [one, two]].astype(np.float64)
         norm = float(np.prod(np.linalg.norm(sketched[1], axis=1)))
-        kappa = float(scores_P.mean())
-        rows.append(
-            {
-                "first": one,
-                "second": two,
-                "selected_by": float(sketched[0, 0] @ sketched[0, 1]),
-                "kappa": kappa,
-                "kappa_error": float(np.hypot(*errors_P)) if (errors_P > 0).all() else np.nan,
-                "cosine": float(sketched[1, 0] @ sketched[1, 1]) / norm if norm else np.nan,
-            }
-        )
+        selected_by = float(sketched[0, 0] @ sketched[0, 1])
+        kappa_error = float(np.hypot(*errors_P)) if (errors_P > 0).all() else np.nan
+        cosine = float(sketched[1, 0] @ sketched[1, 1]) / norm if norm else np.nan
+        rows.append((one, two, selected_by, float(scores_P.mean()), kappa_error, cosine))
     columns = ["first", "second", "selected_by", "kappa", "kappa_error", "cosine"]
     return pd.DataFrame(rows, columns=columns)
 

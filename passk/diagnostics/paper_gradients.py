@@ -19,9 +19,7 @@ from passk.diagnostics.paper_sets import (
     ESTIMATES,
     PAPER,
     Filtered,
-    FilteredSet,
     Plan,
-    SetValues,
     corrected,
     intervals,
     papers_way,
@@ -34,35 +32,35 @@ from passk.objectives.pass_at_k import FloatArray
 from passk.ranks import gather
 from passk.types import Group
 
+_BY_PROMPT = ("easy_above", "hard_below", "way")
+
 
 def prompt_products(
-    learner: Learner, groups: Sequence[Group], coefficients_P2O: FloatArray
+    learner: Learner, groups: Sequence[Group], coefficients_OP2: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Compute products of each prompt's two sums (over right samples, over wrong ones).
 
-    Returns those with each of O gradients, which are coefficients times such sums, [P, 2, O], and
+    Returns those with each of O gradients, which are coefficients times such sums, [O, P, 2], and
     those of the two sums with each other, [P, 2, 2]. Both are 0 for a prompt that enters no
     gradient. Call `alignment.require_memory` for the gradients first.
     """
-    num_gradients, size = coefficients_P2O.shape[2], learner.num_local_parameters()
-    gradients_OD = torch.zeros(num_gradients, size)
-    entering = np.argwhere(coefficients_P2O.any(axis=2)).tolist()
-    for p, side in entering:
-        coefficients_O = torch.from_numpy(coefficients_P2O[p, side]).float()
+    size, entering_P2 = learner.num_local_parameters(), (coefficients_OP2 != 0).any(axis=0)
+    gradients_OD = torch.zeros(len(coefficients_OP2), size)
+    for p, side in np.argwhere(entering_P2).tolist():
+        coefficients_O = torch.from_numpy(coefficients_OP2[:, p, side]).float()
         chosen_O = coefficients_O != 0
         sums_D = _score_sums(learner, groups[p], side)
         gradients_OD[chosen_O] += coefficients_O[chosen_O, None] * sums_D
-    along_P2O = np.zeros(coefficients_P2O.shape)
+    along_OP2 = np.zeros(coefficients_OP2.shape)
     within_P22 = np.zeros((len(groups), 2, 2))
-    for p in dict.fromkeys(p for p, _ in entering):
-        sides = [side for q, side in entering if q == p]
+    for p in np.flatnonzero(entering_P2.any(axis=1)).tolist():
         sums_2D = torch.zeros(2, size)
-        for side in sides:
+        for side in np.flatnonzero(entering_P2[p]).tolist():
             sums_2D[side] = _score_sums(learner, groups[p], side)
-        along_P2O[p] = (sums_2D @ gradients_OD.T).numpy()
+        along_OP2[:, p] = (sums_2D @ gradients_OD.T).T.numpy()
         within_P22[p] = (sums_2D @ sums_2D.T).numpy()
     # Each rank computes products over the parameters that it holds.
-    return np.sum(gather(along_P2O), axis=0), np.sum(gather(within_P22), axis=0)
+    return np.sum(gather(along_OP2), axis=0), np.sum(gather(within_P22), axis=0)
 
 
 def _score_sums(learner: Learner, group: Group, side: int) -> Tensor:
@@ -72,60 +70,37 @@ def _score_sums(learner: Learner, group: Group, side: int) -> Tensor:
     return -learner.gradient(rows)
 
 
-_BY_PROMPT = ("easy_above", "hard_below", "way")
-
-
 def measure_filtered(
     learner: Learner, groups: Sequence[Group], planned: Plan, num_resamples: int
 ) -> Filtered:
     """Measure the planned sets, and compute their tables."""
     started = time.perf_counter()
     rewards_PG = np.array([group.rewards() for group in groups])
-    along_P2O, within_P22 = prompt_products(learner, groups, planned.coefficients_P2O())
-    along = dict(zip(planned.coefficients, np.moveaxis(along_P2O, 2, 0), strict=True))
+    n_P, c_P = counts(rewards_PG)
+    shape = (len(planned.coefficients), len(groups), 2)
+    coefficients_OP2 = np.reshape([*planned.coefficients.values()], shape)
+    along_OP2, within_P22 = prompt_products(learner, groups, coefficients_OP2)
+    along = dict(zip(planned.coefficients, along_OP2, strict=True))
     rows, by_prompt = [], []
     for within in planned.sets:
         row = within.columns()
-        if within.has_both:
-            along_2P2 = {
-                name: np.stack([along[name, *side] for side in within.sides])
-                for name in ESTIMATES[within.way]
-            }
-            if within.way == PAPER:
-                plain_P2 = along_2P2["plain"].sum(axis=0)
-                values = papers_way(rewards_PG, within, plain_P2, within_P22)
-                rest = {"k": rewards_PG.shape[1], "own_agreement": values.own_agreement}
-                rest |= {"own_contribution": values.own_contribution}
-            else:
-                values = corrected(
-                    rewards_PG, within, planned.k, **along_2P2, within_P22=within_P22
-                )
-                rest = {"k": planned.k} | intervals(values, num_resamples)
-            row |= summary(values, within) | rest
-            by_prompt.append(_prompt_rows(row, groups, rewards_PG, within, values))
         rows.append(row)
-    return Filtered(
-        pd.DataFrame(rows),
-        pd.concat(by_prompt, ignore_index=True) if by_prompt else pd.DataFrame(columns=_BY_PROMPT),
-        planned.k,
-        rewards_PG.shape[1],
-        planned.hardest,
-        planned.easiest,
-        time.perf_counter() - started,
-    )
-
-
-def _prompt_rows(
-    row: dict[str, object],
-    groups: Sequence[Group],
-    rewards_PG: FloatArray,
-    within: FilteredSet,
-    values: SetValues,
-) -> pd.DataFrame:
-    chosen = np.flatnonzero(within.all_P)
-    n_P, c_P = counts(rewards_PG)
-    return pd.DataFrame(
-        {
+        if not within.has_both:
+            continue
+        along_2P2 = {
+            name: np.stack([along[name, *side] for side in within.sides])
+            for name in ESTIMATES[within.way]
+        }
+        if within.way == PAPER:
+            values = papers_way(rewards_PG, within, along_2P2["plain"].sum(axis=0), within_P22)
+            rest = {"k": rewards_PG.shape[1], "own_agreement": values.own_agreement}
+            rest |= {"own_contribution": values.own_contribution}
+        else:
+            values = corrected(rewards_PG, within, planned.k, **along_2P2, within_P22=within_P22)
+            rest = {"k": planned.k} | intervals(values, num_resamples)
+        row |= summary(values, within) | rest
+        chosen = np.flatnonzero(within.all_P)
+        columns = {
             **{name: row[name] for name in _BY_PROMPT},
             "problem_id": [groups[p].problem.id for p in chosen.tolist()],
             "side": np.where(within.hard_P[chosen], "hard", "easy"),
@@ -135,4 +110,11 @@ def _prompt_rows(
             "weight": values.weight_N,
             "contribution": values.contribution_N,
         }
+        by_prompt.append(pd.DataFrame(columns))
+    return Filtered(
+        planned,
+        pd.DataFrame(rows),
+        pd.concat(by_prompt, ignore_index=True) if by_prompt else pd.DataFrame(columns=_BY_PROMPT),
+        rewards_PG.shape[1],
+        time.perf_counter() - started,
     )

@@ -40,8 +40,7 @@ class FilteredSet:
     @property
     def all_P(self) -> np.ndarray:
         """Mask of all prompts of the set."""
-        members_P: np.ndarray = self.easy_P | self.hard_P
-        return members_P
+        return np.asarray(self.easy_P | self.hard_P)
 
     @property
     def has_both(self) -> bool:
@@ -233,28 +232,22 @@ def _derived(agreement: Any, weight: Any, contribution: Any) -> dict[str, Any]:
 
 
 ESTIMATES = {PAPER: ("plain",), CORRECTED: ("pass1_2P2", "passk_2P2")}  # by way
-Direction = tuple[str, str, float]  # an estimate, easy or hard, and the threshold
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The sets to measure, and the coefficients of the gradients that they need.
 
-    `coefficients` [P, 2] are those of the sums of grad log pi over right and over wrong samples.
-    `k` is that of the corrected way; `hardest` and `easiest` are the least and the largest success
-    by which its sets are split.
+    `coefficients` [P, 2], by estimate, side (easy or hard) and threshold, multiply the sums of grad
+    log pi over right and over wrong samples. `k` is that of the corrected way; `hardest` and
+    `easiest` are the least and the largest success by which its sets are split.
     """
 
     sets: tuple[FilteredSet, ...]
-    coefficients: dict[Direction, FloatArray]
+    coefficients: dict[tuple[str, str, float], FloatArray]
     k: int
     hardest: float
     easiest: float
-
-    def coefficients_P2O(self) -> FloatArray:
-        """Stack the coefficients of the O gradients, [P, 2, O]."""
-        columns = [*self.coefficients.values()]
-        return np.stack(columns, axis=2) if columns else np.zeros((0, 2, 0))
 
 
 def plan(asked: DiagnosisConfig, rewards_PG: FloatArray, selecting_PG: FloatArray, k: int) -> Plan:
@@ -284,16 +277,10 @@ def plan(asked: DiagnosisConfig, rewards_PG: FloatArray, selecting_PG: FloatArra
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """A table with a row per set and way, and one with a row per set, way and prompt.
+    """A table with a row per set and way, and one with a row per set, way and prompt."""
 
-    `k` is that of the corrected way; `num_samples` is n, and the k of the paper's way; `hardest`
-    and `easiest` are the least and the largest success by which sets were split.
-    """
-
+    planned: Plan
     table: pd.DataFrame
     prompts: pd.DataFrame
-    k: int
-    num_samples: int
-    hardest: float
-    easiest: float
+    num_samples: int  # n, and the k of the paper's way
     seconds: float

@@ -1,8 +1,9 @@
 """Compute the tables of an evaluation from its samples alone: pure functions over data frames.
 
-`samples` has a row per sample with the columns `SAMPLE_COLUMNS`, which `evaluator.draw_samples`
-explains, and lists problems in the order of the evaluation; completions are not needed here. Values
-are probabilities in [0, 1] or token counts, each with a percentile bootstrap over problems.
+`samples` has a row per sample with the columns `SAMPLE_COLUMNS`, which `draw_samples` of
+`passk.training.evaluate` explains, and lists problems in the order of the evaluation; completions
+are not needed here. Values are probabilities in [0, 1] or token counts, each with a percentile
+bootstrap over problems.
 """
 
 from collections.abc import Iterator

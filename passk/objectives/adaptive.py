@@ -3,7 +3,7 @@
 Nothing here handles gradients or models: a rule maps the history of measurements to the numbers of
 the objective (k, the weight of Pass@1, the success that a prompt needs to enter). f(k) below is the
 product of gradients <grad J_k, grad J_1>, measured from the batches themselves
-(`passk.diagnostics.conflict_curve`). A choice rests on earlier batches only, so the next batch's
+(`passk.diagnostics.alignment`). A choice rests on earlier batches only, so the next batch's
 gradient is unbiased for it.
 """
 

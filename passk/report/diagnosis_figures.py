@@ -66,7 +66,7 @@ def filtered_figures(found: Filtered) -> dict[str, Any]:
     """Draw a figure for each set that was measured, keyed by the name of its file."""
     titles = {
         PAPER: f"As in the paper, k = n = {found.num_samples}",
-        CORRECTED: f"Corrected, k = {found.k}",
+        CORRECTED: f"Corrected, k = {found.planned.k}",
     }
     figures = {}
     for ends, rows in found.prompts.groupby(["easy_above", "hard_below"], sort=False):

@@ -13,7 +13,6 @@ from passk.diagnostics.agreement import (
     curve_table,
     first_conflict,
     promise,
-    success_groups,
 )
 from passk.diagnostics.gold_errors import agreement_table, injected_table, vote_table
 from passk.objectives.pass_at_k import FloatArray, judged_counts
@@ -71,7 +70,7 @@ def diagnosis(
         curve_table(measured, num_resamples, seed=0),
         by_group,
         first_conflict(measured, num_resamples, seed=0),
-        promise(success_groups(found.rewards_PG, found.derivatives_PG), k),
+        promise(found.rewards_PG, found.derivatives_PG, k),
         agreement_table(groups, prompts),
         injected_table(prompts, ks, false_negative_rate),
     )
@@ -130,14 +129,10 @@ def group_table(prompts: pd.DataFrame, grouping: str, k: int, num_resamples: int
                 "num_prompts": len(part),
                 "without_signal": int((part["signal"] != "").sum()),
                 "pass1": part["p"].mean(),
-                "agreement": agreement.value,
-                "agreement_low": agreement.low,
-                "agreement_high": agreement.high,
+                **agreement.columns("agreement"),
                 "clearly_negative": float(clear.mean()),
                 "weight_share": part[f"weight_{k}"].sum() / total_weight if total_weight else 0.0,
-                "contribution": contribution.value,
-                "contribution_low": contribution.low,
-                "contribution_high": contribution.high,
+                **contribution.columns("contribution"),
             }
         )
     return pd.DataFrame(rows)

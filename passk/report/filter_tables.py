@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from passk.config.commands import FilteringConfig
-from passk.diagnostics.persistence import (
+from passk.diagnostics.agreement import (
     false_discovery_rates,
     matched_control,
     negative_p_values,

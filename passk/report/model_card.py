@@ -210,7 +210,7 @@ def pass_table(record: RunRecord, step: int) -> pd.DataFrame:
             row |= {name: found["value"]}
             row |= {f"{name}_low": found["ci_low"], f"{name}_high": found["ci_high"]}
         [change] = paired_deltas(before, after, [int(k)])
-        row |= {"delta": change.value, "delta_low": change.low, "delta_high": change.high}
+        row |= change.columns("delta")
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -54,10 +54,10 @@ def filtered_section(found: Filtered, asked: DiagnosisConfig) -> str:
         "both sides, so that a prompt's product with itself, which is never negative, is in every "
         f"mean. {_signs(measured[PAPER], found.num_samples)}",
         *_tables(measured[PAPER], _DETAILS | _OWN),
-        f"### Corrected, k = {found.k}",
+        f"### Corrected, k = {found.planned.k}",
         "Weights and gradients without bias, no prompt meets itself, and 95 % intervals over "
         f"prompts that count both places of a prompt in a product. {fresh} "
-        f"{_signs(measured[CORRECTED], found.k)}",
+        f"{_signs(measured[CORRECTED], found.planned.k)}",
         *_tables(measured[CORRECTED], _DETAILS),
         f"The mean of w a estimates the product of the gradients of Pass@k and Pass@1 on the set; "
         "the sum, which the paper prints as inner product, grows with the number of prompts. "
@@ -82,8 +82,8 @@ def _missing(found: Filtered) -> list[str]:
         names.append(f"{ends} ({row['way']}) has no {' and no '.join(lacks)} prompts")
     return [
         f"Sets that lack a side are not measured: {'; '.join(names)}. Success lies between "
-        f"{100 * found.hardest:.0f} and {100 * found.easiest:.0f} %; other thresholds, more "
-        "prompts or more samples may give both."
+        f"{100 * found.planned.hardest:.0f} and {100 * found.planned.easiest:.0f} %; other "
+        "thresholds, more prompts or more samples may give both."
     ]
 
 

@@ -50,7 +50,7 @@ def reproduction_table(
         deltas = paired_deltas(before, after, list(ks.values()))
         for (name, this_k), delta in zip(ks.items(), deltas, strict=True):
             row[name] = _mean_pass_at_k(after, this_k)
-            row |= _columns(f"delta_{name}", delta)
+            row |= delta.columns(f"delta_{name}")
         rows.append(row | _alignment(record))
     table = pd.DataFrame(rows, columns=REPRODUCTION_COLUMNS)
     return with_all_seeds(table, ["regime"])
@@ -75,8 +75,8 @@ def sweep_table(
         row |= {"pass1_weight": record.pass1_weight, "seed": record.seed}
         before, after = counts_before(record, among or records, baseline), last_counts(record)
         for k, delta in zip(grid, paired_deltas(before, after, grid), strict=True):
-            row |= _columns(f"pass{k}", _last_value(record, k))
-            row |= _columns(f"delta_pass{k}", delta)
+            row |= _last_value(record, k).columns(f"pass{k}")
+            row |= delta.columns(f"delta_pass{k}")
         rows.append(row)
     table = pd.DataFrame(rows).sort_values(
         ["k", "pass1_weight", "regime", "seed"], ascending=[True, False, True, True]
@@ -124,7 +124,7 @@ def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
         for name in map(str, of_seed) if len(of_seed) > 1 else ():
             if f"{name}_low" in of_seed:
                 values = of_seed[name].dropna().to_numpy()
-                row |= _columns(name, seed_interval(values) if len(values) else NOTHING)
+                row |= (seed_interval(values) if len(values) else NOTHING).columns(name)
         row["seed"] = ALL_SEEDS
         frames.append(pd.DataFrame([row], columns=table.columns).astype({"seed": object}))
     merged = pd.concat(frames, ignore_index=True) if frames else table
@@ -187,10 +187,6 @@ def _alignment(record: RunRecord) -> dict[str, float]:
         rows = record.metrics.reindex(columns=names).head(1)
     first = rows[names].astype(float).head(1).to_dict("list")
     return {str(name): values[0] for name, values in first.items() if values}
-
-
-def _columns(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def kind_table(records: Sequence[RunRecord]) -> pd.DataFrame:

@@ -1,13 +1,22 @@
-"""Interface of rollout engines: token ids in, completions out, weights from the learner."""
+"""Interface of rollout engines: token ids and seeds in, completions out, weights from the learner.
 
+Pass@k needs independent samples, and a run must repeat exactly however it is batched, merged,
+resumed or sharded. So every sample has a seed computed from (run seed, purpose, step, problem,
+sample), and never from the order of sampling.
+"""
+
+import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from passk.types import Completion
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +34,6 @@ class SamplingParams:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     top_p: float = 1.0
-
-
-_SLICE = 2**22  # values summed at once: a large embedding in float64 would fill a GPU
-
-
-def same_checksum(one: Tensor, other: Tensor) -> bool:
-    """Return True if two tensors of one dtype hold the same values, in any order.
-
-    Compare sum and sum of squares in float64. An engine may lay a weight out in another order. A
-    single value that differs by one unit in the last place shows, except for rare cancellations.
-    """
-    sums, others = _sums(one), _sums(other)
-    return one.numel() == other.numel() and torch.allclose(sums, others, rtol=1e-12, atol=1e-12)
-
-
-def _sums(tensor: Tensor) -> Tensor:
-    sums = torch.zeros(2, dtype=torch.float64)
-    for part in tensor.detach().flatten().split(_SLICE):
-        values = part.double()
-        sums += torch.stack([values.sum(), values.square().sum()]).cpu()
-    return sums
 
 
 class Sampler(Protocol):
@@ -87,3 +75,50 @@ class Sampler(Protocol):
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
     """Return the text before the first stop text in it; all of it if there is none."""
     return text[: min((place for s in stop if (place := text.find(s)) >= 0), default=len(text))]
+
+
+def sample_seed(run_seed: int, purpose: str, step: int, problem_id: str, sample: int) -> int:
+    """Compute a sample's 63-bit seed; vLLM takes one per request, the torch sampler per sample."""
+    key = f"{run_seed}\0{purpose}\0{step}\0{problem_id}\0{sample}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+
+
+def group_seeds(
+    run_seed: int, purpose: str, step: int, problem_ids: Sequence[str], num_samples: int
+) -> list[list[int]]:
+    """Compute `sample_seed` of `num_samples` samples of each problem, as P lists of n.
+
+    A problem that is in the batch twice gets other samples the second time.
+    """
+    return [
+        [sample_seed(run_seed, purpose, step, problem_id, first + i) for i in range(num_samples)]
+        for problem_id, first in zip(
+            problem_ids, first_samples(problem_ids, num_samples), strict=True
+        )
+    ]
+
+
+def first_samples(problem_ids: Sequence[str], num_samples: int) -> list[int]:
+    """Return the index of each problem's first sample in a batch: 0, plus n per repetition."""
+    seen = Counter[str]()
+    first = []
+    for problem_id in problem_ids:
+        first.append(seen[problem_id] * num_samples)
+        seen[problem_id] += 1
+    return first
+
+
+def uniforms(seeds_B: np.ndarray, num_draws: int) -> np.ndarray:
+    """Draw uniform numbers in [0, 1), one SplitMix64 stream per seed: uint64 [B] -> float64 [B, T].
+
+    The generator is counter-based (Steele, Lea and Flood 2014), so draw t of a sample is the same
+    number whichever rows are still active, and a thousand streams cost one vector operation.
+    """
+    state_BT = seeds_B.astype(np.uint64)[:, None] + _GOLDEN * np.arange(
+        1, num_draws + 1, dtype=np.uint64
+    )
+    mixed_BT = (state_BT ^ (state_BT >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed_BT = (mixed_BT ^ (mixed_BT >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed_BT ^= mixed_BT >> np.uint64(31)
+    uniform_BT: np.ndarray = (mixed_BT >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniform_BT

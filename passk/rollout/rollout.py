@@ -14,8 +14,7 @@ from passk.data.prompts import PromptEncoder
 from passk.errors import Diverged
 from passk.memory import memory_advice
 from passk.ranks import gather, group_shard, rank_shard, unshard
-from passk.rollout.base import Sampler, SamplingParams
-from passk.rollout.seeds import group_seeds
+from passk.rollout.base import Sampler, SamplingParams, group_seeds
 from passk.types import Completion, Group, Problem, Verdict
 from passk.verifiers.base import Verifier
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passk.rollout.base import same_checksum
+_SLICE = 2**22  # values summed at once: a large embedding in float64 would fill a GPU
 
 
 def refresh_packed_heads(worker: Any) -> None:
@@ -126,3 +126,21 @@ def _multiplies_with(module: Any, part: Tensor, first_row: int) -> bool:
     expected_N = part.to(made_N) @ probe_1D[0]
     error = (made_N - expected_N).norm() / expected_N.norm()
     return bool(error < 20 * torch.finfo(dtype).eps)  # another order of summation
+
+
+def same_checksum(one: Tensor, other: Tensor) -> bool:
+    """Return True if two tensors of one dtype hold the same values, in any order.
+
+    Compare sum and sum of squares in float64. An engine may lay a weight out in another order. A
+    single value that differs by one unit in the last place shows, except for rare cancellations.
+    """
+    sums, others = _sums(one), _sums(other)
+    return one.numel() == other.numel() and torch.allclose(sums, others, rtol=1e-12, atol=1e-12)
+
+
+def _sums(tensor: Tensor) -> Tensor:
+    sums = torch.zeros(2, dtype=torch.float64)
+    for part in tensor.detach().flatten().split(_SLICE):
+        values = part.double()
+        sums += torch.stack([values.sum(), values.square().sum()]).cpu()
+    return sums

@@ -34,8 +34,8 @@ from passk.learner.checkpoint_writer import CheckpointWriter
 from passk.learner.learner import Learner, LearnStats
 from passk.learner.policy import Tokenizer
 from passk.ranks import num_ranks, rank
+from passk.rollout.base import first_samples
 from passk.rollout.rollout import Rollout, sample_fields
-from passk.rollout.seeds import first_samples
 from passk.runs.manifest import Spending, provenance
 from passk.runs.trackers import Tracking
 from passk.types import Problem, Verdict

@@ -1,7 +1,10 @@
-"""Build the objects of a run from its configuration. Only this module chooses engines."""
+"""Build the objects of a run from its configuration, and check them before the run's work.
+
+Only this module chooses engines.
+"""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -11,7 +14,13 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from passk.config.schema import LearnerConfig, RolloutConfig, TrainConfig, VerifierConfig
+from passk.config.schema import (
+    LearnerConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainConfig,
+    VerifierConfig,
+)
 from passk.data.problems import Data, load_data
 from passk.data.prompts import (
     PromptEncoder,
@@ -39,7 +48,14 @@ from passk.rollout.base import Sampler
 from passk.rollout.rollout import Actor
 from passk.rollout.torch_sampler import TorchSampler
 from passk.rollout.vllm_sampler import VLLMSampler
-from passk.verifiers.base import ConventionsVerifier, Verifier
+from passk.types import Problem
+from passk.verifiers.base import (
+    ConventionsVerifier,
+    GoldCheck,
+    Verifier,
+    check_gold,
+    self_test,
+)
 from passk.verifiers.code.verifier import PythonVerifier
 from passk.verifiers.exact import ExactVerifier
 from passk.verifiers.math.verifier import MathVerifier
@@ -248,3 +264,35 @@ def _device(cfg: LearnerConfig) -> torch.device:
     if cfg.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(cfg.device)
+
+
+def print_notes(data: Data) -> None:
+    """Print what was left out of the data, one line each."""
+    print(*data.notes, sep="\n", end="\n" if data.notes else "", flush=True)
+
+
+def require_weights(cfg: TrainConfig, data: Data) -> None:
+    """Raise UserError if every training problem has weight 0, so that nothing would be trained."""
+    source = data.corpus if cfg.regime.name == "sft" else data.train
+    if source and not any(problem.weight for problem in source):
+        raise UserError(
+            f"all {len(source)} training problems have weight 0, so nothing would be trained; give "
+            "some a weight above 0, or leave the weights out with data.weight_column=null"
+        )
+
+
+def run_preflight(
+    cfg: RunConfig, parts: Parts, train: Sequence[Problem]
+) -> tuple[Parts, GoldCheck]:
+    """Test the verifier; return the parts without training problems that it can never reward.
+
+    `train` are the training problems whose gold answers are checked with the held-out ones.
+    """
+    self_test(parts.verifier)
+    if not cfg.data.check_gold:
+        return parts, GoldCheck(0, ())
+    gold = check_gold(parts.verifier, train, parts.data.heldout)
+    kept = gold.kept(parts.data.train)
+    if gold.refused:
+        print(gold.sentence(len(parts.data.train) - len(kept)), flush=True)
+    return replace(parts, data=replace(parts.data, train=kept)), gold

@@ -5,8 +5,7 @@ import time
 from passk.config.schema import TrainConfig, uses_products
 from passk.console import Display, InterruptFlag
 from passk.data.problems import ProblemStream
-from passk.diagnostics.alignment import Alignment, alignment, block_gradients
-from passk.diagnostics.conflict_curve import batch_products
+from passk.diagnostics.alignment import Alignment, alignment, batch_products, block_gradients
 from passk.learner.checkpoint import TrainState
 from passk.learner.learner import Learner, LearnStats
 from passk.memory import memory_advice

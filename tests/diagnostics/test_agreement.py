@@ -17,7 +17,6 @@ from passk.diagnostics.agreement import (
     first_conflict,
     measure,
     promise,
-    success_groups,
     weighted,
 )
 from passk.diagnostics.alignment import pass_gradient
@@ -256,7 +255,7 @@ def test_the_papers_bound_holds_for_groups_of_like_success():
     slopes = np.where(success < 0.5, -1.5, 0.8)[:, None]
     derivatives = slopes * (rewards - success[:, None])  # a(x) = slope p (1-p)
     for k in (2, 8, 20):
-        promised = promise(success_groups(rewards, derivatives), k)
+        promised = promise(rewards, derivatives, k)
         assert promised is not None
         # q, m, epsilon and what stands for G^2 are those of the two kinds, up to noise.
         apart = promised.separated
@@ -269,9 +268,7 @@ def test_the_papers_bound_holds_for_groups_of_like_success():
         assert (promised.margin > 0) >= (k > promised.k_star)
     first = first_conflict(measure(rewards, derivatives), num_resamples=50, seed=0).k.value
     assert 1 < first <= np.floor(promised.k_star) + 1
-    assert (
-        promise(success_groups(rewards, np.abs(slopes) * (rewards - success[:, None])), 8) is None
-    )
+    assert promise(rewards, np.abs(slopes) * (rewards - success[:, None]), 8) is None
 
 
 def test_propositions_4_1_a_and_b_on_the_tiny_model(learner, groups, rewards_PG):

@@ -10,8 +10,7 @@ from bandit import TwoPromptBandit, draw_bandit, exact_gradient
 from sampling import judged
 
 from passk.config.schema import LearnerConfig
-from passk.diagnostics.alignment import weighted_gradients
-from passk.diagnostics.conflict_curve import batch_products
+from passk.diagnostics.alignment import batch_products, weighted_gradients
 from passk.diagnostics.derivatives import adam_metric
 from passk.learner.batch import advantage_weights, make_rows
 from passk.learner.learner import Learner

@@ -17,8 +17,8 @@ def test_products_are_those_of_whole_gradients(learner, groups):
     assert 0 < (rewards_PG == 1).sum() < rewards_PG.size
     half_P1 = (np.arange(NUM_PROMPTS) % 2 == 0)[:, None]
     plain_P2, passk_P2 = plain_coefficients(rewards_PG), unbiased_coefficients(rewards_PG, 3)
-    coefficients_P2O = np.stack([plain_P2, passk_P2 * half_P1], axis=2)
-    along_P2O, within_P22 = prompt_products(learner, groups, coefficients_P2O)
+    coefficients_OP2 = np.stack([plain_P2, passk_P2 * half_P1])
+    along_OP2, within_P22 = prompt_products(learner, groups, coefficients_OP2)
     advantages_PG = mixture_advantages(rewards_PG, 3, 0.0) * half_P1
     whole_OD = torch.cat(
         [
@@ -39,7 +39,7 @@ def test_products_are_those_of_whole_gradients(learner, groups):
         entering = torch.from_numpy((plain_P2[p] != 0) | (passk_P2[p] * half_P1[p] != 0))
         sums_2D *= entering[:, None]
         sizes = sums_2D.norm(dim=1, keepdim=True) * whole_OD.norm(dim=1) + 1e-9
-        along_2O = torch.from_numpy(along_P2O[p])
+        along_2O = torch.from_numpy(along_OP2[:, p].T)
         assert ((along_2O - sums_2D @ whole_OD.T).abs() <= 1e-5 * sizes).all()
         within_22 = torch.from_numpy(within_P22[p])
         torch.testing.assert_close(within_22, sums_2D @ sums_2D.T, rtol=1e-4, atol=1e-6)

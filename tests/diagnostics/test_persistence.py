@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from passk.diagnostics.agreement import agreement_scores
-from passk.diagnostics.persistence import (
+from passk.diagnostics.agreement import (
+    agreement_scores,
     correlations,
     false_discovery_rates,
     matched_control,

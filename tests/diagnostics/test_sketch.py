@@ -17,6 +17,7 @@ from passk.diagnostics.interference import between_groups, interference
 from passk.diagnostics.matrix import count_sketch, gradient_halves, halves, sketches
 from passk.learner.learner import Learner
 from passk.objectives.advantages import Objective
+from passk.report.interference import interference_tables, section
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +175,12 @@ def test_two_ranks_sketch_the_same_products(tmp_path, groups, exact):
     assert np.abs(expected / np.where(off, bound, np.inf)).max() > 3
     for found in np.load(out):
         assert (np.abs(found - expected)[off] <= bound[off]).all()
+
+
+def test_gradients_that_do_not_fit_in_memory_are_not_compared(monkeypatch, learner, groups):
+    monkeypatch.setattr(matrix, "_MOST_EXACT_BYTES", 0)
+    found = matrix.measure_matrix(learner, groups, 64, seed=0, metric=None, length=1e-3)
+    assert found.exact.empty and len(found.pairs)
+    tables = interference_tables(groups, found.halves_2PD, found.pairs, found.exact, 10)
+    assert list(tables.exact) == ["first", "second", "exact", "sketched", "norms"]
+    assert "which do not fit in memory" in section(tables, 64, 0.0, 0.0)

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from passk.rollout.seeds import group_seeds, sample_seed, uniforms
+from passk.rollout.base import group_seeds, sample_seed, uniforms
 
 # The first outputs of the reference C code (Vigna, splitmix64.c) for seed 1234567.
 REFERENCE_SEED = 1234567

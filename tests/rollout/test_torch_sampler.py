@@ -14,8 +14,7 @@ from scipy.special import chdtrc
 
 from passk.errors import UserError
 from passk.learner.logprobs import token_logprobs
-from passk.rollout.base import SamplingParams
-from passk.rollout.seeds import group_seeds
+from passk.rollout.base import SamplingParams, group_seeds
 from passk.rollout.torch_sampler import TorchSampler, _draw, _nucleus
 from passk.types import FinishReason
 

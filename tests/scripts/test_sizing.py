@@ -43,7 +43,7 @@ from passk.config.schema import ModelConfig
 from passk.learner.logprobs import token_logprobs
 from passk.learner.policy import load_policy
 from passk.objectives.advantages import mixture_advantages
-from passk.rollout.kv_cache import RowCache
+from passk.rollout.torch_sampler import RowCache
 
 # every dimension divides by 4 ranks, so that nothing is padded
 EVEN = Shape(hidden=32, layers=3, heads=4, kv_heads=2, intermediate=48, vocabulary=64, tied=False)

@@ -5,7 +5,7 @@ import pytest
 from passk.config.schema import TrainConfig
 from passk.data.problems import Data
 from passk.errors import UserError
-from passk.training.preflight import require_weights
+from passk.training.build import require_weights
 from passk.types import Problem
 
 

@@ -10,8 +10,8 @@ from small_runs import metrics, train
 from passk.config.schema import LearnerConfig
 from passk.errors import Diverged, PolicyMismatch
 from passk.learner.learner import Learner
-from passk.rollout.base import same_checksum
 from passk.rollout.torch_sampler import TorchSampler
+from passk.rollout.vllm_check import same_checksum
 from passk.training.weight_sync import hand_over
 
 

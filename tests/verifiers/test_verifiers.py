@@ -12,8 +12,7 @@ from passk.data.conventions import make_problems
 from passk.errors import UserError
 from passk.training.build import VERIFIERS, build_verifier
 from passk.types import FinishReason, Problem, Verdict
-from passk.verifiers.base import ConventionsVerifier
-from passk.verifiers.checks import check_gold, refused_gold, self_test
+from passk.verifiers.base import ConventionsVerifier, check_gold, refused_gold, self_test
 from passk.verifiers.exact import ExactVerifier
 
 

@@ -12,9 +12,8 @@ from passk.config.schema import LearnerConfig
 from passk.data.conventions import make_problems
 from passk.errors import PolicyMismatch
 from passk.learner.learner import Learner
-from passk.rollout.base import SamplingParams
+from passk.rollout.base import SamplingParams, group_seeds
 from passk.rollout.rollout import Actor, SampleKey, rollout
-from passk.rollout.seeds import group_seeds
 from passk.rollout.torch_sampler import TorchSampler
 from passk.training.weight_sync import hand_over
 from passk.types import FinishReason

@@ -12,8 +12,7 @@ from passk.cli.launch import on_all_ranks
 from passk.cli.resume import measured_policy, model_state, prompt_day, refuse_changed_problems
 from passk.config.commands import DiagnoseConfig, DiagnosisConfig
 from passk.config.schema import RegimeConfig, RunConfig, TrainConfig
-from passk.diagnostics.alignment import require_memory
-from passk.diagnostics.conflict_curve import Products, measure_products
+from passk.diagnostics.alignment import Products, measure_products, require_memory
 from passk.diagnostics.derivatives import saved_adam_metric
 from passk.diagnostics.gold_errors import suspect_golds
 from passk.diagnostics.matrix import Matrix, measure_matrix
@@ -31,9 +30,8 @@ from passk.report.interference import Interference, interference_tables, section
 from passk.report.paper_sets import filtered_section
 from passk.report.prompt_plots import weight_against_agreement
 from passk.runs.writer import Run
-from passk.training.build import Parts, open_parts, prepare_torch
+from passk.training.build import Parts, open_parts, prepare_torch, print_notes, run_preflight
 from passk.training.loop import diagnostic_groups
-from passk.training.preflight import print_notes, run_preflight
 from passk.types import Group
 
 

@@ -29,9 +29,8 @@ from passk.evaluation.tables import (
 from passk.ranks import rank
 from passk.report.curves import pass_at_k_curve
 from passk.runs.writer import Run
-from passk.training.build import Parts, open_parts, prepare_torch
+from passk.training.build import Parts, open_parts, prepare_torch, print_notes, run_preflight
 from passk.training.evaluate import sample_in_chunks, samples_in_order
-from passk.training.preflight import print_notes, run_preflight
 from passk.types import GROUPINGS
 
 

@@ -22,10 +22,9 @@ from passk.cli.resume import (
 from passk.config.commands import FilterConfig
 from passk.config.schema import TrainConfig
 from passk.data.problems import write_problems
-from passk.diagnostics.agreement import agreement_scores, weighted
+from passk.diagnostics.agreement import agreement_scores, correlations, weighted
 from passk.diagnostics.alignment import pass_gradient
 from passk.diagnostics.derivatives import derivatives_along, saved_adam_metric
-from passk.diagnostics.persistence import correlations
 from passk.errors import Interrupted, UserError
 from passk.files import replacing, step_name
 from passk.memory import memory_advice
@@ -34,9 +33,8 @@ from passk.objectives.pass_at_k import judged_counts
 from passk.ranks import rank
 from passk.report.filter_tables import KEPT, MATCHED, RANDOM, decisions, filter_page
 from passk.runs.writer import Run
-from passk.training.build import Parts, open_parts, prepare_torch
+from passk.training.build import Parts, open_parts, prepare_torch, print_notes, run_preflight
 from passk.training.loop import diagnostic_groups
-from passk.training.preflight import print_notes, run_preflight
 from passk.types import Problem
 
 

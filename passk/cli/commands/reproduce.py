@@ -33,9 +33,8 @@ from passk.objectives.advantages import PASS1
 from passk.report.report import write_report
 from passk.runs.writer import Run
 from passk.statistics import Interval
-from passk.training.build import Parts, open_parts, prepare_torch
+from passk.training.build import Parts, open_parts, prepare_torch, print_notes
 from passk.training.loop import diagnostic_groups
-from passk.training.preflight import print_notes
 from passk.types import Group
 
 # Keys of `passk reproduce` itself; everything else is passed on to the runs.

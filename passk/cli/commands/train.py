@@ -20,9 +20,15 @@ from passk.learner.checkpoint_writer import check_saving
 from passk.learner.policy import generation_settings, model_name
 from passk.ranks import rank
 from passk.runs.writer import Run
-from passk.training.build import Parts, open_parts, prepare_torch
+from passk.training.build import (
+    Parts,
+    open_parts,
+    prepare_torch,
+    print_notes,
+    require_weights,
+    run_preflight,
+)
 from passk.training.loop import train
-from passk.training.preflight import print_notes, require_weights, run_preflight
 
 
 @on_all_ranks

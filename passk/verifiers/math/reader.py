@@ -26,10 +26,14 @@ from passk.verifiers.math.forms import (
     is_time,
     is_words,
 )
-from passk.verifiers.math.names import is_name, is_quantity
-from passk.verifiers.math.numbers import read_number, read_number_word
 from passk.verifiers.math.spelling import closes_at_end, normalise_latex
-from passk.verifiers.math.units import split_unit
+from passk.verifiers.math.terms import (
+    is_name,
+    is_quantity,
+    read_number,
+    read_number_word,
+    split_unit,
+)
 
 _ALL_TEXT = re.compile(r"[({\s]*\\text\{\s*(?P<words>[^{}]*)\}[)}\s.]*")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")

@@ -9,11 +9,11 @@ import torch
 
 from passk.config.schema import EvalConfig, RunConfig
 from passk.data.conventions import make_problems
-from passk.evaluation.evaluator import draw_samples
 from passk.evaluation.tables import SAMPLE_COLUMNS, count_correct
 from passk.rollout.base import SamplingParams
 from passk.rollout.rollout import Actor
 from passk.rollout.torch_sampler import TorchSampler
+from passk.training.evaluate import draw_samples
 from passk.types import Completion, FinishReason, Problem, Verdict
 from passk.verifiers.base import ConventionsVerifier
 
