@@ -3,12 +3,14 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
 import jinja2
+import pandas as pd
 
-from passk.text import number_cell
+from passk.text import Form, Table, number_cell
 
 _NOT_PROSE = ("|", "#", "- ", "```", "![")  # how blocks of tables, headings and the like begin
 
@@ -37,6 +39,14 @@ def _paragraph(text: str) -> str:
     return " ".join(text.split()) + "\n"
 
 
+def _table(
+    rows: pd.DataFrame, headings: Mapping[str, str], forms: Mapping[str, Form] | None = None
+) -> str:
+    """Format as Markdown the columns that `rows` has of `headings`; nothing for no rows."""
+    known = {name: heading for name, heading in headings.items() if name in rows}
+    return Table.of(rows.to_dict("records"), known, forms).markdown() if len(rows) else ""
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -46,6 +56,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number_cell, "repr": repr, "paragraph": _paragraph}
+    environment.filters["table"] = _table
     environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
     environment.tests["finite"] = math.isfinite
     return environment

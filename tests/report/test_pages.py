@@ -30,7 +30,9 @@ def test_a_paragraph_is_one_line():
     assert blocks.count(TABLE.rstrip()) == 3
 
 
-@pytest.mark.parametrize("name", ["diagnosis", "explain", "filter", "interference", "toy"])
+@pytest.mark.parametrize(
+    "name", ["diagnosis", "explain", "filter", "filtered_sets", "interference", "toy"]
+)
 def test_a_fact_that_is_missing_is_an_error(name):
     with pytest.raises(jinja2.UndefinedError):
         markdown_page(name)
