@@ -25,6 +25,10 @@ class Interval:
     low: float
     high: float
 
+    def columns(self, name: str) -> dict[str, float]:
+        """Return the values of the columns NAME, NAME_low and NAME_high of a table."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def bootstrap_interval(
     values_P: ArrayLike, *, num_resamples: int = 2000, level: float = 0.95, seed: int = 0

@@ -18,8 +18,8 @@ from passk.diagnostics.agreement import (
 from passk.diagnostics.gold_errors import agreement_table, injected_table, vote_table
 from passk.objectives.pass_at_k import FloatArray, judged_counts
 from passk.report.tables import kind_order
-from passk.statistics import bootstrap_intervals
-from passk.types import GROUPINGS, Group
+from passk.statistics import bootstrap_interval
+from passk.types import GROUPINGS, Group, Problem
 
 _ERRORS = 1.96  # standard errors below 0 that make an agreement clearly negative
 
@@ -61,8 +61,7 @@ def diagnosis(
     prompts = prompt_table(groups, found.rewards_PG, measured, ks)
     by_group = {
         grouping: group_table(prompts, grouping, k, num_resamples)
-        for grouping in GROUPINGS
-        if prompts[grouping].nunique() > 1
+        for grouping in groupings_of(prompts)
     }
     return Diagnosis(
         k,
@@ -77,6 +76,17 @@ def diagnosis(
     )
 
 
+def problem_columns(problems: Sequence[Problem]) -> dict[str, list[str]]:
+    """Return the columns that name problems: problem_id, kind, level, type."""
+    named = {name: [getattr(problem, name) for problem in problems] for name in GROUPINGS}
+    return {"problem_id": [problem.id for problem in problems], **named}
+
+
+def groupings_of(prompts: pd.DataFrame) -> list[str]:
+    """Return those of kind, level and type of which the prompts have several."""
+    return [name for name in GROUPINGS if prompts[name].nunique() > 1]
+
+
 def prompt_table(
     groups: Sequence[Group], rewards_PG: FloatArray, measured: Agreement, ks: Sequence[int]
 ) -> pd.DataFrame:
@@ -87,11 +97,9 @@ def prompt_table(
     `signal` is `none right` or `all right` where no gradient can be seen, else empty.
     """
     n_P, c_P = judged_counts(rewards_PG)
-    problems = [group.problem for group in groups]
     return pd.DataFrame(
         {
-            "problem_id": [p.id for p in problems],
-            **{name: [getattr(p, name) for p in problems] for name in GROUPINGS},
+            **problem_columns([group.problem for group in groups]),
             "n": n_P,
             "c": c_P,
             "p": np.divide(c_P, n_P, out=np.full(len(n_P), np.nan), where=n_P > 0),
@@ -117,27 +125,19 @@ def group_table(prompts: pd.DataFrame, grouping: str, k: int, num_resamples: int
         within = (prompts[grouping] == name).to_numpy()
         part = prompts[within]
         clear = part["agreement"] < -_ERRORS * part["agreement_error"]
-        (agreement,) = bootstrap_intervals(
-            part[["agreement"]].to_numpy(), num_resamples=num_resamples
-        )
-        (contribution,) = bootstrap_intervals(
-            np.where(within, prompts[f"contribution_{k}"], 0.0)[:, None],
-            num_resamples=num_resamples,
-        )
+        agreement = bootstrap_interval(part["agreement"], num_resamples=num_resamples)
+        contributions_P = np.where(within, prompts[f"contribution_{k}"], 0.0)
+        contribution = bootstrap_interval(contributions_P, num_resamples=num_resamples)
         rows.append(
             {
                 grouping: name,
                 "num_prompts": len(part),
                 "without_signal": int((part["signal"] != "").sum()),
                 "pass1": part["p"].mean(),
-                "agreement": agreement.value,
-                "agreement_low": agreement.low,
-                "agreement_high": agreement.high,
+                **agreement.columns("agreement"),
                 "clearly_negative": float(clear.mean()),
                 "weight_share": part[f"weight_{k}"].sum() / total_weight if total_weight else 0.0,
-                "contribution": contribution.value,
-                "contribution_low": contribution.low,
-                "contribution_high": contribution.high,
+                **contribution.columns("contribution"),
             }
         )
     return pd.DataFrame(rows)
