@@ -30,16 +30,6 @@ DARK = {
     "#0072B2": "#4FA3E3",
     PAPER: "#15171B",
 }
-_SECTIONS = {
-    "changes": "Changes",
-    "sweep": "Sweep",
-    "gradients": "Gradients",
-    "problems": "Problems",
-    "verdicts": "Verdicts",
-    "samples": "Samples",
-    "costs": "Costs",
-    "making": "How it was made",
-}
 
 
 def render(page: Mapping[str, Any], data: Mapping[str, object], samples: str | None) -> str:
@@ -59,28 +49,11 @@ def render(page: Mapping[str, Any], data: Mapping[str, object], samples: str | N
         scripts.insert(0, vega_bundle())
     text = environment.get_template("report.html.j2").render(
         page,
-        contents=_contents(page),
         style=Markup(_asset("report.css")),
         scripts=[_script(script) for script in scripts],
         data={"page-data": embedded(data)} | ({"page-samples": Markup(samples)} if samples else {}),
     )
     return printable(text)
-
-
-def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List the sections that the page has: id and short name."""
-    figures = page["figures"]
-    has = {
-        "changes": True,
-        "sweep": page["sweep"],
-        "gradients": page["kernel"] or {"alignment_at_start", "alignment_curves"} & set(figures),
-        "problems": page["kinds"] or page["agreement"] or "prompt_scatter" in figures,
-        "verdicts": "verdict_reasons" in figures,
-        "samples": page["samples"],
-        "costs": page["costs"],
-        "making": True,
-    }
-    return [(name, title) for name, title in _SECTIONS.items() if has[name]]
 
 
 def figure_data(drawings: Mapping[str, Drawing]) -> dict[str, Any]:
