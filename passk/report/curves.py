@@ -22,8 +22,7 @@ from passk.report.chart_style import (
     tips,
     zoom,
 )
-from passk.report.tables import reported_k
-from passk.runs.labels import in_order
+from passk.report.tables import by_label, reported_k, summary_rows
 from passk.runs.reader import RunRecord
 from passk.style import INK, K_COLORS, PANEL, line_at, ticks_at
 
@@ -38,7 +37,7 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
     and their mean as a thick one. SFT is the level from which the others start, unless there is
     nothing else.
     """
-    groups = _by_label([r for r in records if len(r.evals)])
+    groups = by_label([r for r in records if len(r.evals)])
     if not groups:
         return None
     shown = [record for members in groups.values() for record in members]
@@ -69,7 +68,7 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
 
 def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:
     """Draw the cosine of each regime's gradient with the Pass@1 gradient during training."""
-    groups = _by_label([r for r in records if len(_alignment(r)) > 1])
+    groups = by_label([r for r in records if len(_alignment(r)) > 1])
     if not groups:
         return None
     series = series_of([record for members in groups.values() for record in members], titles)
@@ -90,16 +89,23 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
     table = table.dropna(subset=["alignment"])
     if table.empty:
         return None
-    several = set(table[table["seed"] == "all"]["regime"])
-    role = np.where((table["seed"] == "all") | ~table["regime"].isin(several), "main", "seed")
-    data = pd.DataFrame({"run": table["regime"].map(titles), "seed": table["seed"].astype(str)})
-    data = data.assign(role=role, value=table["alignment"])
-    data = data.assign(low=table["alignment_low"], high=table["alignment_high"])
+    data = pd.DataFrame(
+        {
+            "run": table["regime"].map(titles),
+            "seed": table["seed"].astype(str),
+            "role": np.where(table.index.isin(summary_rows(table).index), "main", "seed"),
+            "value": table["alignment"],
+            "low": table["alignment_low"],
+            "high": table["alignment_high"],
+        }
+    )
     colors = {titles[label]: label for label in table["regime"]}
     y = alt.Y("run:N", sort=list(colors), title=None, axis=alt.Axis(labelLimit=260, grid=False))
     unit = "cosine with the Pass@1 gradient"
     x = alt.X("value:Q", title=unit, scale=alt.Scale(padding=12))
-    color = _label_scale(colors, list(titles))
+    many = len(colors) > MOST_NAMED
+    range_ = [INK if many else label_color(label, list(titles)) for label in colors.values()]
+    color = alt.Color("run:N", legend=None, scale=alt.Scale(domain=list(colors), range=range_))
     base = alt.Chart().encode(y=y, x=x, color=color)
     main = base.transform_filter("datum.role == 'main'")
     shown_at_point = tips("run", "seed", value="value", low="low", high="high")
@@ -192,20 +198,6 @@ def _lines(
         band = banded.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=unit), y2="high:Q")
         layers.insert(len(below), band)
     return alt.layer(*layers).properties(width=PANEL, height=260, title=title)
-
-
-def _label_scale(labels: dict[str, str], everywhere: list[str]) -> Any:
-    """Map titles on an axis to colours; with many titles, to one colour."""
-    many = len(labels) > MOST_NAMED
-    colors = [INK if many else label_color(label, everywhere) for label in labels.values()]
-    return alt.Color("run:N", legend=None, scale=alt.Scale(domain=list(labels), range=colors))
-
-
-def _by_label(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    groups: dict[str, list[RunRecord]] = {}
-    for label, record in in_order(records):
-        groups.setdefault(label, []).append(record)
-    return groups
 
 
 def _curve(record: RunRecord, k: int) -> pd.DataFrame:
