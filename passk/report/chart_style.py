@@ -206,6 +206,12 @@ def choice(name: str, options: Sequence[str], title: str) -> alt.Parameter:
     return alt.param(name=name, value=options[0], bind=select)
 
 
+def over_steps(**scale: Any) -> alt.X:
+    """Return the axis of training steps, which are whole numbers."""
+    axis = alt.Axis(tickMinStep=1, grid=False)
+    return alt.X("step:Q", title="training step", axis=axis, scale=alt.Scale(nice=False, **scale))
+
+
 def zoom(name: str) -> alt.Parameter:
     """Pan by dragging and zoom by the wheel, both with Shift, so that the page still scrolls."""
     return alt.selection_interval(

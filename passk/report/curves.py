@@ -18,6 +18,7 @@ from passk.report.chart_style import (
     Series,
     Titles,
     label_color,
+    over_steps,
     series_of,
     tips,
     zoom,
@@ -166,14 +167,10 @@ def _lines(
     """Draw a panel of lines over steps: means or single runs thick with bands, seeds thin."""
     test = f"datum.measure == '{measure}' && {series.test}"
     unit = "cosine with the Pass@1 gradient" if measure == "alignment" else None
-    x = alt.X(
-        "step:Q",
-        title="training step",
-        axis=alt.Axis(tickMinStep=1, grid=False),
-        scale=alt.Scale(padding=8, nice=False),
-    )
     y = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False, padding=6))
-    base = alt.Chart().transform_filter(test).encode(x=x, y=y, color=series.color)
+    base = (
+        alt.Chart().transform_filter(test).encode(x=over_steps(padding=8), y=y, color=series.color)
+    )
     main = base.transform_filter("datum.role == 'main'")
     seeds = base.transform_filter("datum.role == 'seed'")
     dashed, level_tips = series.dash, tips(series.legends[0].field, value="value")

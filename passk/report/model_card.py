@@ -28,7 +28,7 @@ from passk.objectives.advantages import objective_in_words
 from passk.report.pages import template_text
 from passk.report.reading import reading
 from passk.report.table_formats import frame_table
-from passk.report.tables import paired_deltas, reported_k
+from passk.report.tables import paired_deltas, recorded_value, reported_k
 from passk.runs.command_lines import Lineage, command_line, hub_id, shown_name
 from passk.runs.labels import run_labels, run_title
 from passk.runs.reader import RunRecord
@@ -84,7 +84,6 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
-_PRIOR = "starting checkpoint"
 _RL_SETTINGS = (
     *("regime.k", "regime.pass1_weight", "regime.estimator"),
     *("rollout.num_prompts", "rollout.num_samples", "rollout.temperature"),
@@ -199,20 +198,15 @@ def pass_table(record: RunRecord, step: int) -> pd.DataFrame:
 
     Empty if the step was not evaluated; the change is a paired bootstrap over problems.
     """
-    at = {when: record.evals[record.evals["step"] == when].set_index("k") for when in (0, step)}
     before = record.counts(0) if 0 in record.steps else None
     after = record.counts(step) if step in record.steps else None
-    rows = []
-    for k in at[step].index:
-        row: dict[str, object] = {"k": int(k)}
-        for name, table in (("start", at[0]), ("value", at[step])):
-            found = table.reindex([k]).iloc[0]
-            row |= {name: found["value"]}
-            row |= {f"{name}_low": found["ci_low"], f"{name}_high": found["ci_high"]}
-        [change] = paired_deltas(before, after, [int(k)])
-        row |= {"delta": change.value, "delta_low": change.low, "delta_high": change.high}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"k": k}
+        | recorded_value(record, k, 0).columns("start")
+        | recorded_value(record, k, step).columns("value")
+        | paired_deltas(before, after, [k])[0].columns("delta")
+        for k in record.evals[record.evals["step"] == step]["k"].astype(int)
+    )
 
 
 def _shown(table: pd.DataFrame) -> str:
@@ -220,7 +214,11 @@ def _shown(table: pd.DataFrame) -> str:
         return ""
     if table["start"].isna().all():
         table = table[["k", "value", "value_low", "value_high"]]
-    names = {"k": "k", "start": f"{_PRIOR}, Pass@k (%)", "value": "this model, Pass@k (%)"}
+    names = {
+        "k": "k",
+        "start": "starting checkpoint, Pass@k (%)",
+        "value": "this model, Pass@k (%)",
+    }
     names |= {"delta": "change (points)"}
     return frame_table(table, names).markdown()
 
@@ -237,8 +235,7 @@ def _change(record: RunRecord, table: pd.DataFrame) -> str:
     (label,) = run_labels([record])
     row: dict[str, object] = {"regime": label, "seed": record.seed, "alignment_low": None}
     for name, this_k in (("pass1", 1), ("passk", k)):
-        for column in ("delta", "delta_low", "delta_high"):
-            row[column.replace("delta", f"delta_{name}")] = known.loc[this_k, column]
+        row |= {f"delta_{name}{end}": known[f"delta{end}"][this_k] for end in ("", "_low", "_high")}
     (sentence,) = reading(pd.DataFrame([row]), {label: run_title(record, label)}, {label: k})
     return sentence
 

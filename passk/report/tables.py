@@ -75,7 +75,7 @@ def sweep_table(
         row |= {"pass1_weight": record.pass1_weight, "seed": record.seed}
         before, after = counts_before(record, among or records, baseline), last_counts(record)
         for k, delta in zip(grid, paired_deltas(before, after, grid), strict=True):
-            row |= _last_value(record, k).columns(f"pass{k}")
+            row |= recorded_value(record, k).columns(f"pass{k}")
             row |= delta.columns(f"delta_pass{k}")
         rows.append(row)
     table = pd.DataFrame(rows).sort_values(
@@ -164,9 +164,10 @@ def paired_deltas(
     return bootstrap_intervals(np.stack(gains, axis=1))
 
 
-def _last_value(record: RunRecord, k: int) -> Interval:
-    last = record.evals[record.evals["step"] == record.evals["step"].max()]
-    row = last[last["k"] == k]
+def recorded_value(record: RunRecord, k: int, step: int | None = None) -> Interval:
+    """Return Pass@k of a step as the run evaluated it, by default of the last evaluated step."""
+    step = record.evals["step"].max() if step is None else step
+    row = record.evals[(record.evals["step"] == step) & (record.evals["k"] == k)]
     if row.empty:
         return NOTHING
     return Interval(*row[["value", "ci_low", "ci_high"]].iloc[0].astype(float))
@@ -308,7 +309,7 @@ def _interval(
 ) -> tuple[float, float]:
     ks = [1 if name == "pass1" else reported_k(record, records) for record in members]
     rows = [
-        {"cell": name, "seed": record.seed} | _last_value(record, k).columns("x")
+        {"cell": name, "seed": record.seed} | recorded_value(record, k).columns("x")
         for record, k in zip(members, ks, strict=True)
     ]
     last = with_all_seeds(pd.DataFrame(rows).dropna(subset="x"), ["cell"])
