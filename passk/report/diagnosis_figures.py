@@ -63,43 +63,43 @@ def heatmap(cosines_PP: FloatArray, prompts: pd.DataFrame, groupings: Sequence[s
 
 
 def filtered_figures(found: Filtered) -> dict[str, Any]:
-    """Draw a figure for each set that was measured, keyed by the name of its file."""
+    """Draw a figure for each set that was measured, keyed by the name of its file.
+
+    They show agreement, weights and contributions as figures 6 to 8 of the paper: a row per way.
+    """
     titles = {
         PAPER: f"As in the paper, k = n = {found.num_samples}",
         CORRECTED: f"Corrected, k = {found.k}",
     }
     figures = {}
-    for ends, rows in found.prompts.groupby(["easy_above", "hard_below"], sort=False):
+    for ends, of_set in found.prompts.groupby(["easy_above", "hard_below"], sort=False):
+        ways = [
+            _of_way(of_set[of_set["way"] == way], title)
+            for way, title in titles.items()
+            if (of_set["way"] == way).any()
+        ]
         name = "_".join(f"{end:g}" for end in ends)
-        ways = {way: title for way, title in titles.items() if (rows["way"] == way).any()}
-        figures[f"filtered_{name}"] = filtered_figure(rows, ways)
+        figures[f"filtered_{name}"] = alt.vconcat(*ways).resolve_scale(color="shared")
     return figures
 
 
-def filtered_figure(prompts: pd.DataFrame, titles: Mapping[str, str]) -> Any:
-    """Draw agreement, weights and contributions as figures 6 to 8 of the paper: a row per way.
-
-    `prompts` are one set's rows of `Filtered.prompts`.
-    """
-    rows = []
-    for way, title in titles.items():
-        of_way = prompts[prompts["way"] == way].sort_values("c", kind="stable", ignore_index=True)
-        means = pd.DataFrame({"mean": of_way[[*_MEANS]].mean(), "name": _MEANS})
-        dashes = alt.Scale(domain=list(_MEANS.values()), range=[[1, 0], [2, 3]])
-        lines = alt.Chart(means).mark_rule(color="#D55E00", strokeWidth=1.6)
-        lines = lines.encode(
-            alt.Y("mean:Q"),
-            alt.StrokeDash("name:N", scale=dashes, legend=alt.Legend(symbolSize=150)),
-        )
-        panels = [
-            _by_success(of_way, "agreement", "agreement a").properties(title=title),
-            _weights(of_way).properties(title="Weights"),
-            alt.layer(_by_success(of_way, "contribution", "contribution w a"), lines).properties(
-                title="Contributions"
-            ),
-        ]
-        rows.append(alt.hconcat(*[panel.properties(**_SIZE) for panel in panels]))
-    return alt.vconcat(*rows).resolve_scale(color="shared")
+def _of_way(prompts: pd.DataFrame, title: str) -> Any:
+    """Draw the three panels of a set in one way."""
+    prompts = prompts.sort_values("c", kind="stable", ignore_index=True)
+    means = pd.DataFrame({"mean": prompts[[*_MEANS]].mean(), "name": _MEANS})
+    dashes = alt.Scale(domain=list(_MEANS.values()), range=[[1, 0], [2, 3]])
+    lines = alt.Chart(means).mark_rule(color="#D55E00", strokeWidth=1.6)
+    lines = lines.encode(
+        alt.Y("mean:Q"),
+        alt.StrokeDash("name:N", scale=dashes, legend=alt.Legend(symbolSize=150)),
+    )
+    contributions = alt.layer(_by_success(prompts, "contribution", "contribution w a"), lines)
+    panels = {
+        title: _by_success(prompts, "agreement", "agreement a"),
+        "Weights": _weights(prompts),
+        "Contributions": contributions,
+    }
+    return alt.hconcat(*(panel.properties(title=t, **_SIZE) for t, panel in panels.items()))
 
 
 def _by_success(prompts: pd.DataFrame, column: str, title: str) -> Any:

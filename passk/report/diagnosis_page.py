@@ -1,4 +1,4 @@
-"""Write the page of `passk diagnose`: sentences, then their tables, then suspect gold answers."""
+"""Write the page of `passk diagnose`: its sections on the conflict, gold answers, filtered sets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ import pandas as pd
 from passk.config.commands import DiagnosisConfig
 from passk.config.schema import RolloutConfig
 from passk.diagnostics.gold_errors import MIN_SAMPLES, suspect_golds
+from passk.diagnostics.paper_sets import CORRECTED, PAPER, Filtered
 from passk.report.diagnosis_tables import Diagnosis
 from passk.report.pages import markdown_page
 from passk.report.tables import kind_order
@@ -105,3 +106,38 @@ def _agreed(found: Diagnosis, refused: pd.DataFrame, grouping: str) -> pd.DataFr
     names = pd.Index(kind_order(found.prompts[grouping]), name=grouping)
     sizes = {name: rows[grouping].value_counts() for name, rows in counted.items()}
     return pd.DataFrame(sizes, index=names).fillna(0).astype(int).reset_index()
+
+
+def filtered_section(found: Filtered, asked: DiagnosisConfig) -> str:
+    """Write the section with both ways and their differences; empty if no sets were asked for."""
+    table = found.table
+    if table.empty:
+        return ""
+    lacking = (table["num_easy"] == 0) | (table["num_hard"] == 0)
+    measured, num_samples = table[~lacking], found.num_samples
+    text = markdown_page(
+        "filtered_sets",
+        asked=asked,
+        found=found,
+        missing=table[lacking].to_dict("records"),
+        paper=_of_way(measured[measured["way"] == PAPER], num_samples),
+        corrected=_of_way(measured[measured["way"] == CORRECTED], found.k),
+    )
+    return "\n" + text
+
+
+def _of_way(rows: pd.DataFrame, k: int) -> dict[str, Any]:
+    """Collect the sets that were measured in one way, and count those where Pass@k conflicts."""
+    hard, easy = rows["num_hard"].astype(str), rows["num_easy"].astype(str)
+    shown = rows.assign(
+        prompts=rows["num_prompts"].astype(str) + " (" + hard + "/" + easy + ")",
+        ratio=rows["easy_per_hard"].map("{:.1f}:1".format),
+    )
+    known = "contribution_high" in rows and rows["contribution_high"].notna().any()
+    return {
+        "k": k,
+        "rows": shown,
+        "num_below": (rows["contribution"] < 0).sum(),
+        "num_against": (rows["contribution_high"] < 0).sum() if known else None,
+        "num_along": (rows["contribution_low"] > 0).sum() if known else None,
+    }

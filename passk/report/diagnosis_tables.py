@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from passk.report.tables import kind_order
 from passk.statistics import bootstrap_interval
 from passk.types import GROUPINGS, Group, Problem
 
+if TYPE_CHECKING:  # importing it would import torch
+    from passk.diagnostics.conflict_curve import Products
+
 _ERRORS = 1.96  # standard errors below 0 that make an agreement clearly negative
 
 
@@ -39,26 +43,21 @@ class Diagnosis:
     injected: pd.DataFrame  # weight of deliberate errors of the verifier; empty without them
 
 
-@dataclass(frozen=True, slots=True)
-class Measurements:
-    """Measurements of P prompts with n samples each: rewards and derivatives [P, n], agreement."""
-
-    rewards_PG: FloatArray
-    derivatives_PG: FloatArray
-    agreement: Agreement
-
-
 def diagnosis(
     groups: Sequence[Group],
-    found: Measurements,
+    found: "Products",
     ks: Sequence[int],
     k: int,
     num_resamples: int,
     false_negative_rate: float = 0.0,
 ) -> Diagnosis:
-    """Compute every table from the samples and their measurements."""
+    """Compute every table from the samples and what was measured of them."""
     measured = found.agreement
-    prompts = prompt_table(groups, found.rewards_PG, measured, ks)
+    rewards_PG = np.array([group.rewards() for group in groups])
+    prompts = prompt_table(groups, rewards_PG, measured, ks)
+    curve = curve_table(measured, num_resamples, seed=0)
+    if found.cosines is not None:
+        curve = curve.merge(found.cosines, on="k", how="left")
     by_group = {
         grouping: group_table(prompts, grouping, k, num_resamples)
         for grouping in groupings_of(prompts)
@@ -67,10 +66,10 @@ def diagnosis(
         k,
         tuple(ks),
         prompts,
-        curve_table(measured, num_resamples, seed=0),
+        curve,
         by_group,
         first_conflict(measured, num_resamples, seed=0),
-        promise(success_groups(found.rewards_PG, found.derivatives_PG), k),
+        promise(success_groups(rewards_PG, found.derivatives.values_PG), k),
         agreement_table(groups, prompts),
         injected_table(prompts, ks, false_negative_rate),
     )

@@ -1,7 +1,7 @@
 """Draw figures of single problems: success before and after, and their weight under Pass@k.
 
-`prompts` comes from `tables.prompt_changes`. As in `passk.report.curves`, each function returns a
-`Drawing`, or None if there is nothing to draw.
+`prompts` comes from `tables.prompt_changes`. As in `passk.report.run_plots`, each function returns
+a `Drawing`, or None if there is nothing to draw.
 """
 
 from functools import partial

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from passk.files import filled_at_once, read_manifest
-from passk.report import curves, prompt_plots, sweep_plots, table_formats, verdicts
+from passk.report import prompt_plots, run_plots, table_formats, verdicts
 from passk.report.chart_style import Drawing
 from passk.report.costs import cost_sheet, cost_table, price_sheet
 from passk.report.html import figure_data, render, save_figures
@@ -228,14 +228,12 @@ def _figures(found: Material) -> dict[str, Drawing]:
         of_regimes = sweep_table(trained, found.against, found.records)
     of_focus = prompts[prompts["regime"] == _focus(found)]
     drawn = {
-        "training_curves": curves.training_curves(records, titles),
-        "pareto_regimes": sweep_plots.pareto(of_regimes, _shown_k(of_regimes, k), trained, titles),
-        "pareto_sweep": sweep_plots.pareto(
-            cells, found.swept_k, found.swept, titles_of(found.swept)
-        ),
-        "heatmaps": sweep_plots.heatmaps(cells, found.swept_k),
-        "alignment_at_start": curves.alignment_at_start(found.table, titles),
-        "alignment_curves": curves.alignment_curves(records, titles),
+        "training_curves": run_plots.training_curves(records, titles),
+        "pareto_regimes": run_plots.pareto(of_regimes, _shown_k(of_regimes, k), trained, titles),
+        "pareto_sweep": run_plots.pareto(cells, found.swept_k, found.swept, titles_of(found.swept)),
+        "heatmaps": run_plots.heatmaps(cells, found.swept_k),
+        "alignment_at_start": run_plots.alignment_at_start(found.table, titles),
+        "alignment_curves": run_plots.alignment_curves(records, titles),
         "prompt_scatter": prompt_plots.prompt_scatter(prompts, titles),
         "weight_by_kind": prompt_plots.weight_by_kind(of_focus, k),
         **{
