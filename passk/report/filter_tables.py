@@ -13,7 +13,7 @@ from passk.diagnostics.persistence import (
     negative_p_values,
     random_control,
 )
-from passk.report.diagnosis_tables import groupings_of, problem_columns
+from passk.report.diagnosis import groupings_of, problem_columns
 from passk.report.pages import markdown_page
 from passk.report.tables import kind_order
 from passk.types import Problem

@@ -11,11 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import vl_convert
 from markupsafe import Markup
 
 from passk.report.chart_style import Drawing
+from passk.report.pages import environment
 from passk.style import FAINT, GRID, INK, PAPER, SOFT, VEGA_LITE, config, picture
 from passk.text import printable
 
@@ -33,25 +33,23 @@ DARK = {
 
 
 def render(page: Mapping[str, Any], data: Mapping[str, object], samples: str | None) -> str:
-    """Render the page from `assets/report.html.j2`.
+    """Render the page from `templates/report.html.j2`.
 
     `data` is read by its scripts; `samples` is the JSON of `SampleRows`, if there are any.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("passk", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     scripts = [_asset("report.js"), *([_asset("samples.js")] if samples else [])]
     if page["figures"]:
         scripts.insert(0, vega_bundle())
-    text = environment.get_template("report.html.j2").render(
-        page,
-        style=Markup(_asset("report.css")),
-        scripts=[_script(script) for script in scripts],
-        data={"page-data": embedded(data)} | ({"page-samples": Markup(samples)} if samples else {}),
+    text = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            page,
+            style=Markup(_asset("report.css")),
+            scripts=[_script(script) for script in scripts],
+            data={"page-data": embedded(data)}
+            | ({"page-samples": Markup(samples)} if samples else {}),
+        )
     )
     return printable(text)
 

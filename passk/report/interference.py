@@ -18,7 +18,7 @@ from passk.diagnostics.interference import (
     recovered,
 )
 from passk.objectives.pass_at_k import FloatArray, judged_counts
-from passk.report.diagnosis_tables import groupings_of, problem_columns
+from passk.report.diagnosis import groupings_of, problem_columns
 from passk.report.pages import markdown_page
 from passk.report.tables import kind_order
 from passk.text import Table, cell, shortened
@@ -95,12 +95,11 @@ def _pair_table(
 ) -> pd.DataFrame:
     """List each pair's numbers, then its prompts' facts, with texts and gold answers last."""
     table = pairs.drop(columns=list(_ENDS))
-    for column in ("problem_id", *GROUPINGS, "n", "c"):
+    texts = {n: [getattr(group.problem, n) for group in groups] for n in ("prompt", "answer")}
+    facts = prompts.drop(columns="cluster").assign(**texts)
+    for column in facts:
         for end in _ENDS:
-            table[f"{end}_{column}"] = prompts[column].to_numpy()[pairs[end].astype(int)]
-    for field in ("prompt", "answer"):
-        for end in _ENDS:
-            table[f"{end}_{field}"] = [getattr(groups[p].problem, field) for p in pairs[end]]
+            table[f"{end}_{column}"] = facts[column].to_numpy()[pairs[end].astype(int)]
     return table
 
 

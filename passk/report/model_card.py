@@ -27,7 +27,7 @@ from passk.evaluation.tables import percent_cells
 from passk.objectives.advantages import objective_in_words
 from passk.report.pages import template_text
 from passk.report.reading import reading
-from passk.report.table_formats import frame_table
+from passk.report.table_formats import commit_of, frame_table
 from passk.report.tables import paired_deltas, recorded_value, reported_k
 from passk.runs.command_lines import Lineage, command_line, hub_id, shown_name
 from passk.runs.labels import run_labels, run_title
@@ -289,11 +289,6 @@ def _settings(record: RunRecord) -> Table:
 
 def _made_with(record: RunRecord) -> dict[str, Any]:
     manifest: Mapping[str, Any] = record.manifest
-    git = manifest.get("git") or {}
-    facts = {name: v for name, v in (manifest.get("versions") or {}).items() if v}
-    if git.get("commit"):
-        facts["commit of passk"] = f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
-    for name in ("device", "engine", "start", "seconds"):
-        if manifest.get(name) is not None:
-            facts[name] = manifest[name]
-    return facts
+    facts = {**(manifest.get("versions") or {}), "commit of passk": commit_of(record)}
+    facts |= {name: manifest.get(name) for name in ("device", "engine", "start", "seconds")}
+    return {name: value for name, value in facts.items() if value not in (None, "")}

@@ -27,7 +27,7 @@ def markdown_page(name: str, **facts: Any) -> str:
 
 def template_text(name: str, **facts: Any) -> str:
     """Render `templates/NAME.md.j2` with its line breaks, but for `{% filter paragraph %}`."""
-    return _environment().get_template(f"{name}.md.j2").render(facts)
+    return environment().get_template(f"{name}.md.j2").render(facts)
 
 
 def _unwrapped(block: str) -> str:
@@ -48,15 +48,17 @@ def _table(
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return what renders the files of `templates/`; text in HTML pages is escaped."""
+    found = jinja2.Environment(
+        autoescape=jinja2.select_autoescape(["html.j2"], default=False),
         loader=jinja2.PackageLoader("passk.report", "templates"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number_cell, "repr": repr, "paragraph": _paragraph}
-    environment.filters["table"] = _table
-    environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
-    environment.tests["finite"] = math.isfinite
-    return environment
+    found.filters |= {"number": number_cell, "repr": repr, "paragraph": _paragraph}
+    found.filters["table"] = _table
+    found.filters["json"] = partial(json.dumps, ensure_ascii=False)
+    found.tests["finite"] = math.isfinite
+    return found

@@ -39,10 +39,10 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
     and their mean as a thick one. SFT is the level from which the others start, unless there is
     nothing else.
     """
-    groups = by_label([r for r in records if len(r.evals)])
+    shown = [record for record in records if len(record.evals)]
+    groups = by_label(shown)
     if not groups:
         return None
-    shown = [record for members in groups.values() for record in members]
     ks = {reported_k(record, records) for record in records if record.regime != "sft"}
     k_name = f"Pass@{ks.pop()}" if len(ks) == 1 else "Pass@k, k of each run"
     only_sft = all(members[0].regime == "sft" for members in groups.values())
@@ -70,10 +70,10 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
 
 def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:
     """Draw the cosine of each regime's gradient with the Pass@1 gradient during training."""
-    groups = by_label([r for r in records if len(_alignment(r)) > 1])
-    if not groups:
+    shown = [record for record in records if len(_alignment(record)) > 1]
+    if not shown:
         return None
-    series = series_of([record for members in groups.values() for record in members], titles)
+    groups, series = by_label(shown), series_of(shown, titles)
     frames = [
         _with_mean(_of_seeds([(record.seed, _alignment(record)) for record in members])).assign(
             measure="alignment", **series.columns[label]

@@ -179,15 +179,20 @@ def versions(records: Sequence[RunRecord]) -> Table | None:
     found: dict[str, dict[str, None]] = {}
     for record in records:
         facts: dict[str, Any] = dict(record.manifest.get("versions") or {})
-        git = record.manifest.get("git") or {}
-        if isinstance(git, Mapping) and git.get("commit"):
-            facts["git commit"] = f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
-        facts["machine"] = record.manifest.get("machine")
+        facts |= {"git commit": commit_of(record), "machine": record.manifest.get("machine")}
         for name, value in facts.items():
             if value is not None:
                 found.setdefault(name, {})[str(value)] = None
     rows = [[name, ", ".join(values)] for name, values in found.items()]
     return Table(["What", "Version"], rows) if rows else None
+
+
+def commit_of(record: RunRecord) -> str | None:
+    """Return the commit that a run was made with and if files were changed; None if unknown."""
+    git = record.manifest.get("git")
+    if not isinstance(git, Mapping) or not git.get("commit"):
+        return None
+    return f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
 
 
 def write_table(folder: Path, name: str, shown: Table, table: pd.DataFrame | None = None) -> None:

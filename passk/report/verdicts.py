@@ -31,7 +31,7 @@ def verdict_shares(records: Sequence[RunRecord]) -> pd.DataFrame:
     for label, record in in_order(records):
         for split, rows in (("train", _trained(record)), ("heldout", _held_out(record))):
             if len(rows):
-                about = {"regime": label, "seed": record.seed, "split": split}
+                about: dict[str, Any] = {"regime": label, "seed": record.seed, "split": split}
                 frames.append(_filled(rows).assign(**about))
     if not frames:
         return pd.DataFrame(columns=SHARE_COLUMNS)
