@@ -194,17 +194,11 @@ def page(
 
 def _signs(found: Diagnosis) -> dict[str, list[str]]:
     """Sort the shown k by what they do to Pass@1: conflict, agree, or neither clearly."""
-    signs: dict[str, list[str]] = {
-        "conflict with": [],
-        "agree with": [],
-        "show no clear sign beside": [],
-    }
-    conflict, agree, neither = signs.values()
-    for row in found.curve[found.curve["k"].isin(found.ks)].to_dict("records"):
-        low, high = row["inner_product_low"], row["inner_product_high"]
-        if row["k"] > 1:
-            (conflict if high < 0 else agree if low > 0 else neither).append(f"Pass@{row['k']}")
-    return signs
+    shown = found.curve[found.curve["k"].isin(found.ks) & (found.curve["k"] > 1)]
+    verbs = ("conflict with", "agree with", "show no clear sign beside")
+    signs = [shown["inner_product_high"] < 0, shown["inner_product_low"] > 0]
+    verb = np.select(signs, verbs[:2], verbs[2])
+    return {name: [f"Pass@{k}" for k in shown["k"][verb == name]] for name in verbs}
 
 
 def _gold_answers(found: Diagnosis) -> dict[str, Any]:

@@ -56,9 +56,10 @@ def render(page: Mapping[str, Any], data: Mapping[str, object], samples: str | N
 
 def figure_data(drawings: Mapping[str, Drawing]) -> dict[str, Any]:
     """Collect what the page's scripts need to draw: figures, settings and colours."""
-    configs = {"light": config(font=_PAGE_FONT), "dark": config(DARK, font=_PAGE_FONT)}
-    for settings in configs.values():
-        settings["background"] = "transparent"
+    configs = {
+        name: config(swap, font=_PAGE_FONT) | {"background": "transparent"}
+        for name, swap in (("light", None), ("dark", DARK))
+    }
     figures = {name: drawing.for_page() for name, drawing in drawings.items()}
     return {"figures": figures, "configs": configs, "dark": DARK}
 

@@ -23,6 +23,7 @@ from passk.report.chart_style import (
     Titles,
     by_run,
     kind_legend,
+    rows_where,
     tips,
     zoom,
 )
@@ -93,7 +94,7 @@ def _before_after(kinds: Legend, test: str, name: str, larger: float) -> Any:
     x = alt.X("before:Q", title="success before (%)", scale=percent, axis=axis)
     y = alt.Y("after:Q", title="success after (%)", scale=percent, axis=axis)
     color, shape = kinds.channel(alt.Color, "color"), kinds.channel(alt.Shape, "shape")
-    base = alt.Chart().transform_filter(f"{test} && {kinds.test}").encode(x, y, color)
+    base = rows_where(test, kinds.test).encode(x, y, color)
     ends = alt.InlineData([{"before": 0, "after": 0}, {"before": 100, "after": 100}])
     shown = tips("kind", "ids", before="before", after="after", problems="problems")
     area = alt.Scale(range=[14, 320], domainMin=1)
@@ -124,32 +125,27 @@ def weight_by_kind(prompts: pd.DataFrame, k: int) -> Drawing | None:
     p = np.linspace(0, 1, 51)
     weight = pd.DataFrame({"part": "weight", "success": 100 * p, "weight": k * (1 - p) ** (k - 1)})
     data = pd.concat([weight, _spread(start), _shares(start)], ignore_index=True)
-    x = alt.X("success:Q", title="success before (%)", scale=alt.Scale(domain=[0, 100]))
-    base = alt.Chart().encode(x=x)
+    title = "success before (%)"
+    line = rows_where("datum.part == 'weight'").mark_line(color=INK)
+    bars = rows_where("datum.part == 'problems'", kinds.test).mark_bar(
+        stroke=PAPER, strokeWidth=0.6
+    )
     curve = alt.layer(
         line_at(y=alt.datum(1), strokeDash=alt.value([5, 4])),
-        base.transform_filter("datum.part == 'weight'")
-        .mark_line(color=INK)
-        .encode(
-            y=alt.Y("weight:Q", title="weight"), tooltip=tips(success="success", weight="weight")
+        line.encode(
+            alt.X("success:Q", title=title, scale=alt.Scale(domain=[0, 100])),
+            alt.Y("weight:Q", title="weight"),
+            tooltip=tips(success="success", weight="weight"),
         ),
     ).properties(width=PANEL, height=200, title=f"Weight under Pass@{k}")
-    spread = (
-        alt.Chart()
-        .transform_filter(f"datum.part == 'problems' && {kinds.test}")
-        .mark_bar(stroke=PAPER, strokeWidth=0.6)
-        .encode(
-            x=alt.X("success:Q", title="success before (%)", bin="binned"),
-            x2="success_end:Q",
-            y=alt.Y("problems:Q", title="problems", stack="zero"),
-            color=kinds.channel(alt.Color, "color"),
-            order="place:Q",
-            tooltip=tips(
-                "kind", **{"from": "success", "to": "success_end", "problems": "problems"}
-            ),
-        )
-        .properties(width=PANEL, height=200, title="Where the problems are")
-    )
+    spread = bars.encode(
+        alt.X("success:Q", title=title, bin="binned"),
+        alt.X2("success_end"),
+        alt.Y("problems:Q", title="problems", stack="zero"),
+        kinds.channel(alt.Color, "color"),
+        order="place:Q",
+        tooltip=tips("kind", **{"from": "success", "to": "success_end", "problems": "problems"}),
+    ).properties(width=PANEL, height=200, title="Where the problems are")
     chart = alt.concat(curve, spread, _share_panel(kinds), columns=3)
     return Drawing(chart.resolve_scale(color="shared"), data, [kinds])
 
@@ -179,11 +175,8 @@ def _shares(start: pd.DataFrame) -> pd.DataFrame:
 def _share_panel(kinds: Legend) -> Any:
     """Draw a line per kind from its share of problems (ring) to its share of weight (dot)."""
     y = alt.Y("kind:N", title=None, sort=kinds.names, axis=alt.Axis(grid=False))
-    base = (
-        alt.Chart()
-        .transform_filter(f"datum.part == 'share' && {kinds.test}")
-        .encode(y=y, color=kinds.channel(alt.Color, "color"))
-    )
+    base = rows_where("datum.part == 'share'", kinds.test)
+    base = base.encode(y=y, color=kinds.channel(alt.Color, "color"))
     x = alt.X("of_problems:Q", title="share (%)", scale=alt.Scale(domainMin=0, nice=True))
     shown = tips("kind", problems="of_problems", weight="of_weight")
     return alt.layer(
@@ -229,7 +222,7 @@ def weight_against_agreement(
         percent = alt.Scale(domain=[0, 100], scheme="viridis")
         color, plain = alt.Color("success:Q", scale=percent, legend=bar), alt.ColorValue(INK)
     x = alt.X("agreement:Q", title=x_title)
-    base = alt.Chart().transform_filter(kinds.test).encode(x, y)
+    base = rows_where(kinds.test).encode(x, y)
     seen = base.transform_filter("datum.seen")
     shown = tips("problem", "kind", success="success", weight="weight", agreement="agreement")
     chart = alt.layer(

@@ -20,6 +20,7 @@ from passk.report.chart_style import (
     Titles,
     label_color,
     over_steps,
+    rows_where,
     series_of,
     tips,
     zoom,
@@ -169,17 +170,14 @@ def _lines(
     test = f"datum.measure == '{measure}' && {series.test}"
     unit = "cosine with the Pass@1 gradient" if measure == "alignment" else None
     y = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False, padding=6))
-    base = (
-        alt.Chart().transform_filter(test).encode(x=over_steps(padding=8), y=y, color=series.color)
-    )
+    base = rows_where(test).encode(x=over_steps(padding=8), y=y, color=series.color)
     main = base.transform_filter("datum.role == 'main'")
     seeds = base.transform_filter("datum.role == 'seed'")
     dashed, level_tips = series.dash, tips(series.legends[0].field, value="value")
     layers = [
         *below,
         seeds.mark_line(strokeWidth=0.9, opacity=0.5).encode(detail="seed:N", strokeDash=dashed),
-        alt.Chart()
-        .transform_filter(f"{test} && datum.role == 'level'")
+        rows_where(test, "datum.role == 'level'")
         .mark_rule(strokeWidth=1.4)
         .encode(y=y, color=series.color, strokeDash=dashed, tooltip=level_tips),
         main.mark_line().encode(strokeDash=dashed),
@@ -261,12 +259,12 @@ def pareto(
     if cells.empty:
         return None
     series = series_of(records, titles)
+    cells = cells.reset_index(drop=True)
     data = pd.DataFrame([series.columns[label] for label in cells["regime"]])
-    data["name"] = cells["regime"].map(titles).to_numpy()
-    data["pass1_weight"] = cells["pass1_weight"].to_numpy()
+    data = data.assign(name=cells["regime"].map(titles), pass1_weight=cells["pass1_weight"])
     for axis, column in (("x", x), ("y", y)):
         for end in ("", "_low", "_high"):
-            data[axis + end] = 100 * cells[column + end].to_numpy(float)
+            data[axis + end] = 100 * cells[column + end].astype(float)
     front = pareto_front(data[["x", "y"]].to_numpy())
     data["front"] = [bool((front == point).all(1).any()) for point in data[["x", "y"]].to_numpy()]
     chart = alt.layer(*_pareto_layers(series, k)).properties(width=2 * PANEL, height=400)
@@ -277,13 +275,12 @@ def _pareto_layers(series: Series, k: int) -> list[Any]:
     change = "change in {} (points)".format
     x = alt.X("x:Q", title=change("Pass@1"), scale=alt.Scale(padding=18))
     y = alt.Y("y:Q", title=change(f"Pass@{k}"), scale=alt.Scale(padding=18))
-    base = alt.Chart().transform_filter(series.test).encode(x=x, y=y, color=series.color)
+    base = rows_where(series.test).encode(x=x, y=y, color=series.color)
     start = alt.Chart(alt.InlineData([{"x": 0, "y": 0}])).encode(x="x:Q", y="y:Q")
     layers = [
         line_at(x=alt.datum(0)),
         line_at(y=alt.datum(0)),
-        alt.Chart()
-        .transform_filter(f"datum.front && {series.test}")
+        rows_where("datum.front", series.test)
         .mark_line(color=FAINT, strokeDash=[5, 4], strokeWidth=1.6)
         .encode(x=x, y=y, order="x:Q"),
         base.mark_rule(opacity=0.55).encode(x=alt.X("x_low:Q"), x2="x_high:Q"),
@@ -352,13 +349,9 @@ def _heatmap(measure: str, rows: pd.DataFrame) -> Any:
         )
         dark = f"datum.value > {low + 0.55 * (high - low):.6g}"
         form = ".1f"
-    base = (
-        alt.Chart()
-        .transform_filter(f"datum.measure == '{measure}'")
-        .encode(
-            x=alt.X("k:O", title="optimised k", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("pass1_weight:O", title="weight of Pass@1", sort="descending"),
-        )
+    base = rows_where(f"datum.measure == '{measure}'").encode(
+        x=alt.X("k:O", title="optimised k", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("pass1_weight:O", title="weight of Pass@1", sort="descending"),
     )
     shown = tips("k:O", "pass1_weight:O", value="value", low="low", high="high")
     squares = base.mark_rect(cornerRadius=3, stroke=PAPER, strokeWidth=2).encode(

@@ -8,7 +8,16 @@ import numpy as np
 import pandas as pd
 
 from passk.evaluation.tables import REASONS
-from passk.report.chart_style import Drawing, Legend, Titles, by_run, choice, over_steps, tips
+from passk.report.chart_style import (
+    Drawing,
+    Legend,
+    Titles,
+    by_run,
+    choice,
+    over_steps,
+    rows_where,
+    tips,
+)
 from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
 from passk.style import K_COLORS, PANEL, PAPER
@@ -106,7 +115,7 @@ def verdict_reasons(shares: pd.DataFrame, titles: Titles) -> Drawing | None:
     of_split = "datum.split == split" if len(splits) > 1 else "true"
 
     def panel(test: str, _: str, larger: float) -> Any:
-        shown = alt.Chart().transform_filter(f"{test} && {of_split} && {legend.test}")
+        shown = rows_where(test, of_split, legend.test)
         areas = shown.mark_area(line=False, opacity=0.85, stroke=PAPER, strokeWidth=0.8).encode(
             over_steps(),
             alt.Y("share:Q", title="share (%)", stack="zero", scale=alt.Scale(domain=[0, 100])),
