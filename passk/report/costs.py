@@ -106,7 +106,8 @@ def _price(
     """Compute the cost of a point of `name`; its interval follows from that of the change."""
     ends = [float(change.get(f"delta_{name}{end}", np.nan)) for end in ("", "_low", "_high")]
     value, low, high = ends
-    row: dict[str, object] = {f"{name}_change": UNKNOWN} | Interval(*ends).columns(f"delta_{name}")
+    row: dict[str, object] = {f"{name}_change": UNKNOWN}
+    row |= Interval(*ends).columns(f"delta_{name}")
     is_clear = low > 0 or high < 0
     if not np.isnan([low, high]).any():
         row[f"{name}_change"] = NOT_CLEAR if not is_clear else GAINED if low > 0 else LOST

@@ -49,26 +49,24 @@ def decisions(
     rates_P = false_discovery_rates(p_values_P)
     chosen_P = rates_P <= asked.fdr  # NaN compares as False: not chosen
     measured_P = n_P > 0
-    success_P = np.divide(c_P, n_P, out=np.full(len(ids), np.nan), where=measured_P)
-    verdicts = np.where(chosen_P, "interferes", "stays").astype(object)
-    verdicts[np.isnan(p_values_P)] = "no signal"
-    verdicts[~measured_P] = "not measured"
-    seen_CP = ~np.isnan(correlations_CP)
+    success_P = (pd.Series(c_P) / n_P).to_numpy()
+    reasons = {
+        "not measured": ~measured_P,
+        "no signal": np.isnan(p_values_P),
+        "interferes": chosen_P,
+    }
+    verdicts = np.select(list(reasons.values()), list(reasons), "stays")
+    correlations = pd.DataFrame(correlations_CP)
     return pd.DataFrame(
         {
             **problem_columns(problems),
             "success": success_P,
-            "checkpoints": seen_CP.sum(axis=0),
+            "checkpoints": correlations.count(),
             "agreement": over_checkpoints("agreement").mean(axis=0),
-            "correlation": np.divide(
-                np.nansum(correlations_CP, axis=0),
-                seen_CP.sum(axis=0),
-                out=np.full(len(ids), np.nan),
-                where=seen_CP.any(axis=0),
-            ),
+            "correlation": correlations.mean(),
             "p_value": p_values_P,
             "false_discovery_rate": rates_P,
-            "verdict": verdicts,
+            "verdict": verdicts.astype(object),
             KEPT: chosen_P,
             RANDOM: random_control(chosen_P, measured_P, seed),
             MATCHED: matched_control(chosen_P, measured_P, success_P, seed),

@@ -18,6 +18,7 @@ from passk.config.commands import PublishingConfig
 from passk.config.schema import (
     ESTIMATORS_WITHOUT_K,
     ConventionsConfig,
+    DataConfig,
     EvalConfig,
     TableConfig,
     TrainConfig,
@@ -97,16 +98,6 @@ _SETTINGS = (
     *("learner.compute_dtype", "model.dtype"),
 )
 _LORA_SETTINGS = ("model.lora_rank", "model.lora_alpha", "model.lora_targets")
-_DIGESTS = ("training_sha256", "heldout_sha256")
-_CONVENTIONS = (
-    *("num_train", "calculator_fraction", "skill_fraction", "cue"),
-    *("num_corpus", "corpus_calculator_fraction", "corpus_skill_fraction", "corpus_cue"),
-)
-_WHAT_DATA_ARE = {
-    "conventions": "arithmetic that people read in two ways, generated from a seed",
-    "gsm8k": "grade-school word problems",
-    "math": "competition mathematics",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +142,9 @@ def _content(exported: Exported) -> dict[str, Any]:
         "table": _shown(table),
         "measured": record.evals[record.evals["step"] == exported.step].head(1).squeeze(),
         "greedy": percent_cells(greedy)[-1:],
-        "data": list(_data_lines(exported)),
+        "is_generated": isinstance(cfg.data, ConventionsConfig),
+        "sources": _sources(cfg.data),
+        "manifest": record.manifest,
         "prompts": prompt_section(cfg, exported.folder, exported.encoder),
         "settings": _settings(record).markdown(),
         "commands": [command_line(run, named=run is not record) for run in line.runs],
@@ -250,29 +243,17 @@ def _data_name(cfg: TrainConfig) -> str:
     return Path(path).stem if cfg.data.name == "jsonl" and path else cfg.data.name
 
 
-def _data_lines(exported: Exported) -> Iterator[str]:
-    cfg, manifest = exported.cfg, exported.record.manifest
-    data = cfg.data
-    about = _WHAT_DATA_ARE.get(data.name)
-    yield f"`data={data.name}`{': ' + about if about else ''}"
+def _sources(data: DataConfig) -> Iterator[list[str]]:
+    """Yield each side that comes from a file, a folder or the hub, and what it is read from."""
+    splits = getattr(data, "train_split", None), getattr(data, "eval_split", None)
+    paths = {"training": data.path, "held out": data.eval_path or data.path}
     if isinstance(data, ConventionsConfig):
-        names = [name for name in _CONVENTIONS if ("corpus" in name) == (cfg.regime.name == "sft")]
-        yield ", ".join(f"`{name}={getattr(data, name)}`" for name in ["seed", *names])
-    subset = getattr(data, "subset", None)
-    for side, path, split in (
-        ("training", data.path, getattr(data, "train_split", None)),
-        ("held out", data.eval_path or data.path, getattr(data, "eval_split", None)),
-    ):
-        if path is None or (side == "held out" and isinstance(data, ConventionsConfig)):
-            continue
-        parts = [f"`{shown_name(path)}`"]
-        if not is_file_name(path):  # a folder or a hub data set, which has splits
-            parts += [f"subset `{subset}`"] if subset else []
-            parts += [f"split `{split}`"] if split else []
-        yield f"{side}: {', '.join(parts)}"
-    digests = [f"`{name}={manifest[name]}`" for name in _DIGESTS if name in manifest]
-    if digests:
-        yield f"no prompt stands on both sides; fingerprints {', '.join(digests)}"
+        del paths["held out"]
+    for (side, path), split in zip(paths.items(), splits, strict=False):
+        named = {"subset": getattr(data, "subset", None), "split": split}
+        if path is not None:  # a file has neither subsets nor splits
+            parts = [] if is_file_name(path) else [f"{n} `{v}`" for n, v in named.items() if v]
+            yield [side, ", ".join([f"`{shown_name(path)}`", *parts])]
 
 
 def _settings(record: RunRecord) -> Table:

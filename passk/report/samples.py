@@ -75,7 +75,7 @@ class SampleRows:
             table: pd.DataFrame = getattr(self, name)
             places = {
                 column: [texts.setdefault(text, len(texts)) for text in table[column]]
-                for column in table.columns.intersection(_TEXTS)
+                for column in table.columns.intersection([*_TEXTS])
             }
             shown["columns"][name] = list(table)
             shown[name] = table.assign(**places).astype(object).to_numpy().tolist()
