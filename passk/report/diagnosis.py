@@ -171,23 +171,18 @@ def page(
     later = curve["inner_product"][curve["k"] >= found.first.k.value]
     return markdown_page(
         "diagnosis",
+        found=found,
         asked=asked,
         rollout=rollout,
         differences=differences,
         seconds=seconds,
         matrix=matrix,
-        num_prompts=len(prompts),
-        pass1=prompts["p"].mean(),
         num_without=(prompts["signal"] == "none right").sum(),
         num_solved=(prompts["signal"] == "all right").sum(),
-        first=found.first,
         stays_below=(later < 0).all(),
         signs=_signs(found),
         curve=curve[curve["k"].isin(found.ks)],
-        promised=found.promised,
         product=curve.set_index("k")["inner_product"][found.k],
-        k=found.k,
-        groups=found.groups,
         **_gold_answers(found),
     )
 
