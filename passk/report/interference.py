@@ -1,10 +1,11 @@
-"""Tables and page section of the interference matrix: groups, clusters, worst pairs, its error."""
+"""Tables, figure and page section of the interference matrix: groups, clusters, worst pairs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+import altair as alt
 import numpy as np
 import pandas as pd
 
@@ -12,6 +13,7 @@ from passk.diagnostics.interference import (
     LEAST_COSINE,
     between_groups,
     cluster_agreements,
+    clustered_order,
     cosines,
     interference,
     like_prompts,
@@ -21,6 +23,7 @@ from passk.objectives.pass_at_k import FloatArray, judged_counts
 from passk.report.diagnosis import groupings_of, problem_columns
 from passk.report.pages import markdown_page
 from passk.report.tables import kind_order
+from passk.style import matrix
 from passk.text import Table, cell, shortened
 from passk.types import GROUPINGS, Group
 
@@ -101,6 +104,29 @@ def _pair_table(
         for end in _ENDS:
             table[f"{end}_{column}"] = facts[column].to_numpy()[pairs[end].astype(int)]
     return table
+
+
+def heatmap(cosines_PP: FloatArray, prompts: pd.DataFrame, groupings: Sequence[str]) -> Any | None:
+    """Draw cosines between the gradients of prompts with signal, similar prompts together by group.
+
+    There is a panel for each of `groupings`, or without any, one of all prompts. Returns None for
+    fewer than two prompts. The colours end at the cosine that one pair in a hundred exceeds: noise
+    shrinks the cosines of estimates.
+    """
+    shown_PP = cosines_PP.copy()
+    np.fill_diagonal(shown_PP, np.nan)
+    signal_P = np.diag(cosines_PP) > 0
+    if signal_P.sum() < 2:
+        return None
+    limit = float(np.nanquantile(np.abs(shown_PP[np.ix_(signal_P, signal_P)]), 0.99))
+    label, panels = "cosine of the gradients of two prompts: interference below 0", []
+    for name in groupings or ["kind"]:
+        names = prompts[name].astype(str)
+        order = clustered_order(cosines_PP, names.tolist(), kind_order(names))
+        panel = matrix(shown_PP[np.ix_(order, order)], names.iloc[order].tolist(), limit, label)
+        by = f", by {name}" if groupings else ""
+        panels.append(panel.properties(title=f"Interference of {len(order)} prompts{by}"))
+    return alt.hconcat(*panels)
 
 
 def section(found: Interference, size: int, seconds: float, seconds_beside: float) -> str:

@@ -1,11 +1,11 @@
-"""Draw figures of single problems: their success, weight, agreement, and interference.
+"""Draw figures of single problems: their success, their weight, and their agreement.
 
 The report's figures are functions that return a `Drawing`, as in `passk.report.run_plots`, or None
 if there is nothing to draw; their `prompts` come from `tables.prompt_changes`. Those of
 `passk diagnose` alone are plain charts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from passk.diagnostics import paper_sets
-from passk.diagnostics.interference import clustered_order
 from passk.objectives.pass_at_k import FloatArray
 from passk.report.chart_style import (
     SIZES,
@@ -36,7 +35,6 @@ from passk.style import (
     PAPER,
     kind_colors,
     line_at,
-    matrix,
     symlog,
     ticks_at,
 )
@@ -255,29 +253,6 @@ def histograms(prompts: pd.DataFrame, k: int) -> Any:
             layers.append(line_at(INK, x=alt.datum(0)))
         title = name[0].upper() + name[1:]
         panels.append(alt.layer(*layers).properties(title=title, **_SIZE))
-    return alt.hconcat(*panels)
-
-
-def heatmap(cosines_PP: FloatArray, prompts: pd.DataFrame, groupings: Sequence[str]) -> Any | None:
-    """Draw cosines between the gradients of prompts with signal, similar prompts together by group.
-
-    There is a panel for each of `groupings`, or without any, one of all prompts. Returns None for
-    fewer than two prompts. The colours end at the cosine that one pair in a hundred exceeds: noise
-    shrinks the cosines of estimates.
-    """
-    shown_PP = cosines_PP.copy()
-    np.fill_diagonal(shown_PP, np.nan)
-    signal_P = np.diag(cosines_PP) > 0
-    if signal_P.sum() < 2:
-        return None
-    limit = float(np.nanquantile(np.abs(shown_PP[np.ix_(signal_P, signal_P)]), 0.99))
-    label, panels = "cosine of the gradients of two prompts: interference below 0", []
-    for name in groupings or ["kind"]:
-        names = prompts[name].astype(str)
-        order = clustered_order(cosines_PP, names.tolist(), kind_order(names))
-        panel = matrix(shown_PP[np.ix_(order, order)], names.iloc[order].tolist(), limit, label)
-        by = f", by {name}" if groupings else ""
-        panels.append(panel.properties(title=f"Interference of {len(order)} prompts{by}"))
     return alt.hconcat(*panels)
 
 

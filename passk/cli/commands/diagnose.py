@@ -24,13 +24,8 @@ from passk.files import replacing
 from passk.memory import memory_advice
 from passk.ranks import rank
 from passk.report.diagnosis import Diagnosis, diagnosis, filtered_section, page
-from passk.report.interference import Interference, interference_tables, section
-from passk.report.prompt_plots import (
-    filtered_figures,
-    heatmap,
-    histograms,
-    weight_against_agreement,
-)
+from passk.report.interference import Interference, heatmap, interference_tables, section
+from passk.report.prompt_plots import filtered_figures, histograms, weight_against_agreement
 from passk.report.run_plots import product_curve
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch
