@@ -20,10 +20,7 @@ from passk.statistics import Interval, bootstrap_intervals, seed_interval
 ALL_SEEDS = "all"
 NOTHING = Interval(np.nan, np.nan, np.nan)
 REPRODUCTION_COLUMNS = [
-    "regime",
-    "seed",
-    "pass1",
-    "passk",
+    *("regime", "seed", "pass1", "passk"),
     *("delta_pass1", "delta_pass1_low", "delta_pass1_high"),
     *("delta_passk", "delta_passk_low", "delta_passk_high"),
     *("alignment", "alignment_low", "alignment_high"),
