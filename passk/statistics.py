@@ -26,7 +26,7 @@ class Interval:
     high: float
 
     def columns(self, name: str) -> dict[str, float]:
-        """Return the columns of a table with the quantity `name`: X, X_low and X_high."""
+        """Return the values of the columns NAME, NAME_low and NAME_high of a table."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 

@@ -148,15 +148,8 @@ class Table:
     def without_empty_columns(self) -> "Table":
         """Drop the columns that are empty in every row; keep all of a table without rows."""
         columns = [i for i in range(len(self.headings)) if any(row[i] for row in self.rows)]
-        return self._only(columns) if self.rows else self
-
-    def without(self, heading: str) -> "Table":
-        """Drop a column."""
-        return self._only([i for i, name in enumerate(self.headings) if name != heading])
-
-    def _only(self, columns: Sequence[int]) -> "Table":
         headings, *rows = ([row[i] for i in columns] for row in (self.headings, *self.rows))
-        return Table(headings, rows)
+        return Table(headings, rows) if self.rows else self
 
     def markdown(self, rule: str = "---") -> str:
         """Format in GitHub Markdown; `rule` is under each heading, `---:` aligns right."""

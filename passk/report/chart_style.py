@@ -206,6 +206,17 @@ def choice(name: str, options: Sequence[str], title: str) -> alt.Parameter:
     return alt.param(name=name, value=options[0], bind=select)
 
 
+def rows_where(*tests: str) -> alt.Chart:
+    """Return a chart over the rows of the data that pass all tests, which are Vega expressions."""
+    return alt.Chart().transform_filter(" && ".join(tests))
+
+
+def over_steps(**scale: Any) -> alt.X:
+    """Return the axis of training steps, which are whole numbers."""
+    axis = alt.Axis(tickMinStep=1, grid=False)
+    return alt.X("step:Q", title="training step", axis=axis, scale=alt.Scale(nice=False, **scale))
+
+
 def zoom(name: str) -> alt.Parameter:
     """Pan by dragging and zoom by the wheel, both with Shift, so that the page still scrolls."""
     return alt.selection_interval(

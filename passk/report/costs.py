@@ -14,6 +14,7 @@ import pandas as pd
 from passk.report.table_formats import rate_form
 from passk.report.tables import by_label, reported_k, reproduction_table
 from passk.runs.reader import RunRecord
+from passk.statistics import Interval
 from passk.text import Form, Table, cell
 
 PHASES = ("rollout", "verify", "measure", "learn", "sync")
@@ -29,8 +30,8 @@ def cost_table(records: Sequence[RunRecord], changes: pd.DataFrame | None = None
     """Compute a row per label: mean costs of one run over its runs (seeds), and prices of points.
 
     `changes` is `reproduction_table` of the same records, if there already is one. Columns: regime,
-    k (of the `passk` columns), num_runs, those of `run_cost`, samples_per_step, step_seconds; and
-    for X of pass1 and passk
+    k (of the `passk` columns), num_runs, those of `run_cost`, samples_per_step, step_seconds (from
+    rollout to weight hand-over); and for X of pass1 and passk
 
     X_change: gained, lost, `no clear change` where the interval of the change contains 0, or
     `unknown`; delta_X with its interval, and samples_per_X, tokens_per_X, device_seconds_per_X: the
@@ -43,7 +44,10 @@ def cost_table(records: Sequence[RunRecord], changes: pd.DataFrame | None = None
     for label, runs in by_label(records).items():
         spent = pd.DataFrame([run_cost(run) for run in runs]).mean()
         row: dict[str, object] = {"regime": label, "k": reported_k(runs[0], records)}
-        row |= {"num_runs": len(runs), **spent, **_per_step(spent)}
+        row |= {"num_runs": len(runs), **spent}
+        num_steps = spent["num_steps"] or np.nan
+        row["samples_per_step"] = spent["num_drawn"] / num_steps
+        row["step_seconds"] = sum(spent[f"{phase}_seconds"] for phase in PHASES) / num_steps
         for name in ("pass1", "passk"):
             row |= _price(name, pooled.get(label, {}), spent, is_sft=runs[0].regime == "sft")
         rows.append(row)
@@ -60,14 +64,18 @@ def run_cost(record: RunRecord) -> dict[str, float]:
     metrics, num_steps = record.metrics, len(record.metrics)
     is_sft = record.regime == "sft"
     demonstrated = float(record.setting("regime.num_demonstrations", np.nan)) * num_steps
-    phases = {f"{phase}_seconds": _total(metrics, f"{phase}_seconds") for phase in PHASES}
+    columns = [f"{phase}_seconds" for phase in PHASES]
+    counted = ["num_sampled_tokens", "num_learned_tokens"]
+    logged = metrics.reindex(columns=[*columns, *counted]).astype(float)
+    phases = {name: float(logged[name].sum()) for name in columns}  # steps may have no value
+    sampled, learned = (float(logged[name].sum(skipna=False, min_count=1)) for name in counted)
     seconds, num_processes, device_seconds = _time(record)
     return {
         "num_steps": num_steps,
         "num_drawn": 0.0 if is_sft else _num_drawn(record),
         "num_demonstrations": demonstrated if is_sft else 0.0,
-        "num_sampled_tokens": 0.0 if is_sft else _known_total(metrics, "num_sampled_tokens"),
-        "num_learned_tokens": _known_total(metrics, "num_learned_tokens"),
+        "num_sampled_tokens": 0.0 if is_sft else sampled,
+        "num_learned_tokens": learned,
         **phases,
         "other_seconds": max(0.0, seconds - sum(phases.values())) if seconds == seconds else np.nan,
         "seconds": seconds,
@@ -92,24 +100,14 @@ def _time(record: RunRecord) -> tuple[float, float, float]:
     return seconds, num_processes, on_devices + (seconds - recorded) * num_processes
 
 
-def _per_step(spent: pd.Series) -> dict[str, float]:
-    """Compute samples drawn per step, and seconds per step from rollout to weight hand-over."""
-    num_steps = spent["num_steps"] or np.nan
-    seconds = sum(spent[f"{phase}_seconds"] for phase in PHASES)
-    return {
-        "samples_per_step": spent["num_drawn"] / num_steps,
-        "step_seconds": seconds / num_steps,
-    }
-
-
 def _price(
     name: str, change: Mapping[Any, Any], spent: pd.Series, *, is_sft: bool
 ) -> dict[str, object]:
     """Compute the cost of a point of `name`; its interval follows from that of the change."""
     ends = [float(change.get(f"delta_{name}{end}", np.nan)) for end in ("", "_low", "_high")]
     value, low, high = ends
-    row: dict[str, object] = {f"{name}_change": UNKNOWN, f"delta_{name}": value}
-    row |= {f"delta_{name}_low": low, f"delta_{name}_high": high}
+    row: dict[str, object] = {f"{name}_change": UNKNOWN}
+    row |= Interval(*ends).columns(f"delta_{name}")
     is_clear = low > 0 or high < 0
     if not np.isnan([low, high]).any():
         row[f"{name}_change"] = NOT_CLEAR if not is_clear else GAINED if low > 0 else LOST
@@ -119,20 +117,6 @@ def _price(
         for end, size in zip(("", "_low", "_high"), points, strict=True):
             row[f"{amount}_per_{name}{end}"] = paid / size if is_clear else np.nan
     return row
-
-
-def _total(metrics: pd.DataFrame, column: str) -> float:
-    """Sum a column; steps without a value took no time."""
-    if column not in metrics:
-        return 0.0
-    return float(metrics[column].astype(float).sum())
-
-
-def _known_total(metrics: pd.DataFrame, column: str) -> float:
-    """Sum a column that every step has, else return NaN."""
-    if column not in metrics or metrics[column].isna().any():
-        return np.nan
-    return float(metrics[column].sum())
 
 
 _OF_ONE_SIDE = ("num_drawn", "num_sampled_tokens", "num_demonstrations")  # 0 for the others

@@ -13,12 +13,12 @@ from passk.diagnostics.agreement import (
     negative_p_values,
     random_control,
 )
+from passk.report.diagnosis import groupings_of, problem_columns
 from passk.report.pages import markdown_page
 from passk.report.tables import kind_order
-from passk.text import Table
-from passk.types import GROUPINGS, Problem
+from passk.types import Problem
 
-KEPT, RANDOM, MATCHED = "filtered", "random", "matched"  # data files; columns of who is out
+DATA_FILES = KEPT, RANDOM, MATCHED = "filtered", "random", "matched"  # columns of who is out
 VERDICTS = ("interferes", "stays", "no signal", "not measured")
 
 
@@ -49,27 +49,24 @@ def decisions(
     rates_P = false_discovery_rates(p_values_P)
     chosen_P = rates_P <= asked.fdr  # NaN compares as False: not chosen
     measured_P = n_P > 0
-    success_P = np.divide(c_P, n_P, out=np.full(len(ids), np.nan), where=measured_P)
-    verdicts = np.where(chosen_P, "interferes", "stays").astype(object)
-    verdicts[np.isnan(p_values_P)] = "no signal"
-    verdicts[~measured_P] = "not measured"
-    seen_CP = ~np.isnan(correlations_CP)
+    success_P = (pd.Series(c_P) / n_P).to_numpy()
+    reasons = {
+        "not measured": ~measured_P,
+        "no signal": np.isnan(p_values_P),
+        "interferes": chosen_P,
+    }
+    verdicts = np.select(list(reasons.values()), list(reasons), "stays")
+    correlations = pd.DataFrame(correlations_CP)
     return pd.DataFrame(
         {
-            "problem_id": ids,
-            **{name: [getattr(problem, name) for problem in problems] for name in GROUPINGS},
+            **problem_columns(problems),
             "success": success_P,
-            "checkpoints": seen_CP.sum(axis=0),
+            "checkpoints": correlations.count(),
             "agreement": over_checkpoints("agreement").mean(axis=0),
-            "correlation": np.divide(
-                np.nansum(correlations_CP, axis=0),
-                seen_CP.sum(axis=0),
-                out=np.full(len(ids), np.nan),
-                where=seen_CP.any(axis=0),
-            ),
+            "correlation": correlations.mean(),
             "p_value": p_values_P,
             "false_discovery_rate": rates_P,
-            "verdict": verdicts,
+            "verdict": verdicts.astype(object),
             KEPT: chosen_P,
             RANDOM: random_control(chosen_P, measured_P, seed),
             MATCHED: matched_control(chosen_P, measured_P, success_P, seed),
@@ -101,56 +98,32 @@ def filter_page(
         num_problems=len(decided),
         num_checkpoints=num_checkpoints,
         counts={verdict: found.get(verdict, 0) for verdict in VERDICTS},
-        products=_products(decided, last, asked, k),
-        groups={
-            grouping: _by_group(decided, grouping)
-            for grouping in GROUPINGS
-            if decided[grouping].nunique() > 1
-        },
+        k=k,
+        products=pd.DataFrame(
+            [
+                {"set": "all problems", "out": 0, "product": last[f"contribution_{k}"].mean()},
+                *(_product_row(decided, last, name, asked.weight) for name in DATA_FILES),
+            ]
+        ),
+        groups={grouping: _by_group(decided, grouping) for grouping in groupings_of(decided)},
     )
 
 
-def _products(decided: pd.DataFrame, last: pd.DataFrame, asked: FilteringConfig, k: int) -> str:
-    whole = last[f"contribution_{k}"].mean()
-    rows = [{"set": "all problems", "out": 0, "success": None, "product": whole}]
-    for name in (KEPT, RANDOM, MATCHED):
-        out = decided[name]
-        success = decided["success"][out].mean()
-        product = product_after(decided, last, name, asked.weight)
-        rows.append(
-            {"set": f"{name}.jsonl", "out": out.sum(), "success": success, "product": product}
-        )
-    headings = {
-        "set": "training problems",
-        "out": "taken out" if asked.weight == 0 else "down-weighted",
-        "success": "their Pass@1 (%)",
-        "product": f"product of the gradients of Pass@{k} and Pass@1",
+def _product_row(decided: pd.DataFrame, last: pd.DataFrame, name: str, weight: float) -> Any:
+    out = decided[name]
+    return {
+        "set": f"{name}.jsonl",
+        "out": out.sum(),
+        "success": decided["success"][out].mean(),
+        "product": product_after(decided, last, name, weight),
     }
-    return Table.of(rows, headings, {"success": ".1%"}).markdown()
 
 
-def _by_group(decided: pd.DataFrame, grouping: str) -> str:
-    rows = []
-    for name in kind_order(decided[grouping]):
-        part = decided[decided[grouping] == name]
-        rows.append(
-            {
-                grouping: name or "(none)",
-                "problems": len(part),
-                "success": part["success"].mean(),
-                "correlation": part["correlation"].mean(),
-                KEPT: f"{part[KEPT].sum()} ({100 * part[KEPT].mean():.1f} %)",
-                RANDOM: part[RANDOM].sum(),
-                MATCHED: part[MATCHED].sum(),
-            }
-        )
-    headings = {
-        grouping: grouping,
-        "problems": "problems",
-        "success": "Pass@1 (%)",
-        "correlation": "mean correlation",
-        KEPT: "interfere",
-        RANDOM: "out at random",
-        MATCHED: "out, matched",
-    }
-    return Table.of(rows, headings, {"success": ".1%", "correlation": ".3f"}).markdown()
+def _by_group(decided: pd.DataFrame, grouping: str) -> pd.DataFrame:
+    rows = decided.groupby(grouping)
+    table = rows[["success", "correlation"]].mean().join(rows[[*DATA_FILES]].sum())
+    table["problems"] = rows.size()
+    share = (100 * rows[KEPT].mean()).map(" ({:.1f} %)".format)
+    table[KEPT] = table[KEPT].astype(str) + share
+    table = table.loc[kind_order(table.index)].reset_index()
+    return table.assign(**{grouping: table[grouping].replace("", "(none)")})

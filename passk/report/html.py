@@ -11,11 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import vl_convert
 from markupsafe import Markup
 
 from passk.report.chart_style import Drawing
+from passk.report.pages import environment
 from passk.style import FAINT, GRID, INK, PAPER, SOFT, VEGA_LITE, config, picture
 from passk.text import printable
 
@@ -30,64 +30,36 @@ DARK = {
     "#0072B2": "#4FA3E3",
     PAPER: "#15171B",
 }
-_SECTIONS = {
-    "changes": "Changes",
-    "sweep": "Sweep",
-    "gradients": "Gradients",
-    "problems": "Problems",
-    "verdicts": "Verdicts",
-    "samples": "Samples",
-    "costs": "Costs",
-    "making": "How it was made",
-}
 
 
 def render(page: Mapping[str, Any], data: Mapping[str, object], samples: str | None) -> str:
-    """Render the page from `assets/report.html.j2`.
+    """Render the page from `templates/report.html.j2`.
 
     `data` is read by its scripts; `samples` is the JSON of `SampleRows`, if there are any.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("passk", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     scripts = [_asset("report.js"), *([_asset("samples.js")] if samples else [])]
     if page["figures"]:
         scripts.insert(0, vega_bundle())
-    text = environment.get_template("report.html.j2").render(
-        page,
-        contents=_contents(page),
-        style=Markup(_asset("report.css")),
-        scripts=[_script(script) for script in scripts],
-        data={"page-data": embedded(data)} | ({"page-samples": Markup(samples)} if samples else {}),
+    text = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            page,
+            style=Markup(_asset("report.css")),
+            scripts=[_script(script) for script in scripts],
+            data={"page-data": embedded(data)}
+            | ({"page-samples": Markup(samples)} if samples else {}),
+        )
     )
     return printable(text)
 
 
-def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List the sections that the page has: id and short name."""
-    figures = page["figures"]
-    has = {
-        "changes": True,
-        "sweep": page["sweep"],
-        "gradients": page["kernel"] or {"alignment_at_start", "alignment_curves"} & set(figures),
-        "problems": page["kinds"] or page["agreement"] or "prompt_scatter" in figures,
-        "verdicts": "verdict_reasons" in figures,
-        "samples": page["samples"],
-        "costs": page["costs"],
-        "making": True,
-    }
-    return [(name, title) for name, title in _SECTIONS.items() if has[name]]
-
-
 def figure_data(drawings: Mapping[str, Drawing]) -> dict[str, Any]:
     """Collect what the page's scripts need to draw: figures, settings and colours."""
-    configs = {"light": config(font=_PAGE_FONT), "dark": config(DARK, font=_PAGE_FONT)}
-    for settings in configs.values():
-        settings["background"] = "transparent"
+    configs = {
+        name: config(swap, font=_PAGE_FONT) | {"background": "transparent"}
+        for name, swap in (("light", None), ("dark", DARK))
+    }
     figures = {name: drawing.for_page() for name, drawing in drawings.items()}
     return {"figures": figures, "configs": configs, "dark": DARK}
 

@@ -18,6 +18,7 @@ from passk.config.commands import PublishingConfig
 from passk.config.schema import (
     ESTIMATORS_WITHOUT_K,
     ConventionsConfig,
+    DataConfig,
     EvalConfig,
     TableConfig,
     TrainConfig,
@@ -27,8 +28,8 @@ from passk.evaluation.tables import percent_cells
 from passk.objectives.advantages import objective_in_words
 from passk.report.pages import template_text
 from passk.report.reading import reading
-from passk.report.table_formats import frame_table
-from passk.report.tables import paired_deltas, reported_k
+from passk.report.table_formats import commit_of, frame_table
+from passk.report.tables import paired_deltas, recorded_value, reported_k
 from passk.runs.command_lines import Lineage, command_line, hub_id, shown_name
 from passk.runs.labels import run_labels, run_title
 from passk.runs.reader import RunRecord
@@ -84,7 +85,6 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
-_PRIOR = "starting checkpoint"
 _RL_SETTINGS = (
     *("regime.k", "regime.pass1_weight", "regime.estimator"),
     *("rollout.num_prompts", "rollout.num_samples", "rollout.temperature"),
@@ -98,16 +98,6 @@ _SETTINGS = (
     *("learner.compute_dtype", "model.dtype"),
 )
 _LORA_SETTINGS = ("model.lora_rank", "model.lora_alpha", "model.lora_targets")
-_DIGESTS = ("training_sha256", "heldout_sha256")
-_CONVENTIONS = (
-    *("num_train", "calculator_fraction", "skill_fraction", "cue"),
-    *("num_corpus", "corpus_calculator_fraction", "corpus_skill_fraction", "corpus_cue"),
-)
-_WHAT_DATA_ARE = {
-    "conventions": "arithmetic that people read in two ways, generated from a seed",
-    "gsm8k": "grade-school word problems",
-    "math": "competition mathematics",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +126,19 @@ def _content(exported: Exported) -> dict[str, Any]:
     summary = record.summary
     greedy = summary[(summary["step"] == exported.step) & (summary["metric"] == "greedy_accuracy")]
     return {
+        "exported": exported,
         "title": f"{line.model_name}: {_title(record)} on {_data_name(cfg)}",
-        "cfg": cfg,
-        "regime": cfg.regime,
-        "line": line,
         "before": [_title(run) for run in line.runs[:-1]],
         "knows_k": cfg.regime.estimator not in ESTIMATORS_WITHOUT_K,
         "objective": objective_in_words(cfg.regime),
-        "step": exported.step,
-        "is_best": exported.is_best,
         "status": record.manifest.get("status", "how it ended is not recorded"),
         "dtype": exported.publishing.dtype or cfg.model.dtype,
-        "license": exported.publishing.license,
         "change": _change(record, table),
         "table": _shown(table),
         "measured": record.evals[record.evals["step"] == exported.step].head(1).squeeze(),
         "greedy": percent_cells(greedy)[-1:],
-        "data": list(_data_lines(exported)),
+        "is_generated": isinstance(cfg.data, ConventionsConfig),
+        "sources": _sources(cfg.data),
         "prompts": prompt_section(cfg, exported.folder, exported.encoder),
         "settings": _settings(record).markdown(),
         "commands": [command_line(run, named=run is not record) for run in line.runs],
@@ -199,20 +185,15 @@ def pass_table(record: RunRecord, step: int) -> pd.DataFrame:
 
     Empty if the step was not evaluated; the change is a paired bootstrap over problems.
     """
-    at = {when: record.evals[record.evals["step"] == when].set_index("k") for when in (0, step)}
     before = record.counts(0) if 0 in record.steps else None
     after = record.counts(step) if step in record.steps else None
-    rows = []
-    for k in at[step].index:
-        row: dict[str, object] = {"k": int(k)}
-        for name, table in (("start", at[0]), ("value", at[step])):
-            found = table.reindex([k]).iloc[0]
-            row |= {name: found["value"]}
-            row |= {f"{name}_low": found["ci_low"], f"{name}_high": found["ci_high"]}
-        [change] = paired_deltas(before, after, [int(k)])
-        row |= change.columns("delta")
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"k": k}
+        | recorded_value(record, k, 0).columns("start")
+        | recorded_value(record, k, step).columns("value")
+        | paired_deltas(before, after, [k])[0].columns("delta")
+        for k in record.evals[record.evals["step"] == step]["k"].astype(int)
+    )
 
 
 def _shown(table: pd.DataFrame) -> str:
@@ -220,7 +201,11 @@ def _shown(table: pd.DataFrame) -> str:
         return ""
     if table["start"].isna().all():
         table = table[["k", "value", "value_low", "value_high"]]
-    names = {"k": "k", "start": f"{_PRIOR}, Pass@k (%)", "value": "this model, Pass@k (%)"}
+    names = {
+        "k": "k",
+        "start": "starting checkpoint, Pass@k (%)",
+        "value": "this model, Pass@k (%)",
+    }
     names |= {"delta": "change (points)"}
     return frame_table(table, names).markdown()
 
@@ -237,8 +222,7 @@ def _change(record: RunRecord, table: pd.DataFrame) -> str:
     (label,) = run_labels([record])
     row: dict[str, object] = {"regime": label, "seed": record.seed, "alignment_low": None}
     for name, this_k in (("pass1", 1), ("passk", k)):
-        for column in ("delta", "delta_low", "delta_high"):
-            row[column.replace("delta", f"delta_{name}")] = known.loc[this_k, column]
+        row |= {f"delta_{name}{end}": known[f"delta{end}"][this_k] for end in ("", "_low", "_high")}
     (sentence,) = reading(pd.DataFrame([row]), {label: run_title(record, label)}, {label: k})
     return sentence
 
@@ -253,29 +237,17 @@ def _data_name(cfg: TrainConfig) -> str:
     return Path(path).stem if cfg.data.name == "jsonl" and path else cfg.data.name
 
 
-def _data_lines(exported: Exported) -> Iterator[str]:
-    cfg, manifest = exported.cfg, exported.record.manifest
-    data = cfg.data
-    about = _WHAT_DATA_ARE.get(data.name)
-    yield f"`data={data.name}`{': ' + about if about else ''}"
+def _sources(data: DataConfig) -> Iterator[list[str]]:
+    """Yield each side that comes from a file, a folder or the hub, and what it is read from."""
+    splits = getattr(data, "train_split", None), getattr(data, "eval_split", None)
+    paths = {"training": data.path, "held out": data.eval_path or data.path}
     if isinstance(data, ConventionsConfig):
-        names = [name for name in _CONVENTIONS if ("corpus" in name) == (cfg.regime.name == "sft")]
-        yield ", ".join(f"`{name}={getattr(data, name)}`" for name in ["seed", *names])
-    subset = getattr(data, "subset", None)
-    for side, path, split in (
-        ("training", data.path, getattr(data, "train_split", None)),
-        ("held out", data.eval_path or data.path, getattr(data, "eval_split", None)),
-    ):
-        if path is None or (side == "held out" and isinstance(data, ConventionsConfig)):
-            continue
-        parts = [f"`{shown_name(path)}`"]
-        if not is_file_name(path):  # a folder or a hub data set, which has splits
-            parts += [f"subset `{subset}`"] if subset else []
-            parts += [f"split `{split}`"] if split else []
-        yield f"{side}: {', '.join(parts)}"
-    digests = [f"`{name}={manifest[name]}`" for name in _DIGESTS if name in manifest]
-    if digests:
-        yield f"no prompt stands on both sides; fingerprints {', '.join(digests)}"
+        del paths["held out"]
+    for (side, path), split in zip(paths.items(), splits, strict=False):
+        named = {"subset": getattr(data, "subset", None), "split": split}
+        if path is not None:  # a file has neither subsets nor splits
+            parts = [] if is_file_name(path) else [f"{n} `{v}`" for n, v in named.items() if v]
+            yield [side, ", ".join([f"`{shown_name(path)}`", *parts])]
 
 
 def _settings(record: RunRecord) -> Table:
@@ -292,11 +264,6 @@ def _settings(record: RunRecord) -> Table:
 
 def _made_with(record: RunRecord) -> dict[str, Any]:
     manifest: Mapping[str, Any] = record.manifest
-    git = manifest.get("git") or {}
-    facts = {name: v for name, v in (manifest.get("versions") or {}).items() if v}
-    if git.get("commit"):
-        facts["commit of passk"] = f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
-    for name in ("device", "engine", "start", "seconds"):
-        if manifest.get(name) is not None:
-            facts[name] = manifest[name]
-    return facts
+    facts = {**(manifest.get("versions") or {}), "commit of passk": commit_of(record)}
+    facts |= {name: manifest.get(name) for name in ("device", "engine", "start", "seconds")}
+    return {name: value for name, value in facts.items() if value not in (None, "")}

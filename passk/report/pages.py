@@ -3,12 +3,14 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
 import jinja2
+import pandas as pd
 
-from passk.text import number_cell
+from passk.text import Form, Table, number_cell
 
 _NOT_PROSE = ("|", "#", "- ", "```", "![")  # how blocks of tables, headings and the like begin
 
@@ -25,7 +27,7 @@ def markdown_page(name: str, **facts: Any) -> str:
 
 def template_text(name: str, **facts: Any) -> str:
     """Render `templates/NAME.md.j2` with its line breaks, but for `{% filter paragraph %}`."""
-    return _environment().get_template(f"{name}.md.j2").render(facts)
+    return environment().get_template(f"{name}.md.j2").render(facts)
 
 
 def _unwrapped(block: str) -> str:
@@ -37,15 +39,26 @@ def _paragraph(text: str) -> str:
     return " ".join(text.split()) + "\n"
 
 
+def _table(
+    rows: pd.DataFrame, headings: Mapping[str, str], forms: Mapping[str, Form] | None = None
+) -> str:
+    """Format as Markdown the columns that `rows` has of `headings`; nothing for no rows."""
+    known = {name: heading for name, heading in headings.items() if name in rows}
+    return Table.of(rows.to_dict("records"), known, forms).markdown() if len(rows) else ""
+
+
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return what renders the files of `templates/`; text in HTML pages is escaped."""
+    found = jinja2.Environment(
+        autoescape=jinja2.select_autoescape(["html.j2"], default=False),
         loader=jinja2.PackageLoader("passk.report", "templates"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number_cell, "repr": repr, "paragraph": _paragraph}
-    environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
-    environment.tests["finite"] = math.isfinite
-    return environment
+    found.filters |= {"number": number_cell, "repr": repr, "paragraph": _paragraph}
+    found.filters["table"] = _table
+    found.filters["json"] = partial(json.dumps, ensure_ascii=False)
+    found.tests["finite"] = math.isfinite
+    return found

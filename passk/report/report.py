@@ -3,25 +3,38 @@
 Everything is rebuilt from the files of the runs; sections with nothing to show are left out.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from passk.files import filled_at_once, read_manifest
-from passk.report import table_formats
-from passk.report.costs import cost_sheet, price_sheet
-from passk.report.figures import AGREEMENT, caption, focus, report_figures, shown_k
+from passk.report import prompt_plots, run_plots, table_formats, verdicts
+from passk.report.chart_style import Drawing
+from passk.report.costs import cost_sheet, cost_table, price_sheet
 from passk.report.html import figure_data, render, save_figures
-from passk.report.material import Material, read_material
 from passk.report.reading import cost_sentences, reading, sweep_reading
+from passk.report.samples import sample_rows
 from passk.report.table_formats import frame_table, write_table
-from passk.report.tables import headline_table, summary_rows, titles_of
+from passk.report.tables import (
+    headline_table,
+    prompt_changes,
+    reported_k,
+    reproduction_table,
+    summary_rows,
+    sweep_table,
+    titles_of,
+)
+from passk.runs.baselines import baseline_runs, repeat_sentences
 from passk.runs.command_lines import outermost
+from passk.runs.labels import in_order
 from passk.runs.ledger import FOLDER as LEDGER
-from passk.runs.reader import RunRecord
+from passk.runs.reader import DiagnosisRecord, RunRecord, find_diagnoses, find_measured, find_runs
 from passk.text import Table
 
+SAMPLE_BYTES = 2_000_000  # samples in the page; the scripts that draw the figures take 900 kB
 _NOTE = (
     "Deltas are against {baseline}, in percentage points, with 95 % "
     "intervals in brackets: a paired bootstrap over held-out problems for one seed, Student's t "
@@ -30,6 +43,71 @@ _NOTE = (
 )
 _PAGE, _TITLE = "report.html", "passk report: "  # the page's file, and the start of its title
 _MOST_READ = 4  # most runs described one by one
+_AGREEMENT = "weight_against_agreement"  # figures of diagnoses; _2, _3 ... follow
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything the report needs from the files, read once: runs, and tables over them.
+
+    Attributes:
+        records: all runs, each once; `headline` those of the first table, with `titles` and the k
+            that they report (`ks`) by label; `swept` the RL runs outside a reproduction.
+        against: the runs that `baseline` names; None for the starting checkpoints.
+        table, costs: `reproduction_table` and `cost_table` of the headline.
+        cells: `sweep_table` of the sweep, if there is one.
+        k, swept_k: the largest k that a row of the headline table reports, and that k if all cells
+            of the sweep evaluated it, else the largest k that all did.
+        diagnoses: by the name of their figure.
+    """
+
+    records: list[RunRecord]
+    headline: list[RunRecord]
+    swept: list[RunRecord]
+    against: list[RunRecord] | None
+    table: pd.DataFrame
+    cells: pd.DataFrame
+    titles: Mapping[str, str]
+    ks: Mapping[str, int]
+    costs: pd.DataFrame
+    diagnoses: Mapping[str, DiagnosisRecord]
+
+    @property
+    def k(self) -> int:
+        return max(self.ks.values())
+
+    @property
+    def swept_k(self) -> int:
+        return _shown_k(self.cells, self.k)
+
+
+def read_material(dirs: Sequence[str | Path], baseline: str | None) -> Material:
+    """Read the runs in `dirs`, each once, and compute the tables over them.
+
+    Raises UserError as `write_report` does.
+    """
+    records = find_runs(dirs)
+    against = baseline_runs(baseline, records) if baseline else None
+    reproduced = [record for record in records if record.seed_dir is not None]
+    headline = reproduced or records
+    swept = [r for r in records if r.seed_dir is None and r.regime != "sft"]
+    is_sweep = len(swept) > (0 if reproduced else 1)
+    table = reproduction_table(headline, against)
+    return Material(
+        records=records,
+        headline=headline,
+        swept=swept,
+        against=against,
+        table=table,
+        cells=sweep_table(swept, against, records) if is_sweep else pd.DataFrame(),
+        titles=titles_of(headline),
+        ks={label: reported_k(record, headline) for label, record in in_order(headline)},
+        costs=cost_table(headline, None if against else table),
+        diagnoses={
+            f"{_AGREEMENT}_{number}".removesuffix("_1"): diagnosis
+            for number, diagnosis in enumerate(find_diagnoses(dirs), 1)
+        },
+    )
 
 
 def write_report(
@@ -45,36 +123,40 @@ def write_report(
     Raises:
         UserError: a directory holds no run, a file cannot be read, or no run is `baseline`.
     """
-    found = read_material(list(dirs), baseline)
-    cells, k, titles = found.cells, found.k, found.titles
+    dirs = list(dirs)
+    found = read_material(dirs, baseline)
+    cells, titles = found.cells, found.titles
     other = f"the last evaluation of {baseline}" if baseline else ""
     start = other or "the checkpoint that the run started from"
     note = _NOTE.format(baseline=start)
     few = len(titles) <= _MOST_READ or found.headline[0].seed_dir is not None
     sentences = reading(found.table, titles, found.ks, other) if few else []
-    sentences += sweep_reading(summary_rows(cells), shown_k(cells, k)) if len(cells) else []
-    sentences += found.repeats
+    sentences += sweep_reading(summary_rows(cells), found.swept_k) if len(cells) else []
+    sentences += repeat_sentences(found.records)
     headings = table_formats.column_names(set(found.ks.values()))
     people = found.table.assign(regime=found.table["regime"].map(titles))
-    drawings = report_figures(found)
+    drawings = _figures(found)
     tables = _tables(found, people, headings)
-    shown = {name: table for name, (table, _) in tables.items()}
-    page = shown | {
+    samples = sample_rows(found.records, SAMPLE_BYTES, find_measured(dirs, "eval"))
+    page = {name: table for name, (table, _) in tables.items()} | {
         "title": _page_title(found.headline),
         "kind": _TITLE,
         "sentences": sentences,
         "note": note,
         "facts": table_formats.facts(found.records),
-        "figures": _told(drawings, found, start),
-        "agreement": [name for name in drawings if name.startswith(AGREEMENT)],
-        "samples": found.samples.sentence if len(found.samples.samples) else None,
+        "figures": list(drawings),
+        "diagnoses": {n: diagnosis for n, diagnosis in found.diagnoses.items() if n in drawings},
+        "k": found.k,
+        "swept_k": found.swept_k,
+        "start": start,
+        "focus": titles[_focus(found)],
+        "samples": samples.sentence if len(samples.samples) else None,
         "cost_words": cost_sentences(found.costs, titles),
     }
     data = figure_data(drawings) | {
         "titles": titles_of(found.records),
         "several_seeds": len({record.seed for record in found.records}) > 1,
     }
-    samples = found.samples.as_json() if page["samples"] else None
     words = "".join(f"\n{sentence}\n" for sentence in [*sentences, note])
     out = Path(out_dir)
     with filled_at_once(out, last=_PAGE, advice="make room, and report again") as folder:
@@ -87,7 +169,8 @@ def write_report(
         for name, (table, numbers) in tables.items():
             if table is not None:
                 write_table(folder / "tables", name, table, numbers)
-        (folder / _PAGE).write_text(render(page, data, samples), encoding="utf-8")
+        html = render(page, data, samples.as_json() if page["samples"] else None)
+        (folder / _PAGE).write_text(html, encoding="utf-8")
     return out / _PAGE
 
 
@@ -97,16 +180,15 @@ def keeps_report(folder: Path) -> bool:
     That holds for a sweep, a reproduction, or the folder of an older report. Files in other folders
     must not be overwritten, and a run's directory is written by the run alone.
     """
+    page = folder / _PAGE
     if (folder / "metrics.jsonl").is_file():
         return False
-    is_whole = (folder / LEDGER).is_dir() or read_manifest(folder).get("command") == "reproduce"
-    page = folder / _PAGE
-    return is_whole or (page.is_file() and f"<title>{_TITLE}" in _beginning(page))
-
-
-def _beginning(file: Path) -> str:
-    with file.open(encoding="utf-8", errors="replace") as opened:
-        return opened.read(2000)
+    if (folder / LEDGER).is_dir() or read_manifest(folder).get("command") == "reproduce":
+        return True
+    if not page.is_file():
+        return False
+    with page.open(encoding="utf-8", errors="replace") as opened:
+        return f"<title>{_TITLE}" in opened.read(2000)
 
 
 def _tables(
@@ -115,13 +197,12 @@ def _tables(
     """Build the page's tables by name (None without rows), with the numbers for their CSV."""
     first = headline_table(found.headline, found.table)
     first["regime"] = first["regime"].map(found.titles)
-    costs = found.costs
+    cells, costs = found.cells, found.costs
     several = (people["seed"] == "all").any()
-    cells, k = found.cells, shown_k(found.cells, found.k)
     shown = {
         "headline": frame_table(first, headings).without_empty_columns(),
         "per_seed": frame_table(people, headings).without_empty_columns() if several else None,
-        "sweep": table_formats.cells(cells, k, headings) if len(cells) else None,
+        "sweep": table_formats.cells(cells, found.swept_k, headings) if len(cells) else None,
         "kinds": table_formats.kinds(found.headline, found.titles, headings),
         "kernel": table_formats.kernel(found.headline),
         "costs": cost_sheet(costs, found.titles),
@@ -137,20 +218,43 @@ def _tables(
     }
 
 
-def _told(drawings: Iterable[str], found: Material, start: str) -> dict[str, tuple[str, str]]:
-    """Return title and caption of each figure."""
-    run = found.titles[focus(found.headline, found.k)]
-    of_name = {}
-    diagnoses = iter(found.diagnoses)
-    for name in drawings:
-        swept = name in ("pareto_sweep", "heatmaps")
-        k = shown_k(found.cells, found.k) if swept else found.k
-        words: dict[str, object] = {"k": k, "run": run, "baseline": start}
-        if name.startswith(AGREEMENT):
-            diagnosis = next(diagnoses)
-            words |= {"k": diagnosis.k, "diagnosis": diagnosis.title}
-        of_name[name] = caption(name, **words)
-    return of_name
+def _figures(found: Material) -> dict[str, Drawing]:
+    """Draw the figures that the files allow, by name, in the order of the page."""
+    records, titles, cells, k = found.headline, found.titles, found.cells, found.k
+    prompts = prompt_changes(records)
+    trained = [r for r in records if r.regime != "sft"]
+    of_regimes = pd.DataFrame()
+    if trained and (records[0].seed_dir or not len(cells)):
+        of_regimes = sweep_table(trained, found.against, found.records)
+    of_focus = prompts[prompts["regime"] == _focus(found)]
+    drawn = {
+        "training_curves": run_plots.training_curves(records, titles),
+        "pareto_regimes": run_plots.pareto(of_regimes, _shown_k(of_regimes, k), trained, titles),
+        "pareto_sweep": run_plots.pareto(cells, found.swept_k, found.swept, titles_of(found.swept)),
+        "heatmaps": run_plots.heatmaps(cells, found.swept_k),
+        "alignment_at_start": run_plots.alignment_at_start(found.table, titles),
+        "alignment_curves": run_plots.alignment_curves(records, titles),
+        "prompt_scatter": prompt_plots.prompt_scatter(prompts, titles),
+        "weight_by_kind": prompt_plots.weight_by_kind(of_focus, k),
+        **{
+            name: prompt_plots.weight_against_agreement(diagnosis.prompts, diagnosis.k)
+            for name, diagnosis in found.diagnoses.items()
+        },
+        "verdict_reasons": verdicts.verdict_reasons(verdicts.verdict_shares(records), titles),
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _shown_k(cells: pd.DataFrame, k: int) -> int:
+    """Return k if all cells evaluated it, else the largest k that all did."""
+    grid = [int(name[4:]) for name in map(str, cells) if re.fullmatch(r"pass\d+", name)]
+    return k if k in grid else max(grid, default=1)
+
+
+def _focus(found: Material) -> str:
+    """Return the label whose starting weights are shown: Pass@k-only if present, else the first."""
+    at_k = [(label, r) for label, r in in_order(found.headline) if found.ks[label] == found.k]
+    return min(at_k, key=lambda item: (not item[1].optimises_passk, item[1].pass1_weight))[0]
 
 
 def _page_title(records: Sequence[RunRecord]) -> str:

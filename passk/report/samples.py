@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -69,16 +70,16 @@ class SampleRows:
         `prompt`, `answer` and `completion` are places in `texts`. The JSON holds no `<`.
         """
         texts = dict[str, int]()
-        tables = {}
+        shown: dict[str, Any] = {"columns": {}, "texts": {}}
         for name in ("files", "problems", "groups", "samples"):
             table: pd.DataFrame = getattr(self, name)
-            rows = [list(row) for row in table.itertuples(index=False, name=None)]
-            for i in [i for i, c in enumerate(table.columns) if c in _TEXTS]:
-                for row in rows:
-                    row[i] = texts.setdefault(row[i], len(texts))
-            tables[name] = rows
-        columns = {name: list(getattr(self, name).columns) for name in tables}
-        shown = {"columns": columns, "texts": list(texts), **tables}
+            places = {
+                column: [texts.setdefault(text, len(texts)) for text in table[column]]
+                for column in table.columns.intersection([*_TEXTS])
+            }
+            shown["columns"][name] = list(table)
+            shown[name] = table.assign(**places).astype(object).to_numpy().tolist()
+        shown["texts"] = list(texts)
         dumped = json.dumps(shown, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return dumped.replace("<", "\\u003c")
 
@@ -155,20 +156,16 @@ def _rows(files: Sequence[_File], chosen: Sequence[tuple[int, _Group]]) -> Sampl
         samples += [(len(groups), *sample) for sample in group.samples]
         place = problems.setdefault(group.problem, len(problems))
         groups.append((number, place, group.n, group.c, group.weight))
+    table = partial(pd.DataFrame, dtype=object)  # keeps None and whole numbers as they are
     return SampleRows(
-        _table([file.facts for file in files], FILE_COLUMNS),
-        _table(list(problems), PROBLEM_COLUMNS),
-        _table(groups, GROUP_COLUMNS),
-        _table(samples, SAMPLE_COLUMNS),
+        table([file.facts for file in files], columns=FILE_COLUMNS),
+        table(list(problems), columns=PROBLEM_COLUMNS),
+        table(groups, columns=GROUP_COLUMNS),
+        table(samples, columns=SAMPLE_COLUMNS),
         num_shown=_num_samples(group for _, group in chosen),
         num_in_files=_num_samples(group for file in files for group in file.groups),
         num_on_disk=sum(file.num_on_disk for file in files),
     )
-
-
-def _table(rows: Sequence[tuple[Any, ...]], columns: list[str]) -> pd.DataFrame:
-    """Build a table that keeps None and whole numbers as they are."""
-    return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
 def _num_samples(groups: Iterable[_Group]) -> int:
@@ -215,7 +212,8 @@ def _eval_file(folder: Path, seed: int) -> _File:
         rows: pd.DataFrame = read_file(pd.read_parquet, file)
         for sample in rows[~rows["greedy"]].to_dict("records"):
             of_problem.setdefault(str(sample["problem_id"]), []).append(sample)
-    greedy = [read_file(_greedy, file) for file in chunks]
+    read_greedy = partial(pd.read_parquet, columns=["greedy"])
+    greedy = [read_file(read_greedy, file)["greedy"].astype(bool) for file in chunks]
     manifest = read_manifest(folder)
     step = step_of(Path(str(manifest.get("policy", ""))).name)
     texts = _texts(read_problems(folder), "heldout")
@@ -293,10 +291,6 @@ def prompt_weights_of(objective: Objective, rewards_PG: FloatArray) -> FloatArra
 def _seeded_place(name: str, seed: int) -> int:
     """Return the place of a problem or a file in the seeded order, the same in all runs."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8])
-
-
-def _greedy(file: Path) -> pd.Series:
-    return pd.read_parquet(file, columns=["greedy"])["greedy"].astype(bool)
 
 
 def _texts(problems: pd.DataFrame, split: str) -> dict[str, dict[str, str]]:

@@ -11,7 +11,7 @@ from passk.report.tables import kind_table, summary_rows, with_all_seeds
 from passk.runs.command_lines import Places, rebuilding_lines, shown_name
 from passk.runs.labels import config_differences, in_order
 from passk.runs.reader import RunRecord, read_seed_table
-from passk.text import Form, Table, cell, number_cell
+from passk.text import Form, Table, number_cell
 
 _NAMED = (("model", "model.path"), ("data", "data.name"))
 _PLAIN = ("k", "pass1_weight", "num_problems")  # columns of numbers that are not rates
@@ -74,13 +74,12 @@ def rate_form(column: str) -> Form:
     if column in _PLAIN:
         return "g"
     form = "+z.1%" if column.startswith("delta") else "z.1%"
-    form = "+z.2f" if column == "alignment" else form
-    return lambda value: with_minus(number_cell(value, form))
+    return _with_minus("+z.2f" if column == "alignment" else form)
 
 
-def with_minus(text: str) -> str:
-    """Replace hyphens of numbers by minus signs."""
-    return text.replace("-", "\u2212")
+def _with_minus(form: str) -> Form:
+    """Return a form that writes minus signs in place of hyphens."""
+    return lambda value: number_cell(value, form).replace("-", "\u2212")
 
 
 def _heading(column: str, headings: Mapping[str, str]) -> str:
@@ -112,13 +111,11 @@ def kernel(records: Sequence[RunRecord]) -> Table | None:
         return None
     table = with_all_seeds(pd.concat(frames), ["name", "kind_a", "kind_b"])
     table = table.drop_duplicates(["name", "kind_a", "kind_b"], keep="last")
-    rows = []
-    for row in table.to_dict("records"):
-        kinds = f"{row['kind_a']} and {row['kind_b']}"
-        product = with_minus(cell(row, "kernel", "+.3g"))
-        rows.append([kinds, row["name"], str(row["seed"]), product])
-    shown = Table(["Kinds", "Reproduction", "Seed", "Kernel"], rows)
-    return shown if table["name"].nunique() > 1 else shown.without("Reproduction")
+    table = table.assign(kinds=table["kind_a"] + " and " + table["kind_b"])
+    headings = {"kinds": "Kinds", "name": "Reproduction", "seed": "Seed", "kernel": "Kernel"}
+    if table["name"].nunique() == 1:
+        headings.pop("name")
+    return Table.of(table.to_dict("records"), headings, {"kernel": _with_minus("+.3g")})
 
 
 def cells(cells: pd.DataFrame, k: int, headings: Mapping[str, str]) -> Table:
@@ -182,15 +179,20 @@ def versions(records: Sequence[RunRecord]) -> Table | None:
     found: dict[str, dict[str, None]] = {}
     for record in records:
         facts: dict[str, Any] = dict(record.manifest.get("versions") or {})
-        git = record.manifest.get("git") or {}
-        if isinstance(git, Mapping) and git.get("commit"):
-            facts["git commit"] = f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
-        facts["machine"] = record.manifest.get("machine")
+        facts |= {"git commit": commit_of(record), "machine": record.manifest.get("machine")}
         for name, value in facts.items():
             if value is not None:
                 found.setdefault(name, {})[str(value)] = None
     rows = [[name, ", ".join(values)] for name, values in found.items()]
     return Table(["What", "Version"], rows) if rows else None
+
+
+def commit_of(record: RunRecord) -> str | None:
+    """Return the commit that a run was made with and if files were changed; None if unknown."""
+    git = record.manifest.get("git")
+    if not isinstance(git, Mapping) or not git.get("commit"):
+        return None
+    return f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
 
 
 def write_table(folder: Path, name: str, shown: Table, table: pd.DataFrame | None = None) -> None:

@@ -20,10 +20,7 @@ from passk.statistics import Interval, bootstrap_intervals, seed_interval
 ALL_SEEDS = "all"
 NOTHING = Interval(np.nan, np.nan, np.nan)
 REPRODUCTION_COLUMNS = [
-    "regime",
-    "seed",
-    "pass1",
-    "passk",
+    *("regime", "seed", "pass1", "passk"),
     *("delta_pass1", "delta_pass1_low", "delta_pass1_high"),
     *("delta_passk", "delta_passk_low", "delta_passk_high"),
     *("alignment", "alignment_low", "alignment_high"),
@@ -75,7 +72,7 @@ def sweep_table(
         row |= {"pass1_weight": record.pass1_weight, "seed": record.seed}
         before, after = counts_before(record, among or records, baseline), last_counts(record)
         for k, delta in zip(grid, paired_deltas(before, after, grid), strict=True):
-            row |= _last_value(record, k).columns(f"pass{k}")
+            row |= recorded_value(record, k).columns(f"pass{k}")
             row |= delta.columns(f"delta_pass{k}")
         rows.append(row)
     table = pd.DataFrame(rows).sort_values(
@@ -164,9 +161,10 @@ def paired_deltas(
     return bootstrap_intervals(np.stack(gains, axis=1))
 
 
-def _last_value(record: RunRecord, k: int) -> Interval:
-    last = record.evals[record.evals["step"] == record.evals["step"].max()]
-    row = last[last["k"] == k]
+def recorded_value(record: RunRecord, k: int, step: int | None = None) -> Interval:
+    """Return Pass@k of a step as the run evaluated it, by default of the last evaluated step."""
+    step = record.evals["step"].max() if step is None else step
+    row = record.evals[(record.evals["step"] == step) & (record.evals["k"] == k)]
     if row.empty:
         return NOTHING
     return Interval(*row[["value", "ci_low", "ci_high"]].iloc[0].astype(float))
@@ -203,14 +201,19 @@ def kind_table(records: Sequence[RunRecord]) -> pd.DataFrame:
             continue
         k = reported_k(record, records)
         start = sft_of(record, records)
-        before = _by_kind(start, last=True) if start else _by_kind(record, last=False)
-        after = _by_kind(record, last=True)
+        after = record.by_kind[record.by_kind["step"] == record.by_kind["step"].max()]
+        before = record.by_kind[record.by_kind["step"] == 0]
+        if start:
+            before = start.by_kind[start.by_kind["step"] == start.by_kind["step"].max()]
+        sizes = after.groupby("kind")["num_problems"].first()
+        values = {"_before": before.set_index(["kind", "k"])["value"]}
+        values |= {"": after.set_index(["kind", "k"])["value"]}
         for kind in kind_order(after["kind"]):
             row: dict[str, object] = {"regime": label, "kind": kind, "seed": record.seed}
-            row["num_problems"] = _cell(after, kind, None)
-            for name, this_k in (("pass1", 1), ("passk", k)):
-                row[f"{name}_before"] = _cell(before, kind, this_k)
-                row[name] = _cell(after, kind, this_k)
+            row["num_problems"] = sizes[kind]
+            for when, value in values.items():
+                row[f"pass1{when}"] = value.get((kind, 1), np.nan)
+                row[f"passk{when}"] = value.get((kind, k), np.nan)
             rows.append(row)
     columns = ["regime", "kind", "num_problems", "pass1_before", "pass1", "passk_before", "passk"]
     table = pd.DataFrame(rows, columns=[*columns, "seed"])
@@ -250,19 +253,6 @@ def kind_order(kinds: Iterable[str]) -> list[str]:
     """Order kinds for display: the embedded task's from common to rare, then others by name."""
     known = ("textbook", "calculator", "skill")
     return sorted(set(kinds), key=lambda kind: (known.index(kind) if kind in known else 9, kind))
-
-
-def _by_kind(record: RunRecord, *, last: bool) -> pd.DataFrame:
-    steps = record.by_kind["step"]
-    wanted = steps.max() if last else 0
-    return record.by_kind[steps == wanted]
-
-
-def _cell(by_kind: pd.DataFrame, kind: str, k: int | None) -> float:
-    """Return the value of a kind at k, or its number of problems if k is None."""
-    rows = by_kind[by_kind["kind"] == kind]
-    rows = rows if k is None else rows[rows["k"] == k]
-    return np.nan if rows.empty else float(rows["num_problems" if k is None else "value"].iloc[0])
 
 
 def by_label(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
@@ -314,11 +304,11 @@ def headline_table(records: Sequence[RunRecord], table: pd.DataFrame) -> pd.Data
 def _interval(
     members: Sequence[RunRecord], name: str, records: Sequence[RunRecord]
 ) -> tuple[float, float]:
-    names = {"value": "x", "ci_low": "x_low", "ci_high": "x_high"}
-    last = []
-    for record in members:
-        k = 1 if name == "pass1" else reported_k(record, records)
-        rows = record.evals[record.evals["k"] == k].tail(1)
-        last.append(rows[list(names)].rename(columns=names).assign(cell=name, seed=record.seed))
-    ends = with_all_seeds(pd.concat(last), ["cell"])[["x_low", "x_high"]].to_numpy(float)
+    ks = [1 if name == "pass1" else reported_k(record, records) for record in members]
+    rows = [
+        {"cell": name, "seed": record.seed} | recorded_value(record, k).columns("x")
+        for record, k in zip(members, ks, strict=True)
+    ]
+    last = with_all_seeds(pd.DataFrame(rows).dropna(subset="x"), ["cell"])
+    ends = last[["x_low", "x_high"]].to_numpy(float)
     return (ends[-1, 0], ends[-1, 1]) if len(ends) else (np.nan, np.nan)

@@ -1,6 +1,6 @@
 """Compute the shares of verdict reasons in training and held out, and draw them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import altair as alt
@@ -8,7 +8,16 @@ import numpy as np
 import pandas as pd
 
 from passk.evaluation.tables import REASONS
-from passk.report.chart_style import Drawing, Legend, Titles, by_run, choice, tips
+from passk.report.chart_style import (
+    Drawing,
+    Legend,
+    Titles,
+    by_run,
+    choice,
+    over_steps,
+    rows_where,
+    tips,
+)
 from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
 from passk.style import K_COLORS, PANEL, PAPER
@@ -30,9 +39,9 @@ def verdict_shares(records: Sequence[RunRecord]) -> pd.DataFrame:
     frames = []
     for label, record in in_order(records):
         for split, rows in (("train", _trained(record)), ("heldout", _held_out(record))):
-            if rows:
-                filled = _filled(pd.DataFrame(rows))
-                frames.append(filled.assign(regime=label, seed=record.seed, split=split))
+            if len(rows):
+                about: dict[str, Any] = {"regime": label, "seed": record.seed, "split": split}
+                frames.append(_filled(rows).assign(**about))
     if not frames:
         return pd.DataFrame(columns=SHARE_COLUMNS)
     return pd.concat(frames, ignore_index=True).reindex(columns=SHARE_COLUMNS)
@@ -44,39 +53,30 @@ def reason_order(reasons: Iterable[str]) -> list[str]:
     return sorted(set(reasons), key=lambda reason: (known.get(reason, len(known)), reason))
 
 
-def _trained(record: RunRecord) -> list[dict[str, Any]]:
+def _trained(record: RunRecord) -> pd.DataFrame:
     """Return the shares of each step as logged."""
     logged = record.metrics.reindex(columns=["step", "reasons", "unjudged_fraction"])
-    rows: list[dict[str, Any]] = []
-    for step, reasons, unjudged in logged.itertuples(index=False, name=None):
-        if isinstance(reasons, dict) and reasons:
-            rows += _shares(int(step), reasons, unjudged)
-    return rows
-
-
-def _shares(step: int, counts: Mapping[str, int], unjudged: float) -> list[dict[str, Any]]:
-    num_samples = sum(counts.values())
-    about = {"step": step, "num_samples": num_samples, "unjudged": unjudged}
-    return [{**about, "reason": r, "share": c / num_samples} for r, c in counts.items()]
-
-
-def _held_out(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the reasons that the run's evaluations saw at least once."""
-    summary = record.summary
-    shares = summary[summary["metric"].str.startswith("share_")]
-    seen = shares.groupby("metric")["value"].max()
-    shares = shares[shares["metric"].isin(seen[seen > 0].index)]
-    return [
+    return pd.DataFrame(
         {
-            "step": int(row["step"]),
-            "reason": str(row["metric"]).removeprefix("share_"),
-            "share": row["value"],
-            "share_low": row["ci_low"],
-            "share_high": row["ci_high"],
-            "num_problems": row["num_problems"],
+            "step": int(step),
+            "num_samples": sum(reasons.values()),
+            "unjudged": unjudged,
+            "reason": reason,
+            "share": count / sum(reasons.values()),
         }
-        for row in shares.to_dict("records")
-    ]
+        for step, reasons, unjudged in logged.itertuples(index=False, name=None)
+        if isinstance(reasons, dict)
+        for reason, count in reasons.items()
+    )
+
+
+def _held_out(record: RunRecord) -> pd.DataFrame:
+    """Return the shares of the reasons that the run's evaluations saw at least once."""
+    shares = record.summary[record.summary["metric"].str.startswith("share_")]
+    shares = shares[shares.groupby("metric")["value"].transform("max") > 0]
+    names = {"value": "share", "ci_low": "share_low", "ci_high": "share_high"}
+    reason = shares["metric"].str.removeprefix("share_")
+    return shares.drop(columns="metric").rename(columns=names).assign(reason=reason)
 
 
 def _filled(rows: pd.DataFrame) -> pd.DataFrame:
@@ -115,14 +115,9 @@ def verdict_reasons(shares: pd.DataFrame, titles: Titles) -> Drawing | None:
     of_split = "datum.split == split" if len(splits) > 1 else "true"
 
     def panel(test: str, _: str, larger: float) -> Any:
-        shown = alt.Chart().transform_filter(f"{test} && {of_split} && {legend.test}")
+        shown = rows_where(test, of_split, legend.test)
         areas = shown.mark_area(line=False, opacity=0.85, stroke=PAPER, strokeWidth=0.8).encode(
-            alt.X(
-                "step:Q",
-                title="training step",
-                axis=alt.Axis(tickMinStep=1, grid=False),
-                scale=alt.Scale(nice=False),
-            ),
+            over_steps(),
             alt.Y("share:Q", title="share (%)", stack="zero", scale=alt.Scale(domain=[0, 100])),
             legend.channel(alt.Color, "color"),
             order="place:Q",

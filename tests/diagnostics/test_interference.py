@@ -24,8 +24,7 @@ from passk.diagnostics.interference import (
 )
 from passk.diagnostics.matrix import measured_pairs, sketches
 from passk.learner.learner import Learner
-from passk.report.diagnosis_figures import heatmap
-from passk.report.interference import interference_tables, section
+from passk.report.interference import heatmap, interference_tables, section
 from passk.style import specification
 
 

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import jinja2
+import pandas as pd
 import pytest
 
 from passk.report.pages import markdown_page
@@ -30,7 +31,48 @@ def test_a_paragraph_is_one_line():
     assert blocks.count(TABLE.rstrip()) == 3
 
 
-@pytest.mark.parametrize("name", ["diagnosis", "explain", "filter", "interference", "toy"])
+@pytest.mark.parametrize(
+    ("without", "solved", "says"),
+    [
+        (
+            1,
+            2,
+            "3 of 24 prompts carry no gradient signal: on 1 every judged sample was wrong, on 2 ",
+        ),
+        (1, 0, "1 of 24 prompts carries no gradient signal: every judged sample was wrong. It is"),
+        (0, 1, "1 of 24 prompts carries no gradient signal: every judged sample was right. It is"),
+        (0, 0, "Each prompt carries a gradient signal."),
+    ],
+)
+def test_prompts_without_signal_are_counted(without, solved, says):
+    text = markdown_page(
+        "diagnosis",
+        found=SimpleNamespace(
+            prompts=pd.DataFrame({"p": [0.5] * 24}),
+            first=SimpleNamespace(k=SimpleNamespace(value=float("inf")), share=0.1),
+            promised=None,
+            k=2,
+            groups={},
+        ),
+        asked=SimpleNamespace(num_samples=8, parameters="all", preconditioned=False),
+        rollout=SimpleNamespace(top_p=1),
+        differences={"length": 1.0, "error": 0.1, "num_tried": 8},
+        seconds=dict.fromkeys(("sampling", "gradient", "derivatives", "cosines"), 1.0),
+        num_without=without,
+        num_solved=solved,
+        samples_per_prompt=8,
+        min_samples=9,
+        grouping="kind",
+        signs={},
+        matrix="",
+        **dict.fromkeys(("curve", "agreed", "suspects", "injected"), pd.DataFrame()),
+    )
+    assert f"24 prompts x 8 samples, Pass@1 50.0 %. {says}" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["diagnosis", "explain", "filter", "filtered_sets", "interference", "toy"]
+)
 def test_a_fact_that_is_missing_is_an_error(name):
     with pytest.raises(jinja2.UndefinedError):
         markdown_page(name)

@@ -12,7 +12,7 @@ from small_runs import pixels_of, snapshot
 
 from passk.errors import UserError
 from passk.report.report import write_report
-from passk.report.sweep_plots import pareto_front
+from passk.report.run_plots import pareto_front
 from passk.report.tables import kind_order
 from passk.style import kind_colors
 

@@ -8,8 +8,7 @@ from browser import Opened, chromium, on_phone, overlapping_texts, wider_than_th
 from PIL import Image, ImageColor
 from run_files import write_reproduction, write_rollouts, write_sweep
 
-from passk.report.material import SAMPLE_BYTES
-from passk.report.report import write_report
+from passk.report.report import SAMPLE_BYTES, write_report
 
 SCREENSHOTS = Path(__file__).parents[2] / "outputs" / "screenshots"
 HOSTILE = (

@@ -8,8 +8,8 @@ import pytest
 from run_files import exact_pass_at_k, write_reproduction, write_run
 
 from passk.config.schema import FREE_ON_RESUME
-from passk.report.curves import training_curves
 from passk.report.report import write_report
+from passk.report.run_plots import training_curves
 from passk.report.table_formats import differences
 from passk.report.tables import (
     headline_table,

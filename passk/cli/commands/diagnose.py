@@ -22,13 +22,10 @@ from passk.errors import UserError
 from passk.files import replacing
 from passk.memory import memory_advice
 from passk.ranks import rank
-from passk.report.curves import product_curve
-from passk.report.diagnosis_figures import filtered_figures, heatmap, histograms
-from passk.report.diagnosis_page import page
-from passk.report.diagnosis_tables import Diagnosis, Measurements, diagnosis
-from passk.report.interference import Interference, interference_tables, section
-from passk.report.paper_sets import filtered_section
-from passk.report.prompt_plots import weight_against_agreement
+from passk.report.diagnosis import Diagnosis, diagnosis, filtered_section, page
+from passk.report.interference import Interference, heatmap, interference_tables, section
+from passk.report.prompt_plots import filtered_figures, histograms, weight_against_agreement
+from passk.report.run_plots import product_curve
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch, print_notes, run_preflight
 from passk.training.loop import diagnostic_groups
@@ -198,18 +195,12 @@ def _write(asked: DiagnosisConfig, base: TrainConfig, run: Run, measured: Measur
     derivatives = products.derivatives
     found = diagnosis(
         groups,
-        Measurements(
-            np.array([group.rewards() for group in groups]),
-            derivatives.values_PG,
-            products.agreement,
-        ),
+        products,
         _shown_ks(asked, base),
         _shown_k(asked, base),
         num_resamples,
         base.verifier.false_negative_rate,
     )
-    if products.cosines is not None:
-        found = replace(found, curve=found.curve.merge(products.cosines, on="k", how="left"))
     shown, text = None, ""
     if (matrix := measured.matrix) is not None:
         shown = interference_tables(

@@ -27,7 +27,7 @@ from passk.evaluation.tables import (
     summary_markdown,
 )
 from passk.ranks import rank
-from passk.report.curves import pass_at_k_curve
+from passk.report.run_plots import pass_at_k_curve
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch, print_notes, run_preflight
 from passk.training.evaluate import sample_in_chunks, samples_in_order

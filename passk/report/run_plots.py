@@ -1,6 +1,7 @@
-"""Draw the report's figures over runs: tables and records in, Vega-Lite drawings out.
+"""Draw the report's figures over runs: curves, trade-offs, and cells of a sweep.
 
-Each function returns a `Drawing`, or None if the files hold nothing to draw. Rates are in percent,
+Tables and records in, Vega-Lite drawings out; most functions return a `Drawing`, or None if the
+files hold nothing to draw. Rates are in percent,
 changes in percentage points; a regime keeps its colour in all figures.
 """
 
@@ -18,14 +19,15 @@ from passk.report.chart_style import (
     Series,
     Titles,
     label_color,
+    over_steps,
+    rows_where,
     series_of,
     tips,
     zoom,
 )
-from passk.report.tables import reported_k
-from passk.runs.labels import in_order
+from passk.report.tables import by_label, reported_k, summary_rows
 from passk.runs.reader import RunRecord
-from passk.style import INK, K_COLORS, PANEL, line_at, ticks_at
+from passk.style import FAINT, INK, K_COLORS, PANEL, PAPER, line_at, ticks_at
 
 MOST_BANDS = 5  # more bands would hide one another
 _CURVE = ["step", "value", "low", "high"]
@@ -38,10 +40,10 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
     and their mean as a thick one. SFT is the level from which the others start, unless there is
     nothing else.
     """
-    groups = _by_label([r for r in records if len(r.evals)])
+    shown = [record for record in records if len(record.evals)]
+    groups = by_label(shown)
     if not groups:
         return None
-    shown = [record for members in groups.values() for record in members]
     ks = {reported_k(record, records) for record in records if record.regime != "sft"}
     k_name = f"Pass@{ks.pop()}" if len(ks) == 1 else "Pass@k, k of each run"
     only_sft = all(members[0].regime == "sft" for members in groups.values())
@@ -69,10 +71,10 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
 
 def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:
     """Draw the cosine of each regime's gradient with the Pass@1 gradient during training."""
-    groups = _by_label([r for r in records if len(_alignment(r)) > 1])
-    if not groups:
+    shown = [record for record in records if len(_alignment(record)) > 1]
+    if not shown:
         return None
-    series = series_of([record for members in groups.values() for record in members], titles)
+    groups, series = by_label(shown), series_of(shown, titles)
     frames = [
         _with_mean(_of_seeds([(record.seed, _alignment(record)) for record in members])).assign(
             measure="alignment", **series.columns[label]
@@ -90,16 +92,23 @@ def alignment_at_start(table: pd.DataFrame, titles: Titles) -> Drawing | None:
     table = table.dropna(subset=["alignment"])
     if table.empty:
         return None
-    several = set(table[table["seed"] == "all"]["regime"])
-    role = np.where((table["seed"] == "all") | ~table["regime"].isin(several), "main", "seed")
-    data = pd.DataFrame({"run": table["regime"].map(titles), "seed": table["seed"].astype(str)})
-    data = data.assign(role=role, value=table["alignment"])
-    data = data.assign(low=table["alignment_low"], high=table["alignment_high"])
+    data = pd.DataFrame(
+        {
+            "run": table["regime"].map(titles),
+            "seed": table["seed"].astype(str),
+            "role": np.where(table.index.isin(summary_rows(table).index), "main", "seed"),
+            "value": table["alignment"],
+            "low": table["alignment_low"],
+            "high": table["alignment_high"],
+        }
+    )
     colors = {titles[label]: label for label in table["regime"]}
     y = alt.Y("run:N", sort=list(colors), title=None, axis=alt.Axis(labelLimit=260, grid=False))
     unit = "cosine with the Pass@1 gradient"
     x = alt.X("value:Q", title=unit, scale=alt.Scale(padding=12))
-    color = _label_scale(colors, list(titles))
+    many = len(colors) > MOST_NAMED
+    range_ = [INK if many else label_color(label, list(titles)) for label in colors.values()]
+    color = alt.Color("run:N", legend=None, scale=alt.Scale(domain=list(colors), range=range_))
     base = alt.Chart().encode(y=y, x=x, color=color)
     main = base.transform_filter("datum.role == 'main'")
     shown_at_point = tips("run", "seed", value="value", low="low", high="high")
@@ -160,22 +169,15 @@ def _lines(
     """Draw a panel of lines over steps: means or single runs thick with bands, seeds thin."""
     test = f"datum.measure == '{measure}' && {series.test}"
     unit = "cosine with the Pass@1 gradient" if measure == "alignment" else None
-    x = alt.X(
-        "step:Q",
-        title="training step",
-        axis=alt.Axis(tickMinStep=1, grid=False),
-        scale=alt.Scale(padding=8, nice=False),
-    )
     y = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False, padding=6))
-    base = alt.Chart().transform_filter(test).encode(x=x, y=y, color=series.color)
+    base = rows_where(test).encode(x=over_steps(padding=8), y=y, color=series.color)
     main = base.transform_filter("datum.role == 'main'")
     seeds = base.transform_filter("datum.role == 'seed'")
     dashed, level_tips = series.dash, tips(series.legends[0].field, value="value")
     layers = [
         *below,
         seeds.mark_line(strokeWidth=0.9, opacity=0.5).encode(detail="seed:N", strokeDash=dashed),
-        alt.Chart()
-        .transform_filter(f"{test} && datum.role == 'level'")
+        rows_where(test, "datum.role == 'level'")
         .mark_rule(strokeWidth=1.4)
         .encode(y=y, color=series.color, strokeDash=dashed, tooltip=level_tips),
         main.mark_line().encode(strokeDash=dashed),
@@ -192,20 +194,6 @@ def _lines(
         band = banded.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=unit), y2="high:Q")
         layers.insert(len(below), band)
     return alt.layer(*layers).properties(width=PANEL, height=260, title=title)
-
-
-def _label_scale(labels: dict[str, str], everywhere: list[str]) -> Any:
-    """Map titles on an axis to colours; with many titles, to one colour."""
-    many = len(labels) > MOST_NAMED
-    colors = [INK if many else label_color(label, everywhere) for label in labels.values()]
-    return alt.Color("run:N", legend=None, scale=alt.Scale(domain=list(labels), range=colors))
-
-
-def _by_label(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    groups: dict[str, list[RunRecord]] = {}
-    for label, record in in_order(records):
-        groups.setdefault(label, []).append(record)
-    return groups
 
 
 def _curve(record: RunRecord, k: int) -> pd.DataFrame:
@@ -253,3 +241,132 @@ def _end_level(lines: dict[int, pd.DataFrame]) -> pd.DataFrame:
     seed = "mean" if len(lines) > 1 else str(next(iter(lines)))
     row = {"step": None, "value": level, "low": None, "high": None, "seed": seed, "role": "level"}
     return pd.DataFrame([row])
+
+
+def pareto(
+    cells: pd.DataFrame, k: int, records: Sequence[RunRecord], titles: Titles
+) -> Drawing | None:
+    """Draw the change in Pass@1 against that in Pass@k from the starting checkpoint.
+
+    Points have intervals. `cells` comes from `tables.sweep_table(records)`. There is a point per
+    run, seeds averaged; if runs differ by k, there is a line per k. A dashed line joins the runs
+    that no other one beats in both.
+    """
+    x, y = "delta_pass1", f"delta_pass{k}"
+    if y not in cells or k < 2:
+        return None
+    cells = summary_rows(cells).dropna(subset=[x, y])
+    if cells.empty:
+        return None
+    series = series_of(records, titles)
+    cells = cells.reset_index(drop=True)
+    data = pd.DataFrame([series.columns[label] for label in cells["regime"]])
+    data = data.assign(name=cells["regime"].map(titles), pass1_weight=cells["pass1_weight"])
+    for axis, column in (("x", x), ("y", y)):
+        for end in ("", "_low", "_high"):
+            data[axis + end] = 100 * cells[column + end].astype(float)
+    front = pareto_front(data[["x", "y"]].to_numpy())
+    data["front"] = [bool((front == point).all(1).any()) for point in data[["x", "y"]].to_numpy()]
+    chart = alt.layer(*_pareto_layers(series, k)).properties(width=2 * PANEL, height=400)
+    return Drawing(chart, data, series.legends)
+
+
+def _pareto_layers(series: Series, k: int) -> list[Any]:
+    change = "change in {} (points)".format
+    x = alt.X("x:Q", title=change("Pass@1"), scale=alt.Scale(padding=18))
+    y = alt.Y("y:Q", title=change(f"Pass@{k}"), scale=alt.Scale(padding=18))
+    base = rows_where(series.test).encode(x=x, y=y, color=series.color)
+    start = alt.Chart(alt.InlineData([{"x": 0, "y": 0}])).encode(x="x:Q", y="y:Q")
+    layers = [
+        line_at(x=alt.datum(0)),
+        line_at(y=alt.datum(0)),
+        rows_where("datum.front", series.test)
+        .mark_line(color=FAINT, strokeDash=[5, 4], strokeWidth=1.6)
+        .encode(x=x, y=y, order="x:Q"),
+        base.mark_rule(opacity=0.55).encode(x=alt.X("x_low:Q"), x2="x_high:Q"),
+        base.mark_rule(opacity=0.55).encode(y=alt.Y("y_low:Q"), y2="y_high:Q"),
+        start.mark_point(shape="square", size=SIZES[1], color=INK),
+        start.mark_text(align="right", dx=-8, dy=14).encode(text=alt.value("start")),
+    ]
+    if len(series.legends) > 1:
+        layers.append(base.mark_line(strokeWidth=1.4, opacity=0.6).encode(order="pass1_weight:Q"))
+    points = base.mark_point().encode(
+        shape=series.shape,
+        size=series.size,
+        tooltip=[
+            alt.Tooltip("name:N", title="run"),
+            *tips(**{"Δ Pass@1": "x", "from": "x_low", "to": "x_high"}),
+            *tips(**{f"Δ Pass@{k}": "y", "from ": "y_low", "to ": "y_high"}),
+        ],
+    )
+    return [*layers, points.add_params(zoom("pareto"))]
+
+
+def heatmaps(cells: pd.DataFrame, k: int) -> Drawing | None:
+    """Draw Pass@1, Pass@k and their changes over k and the weight of Pass@1, a square per cell.
+
+    Returns None unless both vary and each cell has one setting.
+    """
+    if cells.empty:
+        return None
+    cells, axes = summary_rows(cells), ["k", "pass1_weight"]
+    if any(cells[axis].nunique() < 2 for axis in axes) or cells.duplicated(axes).any():
+        return None
+    frames = []
+    for j in dict.fromkeys((1, k)):
+        for change in ("", "delta_"):
+            column = f"{change}pass{j}"
+            if column not in cells or cells[column].isna().all():
+                continue
+            frame = cells[axes].assign(
+                measure=f"Change of Pass@{j} (points)" if change else f"Pass@{j} (%)",
+                value=100 * cells[column],
+                low=100 * cells[f"{column}_low"],
+                high=100 * cells[f"{column}_high"],
+            )
+            frames.append(frame)
+    data = pd.concat(frames, ignore_index=True)
+    panels = [
+        _heatmap(name, data[data["measure"] == name]) for name in dict.fromkeys(data["measure"])
+    ]
+    chart = alt.concat(*panels, columns=2).resolve_scale(color="independent")
+    return Drawing(chart, data)
+
+
+def _heatmap(measure: str, rows: pd.DataFrame) -> Any:
+    """Draw a panel: light is low and dark is high; for changes, orange lost and blue gained."""
+    low, high = float(rows["value"].min()), float(rows["value"].max())
+    if measure.startswith("Change"):
+        end = max(abs(low), abs(high), 1e-9)
+        scale = alt.Scale(
+            domain=[-end, 0, end], range=["#C0560A", "#F4F1EC", "#1B6CA8"], interpolate="rgb"
+        )
+        dark = f"abs(datum.value) > {0.6 * end:.6g}"
+        form = "+.1f"
+    else:
+        scale = alt.Scale(
+            domain=[low, max(high, low + 1e-9)], range=["#FFF3C4", "#4B9A8C", "#123B5D"]
+        )
+        dark = f"datum.value > {low + 0.55 * (high - low):.6g}"
+        form = ".1f"
+    base = rows_where(f"datum.measure == '{measure}'").encode(
+        x=alt.X("k:O", title="optimised k", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("pass1_weight:O", title="weight of Pass@1", sort="descending"),
+    )
+    shown = tips("k:O", "pass1_weight:O", value="value", low="low", high="high")
+    squares = base.mark_rect(cornerRadius=3, stroke=PAPER, strokeWidth=2).encode(
+        color=alt.Color("value:Q", scale=scale, legend=None), tooltip=shown
+    )
+    ink = alt.condition(dark, alt.value("#FFFFFE"), alt.value("#1D1F23"))
+    words = base.mark_text(fontSize=12).encode(text=alt.Text("value:Q", format=form), color=ink)
+    return alt.layer(squares, words.encode(tooltip=shown)).properties(
+        width=PANEL, height=alt.Step(38), title=measure
+    )
+
+
+def pareto_front(points: np.ndarray) -> np.ndarray:
+    """Return points that no other beats in both coordinates, by the first one: [N, 2]."""
+    ordered = points[np.lexsort((-points[:, 1], -points[:, 0]))]
+    best = np.maximum.accumulate(ordered[:, 1])
+    front: np.ndarray = ordered[np.r_[True, ordered[1:, 1] > best[:-1]]][::-1]
+    return front
