@@ -253,12 +253,14 @@ def filtered_section(found: Filtered, asked: DiagnosisConfig) -> str:
 
 def _of_way(rows: pd.DataFrame, k: int) -> dict[str, Any]:
     """Collect the sets that were measured in one way, and count those where Pass@k conflicts."""
+    measured = ("contribution", "contribution_low", "contribution_high")
+    rows = rows.reindex(columns=rows.columns.union(measured, sort=False))  # no set, no such columns
     hard, easy = rows["num_hard"].astype(str), rows["num_easy"].astype(str)
     shown = rows.assign(
         prompts=rows["num_prompts"].astype(str) + " (" + hard + "/" + easy + ")",
         ratio=rows["easy_per_hard"].map("{:.1f}:1".format),
     )
-    known = "contribution_high" in rows and rows["contribution_high"].notna().any()
+    known = rows["contribution_high"].notna().any()
     return {
         "k": k,
         "rows": shown,

@@ -5,12 +5,14 @@ import math
 import re
 from collections.abc import Mapping
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import pandas as pd
 
 from passk.text import Form, Table, number_cell
+
+if TYPE_CHECKING:  # `passk explain` does without
+    import pandas as pd
 
 _NOT_PROSE = ("|", "#", "- ", "```", "![")  # how blocks of tables, headings and the like begin
 
@@ -40,7 +42,7 @@ def _paragraph(text: str) -> str:
 
 
 def _table(
-    rows: pd.DataFrame, headings: Mapping[str, str], forms: Mapping[str, Form] | None = None
+    rows: "pd.DataFrame", headings: Mapping[str, str], forms: Mapping[str, Form] | None = None
 ) -> str:
     """Format as Markdown the columns that `rows` has of `headings`; nothing for no rows."""
     known = {name: heading for name, heading in headings.items() if name in rows}

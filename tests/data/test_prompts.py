@@ -339,7 +339,7 @@ def test_templates_write_the_day_that_they_are_told():
     encoder = PromptEncoder(tokenizer(CLOCK), CHAT, day=day)
     assert encoder.prompt_text(ASK).startswith("01 Mar 2025, 00:00|")
     assert encoder.facts([ASK])["prompt_date"] == "2025-03-01"
-    assert "2025-03-01 (data.prompt.date)" in encoder.notes[0]
+    assert "2025-03-01 as today's date (data.prompt.date)" in encoder.notes[0]
     named = replace(encoder, cfg=replace(CHAT, date="2026-11-29"))
     assert named.prompt_text(ASK).startswith("29 Nov 2026, 00:00|")
     assert named.facts([ASK])["prompt_date"] == "2026-11-29"
