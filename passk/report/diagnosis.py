@@ -254,7 +254,8 @@ def filtered_section(found: Filtered, asked: DiagnosisConfig) -> str:
 def _of_way(rows: pd.DataFrame, k: int) -> dict[str, Any]:
     """Collect the sets that were measured in one way, and count those where Pass@k conflicts."""
     measured = ("contribution", "contribution_low", "contribution_high")
-    rows = rows.reindex(columns=rows.columns.union(measured, sort=False))  # no set, no such columns
+    lacking = [name for name in measured if name not in rows]  # where no set could be measured
+    rows = rows.reindex(columns=[*rows.columns, *lacking])
     hard, easy = rows["num_hard"].astype(str), rows["num_easy"].astype(str)
     shown = rows.assign(
         prompts=rows["num_prompts"].astype(str) + " (" + hard + "/" + easy + ")",
