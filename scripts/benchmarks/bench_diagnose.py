@@ -11,6 +11,7 @@ interference matrix. The agreement scores of the first two ways are compared.
 import sys
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def main(run: str, num_prompts: int = 300, num_samples: int = 32, repetitions: i
     """Measure and print."""
     prepare_torch(1)
     cfg = as_training(DiagnoseConfig(), load_run_config(Path(run)))
-    with open_parts(cfg, str(last_checkpoint(Path(run)))) as parts:
+    with open_parts(cfg, str(last_checkpoint(Path(run))), day=date.today()) as parts:
         groups = diagnostic_groups(0, cfg, parts, num_prompts, num_samples)
         learner = parts.learner
         rewards_PG = np.array([group.rewards() for group in groups])

@@ -8,12 +8,13 @@ the two things that training and `passk diagnose` spend the learner's time on. O
 """
 
 import sys
-import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_diagnose import timed
 
 from passk.cli.commands.diagnose import as_training
 from passk.config.commands import DiagnoseConfig
@@ -27,17 +28,11 @@ from passk.training.build import open_parts, prepare_torch
 from passk.training.loop import diagnostic_groups
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def main(run: str, num_prompts: int = 64, num_samples: int = 16, repetitions: int = 5) -> None:
     """Measure and print."""
     prepare_torch(1)
     cfg = as_training(DiagnoseConfig(), load_run_config(Path(run)))
-    with open_parts(cfg, str(last_checkpoint(Path(run)))) as parts:
+    with open_parts(cfg, str(last_checkpoint(Path(run))), day=date.today()) as parts:
         groups = diagnostic_groups(0, cfg, parts, num_prompts, num_samples)
         learner = parts.learner
         rewards_PG = np.array([group.rewards() for group in groups])
@@ -54,7 +49,7 @@ def main(run: str, num_prompts: int = 64, num_samples: int = 16, repetitions: in
             for way, longest in ways.items():
                 learner.longest_path = longest
                 for name, work in works.items():
-                    measured.setdefault((name, way), []).append(seconds(work))
+                    timed(measured.setdefault((name, way), []), work)
         limit, device = cfg.learner.max_tokens_per_batch, learner.model.device
         fed = {
             way: sum(b.num_fed for b in micro_batches(rows, limit, device, (0, 1), longest))

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import date
 from typing import Any
 
 import bench_model_workers
@@ -37,7 +38,7 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
 
     cfg = compose([switch for switch in switches if switch != "unshared"])
     prepare_torch(threads, cfg.train.seed)
-    with open_parts(cfg, cfg.model.path) as parts:
+    with open_parts(cfg, cfg.model.path, day=date.today()) as parts:
         return _passk_steps(cfg, parts, num_steps, switches)
 
 

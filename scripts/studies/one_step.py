@@ -13,6 +13,7 @@ noise of drawing again. Intervals are bootstraps over problems. Writes `one_step
 
 import sys
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def measured(run: Path, fraction: float, num_prompts: int) -> pd.DataFrame:
     checkpoint = last_checkpoint(run)
     step = int(checkpoint.name.removeprefix("step-"))
     rows = []
-    with open_parts(base, str(checkpoint)) as parts:
+    with open_parts(base, str(checkpoint), day=date.today()) as parts:
         groups = diagnostic_groups(step, base, parts, num_prompts, 32)
         heldout = rollout(
             parts.actor,

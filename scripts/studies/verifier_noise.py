@@ -11,6 +11,7 @@ into the folder; a second call goes on where the first one stopped.
 
 import sys
 from dataclasses import replace
+from datetime import date
 from itertools import product
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def sampled(sft: Path) -> list[Group]:
     """Training prompts, sampled as `passk diagnose` samples them."""
     cfg = as_training(DiagnoseConfig(), load_run_config(sft))
     prepare_torch(1)
-    with open_parts(cfg, str(last_checkpoint(sft))) as parts:
+    with open_parts(cfg, str(last_checkpoint(sft)), day=date.today()) as parts:
         return diagnostic_groups(0, cfg, parts, NUM_PROMPTS, max(NUM_SAMPLES))
 
 
