@@ -147,10 +147,25 @@ def _describe(metrics: Mapping[str, Any]) -> str:
         shown.append(f"Pass@1 {metrics['pass1']:.3f}")
     if metrics.get("passk") is not None:
         shown.append(f"Pass@1/{metrics['k']} {metrics['pass1']:.3f}/{metrics['passk']:.3f}")
-    if metrics.get("tokens_per_second") is not None:
-        speed = metrics["tokens_per_second"]
-        shown.append(f"{speed / 1000:.0f}k tok/s" if speed >= 1000 else f"{speed:.0f} tok/s")
+    shown += [text] if (text := _speeds(metrics)) else []
     return "  ".join(shown)
+
+
+def _speeds(metrics: Mapping[str, Any]) -> str:
+    """Format tokens a second: of a step, its sampler, its learner; an evaluation only samples."""
+    step, sampler, learner = (
+        metrics.get(name) for name in ("tokens_per_second", "sampled_per_second", "fed_per_second")
+    )
+    if step is None:
+        return f"{_thousands(sampler)} tok/s" if sampler else ""
+    parts = [f"{_thousands(step)} tok/s"]
+    parts += [f"sampler {_thousands(sampler)}"] if sampler else []
+    parts += [f"learner {_thousands(learner)}"] if learner else []
+    return ", ".join(parts)
+
+
+def _thousands(number: float) -> str:
+    return f"{number / 1000:.0f}k" if number >= 1000 else f"{number:.0f}"
 
 
 _ONE_WORD_SECONDS = 0.3  # a killed launcher signals its ranks once for each of its threads

@@ -41,9 +41,9 @@ def test_an_evaluation_shows_problems_pass_at_1_speed_and_time_left(clock, capsy
     shown = Display("eval", 500, None)
     shown.step(0, {"pass1": None})
     clock[0] = 20.0
-    shown.step(40, {"pass1": 0.3104, "tokens_per_second": 12_345.0})
+    shown.step(40, {"pass1": 0.3104, "sampled_per_second": 12_345.0})
     clock[0] = 240.0
-    shown.step(480, {"pass1": 0.25, "tokens_per_second": 87.4})
+    shown.step(480, {"pass1": 0.25, "sampled_per_second": 87.4})
     clock[0] = 241.0
     shown.step(490, {"pass1": 0.25})  # too soon after the last
     shown.step(500, {"pass1": 0.25})
@@ -57,11 +57,13 @@ def test_an_evaluation_shows_problems_pass_at_1_speed_and_time_left(clock, capsy
 
 def test_training_shows_reward_and_both_estimates(capsys):
     metrics = {"reward_mean": 0.5, "pass1": 0.5, "passk": 0.75, "k": 4, "loss": 0.1}
-    Display("hybrid", 3, None).step(1, metrics | {"tokens_per_second": 2500.0})
-    Display("sft", 3, None).step(1, {"reward_mean": None, "pass1": None, "passk": None, "loss": 2})
+    speeds = {"tokens_per_second": 2500.0, "fed_per_second": 930.0}
+    Display("hybrid", 3, None).step(1, metrics | speeds | {"sampled_per_second": 41_000.0})
+    of_sft = {"reward_mean": None, "pass1": None, "passk": None, "sampled_per_second": None}
+    Display("sft", 3, None).step(1, {**speeds, **of_sft, "loss": 2})
     assert capsys.readouterr().out.splitlines() == [
-        "hybrid 1/3  reward 0.500  Pass@1/4 0.500/0.750  2k tok/s",
-        "sft 1/3  loss 2.0000",
+        "hybrid 1/3  reward 0.500  Pass@1/4 0.500/0.750  2k tok/s, sampler 41k, learner 930",
+        "sft 1/3  loss 2.0000  2k tok/s, learner 930",
     ]
 
 

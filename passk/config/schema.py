@@ -24,7 +24,7 @@ class ModelConfig:
     path: str = "tiny"  # `tiny` (shipped in the package), a folder, or a Hugging Face hub id
     dtype: str = one_of("float32", ("float32", "float64", "bfloat16"))  # of trained weights
     attn_implementation: str = one_of(
-        "sdpa", ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+        "sdpa", ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
     )
     trust_remote_code: bool = False  # run code that comes with the model
     lora_rank: int = bounded(0, at_least=0)  # 0: all weights; else adapters of this rank (peft)
@@ -211,7 +211,7 @@ class LearnerConfig:
     eps: float = bounded(1e-8, positive=True)
     max_grad_norm: float | None = bounded(None, positive=True)
     max_tokens_per_batch: int = bounded(2048, at_least=1)  # padded; small ones suit a CPU's cache
-    prefix_trees: bool = False  # tokens that a prompt's samples share are computed once
+    prefix_trees: bool = True  # tokens that a prompt's samples share are computed once
     skip_zero_advantages: bool = True
     merge_identical: bool = True
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from passk.errors import Diverged, PolicyMismatch
 from passk.learner.batch import TokenRow
 from passk.learner.fsdp import full_tensor, local_tensor, reduce_gradients, reshard
 from passk.learner.layers import checkpoint_layers, compile_layers
-from passk.learner.logprobs import batch_logprobs, longest_path
+from passk.learner.logprobs import batch_logprobs, tree_limits
 from passk.learner.lora import adapter_parameters, base_parameters, plain_tensors
-from passk.learner.micro_batches import TokenBatch, micro_batches
+from passk.learner.micro_batches import NO_TREES, TokenBatch, micro_batches
 from passk.ranks import gather, num_ranks, rank
 
 
@@ -31,13 +32,25 @@ class PolicyGap:
     truncated_fraction: float
 
 
+class PassStats(NamedTuple):
+    """Statistics of a forward and backward pass over rows.
+
+    The loss is -sum w log pi, whatever importance weights the gradient had. `logprobs` is the
+    learner's log pi(y|x) of each row. `gap` is None if no row has the sampler's log-probabilities.
+    `num_fed` tokens were computed by the model, over all ranks, padding included.
+    """
+
+    loss: float
+    logprobs: tuple[float, ...]
+    gap: PolicyGap | None
+    num_fed: int
+
+
 @dataclass(frozen=True, slots=True)
 class LearnStats:
-    """Statistics of an update: loss, norm of the gradient before clipping, learning rate.
+    """Statistics of an update: `PassStats` of its pass, which came before it, and of its step.
 
-    `logprobs` is the learner's log pi(y|x) of each row, before the update. The loss is
-    -sum w log pi, whatever importance weights the gradient had. `gap` is None if no row has the
-    sampler's log-probabilities.
+    `grad_norm` is the norm of the gradient before clipping.
     """
 
     loss: float
@@ -45,6 +58,7 @@ class LearnStats:
     learning_rate: float
     logprobs: tuple[float, ...]
     gap: PolicyGap | None
+    num_fed: int
 
 
 class Learner:
@@ -73,7 +87,7 @@ class Learner:
         self.compute_dtype: torch.dtype | None = (
             getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
         )
-        self.longest_path = longest_path(model) if cfg.prefix_trees else 0
+        self.tree_limits = tree_limits(model) if cfg.prefix_trees else NO_TREES
         reshard(model)
         self.step = 0
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -97,7 +111,7 @@ class Learner:
         """
         for parameter in self._trained.values():
             parameter.grad = torch.zeros_like(parameter)
-        loss, logprobs, gap = self.accumulate_gradient(rows)
+        loss, logprobs, gap, num_fed = self.accumulate_gradient(rows)
         if math.isfinite(loss) and gap is not None and not gap.mean <= self.max_logprob_gap:
             raise PolicyMismatch(_mismatch(self.step, gap, self.max_logprob_gap))
         limit = self.cfg.max_grad_norm
@@ -118,16 +132,14 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # free memory for a sampler on the same GPU
         self.step += 1
-        return LearnStats(loss, norm.item(), learning_rate, logprobs, gap)
+        return LearnStats(loss, norm.item(), learning_rate, logprobs, gap, num_fed)
 
-    def accumulate_gradient(
-        self, rows: Sequence[TokenRow]
-    ) -> tuple[float, tuple[float, ...], PolicyGap | None]:
-        """Add the loss gradient of the rows to `.grad`; return loss, log pi(y|x) per row, and gap.
+    def accumulate_gradient(self, rows: Sequence[TokenRow]) -> PassStats:
+        """Add the loss gradient of the rows to `.grad`.
 
         All ranks must be given the same rows; each computes its share of them.
         """
-        loss_sum, logprobs, log_ratios = 0.0, dict[int, float](), []
+        loss_sum, num_fed, logprobs, log_ratios = 0.0, 0, dict[int, float](), []
         batches = list(self._batches(rows))
         for turn, batch in enumerate(batches, 1):
             is_last = turn == len(batches)
@@ -141,10 +153,11 @@ class Learner:
             (-num_ranks() * (weights_B * objective_BT.sum(dim=1)).sum()).backward()
             logp_B = logp_BT.detach().sum(dim=1)
             loss_sum -= (weights_B * logp_B).sum().item()
+            num_fed += batch.num_fed
             logprobs |= zip(batch.rows, logp_B.tolist(), strict=bool(batch.rows))
-        parts = gather((loss_sum, logprobs, _gap_sums(log_ratios, self.importance_cap)))
-        losses, found, gaps = zip(*parts, strict=True)
-        return sum(losses), tuple(_in_order(found)), _policy_gap(gaps)
+        parts = gather((loss_sum, logprobs, _gap_sums(log_ratios, self.importance_cap), num_fed))
+        losses, found, gaps, fed = zip(*parts, strict=True)
+        return PassStats(sum(losses), tuple(_in_order(found)), _policy_gap(gaps), sum(fed))
 
     def gradient(self, rows: Sequence[TokenRow]) -> Tensor:
         """Return the rows' loss gradient as a float32 vector on the CPU; `.grad` stays empty.
@@ -200,7 +213,7 @@ class Learner:
             self.cfg.max_tokens_per_batch,
             self.model.device,
             (rank(), num_ranks()),
-            self.longest_path,
+            self.tree_limits,
         )
 
     def _importance(self, log_ratio_BT: Tensor, batch: TokenBatch) -> Tensor | float:

@@ -14,13 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedModel
 
 from passk.errors import UserError
 from passk.learner.batch import TokenRow
-from passk.learner.micro_batches import TokenBatch, TreeTokens, micro_batches
+from passk.learner.micro_batches import NO_TREES, TokenBatch, TreeTokens, micro_batches
+from passk.learner.trees import TreeLimits
 
 LOGITS_PER_CHUNK = 2**24  # 64 MiB in float32
+FLEX = "flex_attention"  # compares a node with its ancestors' blocks alone, without a dense mask
+_MOST_NODES = 4096  # of a tree with a dense mask, which has the square of that many entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +129,26 @@ def _hidden_states(
     return hidden_BTD if compute_dtype is None else hidden_BTD.to(compute_dtype)
 
 
-def _mask(model: PreTrainedModel, tree: TreeTokens) -> Tensor:
-    """Return the mask of a tree in the form of the model's attention: for `eager`, numbers."""
-    if model.config._attn_implementation != "eager":
-        return tree.attends_F1NN
+def _mask(model: PreTrainedModel, tree: TreeTokens) -> Tensor | BlockMask:
+    """Return the mask of a batch of trees in the form that the model's attention reads."""
+    ends_FN = tree.ends_FN
+    num_trees, num_nodes = ends_FN.shape
+    implementation = model.config._attn_implementation
+    if implementation == FLEX:
+
+        def attends(f: Tensor, _head: Tensor, node: Tensor, other: Tensor) -> Tensor:
+            return (other <= node) & (node < ends_FN[f, other])
+
+        return create_block_mask(
+            attends, num_trees, None, num_nodes, num_nodes, device=ends_FN.device
+        )
+    nodes_N = torch.arange(num_nodes, device=ends_FN.device)
+    nodes_N1 = nodes_N[:, None]
+    attends_F1NN = (nodes_N <= nodes_N1) & (nodes_N1 < ends_FN[:, None, None])
+    if implementation != "eager":
+        return attends_F1NN
     least = torch.finfo(model.dtype).min
-    return torch.zeros_like(tree.attends_F1NN, dtype=model.dtype).masked_fill(
-        ~tree.attends_F1NN, least
-    )
+    return torch.zeros_like(attends_F1NN, dtype=model.dtype).masked_fill(~attends_F1NN, least)
 
 
 def _logit_map(model: PreTrainedModel, temperature: float) -> LogitMap:
@@ -186,36 +202,43 @@ def check_head(model: PreTrainedModel, name: str) -> None:
 
 
 @torch.no_grad()
-def longest_path(model: PreTrainedModel) -> int:
-    """Return how many tokens a path of a prefix tree may have; 0 if the model takes no trees.
+def tree_limits(model: PreTrainedModel) -> TreeLimits:
+    """Return what bounds the prefix trees that the model takes; `NO_TREES` if it takes none.
 
     Compare log-probabilities of a few random rows and of their tree. They differ if a token depends
     on the order in which tokens are fed, as in recurrent layers, or on positions that the model
     counts itself. Layers that attend to a window need paths within it.
     """
+    text = model.config.get_text_config()
+    names = ("sliding_window", "attention_chunk_size")
+    windows = (getattr(text, name, None) for name in names)
+    longest = min(int(size or sys.maxsize) for size in windows)
+    limits = TreeLimits(longest)
+    if model.config._attn_implementation != FLEX:
+        # A layer of width D has about 12 D^2 weights, so 24 D^2 operations a token, and its
+        # attention takes 4 D for each node that the token is compared with.
+        embedding: Any = model.get_input_embeddings()
+        width = embedding.weight.shape[1]
+        limits = TreeLimits(longest, _MOST_NODES, token_cost=6 * width)
     vocabulary = model.get_output_embeddings().out_features
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (5, 12), generator=generator).tolist()
     completions = (ids[1][:6] + ids[2][:5], ids[1][:6] + ids[3][:7], ids[1][:2] + ids[4][:9])
     rows = [TokenRow(tuple(ids[0]), tuple(row), (1.0,)) for row in completions]
     try:
-        by_tree, by_row = (_summed(model, rows, limit) for limit in (100, 0))
+        by_tree, by_row = (_summed(model, rows, of) for of in (TreeLimits(100), NO_TREES))
     except (RuntimeError, TypeError, ValueError, IndexError):  # it reads no mask of this form
-        return 0
+        return NO_TREES
     scale = max(abs(value) for value in by_row)
     allowed = max(8 * torch.finfo(model.dtype).eps, 1e-5) * scale
-    if not all(abs(a - b) <= allowed for a, b in zip(by_tree, by_row, strict=True)):
-        return 0
-    text = model.config.get_text_config()
-    names = ("sliding_window", "attention_chunk_size")
-    windows = (getattr(text, name, None) for name in names)
-    return min(int(size or sys.maxsize) for size in windows)
+    are_same = all(abs(a - b) <= allowed for a, b in zip(by_tree, by_row, strict=True))
+    return limits if are_same else NO_TREES
 
 
-def _summed(model: PreTrainedModel, rows: list[TokenRow], limit: int) -> list[float]:
-    """Compute log pi(y|x) of each row, by trees if `limit` allows it."""
+def _summed(model: PreTrainedModel, rows: list[TokenRow], limits: TreeLimits) -> list[float]:
+    """Compute log pi(y|x) of each row."""
     sums = dict[int, float]()
-    for batch in micro_batches(rows, 1000, model.device, longest_path=limit):
+    for batch in micro_batches(rows, 1000, model.device, limits=limits):
         logp_B = batch_logprobs(model, batch, 1.0).double().sum(dim=1)
         sums |= zip(batch.rows, logp_B.tolist(), strict=True)
     return [sums[b] for b in range(len(rows))]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from passk.learner.batch import TokenRow
-from passk.learner.trees import PrefixTree, prefix_trees
+from passk.learner.trees import PrefixTree, TreeLimits, prefix_trees
 
+NO_TREES = TreeLimits(longest_path=0)
 _ANCHOR = TokenRow((0,), (0,), (0.0,))
 
 
@@ -18,14 +19,14 @@ _ANCHOR = TokenRow((0,), (0,), (0.0,))
 class TreeTokens:
     """F trees padded to N nodes: what the model reads in place of rows (`passk.learner.trees`).
 
-    `attends_F1NN` is True where a node attends to another. `nodes_M` and `parents_M` are the tokens
+    `ends_FN` is the first node after a node's descendants. `nodes_M` and `parents_M` are the tokens
     of completions and the nodes that predict them, as places in the flattened [F, N]. `slots_K`
     gives the place in M of each token that the batch's mask marks, row by row.
     """
 
     input_ids_FN: Tensor
     positions_FN: Tensor
-    attends_F1NN: Tensor
+    ends_FN: Tensor
     nodes_M: Tensor
     parents_M: Tensor
     slots_K: Tensor
@@ -58,18 +59,19 @@ def micro_batches(
     max_tokens: int,
     device: torch.device,
     ranks: tuple[int, int] = (0, 1),
-    longest_path: int = 0,
+    limits: TreeLimits = NO_TREES,
 ) -> Iterator[TokenBatch]:
     """Yield batches of similar length with at most `max_tokens` padded tokens each.
 
-    A longer row is a batch by itself. Rows of at most `longest_path` tokens that share a prompt are
-    fed as trees. Of several `ranks`, a number and a count, all are given the same rows, and the
+    A longer row is a batch by itself. Rows that share a prompt are fed as trees within `limits`. Of
+    several `ranks`, a number and a count, all are given the same rows, and the
     batches are those of one: each gets about the same number of tokens. All ranks get the same
     number of batches, because their forward and backward passes wait for each other: a rank with
     fewer gets batches of one token with weight 0. Without rows there are no batches.
     """
     rank, num_ranks = ranks
-    trees, single = prefix_trees(rows, longest_path, max_tokens)
+    limits = replace(limits, max_nodes=min(limits.max_nodes, max_tokens))
+    trees, single = prefix_trees(rows, limits)
     lengths = [*map(len, trees), *(len(rows[b]) for b in single)]
     cuts = []
     for chosen in balanced(lengths, num_ranks):
@@ -150,7 +152,7 @@ def _pad_trees(
     """Make a batch of the rows of some trees. A padded node attends to itself alone."""
     width = max(map(len, trees))
     input_ids_FN, positions_FN = np.zeros((2, len(trees), width), dtype=np.int64)
-    attends_FNN = np.tile(np.eye(width, dtype=bool), (len(trees), 1, 1))
+    ends_FN = np.tile(np.arange(1, width + 1), (len(trees), 1))
     is_target_FN = np.zeros((len(trees), width), dtype=bool)
     parents_FN = np.zeros((len(trees), width), dtype=np.int64)
     places: list[np.ndarray] = []
@@ -158,7 +160,7 @@ def _pad_trees(
         size = len(tree)
         input_ids_FN[f, :size] = tree.tokens_N
         positions_FN[f, :size] = tree.depths_N
-        attends_FNN[f, :size, :size] = tree.ancestors_NN()
+        ends_FN[f, :size] = tree.ends_N
         parents_FN[f, :size] = tree.parents_N + f * width
         is_target_FN[f, tree.prompt_length : size] = True
         places += [np.array(path) + f * width for path in tree.paths]
@@ -167,7 +169,7 @@ def _pad_trees(
     layout = TreeTokens(
         torch.from_numpy(input_ids_FN).to(device),
         torch.from_numpy(positions_FN).to(device),
-        torch.from_numpy(attends_FNN[:, None]).to(device),
+        torch.from_numpy(ends_FN).to(device),
         torch.from_numpy(nodes_M).to(device),
         torch.from_numpy(parents_FN.ravel()[nodes_M]).to(device),
         torch.from_numpy(slot_of[np.concatenate(places)]).to(device),

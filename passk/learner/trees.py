@@ -7,8 +7,13 @@ those of the rows, over fewer tokens.
 
 It is exact where a token depends on the tokens before it through attention and positions only.
 `passk.learner.logprobs.longest_path` finds the models for which it is not.
+
+Nodes are in depth-first order, so the descendants of a node are those between it and its end: node
+n attends to node m if m <= n < end of m.
 """
 
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,15 +24,17 @@ from passk.learner.batch import TokenRow
 
 @dataclass(frozen=True, slots=True)
 class PrefixTree:
-    """Rows of one prompt as a tree of N nodes, every parent before its children.
+    """Rows of one prompt as a tree of N nodes, in depth-first order.
 
-    The first `prompt_length` nodes are the prompt. `rows` are the places of the rows in the list
-    that was batched, and `paths` the nodes of each row's completion.
+    The first `prompt_length` nodes are the prompt. `ends_N` is the first node after a node that is
+    not below it. `rows` are the places of the rows in the list that was batched, and `paths` the
+    nodes of each row's completion.
     """
 
     prompt_length: int
     tokens_N: np.ndarray
     parents_N: np.ndarray  # -1 at the root
+    ends_N: np.ndarray
     depths_N: np.ndarray
     rows: tuple[int, ...]
     paths: tuple[tuple[int, ...], ...]
@@ -35,25 +42,42 @@ class PrefixTree:
     def __len__(self) -> int:
         return len(self.tokens_N)
 
-    def ancestors_NN(self) -> np.ndarray:
-        """Return True at [n, m] where node m is n itself or on the path from the root to n."""
-        seen_NN = np.eye(len(self), dtype=bool)
-        for node in range(1, len(self)):  # a parent's row is complete before its children's
-            seen_NN[node] |= seen_NN[self.parents_N[node]]
-        return seen_NN
+
+@dataclass(frozen=True, slots=True)
+class TreeLimits:
+    """What bounds a tree: the tokens of a path, the nodes, and the price of attention.
+
+    Without a path (0) there are no trees. Where each node is compared with all others, as by a
+    dense mask, a tree of N nodes costs N (`token_cost` + N) and a row of T tokens
+    T (`token_cost` + T): a row joins a tree only where that costs less. `token_cost` is infinite
+    where ancestors alone are compared.
+    """
+
+    longest_path: int = 0
+    max_nodes: int = sys.maxsize
+    token_cost: float = math.inf
+
+    def joins(self, num_nodes: int, num_new: int, length: int) -> bool:
+        """Return True if a row of `length` tokens should add `num_new` nodes to a tree."""
+        if num_nodes + num_new > self.max_nodes:
+            return False
+        if math.isinf(self.token_cost):
+            return True
+        added = num_new * (self.token_cost + 2 * num_nodes + num_new)
+        return added <= length * (self.token_cost + length)
 
 
 def prefix_trees(
-    rows: Sequence[TokenRow], longest: int, max_nodes: int
+    rows: Sequence[TokenRow], limits: TreeLimits
 ) -> tuple[list[PrefixTree], list[int]]:
     """Return the trees of rows with a common prompt, and the places of all other rows.
 
-    A tree has at most `max_nodes` nodes: a prompt with more has several. Rows of more than
-    `longest` tokens, rows alone with their prompt, and rows that do not fit are left as rows.
+    A prompt whose rows do not fit in one tree has several. Rows that are too long, and rows alone
+    with their prompt, are left as rows.
     """
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for b, row in enumerate(rows):
-        if len(row) <= min(longest, max_nodes):
+        if len(row) <= min(limits.longest_path, limits.max_nodes):
             by_prompt.setdefault(row.prompt_ids, []).append(b)
     trees = []
     for places in by_prompt.values():
@@ -61,7 +85,7 @@ def prefix_trees(
         places.sort(key=lambda b: (rows[b].completion_ids, b))
         start = 0
         while start < len(places):
-            tree, start = _grow(rows, places, start, max_nodes)
+            tree, start = _grow(rows, places, start, limits)
             trees.append(tree)
     trees = [tree for tree in trees if len(tree.rows) > 1]
     in_trees = {b for tree in trees for b in tree.rows}
@@ -69,7 +93,7 @@ def prefix_trees(
 
 
 def _grow(
-    rows: Sequence[TokenRow], places: Sequence[int], start: int, max_nodes: int
+    rows: Sequence[TokenRow], places: Sequence[int], start: int, limits: TreeLimits
 ) -> tuple[PrefixTree, int]:
     """Make a tree of the rows at `places[start:]`, as many as fit; return the first left out."""
     prompt = rows[places[start]].prompt_ids
@@ -80,7 +104,7 @@ def _grow(
     for b in places[start:]:
         completion = rows[b].completion_ids
         shared = _num_shared(before, completion) if paths else 0
-        if paths and len(tokens) + len(completion) - shared > max_nodes:
+        if paths and not limits.joins(len(tokens), len(completion) - shared, len(rows[b])):
             break
         path = list(paths[-1][:shared]) if paths else []
         for token in completion[shared:]:
@@ -95,11 +119,21 @@ def _grow(
         prompt_length=len(prompt),
         tokens_N=np.array(tokens),
         parents_N=np.array(parents),
+        ends_N=_ends(parents),
         depths_N=np.array(depths),
         rows=tuple(places[start:stop]),
         paths=tuple(paths),
     )
     return tree, stop
+
+
+def _ends(parents: Sequence[int]) -> np.ndarray:
+    """Return the first node after each node's descendants."""
+    ends_N = np.arange(1, len(parents) + 1)
+    for node in range(len(parents) - 1, 0, -1):  # a node's end is final before its parent's
+        parent = parents[node]
+        ends_N[parent] = max(ends_N[parent], ends_N[node])
+    return ends_N
 
 
 def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:

@@ -33,7 +33,9 @@ from passk.data.prompts import (
 from passk.errors import UserError
 from passk.learner.layers import freeze_outside
 from passk.learner.learner import Learner
+from passk.learner.logprobs import FLEX
 from passk.learner.lora import add_adapters
+from passk.learner.micro_batches import NO_TREES
 from passk.learner.policy import (
     Tokenizer,
     context_length,
@@ -133,6 +135,11 @@ def open_parts(
     # vLLM loads its own weights; where nothing is trained, these would only take GPU memory.
     measures = engine == "vllm" and not needs_training
     device = torch.device("cpu") if measures else _device(cfg.learner)
+    if cfg.model.attn_implementation == FLEX and device.type == "cpu" and needs_training:
+        raise UserError(
+            f"model.attn_implementation={FLEX} needs a GPU: torch computes no gradients with it on "
+            "a CPU; use sdpa"
+        )
     tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
     model = (
         load_sharded(cfg.model, start, device, cfg.learner, cfg.train.seed, parameters)
@@ -162,8 +169,17 @@ def open_parts(
             importance_cap=cfg.rollout.importance_cap,
             max_logprob_gap=cfg.rollout.max_logprob_gap,
         )
+        if needs_training and cfg.learner.prefix_trees and learner.tree_limits == NO_TREES:
+            data = replace(data, notes=(*data.notes, _no_trees(model)))
         erring = with_noise(verifier, cfg.verifier)
         yield Parts(data, tokenizer, encoder, sampler, verifier, erring, learner, engine)
+
+
+def _no_trees(model: PreTrainedModel) -> str:
+    return (
+        f"note: {type(model).__name__} with {model.config._attn_implementation} attention reads no "
+        "prefix trees (learner.prefix_trees): the learner computes each sample by itself"
+    )
 
 
 def _open_sampler(
@@ -188,6 +204,8 @@ def _open_sampler(
     # Copy even where nothing is shared: tensors in a memory-mapped file are unaligned, and products
     # then round differently than in a run that read its weights elsewhere.
     copied = copy.deepcopy(loaded).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
+    if cfg.model.attn_implementation == FLEX:  # made for long inputs, not for one token at a time
+        copied.set_attn_implementation("sdpa")
     return TorchSampler(copied, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
 
 

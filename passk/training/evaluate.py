@@ -94,7 +94,7 @@ def sample_in_chunks(
         right, judged = right + rewards.sum(), judged + rewards.count()
         metrics = {
             "pass1": right / judged if judged else None,
-            "tokens_per_second": samples["num_tokens"].sum() / (time.perf_counter() - started),
+            "sampled_per_second": samples["num_tokens"].sum() / (time.perf_counter() - started),
         }
         shown.step(len(known) + start + len(places), metrics)
     return True

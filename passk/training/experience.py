@@ -54,11 +54,14 @@ class SampleMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """Weighted rows for the learner, their metrics to log, and the rollout they come from."""
+    """Weighted rows for the learner, their metrics to log, and the rollout they come from.
+
+    `num_processed` counts the tokens of prompt and completion of every sample or worked solution.
+    """
 
     rows: list[TokenRow]
     metrics: SampleMetrics
-    num_tokens: int
+    num_processed: int
     sampled: Rollout | None = None  # None: worked solutions, nothing was sampled
 
 
@@ -74,7 +77,7 @@ def imitate(encoder: PromptEncoder, problems: Sequence[Problem]) -> Experience:
         TokenRow(tuple(prompt), tuple(completion), (problem.weight / num_tokens,))
         for problem, prompt, completion in zip(problems, prompts, completions, strict=True)
     ]
-    return Experience(rows, SampleMetrics(), num_tokens)
+    return Experience(rows, SampleMetrics(), sum(map(len, rows)))
 
 
 def explore(
@@ -124,4 +127,5 @@ def explore(
         rollout_seconds=sampled.sample_seconds,
         verify_seconds=sampled.verify_seconds,
     )
-    return Experience(rows, metrics, sampled.num_tokens, sampled)
+    of_prompts = sum(len(group.prompt_ids) * len(group.completions) for group in sampled.groups)
+    return Experience(rows, metrics, of_prompts + sampled.num_tokens, sampled)

@@ -69,9 +69,12 @@ def train(
             "measure_seconds": learn_started - measure_started,
             "learn_seconds": sync_started - learn_started,
             "sync_seconds": ended - sync_started,
-            "tokens_per_second": experience.num_tokens / (ended - started),
-            "num_sampled_tokens": experience.num_tokens if experience.sampled else 0,
-            "num_learned_tokens": sum(len(row.completion_ids) for row in experience.rows),
+            **token_metrics(
+                experience,
+                learned,
+                learn_seconds=sync_started - learn_started,
+                seconds=ended - started,
+            ),
         }
         if experience.sampled and is_due(step, cfg.rollout.save_every):
             logprobs = sample_logprobs(experience.rows, learned)
@@ -102,6 +105,28 @@ def learning_metrics(learned: LearnStats) -> dict[str, float | None]:
         "logprob_gap_mean": gap.mean if gap else None,
         "logprob_gap_max": gap.max if gap else None,
         "importance_truncated_fraction": gap.truncated_fraction if gap else None,
+    }
+
+
+def token_metrics(
+    experience: Experience, learned: LearnStats, *, learn_seconds: float, seconds: float
+) -> dict[str, float | None]:
+    """Count the tokens of a step, and how many a second its parts handled.
+
+    The sampler drew `sampled` ones, and the learner's model computed `fed` ones, which trees and
+    merged samples make fewer. The step processed the prompt and the completion of every sample, or
+    of every worked solution, however little of that had to be computed: its `tokens_per_second`
+    compares regimes and trainers.
+    """
+    sampled = experience.sampled
+    return {
+        "tokens_per_second": experience.num_processed / seconds,
+        "sampled_per_second": sampled.num_tokens / sampled.sample_seconds if sampled else None,
+        "fed_per_second": learned.num_fed / learn_seconds,
+        "num_processed_tokens": experience.num_processed,
+        "num_sampled_tokens": sampled.num_tokens if sampled else 0,
+        "num_fed_tokens": learned.num_fed,
+        "num_learned_tokens": sum(len(row.completion_ids) for row in experience.rows),
     }
 
 

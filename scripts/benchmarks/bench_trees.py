@@ -21,8 +21,8 @@ from passk.config.commands import DiagnoseConfig
 from passk.config.compose import load_run_config
 from passk.learner.batch import advantage_weights, make_rows
 from passk.learner.checkpoint import last_checkpoint
-from passk.learner.logprobs import longest_path
-from passk.learner.micro_batches import micro_batches
+from passk.learner.logprobs import tree_limits
+from passk.learner.micro_batches import NO_TREES, micro_batches
 from passk.objectives.advantages import mixture_advantages
 from passk.training.build import open_parts, prepare_torch
 from passk.training.loop import diagnostic_groups
@@ -39,21 +39,21 @@ def main(run: str, num_prompts: int = 64, num_samples: int = 16, repetitions: in
         advantages_PG = mixture_advantages(rewards_PG, min(8, num_samples), 0.7)
         all_rows = make_rows(groups, np.ones((*rewards_PG.shape, 1)))
         rows = make_rows(groups, advantage_weights(advantages_PG, rewards_PG)[..., None])
-        ways = {"rows": 0, "trees": longest_path(learner.model)}
+        ways = {"rows": NO_TREES, "trees": tree_limits(learner.model)}
         works: dict[str, Callable[[], Any]] = {
             "gradient": lambda: learner.gradient_parts(rows),
             "log-probabilities": lambda: learner.logprobs(all_rows),
         }
         measured: dict[tuple[str, str], list[float]] = {}
         for _ in range(repetitions):
-            for way, longest in ways.items():
-                learner.longest_path = longest
+            for way, limits in ways.items():
+                learner.tree_limits = limits
                 for name, work in works.items():
                     timed(measured.setdefault((name, way), []), work)
         limit, device = cfg.learner.max_tokens_per_batch, learner.model.device
         fed = {
-            way: sum(b.num_fed for b in micro_batches(rows, limit, device, (0, 1), longest))
-            for way, longest in ways.items()
+            way: sum(b.num_fed for b in micro_batches(rows, limit, device, limits=limits))
+            for way, limits in ways.items()
         }
     print(f"{run}: {num_prompts} prompts x {num_samples} samples, {len(rows)} distinct rows")
     print(

@@ -78,7 +78,7 @@ def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) 
         steps.seconds.append(ended - started)
         steps.rewards.append(metrics.reward_mean)
         steps.completions.append(count)
-        steps.lengths.append(experience.num_tokens / count)
+        steps.lengths.append(experience.sampled.num_tokens / count)
         steps.rows.append(len(experience.rows))
     return steps
 

@@ -161,6 +161,24 @@ def test_targets_that_cannot_be_are_refused(targets, sentence):
         add_adapters(random_model("llama"), ModelConfig(lora_rank=2, lora_targets=targets), 0)
 
 
+def test_a_model_that_reads_no_trees_is_noted(prepared, tmp_path, capsys):
+    root, sft = prepared("gemma3")  # with windows shorter than any path
+    for trees in (True, False):
+        words = ("regime=pass1", "train.num_steps=1", f"train.init_from={sft}")
+        words += (f"learner.prefix_trees={trees}".lower(), "eval.num_problems=2")
+        assert passk("train", root, tmp_path / str(trees), *words) == 0
+        out = capsys.readouterr().out
+        assert ("note: Gemma3ForCausalLM with sdpa attention reads no prefix trees" in out) == trees
+
+
+def test_flex_attention_is_refused_on_a_cpu(prepared, tmp_path, capsys):
+    root, sft = prepared("llama")
+    words = ("regime=pass1", f"train.init_from={sft}", "model.attn_implementation=flex_attention")
+    assert passk("train", root, tmp_path / "run", *words) == 2
+    assert "model.attn_implementation=flex_attention needs a GPU" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path, capsys):
     for architecture in ("llama", "qwen3"):  # transformers makes up an empty one for qwen3
         folder = tmp_path / architecture

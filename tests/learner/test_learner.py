@@ -175,7 +175,7 @@ def test_the_gradient_agrees_with_finite_differences(tiny_model, sampled):
                 part = direction[start : start + parameter.numel()]
                 parameter += distance * part.view_as(parameter)
                 start += parameter.numel()
-        return moved.accumulate_gradient(rows)[0]
+        return moved.accumulate_gradient(rows).loss
 
     def slope(step: float) -> float:
         return (loss_at(step) - loss_at(-step)) / (2 * step)
@@ -207,7 +207,7 @@ def test_the_loss_and_the_reported_logprobs_are_the_policys(tiny_model, sampled)
 def test_the_learner_divides_logits_by_the_temperature(tiny_model, sampled):
     row = regime_rows(sampled, 1.0)[0]
     learner = Learner(copy.deepcopy(tiny_model), LearnerConfig(), 10, temperature=0.5)
-    _, (reported,), _ = learner.accumulate_gradient([row])
+    (reported,) = learner.accumulate_gradient([row]).logprobs
     ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
     with torch.no_grad():
         logp_TV = torch.log_softmax(tiny_model(input_ids=ids).logits[0] / 0.5, dim=-1)
@@ -228,7 +228,7 @@ def test_an_sft_row_gives_the_gradient_of_transformers_own_loss(
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     learner = new_learner(tiny_model, max_tokens_per_batch=64)
-    loss, *_ = learner.accumulate_gradient(rows)
+    loss = learner.accumulate_gradient(rows).loss
 
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
@@ -413,7 +413,7 @@ def test_importance_weights_multiply_the_gradient_and_stop_at_the_cap(
         copy.deepcopy(tiny_model).double(), LearnerConfig(), 10, TEMPERATURE, importance_cap=cap
     )
     shifted = with_sampler_logprobs(rows, tiny_model, shift)
-    loss, logprobs, gap = learner.accumulate_gradient(shifted)
+    loss, logprobs, gap, _ = learner.accumulate_gradient(shifted)
     assert relative_difference(accumulated(learner), weight * plain) < 1e-4
     assert gap.truncated_fraction == (1.0 if weight == cap else 0.0)
     # What is reported keeps its meaning.

@@ -2,10 +2,12 @@
 
 import copy
 import random
+import sys
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_models import ARCHITECTURES, VOCABULARY, random_model
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
@@ -13,10 +15,10 @@ from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
 from passk.config.schema import LearnerConfig, ModelConfig
 from passk.learner.batch import TokenRow
 from passk.learner.learner import Learner
-from passk.learner.logprobs import batch_logprobs, longest_path
+from passk.learner.logprobs import FLEX, batch_logprobs, tree_limits
 from passk.learner.lora import add_adapters
-from passk.learner.micro_batches import micro_batches
-from passk.learner.trees import prefix_trees
+from passk.learner.micro_batches import NO_TREES, micro_batches
+from passk.learner.trees import TreeLimits, prefix_trees
 
 CPU = torch.device("cpu")
 EVERYWHERE = 10**9
@@ -44,13 +46,14 @@ def sampled_rows(seed: int = 0, prompts: int = 5, samples: int = 6) -> list[Toke
     return rows
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=12),
     st.sampled_from([3, 7, 12, EVERYWHERE]),
 )
 def test_a_tree_holds_each_prefix_once(pairs, max_nodes):
     rows = [row(*pair) for pair in pairs]
-    trees, left = prefix_trees(rows, EVERYWHERE, max_nodes)
+    trees, left = prefix_trees(rows, TreeLimits(EVERYWHERE, max_nodes))
     assert sorted([b for tree in trees for b in tree.rows] + left) == list(range(len(rows)))
     for tree in trees:
         assert len(tree.rows) > 1 and len(tree) <= max_nodes
@@ -68,19 +71,41 @@ def test_a_tree_holds_each_prefix_once(pairs, max_nodes):
             assert [tuple(prefixes[node]) for node in path] == [
                 text[:end] for end in range(tree.prompt_length + 1, len(text) + 1)
             ]
-        ancestors_NN = tree.ancestors_NN()
+        nodes_N = np.arange(len(tree))
         for node, prefix in enumerate(prefixes):
             on_path = {tuple(prefix[:end]) for end in range(1, len(prefix) + 1)}
-            seen = {tuple(prefixes[m]) for m in ancestors_NN[node].nonzero()[0]}
+            attends_N = (nodes_N <= node) & (node < tree.ends_N)
+            seen = {tuple(prefixes[m]) for m in attends_N.nonzero()[0]}
             assert seen == on_path
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=12), st.integers(1, 40))
+def test_where_attention_is_dear_trees_cost_no_more_than_rows(pairs, token_cost):
+    rows = [row(*pair) for pair in pairs]
+    trees, left = prefix_trees(rows, TreeLimits(EVERYWHERE, token_cost=token_cost))
+    for tree in trees:
+        alone = sum(len(rows[b]) * (token_cost + len(rows[b])) for b in tree.rows)
+        assert len(tree) * (token_cost + len(tree)) <= alone
+    assert sorted([b for tree in trees for b in tree.rows] + left) == list(range(len(rows)))
+
+
+def test_long_answers_that_share_a_short_prompt_stay_rows():
+    def answers(num_tokens: int) -> list[TokenRow]:
+        return [row((1, 2, 3), tuple(range(i, i + num_tokens))) for i in range(4, 12)]
+
+    limits = TreeLimits(EVERYWHERE, token_cost=384)
+    assert [len(tree.rows) for tree in prefix_trees(answers(4), limits)[0]] == [8]
+    assert prefix_trees(answers(400), limits) == ([], list(range(8)))
+    assert len(prefix_trees(answers(400), TreeLimits(EVERYWHERE))[0]) == 1
 
 
 def test_without_a_limit_a_prompt_has_one_tree():
     rows = sampled_rows()
-    trees, left = prefix_trees(rows, EVERYWHERE, EVERYWHERE)
+    trees, left = prefix_trees(rows, TreeLimits(EVERYWHERE))
     assert len(trees) == 5 and [rows[b].prompt_ids for b in left] == [(3, 4, 5)]
     assert sum(map(len, trees)) < 0.6 * sum(len(rows[b]) for tree in trees for b in tree.rows)
-    assert prefix_trees(rows, 0, EVERYWHERE) == ([], list(range(len(rows))))
+    assert prefix_trees(rows, NO_TREES) == ([], list(range(len(rows))))
 
 
 @pytest.mark.parametrize("max_tokens", [30, 100, EVERYWHERE])
@@ -88,7 +113,7 @@ def test_without_a_limit_a_prompt_has_one_tree():
 def test_batches_keep_to_the_budget_and_cover_each_row_once(max_tokens, num_ranks):
     rows = sampled_rows()
     shares = [
-        list(micro_batches(rows, max_tokens, CPU, (rank, num_ranks), EVERYWHERE))
+        list(micro_batches(rows, max_tokens, CPU, (rank, num_ranks), TreeLimits(EVERYWHERE)))
         for rank in range(num_ranks)
     ]
     assert len({len(share) for share in shares}) == 1
@@ -123,8 +148,8 @@ def gradients(model, rows, dtype, trees: bool, **options):
     if dtype == torch.float64:
         widen_norms(model)
     learner = Learner(model, cfg, 10, 0.8, importance_cap=1.5)
-    assert (learner.longest_path > 0) == trees
-    loss, logprobs, gap = learner.accumulate_gradient(rows)
+    assert (learner.tree_limits.longest_path > 0) == trees
+    loss, logprobs, gap, _ = learner.accumulate_gradient(rows)
     trained = [p for p in learner.model.parameters() if p.requires_grad]
     gradient = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
     return loss, logprobs, gap, gradient, learner.logprobs(rows)
@@ -175,18 +200,40 @@ def test_activations_in_bfloat16_differ_by_its_rounding_alone(tiny_model):
 def test_a_window_bounds_the_paths(tiny_model):
     """Gemma-3's windows: trees only of rows within them, so gradients are those of rows."""
     model = random_model("gemma3")
-    assert longest_path(model) == 0  # a window of 4, less than the paths that are compared
+    assert tree_limits(model) == NO_TREES  # a window of 4, less than the paths that are compared
     model.config.sliding_window = 64
     for layer in model.model.layers:
         layer.self_attn.sliding_window = 64 if layer.self_attn.sliding_window else None
-    assert longest_path(model) == 64
+    assert tree_limits(model).longest_path == 64
     rows = [*sampled_rows(), *(row((5,) * 60, (6, 7, 8, token)) for token in (9, 10))]
     rows += [row((5,) * 60, (6, 7, 8, 9, token)) for token in (9, 10)]
-    trees, left = prefix_trees(rows, 64, EVERYWHERE)
+    trees, left = prefix_trees(rows, TreeLimits(64))
     assert {len(rows[b]) for b in left} == {5, 65} and len(trees) == 6
     by_tree = gradients(model, rows, torch.float64, True)[3]
     by_row = gradients(model, rows, torch.float64, False)[3]
     assert (by_tree - by_row).norm() <= 1e-10 * by_row.norm()
+
+
+@torch.no_grad()
+def test_block_masks_of_flex_attention_give_the_log_probabilities_of_rows():
+    """On a CPU torch has its forward pass alone."""
+    model = random_model("llama").requires_grad_(False)
+    rows = sampled_rows()
+    expected = {
+        b: value
+        for batch in micro_batches(rows, 200, CPU)
+        for b, value in zip(
+            batch.rows, batch_logprobs(model, batch, 1.0).sum(dim=1).tolist(), strict=True
+        )
+    }
+    model.set_attn_implementation(FLEX)
+    limits = tree_limits(model)
+    assert limits == TreeLimits(longest_path=sys.maxsize)  # ancestors alone are compared
+    batches = list(micro_batches(rows, 200, CPU, limits=limits))
+    assert any(batch.tree for batch in batches)
+    for batch in batches:
+        summed = batch_logprobs(model, batch, 1.0).sum(dim=1).tolist()
+        assert summed == pytest.approx([expected[b] for b in batch.rows], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +248,7 @@ def test_models_that_read_no_tree_take_rows(config):
     torch.manual_seed(0)
     config.initializer_range = 0.4
     model = AutoModelForCausalLM.from_config(config).eval()
-    assert longest_path(model) == 0
+    assert tree_limits(model) == NO_TREES
     rows = sampled_rows()
     learner = Learner(model, LearnerConfig(prefix_trees=True), 10, 1.0)
     plain = [

@@ -110,7 +110,7 @@ def adapted(out: str, jobs: dict[str, tuple[str, ModelConfig, dict]], rows: list
 
 def measured(learner: Learner, rows: list[TokenRow]) -> tuple[float, list[float], list[float]]:
     learner.optimizer.zero_grad()
-    loss, logprobs, _ = learner.accumulate_gradient(rows)
+    loss, logprobs, *_ = learner.accumulate_gradient(rows)
     grads = [
         torch.zeros(p.shape) if p.grad is None else full_tensor(p.grad)
         for p in learner.model.parameters()

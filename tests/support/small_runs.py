@@ -41,6 +41,8 @@ TIMES = {
     "learn_seconds",
     "sync_seconds",
     "tokens_per_second",
+    "sampled_per_second",
+    "fed_per_second",
     "seconds",
 }
 

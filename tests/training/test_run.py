@@ -13,7 +13,9 @@ from small_runs import TIMES, metrics, snapshot, train
 from passk.cli.main import main
 from passk.config.compose import load_run_config
 from passk.data.problems import ProblemStream, load_data
+from passk.data.prompts import PromptEncoder
 from passk.evaluation.tables import pass_table, pass_table_by
+from passk.learner.policy import load_tokenizer
 from passk.objectives.pass_at_k import pass_at_k
 
 NUM_STEPS, NUM_SAMPLES = 3, 16
@@ -44,7 +46,9 @@ KEYS = TIMES | {
     "reasons",
     "logprob_gap_mean",
     "logprob_gap_max",
+    "num_processed_tokens",
     "num_sampled_tokens",
+    "num_fed_tokens",
     "num_learned_tokens",
     "importance_truncated_fraction",
 }
@@ -136,6 +140,37 @@ def test_metrics_have_a_line_per_step_with_every_key(run):
     assert first["inner_product_low"] <= first["inner_product"] <= first["inner_product_high"]
     # Among so few prompts a norm may be estimated as negative, and then there is no cosine.
     assert first["alignment"] is None or -1 <= first["alignment"] <= 1
+
+
+def test_tokens_are_counted_by_one_rule(run, sft_run):
+    cfg = load_run_config(run)
+    encoder = PromptEncoder(load_tokenizer(cfg.model.path), cfg.data.prompt)
+    stream = ProblemStream(load_data(cfg.data, cfg.eval).train, cfg.train.seed)
+    for step, line in enumerate(metrics(run)):
+        drawn = pd.read_parquet(run / "rollouts" / f"step-{step:06d}.parquet")["num_tokens"]
+        of_prompts = sum(map(len, encoder.prompts(stream.take(cfg.rollout.num_prompts))))
+        assert line["num_sampled_tokens"] == drawn.sum()
+        assert line["num_processed_tokens"] == NUM_SAMPLES * of_prompts + drawn.sum()
+        assert 0 < line["num_learned_tokens"] <= line["num_sampled_tokens"]
+        # Samples without an advantage are not fed, and shared prefixes once.
+        assert 0 < line["num_fed_tokens"] < line["num_processed_tokens"]
+        step_seconds = line["num_processed_tokens"] / line["tokens_per_second"]
+        phases = ("rollout_seconds", "verify_seconds", "learn_seconds", "sync_seconds")
+        assert step_seconds >= sum(line[name] for name in phases)
+        for name in ("rollout", "learn"):
+            speed = line["sampled_per_second" if name == "rollout" else "fed_per_second"]
+            count = line["num_sampled_tokens" if name == "rollout" else "num_fed_tokens"]
+            assert speed == pytest.approx(count / line[f"{name}_seconds"])
+    cfg = load_run_config(sft_run)
+    corpus = ProblemStream(load_data(cfg.data, cfg.eval).corpus, cfg.train.seed)
+    for line in metrics(sft_run):
+        shown = corpus.take(cfg.regime.num_demonstrations)
+        of_prompts = sum(map(len, encoder.prompts(shown)))
+        of_solutions = sum(map(len, encoder.completions(shown)))
+        assert line["num_sampled_tokens"] == 0 and line["sampled_per_second"] is None
+        assert line["num_learned_tokens"] == of_solutions
+        assert line["num_processed_tokens"] == of_prompts + of_solutions
+        assert line["num_fed_tokens"] >= line["num_processed_tokens"]  # padding is computed too
 
 
 def test_sft_metrics_have_the_same_keys_and_null_where_nothing_was_sampled(run, sft_run):
