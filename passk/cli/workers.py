@@ -60,7 +60,8 @@ def run_pieces(
             workers.end()
     for name, error in failed[1:]:
         say(f"{name}: {error}")
-    for name, error in failed[:1]:
+    if failed:
+        name, error = failed[0]
         raise type(error)(f"{name}: {error}")
     if workers.was_stopped:
         raise Interrupted
