@@ -81,6 +81,8 @@ class ReproduceConfig(TrainConfig):
     seeds: int = bounded(1, at_least=1, at_most=1000)
     regimes: list[str] = field(default_factory=lambda: ["pass1", "passk", "hybrid"])
     sft_steps: int | None = bounded(None, at_least=1)  # null: the default of regime=sft
+    # runs at a time; null: as many as have cores or GPUs of their own
+    num_parallel: int | None = bounded(None, at_least=1, at_most=1024)
     alignment_prompts: int = bounded(2048, at_least=1)
     alignment_samples: int = bounded(32, at_least=2)
 

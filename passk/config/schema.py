@@ -346,4 +346,5 @@ FREE_ON_RESUME = (
     "verifier.num_workers",
     "seeds",  # a finished reproduction may be given more of both
     "regimes",
+    "num_parallel",
 )

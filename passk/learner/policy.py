@@ -162,6 +162,12 @@ def _without_weights(cfg: ModelConfig, folder: str) -> PreTrainedModel:
     return model
 
 
+def num_parameters(cfg: ModelConfig, path: str) -> int:
+    """Return the number of parameters of the model at `path` without loading its weights."""
+    with reading_model(path, cfg.attn_implementation):
+        return _without_weights(cfg, model_location(path)).num_parameters()
+
+
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     register = nn.Module.register_parameter

@@ -1,8 +1,12 @@
 """`passk reproduce`: run SFT, then each RL regime from that checkpoint, and compare gradients."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from itertools import combinations_with_replacement
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import torch
 from torch import Tensor
 
 from passk.cli.commands.train import run_train
+from passk.cli.launch import ranks_to_start
 from passk.cli.resume import (
     how_to_resume,
     model_location,
@@ -18,7 +23,10 @@ from passk.cli.resume import (
     refuse_changes,
     refuse_other_contents,
     refuse_other_problems,
+    starting_point,
 )
+from passk.cli.slots import gpu_slots, gpus, num_cores
+from passk.cli.workers import Piece, run_pieces
 from passk.config.commands import ReproduceConfig
 from passk.config.compose import compose_train
 from passk.config.schema import ConventionsConfig, TrainConfig
@@ -28,17 +36,28 @@ from passk.diagnostics.alignment import alignment, block_gradients
 from passk.errors import Interrupted, UserError
 from passk.files import only_writer, read_manifest, write_text
 from passk.learner.checkpoint import last_checkpoint
+from passk.learner.policy import num_parameters
 from passk.objectives.adaptive import History, choose
 from passk.objectives.advantages import PASS1
 from passk.report.report import write_report
 from passk.runs.writer import Run
 from passk.statistics import Interval
-from passk.training.build import Parts, open_parts, prepare_torch, print_notes
+from passk.training.build import (
+    SINGLE_THREADED_PARAMETERS,
+    Parts,
+    open_parts,
+    prepare_torch,
+    print_notes,
+    sampling_engine,
+)
 from passk.training.loop import diagnostic_groups
 from passk.types import Group
 
 # Keys of `passk reproduce` itself; everything else is passed on to the runs.
-_OWN_KEYS = ("seeds", "regimes", "sft_steps", "alignment_", "resume", "hydra.", "train.seed")
+_OWN_KEYS = (
+    *("seeds", "regimes", "sft_steps", "alignment_", "num_parallel"),
+    *("resume", "hydra.", "train.seed"),
+)
 _RL_ONLY_KEYS = ("regime", "train.", "learner.", "diagnostics.", "rollout.", "eval.every")
 # ... except these: where SFT starts, how much data it sees, the device, and how it is measured.
 _SFT_TOO = (
@@ -51,14 +70,17 @@ _SFT_TOO = (
     "rollout.temperature",
     "rollout.max_new_tokens",
 )
+# Small runs that are side by side without being asked for: each takes up to 1 GB of main memory.
+_MOST_ON_CORES = 8
 
 
 def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str]) -> None:
     """Run SFT, then the RL regimes, measure alignment at the start, and report; once per seed.
 
-    Finished runs below `run_dir` are left alone. A seed changes the data as well as the training,
-    so the spread over seeds covers everything that chance decides. `overrides` are the words the
-    user typed, and are passed on to the runs they concern.
+    What does not wait for one another runs side by side (`_slots`), with the same numbers as one
+    after another. Finished runs below `run_dir` are left alone. A seed changes the data as well as
+    the training, so the spread over seeds covers everything that chance decides. `overrides` are
+    the words the user typed, and are passed on to the runs they concern.
     """
     prepare_torch(cfg.num_threads, cfg.train.seed)
     if cfg.resume:
@@ -67,8 +89,7 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
     data = load_data(cfg.data, cfg.eval)  # bad input is refused before anything is written
     if cfg.resume:
         refuse_other_contents(data.digests, run_dir)
-    for words in _planned_overrides(cfg, overrides):
-        compose_train(words)
+    runs = _planned_runs(cfg, run_dir, overrides)
     run = Run(run_dir, "reproduce", cfg.train.seed)
     day = prompt_day(run_dir if cfg.resume else None)  # one date for all runs, whenever they begin
     facts = {"device": cfg.learner.device, "prompt_date": day.isoformat()}
@@ -76,8 +97,9 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
     try:
         with run.recording_end():
             print_notes(data)
-            for seed in _seeds(cfg):
-                _run_seed(cfg, run_dir / f"seed-{seed}", overrides, seed, day)
+            pieces = [piece for seed in runs for piece in _pieces(cfg, seed, day)]
+            prepare = partial(prepare_torch, cfg.num_threads, cfg.train.seed)
+            run_pieces(pieces, _slots(cfg, runs[0].sft.cfg, pieces), prepare)
             page = write_report([run_dir], run_dir)
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(how_to_resume("reproduce", run_dir, overrides)) from None
@@ -85,42 +107,105 @@ def run_reproduce(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
     print(f"report: {page}")
 
 
-def _run_seed(
-    cfg: ReproduceConfig, seed_dir: Path, overrides: Sequence[str], seed: int, day: date
-) -> None:
-    """Run SFT, measure the regimes' gradients at its end, and run each regime from there."""
-    sft_dir = seed_dir / "sft"
-    _run_once(_sft_overrides(cfg, overrides, seed), sft_dir, day)
-    start = f"train.init_from={in_quotes(str(sft_dir))}"
-    runs = {name: [*_rl_overrides(name, overrides, seed), start] for name in cfg.regimes}
-    if cfg.diagnostics.every and not _is_measured(seed_dir, cfg.regimes):
-        measure_start(cfg, {name: compose_train(runs[name]) for name in runs}, sft_dir, day)
-    for name, words in runs.items():
-        _run_once(words, seed_dir / name, day, sft_dir)
+@dataclass(frozen=True)
+class _PlannedRun:
+    """A run to come: its configuration, the words that make it, and its directory."""
+
+    cfg: TrainConfig
+    words: list[str]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def is_finished(self) -> bool:
+        return read_manifest(self.path).get("status") == "finished"
 
 
-def _planned_overrides(cfg: ReproduceConfig, overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of every run to come, so that all are checked before the first begins.
+@dataclass(frozen=True)
+class _Seed:
+    """The runs of one seed: SFT, and each regime from its end."""
 
-    Raises UserError if they set data.seed.
+    sft: _PlannedRun
+    regimes: list[_PlannedRun]
+
+    @property
+    def path(self) -> Path:
+        return self.sft.path.parent
+
+
+def _planned_runs(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str]) -> list[_Seed]:
+    """Return every run to come, so that all are checked before the first begins.
+
+    Raises UserError if the overrides set data.seed.
     """
     if any(_plain(word).startswith("data.seed=") for word in overrides):
         raise UserError(
             "passk reproduce sets data.seed to the seed of each repetition; use train.seed=S for "
             "the first of them"
         )
-    return [
-        words
-        for seed in _seeds(cfg)
-        for words in (
-            _sft_overrides(cfg, overrides, seed),
-            *(_rl_overrides(name, overrides, seed) for name in cfg.regimes),
+    planned = []
+    for number in range(cfg.train.seed, cfg.train.seed + cfg.seeds):
+        seed_dir = run_dir / f"seed-{number}"
+        words = _sft_overrides(cfg, overrides, number)
+        sft = _PlannedRun(compose_train(words), words, seed_dir / "sft")
+        planned.append(
+            _Seed(sft, [_from_sft(sft, name, overrides, number) for name in cfg.regimes])
         )
-    ]
+    return planned
 
 
-def _seeds(cfg: ReproduceConfig) -> range:
-    return range(cfg.train.seed, cfg.train.seed + cfg.seeds)
+def _from_sft(sft: _PlannedRun, regime: str, overrides: Sequence[str], seed: int) -> _PlannedRun:
+    words = _rl_overrides(regime, overrides, seed)
+    cfg = compose_train(words)
+    cfg.train.init_from = str(sft.path)  # which is not there yet
+    start = f"train.init_from={in_quotes(str(sft.path))}"
+    return _PlannedRun(cfg, [*words, start], sft.path.parent / regime)
+
+
+def _pieces(cfg: ReproduceConfig, seed: _Seed, day: date) -> list[Piece]:
+    """Return what is left to do of a seed; what follows SFT waits for nothing else."""
+    sft, pieces = seed.sft, []
+    if not sft.is_finished:
+        pieces.append(Piece(sft.name, partial(_train, sft, day)))
+    if cfg.diagnostics.every and not _is_measured(seed.path, cfg.regimes):
+        configs = {run.path.name: run.cfg for run in seed.regimes}
+        work = partial(measure_start, cfg, configs, sft.path, day)
+        pieces.append(Piece(f"{seed.path.name}/alignment", work, needs=sft.name))
+    for run in seed.regimes:
+        if not run.is_finished:
+            pieces.append(Piece(run.name, partial(_train, run, day, sft.path), needs=sft.name))
+    return pieces
+
+
+def _slots(
+    cfg: ReproduceConfig, run_cfg: TrainConfig, pieces: Sequence[Piece]
+) -> list[dict[str, str]]:
+    """Return a slot for each run at a time: `num_parallel`, or as many as have room of their own.
+
+    A run on GPUs has as many of them as it has ranks. Without GPUs only runs of a model that is
+    too small for several threads are side by side: others take all cores, and memory for each.
+    """
+    count, names = cfg.num_parallel, list[str]()
+    if run_cfg.learner.device != "cpu" and torch.cuda.is_available():
+        names = gpus(os.environ)
+        count = count or len(names) // ranks_to_start(run_cfg.learner)
+    elif count is None and _is_small(run_cfg):
+        count = num_cores(os.environ) // ((cfg.num_threads or 1) * ranks_to_start(run_cfg.learner))
+        count = min(count, _MOST_ON_CORES)
+    at_once = Counter(piece.needs is None for piece in pieces)
+    return gpu_slots(names, max(1, min(count or 1, max(at_once.values(), default=1))))
+
+
+def _is_small(cfg: TrainConfig) -> bool:
+    if sampling_engine(cfg.rollout) == "vllm":  # takes a share of main memory
+        return False
+    with suppress(UserError):  # the run itself says what is wrong
+        start, _ = starting_point(cfg, Path())
+        return num_parameters(cfg.model, start) < SINGLE_THREADED_PARAMETERS
+    return False
 
 
 def _sft_overrides(cfg: ReproduceConfig, overrides: Sequence[str], seed: int) -> list[str]:
@@ -160,19 +245,16 @@ def _concerns_sft(word: str) -> bool:
     return word.startswith(_SFT_TOO) or not word.startswith(_RL_ONLY_KEYS)
 
 
-def _run_once(words: list[str], run_dir: Path, day: date, sft_dir: Path | None = None) -> None:
-    """Train unless the run is finished; resume a run that was begun.
+def _train(run: _PlannedRun, day: date, sft_dir: Path | None = None) -> None:
+    """Train, or resume a run that was begun.
 
     The run must be measured on the same problems as its SFT run.
     """
-    if read_manifest(run_dir).get("status") == "finished":
-        return
-    resume = (run_dir / "config.yaml").is_file()
-    cfg = compose_train([*words, f"resume={str(resume).lower()}"])
+    cfg = replace(run.cfg, resume=(run.path / "config.yaml").is_file())
     if sft_dir is not None:
         refuse_other_problems(cfg, sft_dir, needs_training=False)
-    with only_writer(run_dir):
-        run_train(cfg, run_dir, words, show_notes=False, day=day)
+    with only_writer(run.path):
+        run_train(cfg, run.path, run.words, show_notes=False, day=day)
 
 
 def measure_start(

@@ -4,20 +4,21 @@ With any launcher, a cell is `passk COMMAND OVERRIDES` in a process of its own, 
 memory, threads or an engine behind for the next.
 """
 
-import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from passk.cli.slots import end_with, gpu_slots, gpus, num_cores
 from passk.config.words import in_quotes
+from passk.console import signals_handled
 from passk.errors import UserError
 from passk.files import only_writer, read_manifest
 from passk.runs.ledger import (
@@ -39,7 +40,6 @@ CELL = "PASSK_CELL"  # names the ledger file of the cell that a process runs
 RESUMABLE = ("train", "eval", "reproduce", "filter")
 # A requeued Slurm job does not mean that a cell resumes; the ledger decides that.
 _NEW_JOB = {"SLURM_RESTART_COUNT": "0"}
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,11 @@ class Crew:
         self._was_stopped = False
 
     def run(self, cells: Sequence[Cell]) -> bool:
-        """Run the cells; returns True if a signal to stop came."""
-        with self._passing_on_signals(), ThreadPoolExecutor(self._how.num_parallel) as threads:
+        """Run the cells; returns True if a signal to stop came.
+
+        SIGINT and SIGTERM are passed on to the cells, which save and end, and no others start.
+        """
+        with signals_handled(self._stop), ThreadPoolExecutor(self._how.num_parallel) as threads:
             try:
                 for ended in [threads.submit(self._run_cell, cell) for cell in cells]:
                     ended.result()
@@ -80,17 +83,6 @@ class Crew:
         self._was_stopped = True
         for process in tuple(self._running):
             process.send_signal(number)
-
-    @contextmanager
-    def _passing_on_signals(self) -> Iterator[None]:
-        """Pass SIGINT and SIGTERM on to the cells, which save and end, and start no others."""
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self._stop) for number in signals]
-        try:
-            yield
-        finally:
-            for number, handler in zip(signals, before, strict=True):
-                signal.signal(number, handler)
 
     def _run_cell(self, cell: Cell) -> None:
         """Run a cell until it ends well, was tried often enough, or a signal to stop came."""
@@ -160,7 +152,7 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], tuple[i
     """
     name, _, parent = announced.rpartition(":")
     file = Path(name)
-    _end_with(int(parent))
+    end_with(int(parent))
     with attempting(file) as has_work:
         if not has_work:
             return 0
@@ -173,18 +165,6 @@ def be_cell(announced: str, words: list[str], run: Callable[[list[str]], tuple[i
         code, said = (0, "") if more is None else run([*words, *more])
         end_attempt(file, code, said)
         return code
-
-
-def _end_with(parent: int) -> None:
-    """End by SIGTERM when the parent does, so that the current step is finished and saved.
-
-    Only Linux supports this. Elsewhere a cell outlives its sweep, and the same line again waits for
-    it.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM))
-        if os.getppid() != parent:
-            sys.exit(INTERRUPTED)
 
 
 def _going_on(cell: Cell, run_dir: Path) -> list[str] | None:
@@ -211,22 +191,7 @@ def slot_environments(num_parallel: int, environment: Mapping[str, str]) -> list
 
     With fewer GPUs than cells, cells share a GPU.
     """
-    gpus = _gpus(environment)
-    if gpus:
-        shares = [gpus[i::num_parallel] or [gpus[i % len(gpus)]] for i in range(num_parallel)]
-        return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
-    if num_parallel == 1 or "OMP_NUM_THREADS" in environment:
-        return [{}] * num_parallel
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return [{"OMP_NUM_THREADS": str(max(1, cores // num_parallel))}] * num_parallel
-
-
-def _gpus(environment: Mapping[str, str]) -> list[str]:
-    """List the names of the GPUs that may be used, without importing torch."""
-    if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    words = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    listed = subprocess.run(words, capture_output=True, text=True, check=False)
-    return listed.stdout.split() if listed.returncode == 0 else []
+    names = gpus(environment)
+    if names or num_parallel == 1 or "OMP_NUM_THREADS" in environment:
+        return gpu_slots(names, num_parallel)
+    return [{"OMP_NUM_THREADS": str(max(1, num_cores(environment) // num_parallel))}] * num_parallel
