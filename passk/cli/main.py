@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,14 @@ from passk.config.registry import conf_dir, text_keys
 from passk.config.rules import claim_directory
 from passk.config.schema import RunConfig
 from passk.config.words import in_quotes, with_home, with_quotes
-from passk.console import check_words, lose_output, open_streams, restart_in_utf8, say
+from passk.console import (
+    check_words,
+    lose_output,
+    open_streams,
+    restart_in_utf8,
+    say,
+    working,
+)
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.files import is_full, missing_folders, only_writer
 
@@ -108,7 +116,7 @@ def _main(words: list[str]) -> Ending:
             return DONE
         if command not in SUMMARIES:
             raise UserError(f"{command} is not a command of passk; allowed: {', '.join(SUMMARIES)}")
-        return _dispatch(command, rest)
+        return Context().run(_dispatch, command, rest)  # its progress begins anew
     except UserError as error:
         return Ending(2, str(error))
 
@@ -279,7 +287,8 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
         from passk.cli.commands.toy import run_toy  # does not import torch
 
         return run_toy(cfg, run_dir, overrides)
-    from passk.cli.commands.jobs import COMMANDS  # imports torch: only once the input is known good
+    with working("loading torch"):  # only once the input is known good
+        from passk.cli.commands.jobs import COMMANDS
 
     COMMANDS[command](cfg, run_dir, overrides)
 

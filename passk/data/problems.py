@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from passk.config.schema import ConventionsConfig, DataConfig, EvalConfig, TableConfig
+from passk.console import working
 from passk.data.conventions import make_problems
 from passk.data.sources import Row, is_file_name, is_local, read_rows, refuse_missing
 from passk.errors import UserError
@@ -228,7 +229,8 @@ def read_problems(
     """
     cfg = cfg or TableConfig()
     columns = {name: getattr(cfg, f"{name}_column") for name in _FIELDS}
-    rows = read_rows(source, key, split=split, subset=cfg.subset, columns=columns.values())
+    with working(f"reading {key}={source}"):
+        rows = read_rows(source, key, split=split, subset=cfg.subset, columns=columns.values())
     problems, seen = [], dict[str, str]()
     without_answer: list[str] = []
     rewritten: list[str] = []

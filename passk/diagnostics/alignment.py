@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from passk.console import working
 from passk.diagnostics.agreement import Agreement, measure, weighted
 from passk.diagnostics.derivatives import Derivatives, adam_metric, derivatives_along
 from passk.errors import UserError
@@ -94,11 +95,13 @@ def weighted_gradients(
     num_columns = weights_PGO.shape[2]
     require_memory(learner, num_columns * num_blocks)
     gradients = torch.zeros(num_columns, num_blocks, learner.num_local_parameters())
-    for o in range(num_columns):
-        for block in range(num_blocks):
-            chosen = slice(block, None, num_blocks)
-            rows = make_rows(groups[chosen], weights_PGO[chosen][..., o : o + 1])
-            gradients[o, block] = -learner.gradient(rows)
+    with working("gradients", num_columns * num_blocks, "blocks of prompts") as phase:
+        for o in range(num_columns):
+            for block in range(num_blocks):
+                chosen = slice(block, None, num_blocks)
+                rows = make_rows(groups[chosen], weights_PGO[chosen][..., o : o + 1])
+                gradients[o, block] = -learner.gradient(rows)
+                phase.advance()
     return gradients[columns.ravel()]
 
 

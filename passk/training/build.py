@@ -21,6 +21,7 @@ from passk.config.schema import (
     TrainConfig,
     VerifierConfig,
 )
+from passk.console import working
 from passk.data.problems import Data, load_data
 from passk.data.prompts import (
     PromptEncoder,
@@ -41,6 +42,7 @@ from passk.learner.policy import (
     load_policy,
     load_sharded,
     load_tokenizer,
+    model_name,
     vocabulary_size,
 )
 from passk.ranks import from_rank_0, num_ranks
@@ -133,12 +135,13 @@ def open_parts(
     # vLLM loads its own weights; where nothing is trained, these would only take GPU memory.
     measures = engine == "vllm" and not needs_training
     device = torch.device("cpu") if measures else _device(cfg.learner)
-    tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
-    model = (
-        load_sharded(cfg.model, start, device, cfg.learner, cfg.train.seed, parameters)
-        if num_ranks() > 1
-        else load_policy(cfg.model, start, device)
-    )
+    with working(f"loading {model_name(start)}"):
+        tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
+        model = (
+            load_sharded(cfg.model, start, device, cfg.learner, cfg.train.seed, parameters)
+            if num_ranks() > 1
+            else load_policy(cfg.model, start, device)
+        )
     if cfg.num_threads is None and model.num_parameters() < SINGLE_THREADED_PARAMETERS:
         torch.set_num_threads(1)
     encoder = PromptEncoder(
@@ -166,6 +169,7 @@ def open_parts(
         yield Parts(data, tokenizer, encoder, sampler, verifier, erring, learner, engine)
 
 
+@working("starting the sampler")
 def _open_sampler(
     cfg: TrainConfig,
     engine: str,
@@ -220,6 +224,7 @@ def _check_groups(cfg: RolloutConfig, engine: str) -> None:
         )
 
 
+@working("checking the prompts")
 def _needed_length(
     cfg: TrainConfig, data: Data, encoder: PromptEncoder, model: PreTrainedModel, training: bool
 ) -> int:
