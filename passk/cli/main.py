@@ -1,13 +1,16 @@
 """The command line: `passk <command> [overrides] [-m]`, and its exit codes.
 
 0 done, 2 bad input from the user (one sentence on stderr), 1 any other failure, 130 interrupted.
-Torch is imported only after the configuration has been composed and checked.
+A command's module, and torch with most of them, is imported only after the configuration has been
+composed and checked.
 """
 
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextvars import Context
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +39,14 @@ from passk.config.registry import conf_dir, text_keys
 from passk.config.rules import claim_directory
 from passk.config.schema import RunConfig
 from passk.config.words import in_quotes, with_home, with_quotes
-from passk.console import check_words, lose_output, open_streams, restart_in_utf8, say
+from passk.console import (
+    check_words,
+    lose_output,
+    open_streams,
+    restart_in_utf8,
+    say,
+    working,
+)
 from passk.errors import DiskFull, Diverged, Interrupted, PolicyMismatch, RankFailure, UserError
 from passk.files import is_full, missing_folders, only_writer
 
@@ -108,7 +118,7 @@ def _main(words: list[str]) -> Ending:
             return DONE
         if command not in SUMMARIES:
             raise UserError(f"{command} is not a command of passk; allowed: {', '.join(SUMMARIES)}")
-        return _dispatch(command, rest)
+        return Context().run(_dispatch, command, rest)  # its progress begins anew
     except UserError as error:
         return Ending(2, str(error))
 
@@ -266,22 +276,14 @@ def _run_command(command: str, composed: DictConfig, run_dir: Path, overrides: l
     if command != "report":
         key = "out" if command == "export" else "hydra.run.dir"
         claim_directory(run_dir, getattr(cfg, "resume", None), key)
-    if command == "explain":  # answers faster than torch imports
-        from passk.cli.commands.explain import run_explain
-
-        return run_explain(cfg, run_dir)
     if isinstance(cfg, RunConfig) and getattr(cfg, "run", None) is None:
         from passk.data.problems import check_files
 
         check_files(cfg.data, cfg.eval, needs_training=command != "eval")
     _set_environment()
-    if command == "toy":
-        from passk.cli.commands.toy import run_toy  # does not import torch
-
-        return run_toy(cfg, run_dir, overrides)
-    from passk.cli.commands.jobs import COMMANDS  # imports torch: only once the input is known good
-
-    COMMANDS[command](cfg, run_dir, overrides)
+    with working("loading the libraries"):  # of this command alone, once the input is known good
+        module = import_module(f"passk.cli.commands.{command}")
+    getattr(module, f"run_{command}")(cfg, run_dir, overrides)
 
 
 def _set_environment() -> None:

@@ -8,12 +8,14 @@ import reprlib
 import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from passk.config.schema import ConventionsConfig, DataConfig, EvalConfig, TableConfig
+from passk.console import working
 from passk.data.conventions import make_problems
 from passk.data.sources import Row, is_file_name, is_local, read_rows, refuse_missing
 from passk.errors import UserError
@@ -52,8 +54,10 @@ class Data:
 
 
 def _digest(side: Sequence[Sequence[Problem]]) -> str:
-    fields = json.dumps([[astuple(problem) for problem in problems] for problems in side])
-    return hashlib.sha256(fields.encode()).hexdigest()[:16]
+    # Not `astuple`, which copies every value and so took as long as loading the model.
+    values = attrgetter(*(field.name for field in fields(Problem)))
+    text = json.dumps([[values(problem) for problem in problems] for problems in side])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def load_data(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool = True) -> Data:
@@ -228,7 +232,8 @@ def read_problems(
     """
     cfg = cfg or TableConfig()
     columns = {name: getattr(cfg, f"{name}_column") for name in _FIELDS}
-    rows = read_rows(source, key, split=split, subset=cfg.subset, columns=columns.values())
+    with working(f"reading {key}={source}"):
+        rows = read_rows(source, key, split=split, subset=cfg.subset, columns=columns.values())
     problems, seen = [], dict[str, str]()
     without_answer: list[str] = []
     rewritten: list[str] = []

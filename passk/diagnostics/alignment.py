@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from passk.console import working
 from passk.diagnostics.agreement import Agreement, measure, weighted
 from passk.diagnostics.derivatives import Derivatives, adam_metric, derivatives_along
 from passk.errors import UserError
@@ -73,7 +74,8 @@ def block_gradients(
 def pass_gradient(learner: Learner, groups: Sequence[Group], k: int, num_blocks: int) -> Tensor:
     """Compute the gradient of Pass@k by block of prompts from all samples, [blocks, parameters]."""
     weights_PG = pass_weights(np.array([group.rewards() for group in groups]), k)
-    return weighted_gradients(learner, groups, weights_PG[..., None], num_blocks)[0]
+    title = f"gradient of Pass@{k}"
+    return weighted_gradients(learner, groups, weights_PG[..., None], num_blocks, title)[0]
 
 
 def pass_weights(rewards_PG: np.ndarray, k: int) -> np.ndarray:
@@ -82,23 +84,29 @@ def pass_weights(rewards_PG: np.ndarray, k: int) -> np.ndarray:
 
 
 def weighted_gradients(
-    learner: Learner, groups: Sequence[Group], weights_PGO: np.ndarray, num_blocks: int
+    learner: Learner,
+    groups: Sequence[Group],
+    weights_PGO: np.ndarray,
+    num_blocks: int,
+    title: str = "gradients",
 ) -> Tensor:
     """Compute sum_i w_i grad log pi(y_i|x) by block of prompts: float32 [O, blocks, parameters].
 
     The result is on the CPU; with several ranks, each returns the parameters that it holds. Raises
-    UserError for too many of them (`require_memory`).
+    UserError for too many of them (`require_memory`). `title` is that of the progress.
     """
     # Columns that ask for the same gradient (Pass@1 as regime and as reference) are computed once.
     weights_PGO, columns = np.unique(weights_PGO, axis=2, return_inverse=True)
     num_columns = weights_PGO.shape[2]
     require_memory(learner, num_columns * num_blocks)
     gradients = torch.zeros(num_columns, num_blocks, learner.num_local_parameters())
-    for o in range(num_columns):
-        for block in range(num_blocks):
-            chosen = slice(block, None, num_blocks)
-            rows = make_rows(groups[chosen], weights_PGO[chosen][..., o : o + 1])
-            gradients[o, block] = -learner.gradient(rows)
+    with working(title, num_columns * num_blocks, "blocks of prompts") as phase:
+        for o in range(num_columns):
+            for block in range(num_blocks):
+                chosen = slice(block, None, num_blocks)
+                rows = make_rows(groups[chosen], weights_PGO[chosen][..., o : o + 1])
+                gradients[o, block] = -learner.gradient(rows)
+                phase.advance()
     return gradients[columns.ravel()]
 
 

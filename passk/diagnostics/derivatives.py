@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from passk.console import working
 from passk.errors import UserError
 from passk.learner.batch import TokenRow, make_rows
 from passk.learner.checkpoint import LEARNER, restore
@@ -67,21 +68,24 @@ def derivatives_along(
     values_PG, num_prompts = np.zeros(rewards_PG.shape), len(groups)
     error, num_tried = math.nan, 0
     total = gradients.sum(dim=0)
-    for block in range(len(gradients)):
-        chosen = slice(block, None, len(gradients))
-        members = range(num_prompts)[chosen]
-        if not (rows := make_rows(groups[chosen], weighed_PG[chosen][..., None])):
-            continue
-        direction = (total - gradients[block]) * (num_prompts / (num_prompts - len(members)))
-        if metric is not None:
-            direction *= metric
-        if length is None:
-            tried = rows[:: -(-len(rows) // _NUM_TRIED)]
-            length, error = _best_length(learner, tried, direction)
-            num_tried = len(tried)
-        for row, slope in zip(rows, _slopes(learner, rows, direction, length), strict=True):
-            for p, i in row.samples:
-                values_PG[members[p], i] = slope
+    with working("derivatives", len(gradients), "blocks of prompts") as phase:
+        for block in range(len(gradients)):
+            chosen = slice(block, None, len(gradients))
+            members = range(num_prompts)[chosen]
+            if rows := make_rows(groups[chosen], weighed_PG[chosen][..., None]):
+                rest = num_prompts / (num_prompts - len(members))
+                direction = (total - gradients[block]) * rest
+                if metric is not None:
+                    direction *= metric
+                if length is None:
+                    tried = rows[:: -(-len(rows) // _NUM_TRIED)]
+                    length, error = _best_length(learner, tried, direction)
+                    num_tried = len(tried)
+                slopes = _slopes(learner, rows, direction, length)
+                for row, slope in zip(rows, slopes, strict=True):
+                    for p, i in row.samples:
+                        values_PG[members[p], i] = slope
+            phase.advance()
     return Derivatives(values_PG, length or math.nan, error, num_tried)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from passk.console import working
 from passk.diagnostics.agreement import agreement_scores
 from passk.diagnostics.alignment import pass_gradient, pass_weights
 from passk.diagnostics.derivatives import derivatives_along
@@ -119,19 +120,21 @@ def measured_pairs(
     """
     second = halves(groups)[1]
     rows = []
-    for one, two in chosen:
-        both = [second[one], second[two]]
-        rewards_PG = np.array([group.rewards() for group in both])
-        # Two blocks of one prompt each: derivatives of each are along the gradient of the other.
-        gradients = pass_gradient(learner, both, 1, 2)
-        slopes = derivatives_along(learner, both, gradients, metric=metric, length=length)
-        scores_P, errors_P = agreement_scores(rewards_PG, slopes.values_PG)
-        sketched = halves_2PD[:, [one, two]].astype(np.float64)
-        norm = float(np.prod(np.linalg.norm(sketched[1], axis=1)))
-        selected_by = float(sketched[0, 0] @ sketched[0, 1])
-        kappa_error = float(np.hypot(*errors_P)) if (errors_P > 0).all() else np.nan
-        cosine = float(sketched[1, 0] @ sketched[1, 1]) / norm if norm else np.nan
-        rows.append((one, two, selected_by, float(scores_P.mean()), kappa_error, cosine))
+    with working("antagonistic pairs", len(chosen), "pairs") as phase:
+        for one, two in chosen:
+            both = [second[one], second[two]]
+            rewards_PG = np.array([group.rewards() for group in both])
+            # Two blocks of one prompt each: derivatives of each are along the other's gradient.
+            gradients = pass_gradient(learner, both, 1, 2)
+            slopes = derivatives_along(learner, both, gradients, metric=metric, length=length)
+            scores_P, errors_P = agreement_scores(rewards_PG, slopes.values_PG)
+            sketched = halves_2PD[:, [one, two]].astype(np.float64)
+            norm = float(np.prod(np.linalg.norm(sketched[1], axis=1)))
+            selected_by = float(sketched[0, 0] @ sketched[0, 1])
+            kappa_error = float(np.hypot(*errors_P)) if (errors_P > 0).all() else np.nan
+            cosine = float(sketched[1, 0] @ sketched[1, 1]) / norm if norm else np.nan
+            rows.append((one, two, selected_by, float(scores_P.mean()), kappa_error, cosine))
+            phase.advance()
     columns = ["first", "second", "selected_by", "kappa", "kappa_error", "cosine"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -163,8 +166,11 @@ def sketches(
     """
     root = None if metric is None else metric.sqrt()
     found = torch.zeros(2, len(groups), size)
-    for half, p, rows in _rows_of_halves(groups):
-        found[half, p] = -count_sketch(learner.gradient_parts(rows), size, seed, root)
+    parts = list(_rows_of_halves(groups))
+    with working("sketches of gradients", len(parts), "halves of prompts") as phase:
+        for half, p, rows in parts:
+            found[half, p] = -count_sketch(learner.gradient_parts(rows), size, seed, root)
+            phase.advance()
     total: np.ndarray = np.sum(gather(found.numpy()), axis=0)
     return torch.from_numpy(total) / math.sqrt(learner.cfg.replicas)
 
@@ -174,8 +180,11 @@ def gradient_halves(
 ) -> Tensor:
     """Compute the gradients that `sketches` sketches: float32 [2 halves, P, local parameters]."""
     found = torch.zeros(2, len(groups), learner.num_local_parameters())
-    for half, p, rows in _rows_of_halves(groups):
-        found[half, p] = -learner.gradient(rows)
+    parts = list(_rows_of_halves(groups))
+    with working("gradients", len(parts), "halves of prompts") as phase:
+        for half, p, rows in parts:
+            found[half, p] = -learner.gradient(rows)
+            phase.advance()
     return found if metric is None else found.mul_(metric.sqrt())
 
 

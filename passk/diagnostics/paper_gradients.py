@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from passk.console import working
 from passk.diagnostics.paper_sets import (
     ESTIMATES,
     PAPER,
@@ -46,19 +47,23 @@ def prompt_products(
     """
     size, entering_P2 = learner.num_local_parameters(), (coefficients_OP2 != 0).any(axis=0)
     gradients_OD = torch.zeros(len(coefficients_OP2), size)
-    for p, side in np.argwhere(entering_P2).tolist():
-        coefficients_O = torch.from_numpy(coefficients_OP2[:, p, side]).float()
-        chosen_O = coefficients_O != 0
-        sums_D = _score_sums(learner, groups[p], side)
-        gradients_OD[chosen_O] += coefficients_O[chosen_O, None] * sums_D
     along_OP2 = np.zeros(coefficients_OP2.shape)
     within_P22 = np.zeros((len(groups), 2, 2))
-    for p in np.flatnonzero(entering_P2.any(axis=1)).tolist():
-        sums_2D = torch.zeros(2, size)
-        for side in np.flatnonzero(entering_P2[p]).tolist():
-            sums_2D[side] = _score_sums(learner, groups[p], side)
-        along_OP2[:, p] = (sums_2D @ gradients_OD.T).T.numpy()
-        within_P22[p] = (sums_2D @ sums_2D.T).numpy()
+    num_gradients = 2 * int(np.count_nonzero(entering_P2))
+    with working("sets of easy and hard prompts", num_gradients, "gradients") as phase:
+        for p, side in np.argwhere(entering_P2).tolist():
+            coefficients_O = torch.from_numpy(coefficients_OP2[:, p, side]).float()
+            chosen_O = coefficients_O != 0
+            sums_D = _score_sums(learner, groups[p], side)
+            gradients_OD[chosen_O] += coefficients_O[chosen_O, None] * sums_D
+            phase.advance()
+        for p in np.flatnonzero(entering_P2.any(axis=1)).tolist():
+            sums_2D = torch.zeros(2, size)
+            for side in np.flatnonzero(entering_P2[p]).tolist():
+                sums_2D[side] = _score_sums(learner, groups[p], side)
+                phase.advance()
+            along_OP2[:, p] = (sums_2D @ gradients_OD.T).T.numpy()
+            within_P22[p] = (sums_2D @ sums_2D.T).numpy()
     # Each rank computes products over the parameters that it holds.
     return np.sum(gather(along_OP2), axis=0), np.sum(gather(within_P22), axis=0)
 

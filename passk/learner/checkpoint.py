@@ -16,6 +16,7 @@ import torch
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from passk.console import working
 from passk.errors import UserError
 from passk.files import read_table, steps_of
 from passk.learner.learner import Learner
@@ -44,6 +45,7 @@ class TrainState:
     history: History = field(default_factory=History)
 
 
+@working("reading the state of the learner")
 def restore(folder: Path, learner: Learner) -> TrainState:
     """Load optimiser, adapters, random state and counters of a complete checkpoint into a learner.
 
@@ -90,7 +92,9 @@ def damage(folder: Path) -> str | None:
         return f"{MANIFEST} is missing or unreadable"
     if STATE not in files:
         return f"{MANIFEST} does not list {STATE}"
-    problems = unshard([_difference(folder, *file) for file in group_shard(list(files.items()))])
+    with working(f"checking the files of {folder.name}"):
+        found = [_difference(folder, *file) for file in group_shard(list(files.items()))]
+        problems = unshard(found)
     return next((problem for problem in problems if problem), None)
 
 

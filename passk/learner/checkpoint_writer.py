@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from passk.console import working
 from passk.errors import UserError
 from passk.files import (
     make_folder,
@@ -93,19 +94,21 @@ class CheckpointWriter:
         previous checkpoint, and raise the error that kept it from being written, if any.
         """
         self.settle()
-        snapshot = _snapshot(learner, state, copy=self._thread is not None)
-        if self._thread is None:
-            self._write(snapshot, learner.model, tokenizer, drop)
-        else:
-            self._pending = self._thread.submit(
-                self._write, snapshot, learner.model, tokenizer, drop
-            )
+        with working("saving a checkpoint"):
+            snapshot = _snapshot(learner, state, copy=self._thread is not None)
+            if self._thread is None:
+                self._write(snapshot, learner.model, tokenizer, drop)
+            else:
+                self._pending = self._thread.submit(
+                    self._write, snapshot, learner.model, tokenizer, drop
+                )
 
     def settle(self) -> None:
         """Wait for the checkpoint that is being written, and raise its error, if any."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            with working("saving a checkpoint"):
+                pending.result()
 
     def check(self) -> None:
         """Raise the error of the last checkpoint if it has failed by now; do not wait."""
@@ -115,7 +118,8 @@ class CheckpointWriter:
     def close(self) -> None:
         """Wait, but raise nothing: another error may be on its way."""
         if self._pending is not None:
-            wait([self._pending])
+            with working("saving a checkpoint"):
+                wait([self._pending])
         if self._thread is not None:
             self._thread.shutdown()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from passk.config.schema import LearnerConfig
+from passk.console import working
 from passk.errors import Diverged, PolicyMismatch
 from passk.learner.batch import TokenRow
 from passk.learner.fsdp import full_tensor, local_tensor, reduce_gradients, reshard
@@ -141,20 +142,22 @@ class Learner:
         """
         loss_sum, num_fed, logprobs, log_ratios = 0.0, 0, dict[int, float](), []
         batches = list(self._batches(rows))
-        for turn, batch in enumerate(batches, 1):
-            is_last = turn == len(batches)
-            reduce_gradients(self.model, is_last or not self.cfg.defer_reduction)
-            logp_BT = batch_logprobs(self.model, batch, self.temperature, self.compute_dtype)
-            log_ratio_BT = logp_BT.detach() - batch.sampler_logprobs_BT
-            log_ratios.append(log_ratio_BT[batch.sampled_BT])
-            weights_B = batch.weights_BO[:, 0]
-            objective_BT = self._importance(log_ratio_BT, batch) * logp_BT
-            # FSDP takes the mean over ranks, but the sum is needed.
-            (-num_ranks() * (weights_B * objective_BT.sum(dim=1)).sum()).backward()
-            logp_B = logp_BT.detach().sum(dim=1)
-            loss_sum -= (weights_B * logp_B).sum().item()
-            num_fed += batch.num_fed
-            logprobs |= zip(batch.rows, logp_B.tolist(), strict=bool(batch.rows))
+        with working("gradient", len(batches), "micro-batches") as phase:
+            for turn, batch in enumerate(batches, 1):
+                is_last = turn == len(batches)
+                reduce_gradients(self.model, is_last or not self.cfg.defer_reduction)
+                logp_BT = batch_logprobs(self.model, batch, self.temperature, self.compute_dtype)
+                log_ratio_BT = logp_BT.detach() - batch.sampler_logprobs_BT
+                log_ratios.append(log_ratio_BT[batch.sampled_BT])
+                weights_B = batch.weights_BO[:, 0]
+                objective_BT = self._importance(log_ratio_BT, batch) * logp_BT
+                # FSDP takes the mean over ranks, but the sum is needed.
+                (-num_ranks() * (weights_B * objective_BT.sum(dim=1)).sum()).backward()
+                logp_B = logp_BT.detach().sum(dim=1)
+                loss_sum -= (weights_B * logp_B).sum().item()
+                num_fed += batch.num_fed
+                logprobs |= zip(batch.rows, logp_B.tolist(), strict=bool(batch.rows))
+                phase.advance()
         parts = gather((loss_sum, logprobs, _gap_sums(log_ratios, self.importance_cap), num_fed))
         losses, found, gaps, fed = zip(*parts, strict=True)
         return PassStats(sum(losses), tuple(_in_order(found)), _policy_gap(gaps), sum(fed))
@@ -199,10 +202,13 @@ class Learner:
     def logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
         """Compute log pi(y|x) of each row, in the dtype of the weights."""
         logprobs = dict[int, float]()
-        for batch in self._batches(rows):
-            logp_BT = batch_logprobs(self.model, batch, self.temperature)
-            sums_B = logp_BT.double().sum(dim=1)
-            logprobs |= zip(batch.rows, sums_B.tolist(), strict=bool(batch.rows))
+        batches = list(self._batches(rows))
+        with working("log-probabilities", len(batches), "micro-batches") as phase:
+            for batch in batches:
+                logp_BT = batch_logprobs(self.model, batch, self.temperature)
+                sums_B = logp_BT.double().sum(dim=1)
+                logprobs |= zip(batch.rows, sums_B.tolist(), strict=bool(batch.rows))
+                phase.advance()
         reshard(self.model)
         return _in_order(gather(logprobs))
 

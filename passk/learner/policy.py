@@ -26,6 +26,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from passk.config.schema import LearnerConfig, ModelConfig
+from passk.console import working
 from passk.errors import UserError
 from passk.learner.fsdp import local_tensor, reshard, shard
 from passk.learner.layers import freeze_outside
@@ -207,7 +208,8 @@ def reading_model(path: str, attention: str | None = None, part: str = "") -> It
     value of `model.attn_implementation`; `part` names what is read if it is not the model.
     """
     try:
-        yield
+        with working(f"loading {part}{model_name(path)}"):  # a hub may let us wait
+            yield
     except (UserError, MemoryError, torch.OutOfMemoryError):  # the last two: of the machine
         raise
     except Exception as error:

@@ -14,6 +14,7 @@ from typing import Any
 import vl_convert
 from markupsafe import Markup
 
+from passk.console import working
 from passk.report.chart_style import Drawing
 from passk.report.pages import environment
 from passk.style import FAINT, GRID, INK, PAPER, SOFT, VEGA_LITE, config, picture
@@ -67,9 +68,11 @@ def figure_data(drawings: Mapping[str, Drawing]) -> dict[str, Any]:
 def save_figures(drawings: Mapping[str, Drawing], folder: Path) -> None:
     """Write NAME.png and NAME.pdf of each drawing, on light paper."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, drawing in drawings.items():
-        for kind in ("png", "pdf"):
-            (folder / f"{name}.{kind}").write_bytes(picture(drawing, kind))
+    with working("drawing figures", len(drawings), "figures") as phase:
+        for name, drawing in drawings.items():
+            for kind in ("png", "pdf"):
+                (folder / f"{name}.{kind}").write_bytes(picture(drawing, kind))
+            phase.advance()
 
 
 def embedded(data: object) -> Markup:

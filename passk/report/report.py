@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from passk.console import working
 from passk.files import filled_at_once, read_manifest
 from passk.report import prompt_plots, run_plots, table_formats, verdicts
 from passk.report.chart_style import Drawing
@@ -191,6 +192,7 @@ def keeps_report(folder: Path) -> bool:
         return f"<title>{_TITLE}" in opened.read(2000)
 
 
+@working("tables of the report")
 def _tables(
     found: Material, people: pd.DataFrame, headings: Mapping[str, str]
 ) -> dict[str, tuple[Table | None, pd.DataFrame | None]]:
@@ -218,6 +220,7 @@ def _tables(
     }
 
 
+@working("figures of the report")
 def _figures(found: Material) -> dict[str, Drawing]:
     """Draw the figures that the files allow, by name, in the order of the page."""
     records, titles, cells, k = found.headline, found.titles, found.cells, found.k

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from passk.console import working
 from passk.files import read_file, read_manifest, step_of
 from passk.objectives.advantages import Objective
 from passk.objectives.implied_weights import implied, objective_advantages
@@ -121,6 +122,7 @@ class _File:
     num_on_disk: int  # counted at the first file
 
 
+@working("reading samples")
 def sample_rows(
     records: Sequence[RunRecord],
     budget_bytes: int,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from passk.console import working
 from passk.objectives.pass_at_k import all_wrong, pass_at_k
 from passk.runs.baselines import counts_before, last_counts, sft_of, starting_counts
 from passk.runs.labels import in_order, run_title
@@ -27,6 +28,7 @@ REPRODUCTION_COLUMNS = [
 ]
 
 
+@working("comparing runs")
 def reproduction_table(
     records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
 ) -> pd.DataFrame:
@@ -53,6 +55,7 @@ def reproduction_table(
     return with_all_seeds(table, ["regime"])
 
 
+@working("comparing cells of the sweep")
 def sweep_table(
     records: Sequence[RunRecord],
     baseline: Sequence[RunRecord] | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from passk.config.schema import RunConfig
+from passk.console import working
 from passk.data.prompts import PromptEncoder
 from passk.errors import Diverged
 from passk.memory import memory_advice
@@ -17,6 +18,13 @@ from passk.ranks import gather, group_shard, rank_shard, unshard
 from passk.rollout.base import Sampler, SamplingParams, group_seeds
 from passk.types import Completion, Group, Problem, Verdict
 from passk.verifiers.base import Verifier
+
+# What the progress of sampling is called, for purposes that need more words.
+_TITLES = {
+    "eval": "evaluation",
+    "diagnose": "sampling for gradients",
+    "filter": "sampling to choose sets",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +109,21 @@ def rollout(
     mine = rank_shard(list(range(len(problems))), group_size)
     drawn: dict[int, list[Completion]] = {}
     judged: dict[int, Future[list[Verdict]]] = {}
+    title = _TITLES.get(key.purpose, "sampling")
     with memory_advice("rollout"), ThreadPoolExecutor(1) as judging:
-        for index, completions in sampler.sample(prompts, seeds_PG, params):
-            if index not in mine:
-                continue
-            drawn[index] = completions
-            distinct = {c.token_ids: (problems[index], c) for c in completions}
-            judged[index] = judging.submit(actor.verifier.verify, list(distinct.values()))
+        with working(title, len(problems) * num_samples, "samples") as phase:
+            for index, completions in sampler.sample(prompts, seeds_PG, params):
+                phase.advance(len(completions))
+                if index not in mine:
+                    continue
+                drawn[index] = completions
+                distinct = {c.token_ids: (problems[index], c) for c in completions}
+                judged[index] = judging.submit(actor.verifier.verify, list(distinct.values()))
         sampled = time.perf_counter()
+        with working("judging", len(mine), "prompts") as phase:
+            for index in mine:
+                judged[index].result()
+                phase.advance()
 
     groups = []
     for index in mine:

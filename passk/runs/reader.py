@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 
 from passk.config.schema import ESTIMATORS_WITHOUT_K
+from passk.console import working
 from passk.errors import UserError
 from passk.evaluation.tables import with_kind
 from passk.files import (
@@ -202,7 +203,12 @@ def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
             f"{', '.join(map(str, folders))} holds no run of passk train: name the run that was "
             "measured, too"
         )
-    return [load_run(run) for run in found]
+    records = []
+    with working("reading runs", len(found), "runs") as phase:
+        for run in found:
+            records.append(load_run(run))
+            phase.advance()
+    return records
 
 
 def find_measured(paths: Iterable[str | Path], *commands: str) -> list[Path]:

@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from passk.config.schema import RunConfig, TrainConfig
+from passk.console import working
 from passk.data.problems import problem_table
 from passk.data.sources import with_absolute_paths
 from passk.errors import DiskFull, Interrupted
@@ -128,7 +129,8 @@ class Run:
         self._manifest |= {"end": _now(), **self._spent.facts(), "status": status}
         self._write_end(status)  # before waiting for a tracker
         if self._tracking is not None:
-            self._manifest |= self._tracking.finish(status)
+            with working("closing the tracker"):
+                self._manifest |= self._tracking.finish(status)
             self._write_end(status)
 
     def _write_end(self, status: str) -> None:

@@ -21,6 +21,7 @@ from passk.config.schema import (
     TrainConfig,
     VerifierConfig,
 )
+from passk.console import working
 from passk.data.problems import Data, load_data
 from passk.data.prompts import (
     PromptEncoder,
@@ -43,6 +44,7 @@ from passk.learner.policy import (
     load_policy,
     load_sharded,
     load_tokenizer,
+    model_name,
     vocabulary_size,
 )
 from passk.ranks import from_rank_0, num_ranks
@@ -140,12 +142,13 @@ def open_parts(
             f"model.attn_implementation={FLEX} needs a GPU: torch computes no gradients with it on "
             "a CPU; use sdpa"
         )
-    tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
-    model = (
-        load_sharded(cfg.model, start, device, cfg.learner, cfg.train.seed, parameters)
-        if num_ranks() > 1
-        else load_policy(cfg.model, start, device)
-    )
+    with working(f"loading {model_name(start)}"):
+        tokenizer = load_tokenizer(start, trust_remote_code=cfg.model.trust_remote_code)
+        model = (
+            load_sharded(cfg.model, start, device, cfg.learner, cfg.train.seed, parameters)
+            if num_ranks() > 1
+            else load_policy(cfg.model, start, device)
+        )
     if cfg.num_threads is None and model.num_parameters() < SINGLE_THREADED_PARAMETERS:
         torch.set_num_threads(1)
     encoder = PromptEncoder(
@@ -182,6 +185,7 @@ def _no_trees(model: PreTrainedModel) -> str:
     )
 
 
+@working("starting the sampler")
 def _open_sampler(
     cfg: TrainConfig,
     engine: str,
@@ -238,6 +242,7 @@ def _check_groups(cfg: RolloutConfig, engine: str) -> None:
         )
 
 
+@working("checking the prompts")
 def _needed_length(
     cfg: TrainConfig, data: Data, encoder: PromptEncoder, model: PreTrainedModel, training: bool
 ) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from passk.console import working
 from passk.errors import Diverged, PolicyMismatch
 from passk.learner.learner import Learner
 from passk.memory import memory_advice
@@ -33,7 +34,8 @@ def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
                 taken[name] = tensor
             yield name, tensor
 
-    with memory_advice("rollout"):  # an engine that slept allocates its memory again
+    # An engine that slept allocates its memory again.
+    with memory_advice("rollout"), working("handing over the weights"):
         sampler.load_weights(stream(), version=learner.step)
     for name in drawn:
         if name in taken and not taken[name].isfinite().all():

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from passk.console import working
 from passk.errors import UserError
 from passk.text import plain_answer, plain_text
 from passk.types import Completion, FinishReason, Problem, Verdict
@@ -18,6 +19,7 @@ WRONG = Verdict(0.0, "wrong")
 UNPARSED = Verdict(0.0, "unparsed")
 TRUNCATED = Verdict(0.0, "truncated")
 _NUM_NAMED = 5
+_GOLD_AT_ONCE = 256  # enough for all workers of a verifier
 
 
 class Verifier(Protocol):
@@ -168,9 +170,13 @@ def refused_gold(verifier: Verifier, problems: Sequence[Problem]) -> list[tuple[
         shown = [verifier.demonstrate(each) for each in dict.fromkeys((problem, plain))]
         pairs += [(problem, _completion(text)) for text in shown if text is not None]
     refused: dict[str, tuple[Problem, Verdict]] = {}
-    for (problem, _), verdict in zip(pairs, verifier.verify(pairs), strict=True):
-        if verdict.reward != 1:
-            refused.setdefault(problem.id, (problem, verdict))
+    with working("checking gold answers", len(pairs), "answers") as phase:
+        for start in range(0, len(pairs), _GOLD_AT_ONCE):
+            some = pairs[start : start + _GOLD_AT_ONCE]
+            for (problem, _), verdict in zip(some, verifier.verify(some), strict=True):
+                if verdict.reward != 1:
+                    refused.setdefault(problem.id, (problem, verdict))
+            phase.advance(len(some))
     return list(refused.values())
 
 

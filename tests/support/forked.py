@@ -28,7 +28,9 @@ def ranks(*libraries: str) -> Iterator[None]:
     """
     from passk.cli import launch
 
-    multiprocessing.set_forkserver_preload(["passk.cli.commands.jobs", *libraries])
+    commands = ("train", "eval", "diagnose", "filter")
+    modules = [f"passk.cli.commands.{command}" for command in commands]
+    multiprocessing.set_forkserver_preload([*modules, *libraries])
     spawning = launch.LaunchConfig
 
     def forking(**settings: Any) -> Any:

@@ -12,6 +12,7 @@ from passk.cli.launch import on_all_ranks
 from passk.cli.resume import measured_policy, model_state, prompt_day, refuse_changed_problems
 from passk.config.commands import DiagnoseConfig, DiagnosisConfig
 from passk.config.schema import RegimeConfig, RunConfig, TrainConfig
+from passk.console import working
 from passk.diagnostics.alignment import Products, measure_products, require_memory
 from passk.diagnostics.derivatives import saved_adam_metric
 from passk.diagnostics.gold_errors import suspect_golds
@@ -189,6 +190,7 @@ def _shown_k(asked: DiagnosisConfig, base: TrainConfig) -> int:
     return base.regime.k if base.regime.k in ks else max(ks)
 
 
+@working("tables and figures")
 def _write(asked: DiagnosisConfig, base: TrainConfig, run: Run, measured: Measured) -> None:
     """Compute the tables, and write them with the figures and the page; print the page."""
     groups, products, num_resamples = measured.groups, measured.products, base.eval.num_resamples

@@ -17,7 +17,7 @@ from passk.cli.resume import (
 )
 from passk.config.commands import EvaluateConfig
 from passk.config.schema import TrainConfig
-from passk.console import InterruptFlag, display, interrupt_flag
+from passk.console import InterruptFlag, display, interrupt_flag, working
 from passk.errors import Interrupted
 from passk.evaluation.tables import (
     count_correct,
@@ -88,6 +88,7 @@ def _evaluate(step: int, cfg: TrainConfig, parts: Parts, run: Run) -> tuple[str,
     return text, stop
 
 
+@working("tables and figures")
 def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) -> str:
     """Write everything under `eval/` from the samples alone; returns the tables in Markdown."""
     counts = count_correct(samples)

@@ -50,7 +50,7 @@ _LEAST_SHOWN = 0.02  # lower end of the figure's axis of weights, which may fall
 _PERCENT = {"dead_fail_fraction", "dead_solved_fraction", "right_share"}
 
 
-def run_explain(cfg: ExplainConfig, run_dir: Path) -> None:
+def run_explain(cfg: ExplainConfig, run_dir: Path, _overrides: Sequence[str]) -> None:
     """Print how the objective weights prompts, and write it to `run_dir`.
 
     docs/reference/estimators.md explains the figures.

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from passk.config.commands import ExportConfig
 from passk.config.compose import load_run_config
 from passk.config.schema import ModelConfig
+from passk.console import working
 from passk.data.prompts import PromptEncoder
 from passk.errors import UserError
 from passk.files import LOCK, filled_at_once
@@ -51,10 +52,12 @@ def run_export(cfg: ExportConfig, run_dir: Path, overrides: Sequence[str]) -> No
         kept = model_files(checkpoint)
         if cfg.export.dtype not in (None, trained.model.dtype):
             kept = _write_as(cfg.export.dtype, trained.model, checkpoint, folder, kept)
-        for name in kept:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            # A copy, not a link: editing a published model must not change the run's checkpoint.
-            shutil.copyfile(checkpoint / name, folder / name)
+        with working("copying the checkpoint", len(kept), "files") as phase:
+            for name in kept:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                # A copy, not a link: editing a published model must not change the checkpoint.
+                shutil.copyfile(checkpoint / name, folder / name)
+                phase.advance()
         card.save(folder / CARD)
     _print_summary(run_dir, checkpoint)
 

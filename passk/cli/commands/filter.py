@@ -65,7 +65,8 @@ def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> No
             parts, gold = run_preflight(base, parts, parts.data.train)
             problems = parts.data.train
             measured_before = agreement_file(run_dir, first.step).is_file()
-            found = None if measured_before else measure_checkpoint(cfg, first, parts)
+            number = f"1 of {len(policies)}"
+            found = None if measured_before else measure_checkpoint(cfg, first, parts, number)
     except KeyboardInterrupt:
         raise Interrupted("interrupted before anything was measured") from None
     run = Run(run_dir, "filter", cfg.diagnose.seed)
@@ -75,12 +76,13 @@ def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> No
             run.write_gold_refused(gold.refused)
             if found is not None:
                 write_agreement(agreement_file(run_dir, first.step), found)
-            for policy in policies[1:]:
+            for place, policy in enumerate(policies[1:], 2):
                 if (file := agreement_file(run_dir, policy.step)).is_file():
                     continue
                 with open_parts(policy.base, policy.start, day=day, parameters=parameters) as parts:
                     parts = replace(parts, data=replace(parts.data, train=problems))
-                    write_agreement(file, measure_checkpoint(cfg, policy, parts))
+                    number = f"{place} of {len(policies)}"
+                    write_agreement(file, measure_checkpoint(cfg, policy, parts, number))
             if rank() == 0:
                 _write_filtered(cfg, base, problems, [policy.step for policy in policies], run)
     except KeyboardInterrupt:
@@ -92,10 +94,15 @@ def agreement_file(run_dir: Path, step: int) -> Path:
     return run_dir / "agreement" / f"{step_name(step)}.parquet"
 
 
-def measure_checkpoint(cfg: FilterConfig, policy: MeasuredPolicy, parts: Parts) -> pd.DataFrame:
-    """Measure the agreement of every prompt at the policy in `parts`, from fresh samples."""
+def measure_checkpoint(
+    cfg: FilterConfig, policy: MeasuredPolicy, parts: Parts, number: str
+) -> pd.DataFrame:
+    """Measure the agreement of every prompt at the policy in `parts`, from fresh samples.
+
+    `number` is that of the checkpoint among all that are measured, for the line that says so.
+    """
     asked, (base, start, step) = cfg.diagnose, policy
-    print(f"agreement at step {step}", flush=True)
+    print(f"agreement at step {step}, checkpoint {number}", flush=True)
     metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
     groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
     rewards_PG = np.array([group.rewards() for group in groups])
