@@ -66,7 +66,8 @@ def test_optional_packages_are_never_imported_with_the_module(name):
 def test_only_the_command_layer_touches_the_process():
     """sys.argv, environment and exit belong to the command line, and to forks that must not
     return."""
-    command_layer = {"__main__", "cli.main", "cli.launch", "cli.sweep.runner", "ranks"}
+    command_layer = {"__main__", "cli.main", "cli.launch", "cli.sweep.runner", "cli.workers"}
+    command_layer |= {"ranks"}
     forks = {"verifiers.code.server", "verifiers.code.judge"}
     assert command_layer | forks <= set(MODULES)
     for name in set(MODULES) - command_layer - forks:

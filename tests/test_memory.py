@@ -1,4 +1,7 @@
-"""Running out of memory for real, and what is said about it."""
+"""Running out of memory for real, and what is said about it; and how much is free."""
+
+import math
+import os
 
 import pytest
 import torch
@@ -6,7 +9,7 @@ from small_runs import train
 
 from passk.errors import UserError
 from passk.learner.learner import Learner
-from passk.memory import memory_advice
+from passk.memory import _free_in_container, free_bytes, memory_advice
 from passk.rollout.torch_sampler import TorchSampler
 
 
@@ -22,7 +25,7 @@ def test_an_allocation_that_fails_names_the_settings():
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_the_classes_for_it_are_known(error):
-    expected = pytest.raises(UserError, match=r"^out of memory in the rollout .*max_batch_samples")
+    expected = pytest.raises(UserError, match=r"^out of memory in the rollout .*memory_gib")
     with expected, memory_advice("rollout"):
         raise error
 
@@ -44,3 +47,19 @@ def test_a_run_that_meets_the_end_of_memory_says_so(
     err = capsys.readouterr().err
     assert err.startswith("passk: out of memory in the ") and key in err
     assert err.count("\n") == 1
+
+
+def test_free_memory_is_less_than_there_is():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**20 < free_bytes(torch.device("cpu")) < total
+
+
+def test_free_memory_of_a_container_is_what_its_limit_leaves(tmp_path):
+    assert _free_in_container(tmp_path) == math.inf
+    (tmp_path / "memory.stat").write_text("anon 400\nfile 900\nshmem 0\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _free_in_container(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert _free_in_container(tmp_path) == 600
+    (tmp_path / "memory.max").write_text("300\n")
+    assert _free_in_container(tmp_path) == 0

@@ -148,7 +148,8 @@ class RolloutConfig:
     save_every: int = bounded(1, at_least=0)  # steps between rollout files; 0 writes none
     # of the sampler's weights; null: model.dtype
     dtype: str | None = one_of(None, ("float32", "float64", "bfloat16", "float16"))
-    max_batch_samples: int = bounded(2048, at_least=1)  # in flight at once, torch engine
+    # of cache and logits, which bounds the samples in flight, torch engine; null: from free memory
+    memory_gib: float | None = bounded(None, positive=True)
     # ranks in a row that share one engine, which holds a part of the model on each; vllm engine
     tensor_parallel: int = bounded(1, at_least=1, at_most=1024)
     memory_fraction: float = share(0.4)  # of the GPU (CPU engine: of main memory), vllm engine
@@ -329,7 +330,7 @@ FREE_ON_RESUME = (
     "train.keep_last",
     "train.keep_best",
     "train.async_save",
-    "rollout.max_batch_samples",
+    "rollout.memory_gib",
     "rollout.memory_fraction",
     "rollout.sleep",
     "rollout.enforce_eager",

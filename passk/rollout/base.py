@@ -108,17 +108,16 @@ def first_samples(problem_ids: Sequence[str], num_samples: int) -> list[int]:
     return first
 
 
-def uniforms(seeds_B: np.ndarray, num_draws: int) -> np.ndarray:
-    """Draw uniform numbers in [0, 1), one SplitMix64 stream per seed: uint64 [B] -> float64 [B, T].
+def uniforms(seeds: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Return draw number `draws` (from 0) of the stream of each seed: float64 in [0, 1).
 
-    The generator is counter-based (Steele, Lea and Flood 2014), so draw t of a sample is the same
-    number whichever rows are still active, and a thousand streams cost one vector operation.
+    Arguments are broadcast. The generator is SplitMix64 (Steele, Lea and Flood 2014), which is
+    counter-based, so draw t of a sample is the same number whichever samples are drawn with it, and
+    a thousand streams cost one vector operation.
     """
-    state_BT = seeds_B.astype(np.uint64)[:, None] + _GOLDEN * np.arange(
-        1, num_draws + 1, dtype=np.uint64
-    )
-    mixed_BT = (state_BT ^ (state_BT >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed_BT = (mixed_BT ^ (mixed_BT >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed_BT ^= mixed_BT >> np.uint64(31)
-    uniform_BT: np.ndarray = (mixed_BT >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return uniform_BT
+    state = seeds.astype(np.uint64) + _GOLDEN * (draws.astype(np.uint64) + np.uint64(1))
+    mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    uniform: np.ndarray = (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniform

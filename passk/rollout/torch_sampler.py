@@ -3,41 +3,42 @@
 Each prompt is prefilled once, and samples of a prompt that have drawn identical tokens so far share
 one row. A row's next-token distribution is computed once; each of its samples draws from it with
 its own uniform number, and rows fork where the draws differ. This is the same function of
-(weights, prompt, seed) as sampling every completion alone, only cheaper. The key/value cache has
-static buffers, whose rows can fork.
+(weights, prompt, seed) as sampling every completion alone, only cheaper.
+
+A budget of memory bounds the samples in flight. Samples that end leave the batch, and waiting ones
+take their places, so that a long answer keeps none of the others waiting.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from typing import Any, cast
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.cache_utils import Cache, DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from passk.data.codec import CompletionCodec, stops
+from passk.errors import UserError
 from passk.learner.policy import end_ids
+from passk.memory import free_bytes
 from passk.rollout.base import SamplingParams, cut_at_stop, uniforms
+from passk.rollout.row_cache import PIECE_BYTES, RowCache, row_bytes, share_grouped_heads
 from passk.types import Completion, FinishReason
 
 _TAIL_TOKENS = 8  # spare: a stop text has at most one token per byte, but some decode to nothing
+_PREFILL_TOKENS = 4096  # padded, of a forward pass over prompts
+_CPU_BYTES = 2**30  # more does not make sampling on a CPU faster (docs/research/benchmarks.md)
+_GIB = 2**30
 
 
 class TorchSampler:
     """Sampler (`passk.rollout.base.Sampler`) that uses a Hugging Face model, in batches.
 
-    The sampler owns `model`: give it a copy. `max_batch_samples` bounds the samples in flight, and
-    so the memory of the cache.
+    The sampler owns `model`: give it a copy. `memory_gib` bounds the cache and the logits, and so
+    the samples in flight; None takes a share of the free memory.
     """
 
     def __init__(
@@ -45,13 +46,13 @@ class TorchSampler:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        max_batch_samples: int = 2048,
+        memory_gib: float | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         share_grouped_heads(model)
         self.tokenizer = tokenizer
         self._codec = CompletionCodec(tokenizer)
-        self.max_batch_samples = max_batch_samples
+        self.memory_gib = memory_gib
         self.policy_version = 0
         self.ranks_per_engine = 1
         self._parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
@@ -78,158 +79,257 @@ class TorchSampler:
     def close(self) -> None:
         """Do nothing: nothing outlives the object."""
 
+    @torch.inference_mode()
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
         seeds_PG: Sequence[Sequence[int]],
         params: SamplingParams,
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """See `passk.rollout.base.Sampler.sample`."""
-        start = 0
-        while start < len(prompts):
-            stop, in_flight = start, 0
-            while stop < len(prompts) and (
-                stop == start or in_flight + len(seeds_PG[stop]) <= self.max_batch_samples
-            ):
-                in_flight += len(seeds_PG[stop])
-                stop += 1
-            batch = self._sample_batch(prompts[start:stop], seeds_PG[start:stop], params)
-            yield from enumerate(batch, start)
-            start = stop
-
-    @torch.inference_mode()
-    def _sample_batch(
-        self,
-        prompts: Sequence[Sequence[int]],
-        seeds_PG: Sequence[Sequence[int]],
-        params: SamplingParams,
-    ) -> list[list[Completion]]:
-        prompt_of_B = np.repeat(np.arange(len(prompts)), [len(seeds) for seeds in seeds_PG])
+        """See `passk.rollout.base.Sampler.sample`; the longest prompts are served first."""
         seeds_B = np.array([seed for seeds in seeds_PG for seed in seeds], dtype=np.uint64)
-        draws_BT = uniforms(seeds_B, params.max_new_tokens)
-        tokens_BT = np.zeros(draws_BT.shape, dtype=np.int64)
-        logprobs_BT = np.zeros(draws_BT.shape, dtype=np.float32)
-        lengths_B = np.zeros(len(seeds_B), dtype=np.int64)
-        ended_B = np.zeros(len(seeds_B), dtype=bool)
-
+        samples = _Samples([len(seeds) for seeds in seeds_PG], params.max_new_tokens)
         stop = stops(self.tokenizer, params.stop)
-        rows = _Rows(self.model, prompts, params.max_new_tokens)
-        ending = [*rows.end_ids, *stop.token_ids]
-        active = np.arange(len(seeds_B))  # samples still running
-        row_of = prompt_of_B.copy()  # the row each of them is in
-        for t in range(params.max_new_tokens):
-            logp_RV = torch.log_softmax(rows.logits_RV.float() / (params.temperature or 1.0), -1)
-            if params.temperature:
-                if params.top_p < 1:
-                    logp_RV = _nucleus(logp_RV, params.top_p)
-                token = _draw(logp_RV, row_of, draws_BT[active, t])
-            else:
-                token = logp_RV.argmax(dim=-1).cpu().numpy()[row_of]
-            tokens_BT[active, t] = token
-            logprobs_BT[active, t] = logp_RV[_index(row_of, logp_RV), _index(token, logp_RV)].cpu()
-            lengths_B[active] = t + 1
+        ending = [*end_ids(self.model), *stop.token_ids]
+        budget = self._budget()
+        # Spare columns make it rare that rows have to move to the left.
+        spare = max(16, params.max_new_tokens // 8)
+        length = max(map(len, prompts)) + params.max_new_tokens + spare
+        num_places = min(self._num_places(budget, length), len(seeds_B))
+        waiting = _units(prompts, samples.prompt_of_B, num_places)
+        rows = _Rows(self.model, num_places, length)
+        piece_bytes = max(PIECE_BYTES, budget // 16)
+        active = row_of = np.zeros(0, dtype=np.int64)  # samples that go on, and the row of each
+        while waiting or len(active):
+            units = _joining(waiting, num_places, len(active))
+            if units:
+                joined = rows.join([prompts[unit.prompt] for unit in units])
+                sizes = [len(unit.samples) for unit in units]
+                active = np.concatenate([active, *(unit.samples for unit in units)])
+                row_of = np.concatenate([row_of, np.repeat(joined, sizes)])
+            draws = uniforms(seeds_B[active], samples.lengths_B[active])
+            token, logprob = _next_tokens(rows.logits, row_of, draws, params, piece_bytes)
+            samples.append(active, token, logprob)
             ends = np.isin(token, ending)
             if stop.texts:
-                ends |= self._says_stop(tokens_BT[active, : t + 1], stop.texts)
-            ended_B[active] = ends
+                ends |= self._says_stop(samples, active, stop.texts)
+            samples.stopped_B[active] = ends
+            ends |= samples.lengths_B[active] == params.max_new_tokens
+            for prompt in samples.end(active[ends]):
+                yield prompt, self._completions(samples, prompt, stop.texts)
             active, row_of, token = active[~ends], row_of[~ends], token[~ends]
-            if not len(active) or t + 1 == params.max_new_tokens:
-                break
-            row_of = rows.fork(row_of, token)
-        return self._completions(
-            prompt_of_B, tokens_BT, logprobs_BT, lengths_B, ended_B, stop.texts
-        )
+            longest = len(prompts[waiting[0].prompt]) if waiting else 0
+            row_of = rows.fork(row_of, token, longest)
 
-    def _says_stop(self, tokens_BT: np.ndarray, stop: Sequence[str]) -> np.ndarray:
+    @cached_property
+    def _row_bytes(self) -> tuple[int, int]:
+        return row_bytes(self.model)
+
+    def _budget(self) -> int:
+        """Return the bytes that the cache and the logits may take."""
+        if self.memory_gib is not None:
+            return int(self.memory_gib * _GIB)
+        if self.model.device.type == "cpu":
+            return min(_CPU_BYTES, free_bytes(self.model.device) // 4)
+        return free_bytes(self.model.device) // 2
+
+    def _num_places(self, budget: int, length: int) -> int:
+        """Return how many samples of `length` tokens fit. Raises UserError if none fits the key."""
+        position_bytes, logits_bytes = self._row_bytes
+        sample_bytes = length * position_bytes + logits_bytes
+        if self.memory_gib is not None and budget < sample_bytes:
+            raise UserError(
+                f"rollout.memory_gib={self.memory_gib:g} is too little: one sample of {length} "
+                f"tokens, with its prompt, takes {sample_bytes / _GIB:.2g} GiB"
+            )
+        return max(1, budget // sample_bytes)
+
+    def _says_stop(
+        self, samples: "_Samples", active: np.ndarray, stop: Sequence[str]
+    ) -> np.ndarray:
         """Return True for samples that have just written a stop text; only last tokens are read."""
         tail = max(len(text.encode()) for text in stop) + _TAIL_TOKENS
-        tails = self._codec.decode(tokens_BT[:, -tail:].tolist())
+        tails = self._codec.decode(samples.last_tokens(active, tail))
         return np.array([any(s in tail for s in stop) for tail in tails])
 
     def _completions(
-        self,
-        prompt_of_B: np.ndarray,
-        tokens_BT: np.ndarray,
-        logprobs_BT: np.ndarray,
-        lengths_B: np.ndarray,
-        ended_B: np.ndarray,
-        stop: Sequence[str],
-    ) -> list[list[Completion]]:
-        """Build the P x n completions; samples that are identical share one object."""
-        keys = [
-            (prompt, tuple(tokens[:length]))
-            for prompt, tokens, length in zip(
-                prompt_of_B.tolist(), tokens_BT.tolist(), lengths_B.tolist(), strict=True
-            )
-        ]
-        first_of = {key: b for b, key in reversed(list(enumerate(keys)))}
-        texts = self._codec.decode([tokens for _, tokens in first_of])
+        self, samples: "_Samples", prompt: int, stop: Sequence[str]
+    ) -> list[Completion]:
+        """Build the n completions of a prompt; samples that are identical share one object."""
+        members = np.flatnonzero(samples.prompt_of_B == prompt)
+        keys = [samples.token_ids(b) for b in members]
+        first_of = dict(zip(reversed(keys), reversed(members), strict=True))
+        texts = self._codec.decode(list(first_of))
         made = {
-            (prompt, tokens): Completion(
+            tokens: Completion(
                 text=cut_at_stop(text, stop),
                 token_ids=tokens,
-                logprobs=tuple(logprobs_BT[b, : len(tokens)].tolist()),
-                finish_reason=FinishReason.STOP if ended_B[b] else FinishReason.LENGTH,
+                logprobs=tuple(samples.logprobs_BT[b, : len(tokens)].tolist()),
+                finish_reason=FinishReason.STOP if samples.stopped_B[b] else FinishReason.LENGTH,
             )
-            for ((prompt, tokens), b), text in zip(first_of.items(), texts, strict=True)
+            for (tokens, b), text in zip(first_of.items(), texts, strict=True)
         }
-        completions: list[list[Completion]] = [[] for _ in range(int(prompt_of_B.max()) + 1)]
-        for key in keys:
-            completions[key[0]].append(made[key])
-        return completions
+        return [made[key] for key in keys]
+
+
+class _Samples:
+    """What the B samples of a call have drawn so far."""
+
+    def __init__(self, sizes: Sequence[int], max_new_tokens: int) -> None:
+        self.prompt_of_B = np.repeat(np.arange(len(sizes)), sizes)
+        num_samples = len(self.prompt_of_B)
+        # Memory of zeros is not taken before something is written to them.
+        self.tokens_BT = np.zeros((num_samples, max_new_tokens), dtype=np.int32)
+        self.logprobs_BT = np.zeros((num_samples, max_new_tokens), dtype=np.float32)
+        self.lengths_B = np.zeros(num_samples, dtype=np.int64)
+        self.stopped_B = np.zeros(num_samples, dtype=bool)
+        self._left_P = np.array(sizes)  # samples of each prompt that have not ended
+
+    def append(self, active: np.ndarray, token: np.ndarray, logprob: np.ndarray) -> None:
+        """Append a token and its log-probability to each of the samples `active`."""
+        place = self.lengths_B[active]
+        self.tokens_BT[active, place] = token
+        self.logprobs_BT[active, place] = logprob
+        self.lengths_B[active] = place + 1
+
+    def end(self, ended: np.ndarray) -> list[int]:
+        """Note that samples `ended` are complete; return the prompts whose samples all are."""
+        prompts, counts = np.unique(self.prompt_of_B[ended], return_counts=True)
+        self._left_P[prompts] -= counts
+        return prompts[self._left_P[prompts] == 0].tolist()
+
+    def token_ids(self, sample: int) -> tuple[int, ...]:
+        return tuple(self.tokens_BT[sample, : self.lengths_B[sample]].tolist())
+
+    def last_tokens(self, active: np.ndarray, count: int) -> list[list[int]]:
+        """Return the last `count` tokens of each of the samples `active`, or all of fewer."""
+        return [
+            self.tokens_BT[b, max(0, length - count) : length].tolist()
+            for b, length in zip(active.tolist(), self.lengths_B[active].tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Samples of one prompt that join the batch together, and begin as one row."""
+
+    prompt: int
+    samples: np.ndarray
+
+
+def _units(
+    prompts: Sequence[Sequence[int]], prompt_of_B: np.ndarray, num_places: int
+) -> deque[_Unit]:
+    """Group the samples by prompt, the longest prompt first.
+
+    If not all have a place at once, no unit takes more than a quarter of the places: else a few
+    long answers could keep a large one waiting.
+    """
+    largest = num_places if len(prompt_of_B) <= num_places else max(1, num_places // 4)
+    units: deque[_Unit] = deque()
+    for prompt in sorted(range(len(prompts)), key=lambda p: -len(prompts[p])):
+        members = np.flatnonzero(prompt_of_B == prompt)
+        parts = np.array_split(members, math.ceil(len(members) / largest))
+        units.extend(_Unit(prompt, part) for part in parts)
+    return units
+
+
+def _joining(waiting: deque[_Unit], num_places: int, num_active: int) -> list[_Unit]:
+    """Take the units that join now from `waiting`: those that fit, if they are worth a prefill."""
+    units: list[_Unit] = []
+    free = num_places - num_active
+    if num_active and free < num_places // 8:
+        return units
+    while waiting and len(waiting[0].samples) <= free:
+        units.append(waiting.popleft())
+        free -= len(units[-1].samples)
+    return units
 
 
 class _Rows:
     """Distinct prefixes in flight: their cache, and the logits that follow each of them."""
 
-    def __init__(
-        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, num_places: int, length: int) -> None:
         self.model = model
-        self.end_ids = np.array(end_ids(model))
-        longest = max(map(len, prompts))
-        self.cache = RowCache(longest + max_new_tokens)
-        # Left padding: every row writes its next token at the same position of the buffers.
-        self.padding_R = torch.tensor([longest - len(p) for p in prompts], device=model.device)
-        input_ids = torch.tensor(
-            [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts],
-            device=model.device,
-        )
-        self.logits_RV = self._forward(input_ids)
+        self.length = length
+        self.cache = RowCache(num_places, length)
+        self.starts_R = np.zeros(0, dtype=np.int64)  # the column of each row's first token
+        self.now = 0  # the column of every row's next token
+        self.logits: list[Tensor] = []  # [R, V], in blocks
 
-    def fork(self, row_of: np.ndarray, token: np.ndarray) -> np.ndarray:
+    def join(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Prefill `prompts` as rows of their own, and return these.
+
+        They are at most as long as prompts that joined earlier, so they fit left of `now`.
+        """
+        if not len(self.starts_R):
+            self.now = len(prompts[0])
+        old = len(self.starts_R)
+        first = int(self.starts_R.min(initial=self.now))
+        size = max(1, _PREFILL_TOKENS // len(prompts[0]))
+        for some in (prompts[i : i + size] for i in range(0, len(prompts), size)):
+            rows = slice(len(self.starts_R), len(self.starts_R) + len(some))
+            begin = self.now - len(some[0])
+            starts_R = self.now - np.array([len(prompt) for prompt in some])
+            ids = [[0] * (len(some[0]) - len(prompt)) + list(prompt) for prompt in some]
+            self.cache.show(rows, begin, begin)
+            self.logits.append(self._forward(torch.tensor(ids), starts_R, begin))
+            self.cache.clear(rows, first, begin)
+            self.starts_R = np.concatenate([self.starts_R, starts_R])
+        return np.arange(old, len(self.starts_R))
+
+    def fork(self, row_of: np.ndarray, token: np.ndarray, waiting: int) -> np.ndarray:
         """Append `token` [B] to rows `row_of` [B], one row per distinct pair; return the rows [B].
 
         The first child of a row stays where its parent is, so nothing is copied while a row does
-        not split. The others take rows that ended, or new ones.
+        not split. The others take rows that ended, or new ones. Prompts of up to `waiting` tokens
+        will join.
         """
-        vocabulary = self.logits_RV.shape[1]
+        vocabulary = self.logits[0].shape[1]
+        self.logits = []  # free them before the next are computed
         pairs, child_of = np.unique(row_of * vocabulary + token, return_inverse=True)
         parents, tokens = np.divmod(pairs, vocabulary)
+        if not len(pairs):
+            self.starts_R = parents
+            return row_of
         is_first = np.ones(len(pairs), dtype=bool)
         is_first[1:] = parents[1:] != parents[:-1]
         stays = is_first & (parents < len(pairs))
         slots = np.where(stays, parents, -1)
         slots[~stays] = np.setdiff1d(np.arange(len(pairs)), parents[stays], assume_unique=True)
 
-        device = self.model.device
-        source = torch.from_numpy(parents[~stays]).to(device)
-        target = torch.from_numpy(slots[~stays]).to(device)
-        self.cache.copy_rows(source, target, len(pairs))
         by_slot = np.argsort(slots)
-        self.padding_R = self.padding_R[torch.from_numpy(parents[by_slot]).to(device)]
-        self.logits_RV = self._forward(torch.from_numpy(tokens[by_slot][:, None]).to(device))
+        starts_R = self.starts_R[parents[by_slot]]
+        first = int(starts_R.min())
+        if not stays.all():
+            source, target = torch.from_numpy(parents[~stays]), torch.from_numpy(slots[~stays])
+            device = self.model.device
+            self.cache.fork(source.to(device), target.to(device), first, self.now)
+        if self.now == self.length:
+            by = min(first, self.now - waiting)
+            self.cache.move(len(pairs), first, self.now, by)
+            starts_R, first, self.now = starts_R - by, first - by, self.now - by
+        self.starts_R = starts_R
+        self.cache.show(slice(len(pairs)), first, self.now)
+        ids = torch.from_numpy(tokens[by_slot][:, None])
+        self.logits = [self._forward(ids, starts_R, first)]
+        self.now += 1
         return slots[child_of]
 
-    def _forward(self, input_ids_RT: Tensor) -> Tensor:
-        """Compute the logits [R, V] after the last of the given tokens."""
-        start = self.cache.get_seq_length()
-        positions_T = torch.arange(start + input_ids_RT.shape[1], device=input_ids_RT.device)
-        padding_R1 = self.padding_R[:, None]
+    def _forward(self, ids_RT: Tensor, starts_R: np.ndarray, first: int) -> Tensor:
+        """Compute the logits [R, V] after the given tokens of the rows that the cache shows.
+
+        These rows begin at columns `starts_R`, of which none is left of `first`.
+        """
+        device = self.model.device
+        num_new = ids_RT.shape[1]
+        end = self.cache.get_seq_length() + num_new
+        padding_R1 = torch.from_numpy(starts_R - first)[:, None].to(device)
+        positions_T = torch.arange(end, device=device)
         logits_R1V: Tensor = self.model(
-            input_ids=input_ids_RT,
-            attention_mask=(positions_T >= padding_R1).long() if self.padding_R.any() else None,
-            position_ids=(positions_T[start:] - padding_R1).clamp(min=0),
+            input_ids=ids_RT.to(device),
+            attention_mask=(positions_T >= padding_R1).long() if (starts_R > first).any() else None,
+            position_ids=(positions_T[-num_new:] - padding_R1).clamp(min=0),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
@@ -237,74 +337,36 @@ class _Rows:
         return logits_R1V[:, -1]
 
 
-class _RowLayer(DynamicLayer):
-    """Keys and values of one layer in a buffer of [rows, heads, max_length, head_dim].
+def _next_tokens(
+    logits: Sequence[Tensor],
+    row_of: np.ndarray,
+    uniform: np.ndarray,
+    params: SamplingParams,
+    piece_bytes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the next token of each sample [B]; return them and their log-probabilities.
 
-    Sliding-window layers keep their whole length too: the window is in the attention mask.
+    `logits` are those of all rows, in blocks. Temporary tensors take at most `piece_bytes`, or what
+    one row needs.
     """
-
-    def __init__(self, max_length: int, **_: Any) -> None:
-        super().__init__()
-        self.max_length = max_length
-        self.length = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = self._buffer(key_states), self._buffer(value_states)
-        self.is_initialized = True
-
-    def _buffer(self, states: Tensor, num_rows: int | None = None) -> Tensor:
-        rows, heads, _, head_dim = states.shape
-        return states.new_zeros(num_rows or rows, heads, self.max_length, head_dim)
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
-        num_rows, start = key_states.shape[0], self.length
-        self.length += key_states.shape[2]
-        self.keys[:num_rows, :, start : self.length] = key_states
-        self.values[:num_rows, :, start : self.length] = value_states
-        return self.keys[:num_rows, :, : self.length], self.values[:num_rows, :, : self.length]
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def copy_rows(self, source: Tensor, target: Tensor, num_rows: int) -> None:
-        """Copy the prefix held by rows `source` to rows `target`, growing to `num_rows`."""
-        assert self.keys is not None and self.values is not None
-        if num_rows > self.keys.shape[0]:
-            self.keys, self.values = (
-                self._grow(self.keys, num_rows),
-                self._grow(self.values, num_rows),
-            )
-        if len(source):
-            self.keys[target, :, : self.length] = self.keys[source, :, : self.length]
-            self.values[target, :, : self.length] = self.values[source, :, : self.length]
-
-    def _grow(self, buffer: Tensor, num_rows: int) -> Tensor:
-        """Grow to `num_rows`, at least twofold, so growth costs an amortised constant per row."""
-        grown = self._buffer(buffer, max(num_rows, 2 * buffer.shape[0]))
-        grown[: buffer.shape[0], :, : self.length] = buffer[:, :, : self.length]
-        return grown
-
-
-class RowCache(Cache):
-    """Cache that `TorchSampler` passes to the model; any `AutoModelForCausalLM` accepts it."""
-
-    def __init__(self, max_length: int) -> None:
-        # Layers are made when the model first reaches them, so any callable that makes one works.
-        super().__init__(layer_class_to_replicate=cast(Any, partial(_RowLayer, max_length)))
-
-    def copy_rows(self, source: Tensor, target: Tensor, num_rows: int) -> None:
-        """Fork rows: afterwards rows `target` [C] continue the prefixes of `source` [C].
-
-        No row may be in both `source` and `target`. Rows from `num_rows` on are discarded.
-        """
-        for layer in cast(list[_RowLayer], self.layers):
-            layer.copy_rows(source, target, num_rows)
+    token, logprob = np.empty(len(row_of), dtype=np.int64), np.empty(len(row_of), dtype=np.float32)
+    size = max(1, piece_bytes // (32 * logits[0].shape[1]))  # four arrays of up to eight bytes
+    pieces = [piece_RV for block in logits for piece_RV in block.split(size)]
+    ends = np.cumsum([len(piece_RV) for piece_RV in pieces])
+    order = np.argsort(row_of, kind="stable")
+    members = np.split(order, np.searchsorted(row_of[order], ends[:-1]))
+    for piece_RV, end, some in zip(pieces, ends, members, strict=True):
+        row = row_of[some] - (end - len(piece_RV))
+        logp_RV = torch.log_softmax(piece_RV.float() / (params.temperature or 1.0), dim=-1)
+        if params.temperature:
+            if params.top_p < 1:
+                logp_RV = _nucleus(logp_RV, params.top_p)
+            drawn = _draw(logp_RV, row, uniform[some])
+        else:
+            drawn = logp_RV.argmax(dim=-1).cpu().numpy()[row]
+        token[some] = drawn
+        logprob[some] = logp_RV[_index(row, logp_RV), _index(drawn, logp_RV)].cpu().numpy()
+    return token, logprob
 
 
 def _nucleus(logp_RV: Tensor, top_p: float) -> Tensor:
@@ -335,7 +397,7 @@ def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarra
     rank = np.arange(len(order)) - np.searchsorted(sorted_rows, sorted_rows)
     uniform_RG = np.zeros((logp_RV.shape[0], int(rank.max()) + 1))
     uniform_RG[sorted_rows, rank] = uniform[order]
-    cumulative_RV = logp_RV.double().exp().cumsum(-1)
+    cumulative_RV = logp_RV.double().exp().cumsum_(-1)
     total_R1 = cumulative_RV[:, -1:]
     target_RG = torch.from_numpy(uniform_RG).to(logp_RV.device) * total_R1
     # Stay below the total, so that rounding never selects a last token without probability.
@@ -348,35 +410,3 @@ def _draw(logp_RV: Tensor, row_of: np.ndarray, uniform: np.ndarray) -> np.ndarra
 
 def _index(values: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(values).to(like.device)
-
-
-_NAME = "passk_grouped_sdpa"
-
-
-def share_grouped_heads(model: PreTrainedModel) -> None:
-    """Make a model on a CPU that uses `sdpa` attend without repeating grouped keys and values.
-
-    With a mask, transformers repeats them for each head (CUDA's kernels need that): at every
-    sampled token, the whole cache. torch's CPU kernel gives the same result without copies.
-    """
-    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(_NAME, _grouped_sdpa)
-        AttentionMaskInterface.register(_NAME, sdpa_mask)
-        model.set_attn_implementation(_NAME)
-
-
-def _grouped_sdpa(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Attend: query [R, H, T, D], key and value [R, H / groups, L, D] -> [R, T, H, D]."""
-    if attention_mask is None or options.get("position_bias") is not None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    output = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attention_mask, scale=options.get("scaling"), enable_gqa=True
-    )
-    return output.transpose(1, 2).contiguous(), None

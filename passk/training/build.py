@@ -159,6 +159,8 @@ def open_parts(
     with ExitStack() as opened:
         sampler = _open_sampler(cfg, engine, start, tokenizer, model, max_model_len)
         opened.callback(sampler.close)
+        if isinstance(sampler, TorchSampler) and not needs_training and num_ranks() == 1:
+            _share_weights(model, sampler.model)
         verifier = build_verifier(cfg.verifier)
         opened.callback(verifier.close)
         if num_ranks() == 1:  # on several ranks load_sharded did both
@@ -210,7 +212,13 @@ def _open_sampler(
     copied = copy.deepcopy(loaded).to(getattr(torch, cfg.rollout.dtype or cfg.model.dtype))
     if cfg.model.attn_implementation == FLEX:  # made for long inputs, not for one token at a time
         copied.set_attn_implementation("sdpa")
-    return TorchSampler(copied, tokenizer, max_batch_samples=cfg.rollout.max_batch_samples)
+    return TorchSampler(copied, tokenizer, memory_gib=cfg.rollout.memory_gib)
+
+
+def _share_weights(model: PreTrainedModel, copied: PreTrainedModel) -> None:
+    """Let `model`, which will not learn, use the weights of its copy: they are in memory once."""
+    for parameter, other in zip(model.parameters(), copied.parameters(), strict=True):
+        parameter.data = other.data
 
 
 def build_verifier(cfg: VerifierConfig) -> Verifier:

@@ -69,12 +69,7 @@ def train(
             "measure_seconds": learn_started - measure_started,
             "learn_seconds": sync_started - learn_started,
             "sync_seconds": ended - sync_started,
-            **token_metrics(
-                experience,
-                learned,
-                learn_seconds=sync_started - learn_started,
-                seconds=ended - started,
-            ),
+            **token_metrics(experience, learned, sync_started - learn_started, ended - started),
         }
         if experience.sampled and is_due(step, cfg.rollout.save_every):
             logprobs = sample_logprobs(experience.rows, learned)
@@ -109,7 +104,7 @@ def learning_metrics(learned: LearnStats) -> dict[str, float | None]:
 
 
 def token_metrics(
-    experience: Experience, learned: LearnStats, *, learn_seconds: float, seconds: float
+    experience: Experience, learned: LearnStats, learn_seconds: float, seconds: float
 ) -> dict[str, float | None]:
     """Count the tokens of a step, and how many a second its parts handled.
 

@@ -7,7 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
-from passk.rollout.torch_sampler import share_grouped_heads
+from passk.rollout.row_cache import share_grouped_heads
 
 SIZES = {
     "vocab_size": 50,

@@ -17,6 +17,11 @@ REFERENCE = (
 )
 
 
+def streams(seeds: np.ndarray, num_draws: int) -> np.ndarray:
+    """The first draws of each seed's stream, [B, T]."""
+    return uniforms(seeds[:, None], np.arange(num_draws))
+
+
 def splitmix64(seed: int, num_draws: int) -> list[int]:
     """SplitMix64 in plain integers, as its authors wrote it: a running state, not a counter."""
     word, state, outputs = 2**64 - 1, seed, []
@@ -64,30 +69,32 @@ def test_group_seeds_are_the_sample_seeds_and_extend():
 
 def test_uniforms_are_the_reference_sequence():
     assert tuple(splitmix64(REFERENCE_SEED, 5)) == REFERENCE
-    drawn = uniforms(np.array([REFERENCE_SEED], dtype=np.uint64), 5)
+    drawn = streams(np.array([REFERENCE_SEED], dtype=np.uint64), 5)
     assert drawn.dtype == np.float64 and drawn.shape == (1, 5)
     assert drawn[0].tolist() == [(value >> 11) / 2**53 for value in REFERENCE]
 
 
 def test_uniforms_agree_with_plain_integers_for_any_seed():
     seeds = [0, 1, 2**32, 2**63 - 1, 2**64 - 1, sample_seed(0, "train", 0, "p", 0)]
-    drawn = uniforms(np.array(seeds, dtype=np.uint64), 40)
+    drawn = streams(np.array(seeds, dtype=np.uint64), 40)
     expected = [[(value >> 11) / 2**53 for value in splitmix64(seed, 40)] for seed in seeds]
     assert drawn.tolist() == expected
 
 
 def test_uniforms_do_not_depend_on_the_batch_or_the_number_of_draws():
     seeds = np.array(group_seeds(0, "train", 0, ["p"], 50)[0], dtype=np.uint64)
-    together = uniforms(seeds, 32)
+    together = streams(seeds, 32)
     order = np.random.default_rng(0).permutation(50)
-    assert (uniforms(seeds[order], 32) == together[order]).all()
-    assert (uniforms(seeds[:1], 32) == together[:1]).all()
-    assert (uniforms(seeds, 7) == together[:, :7]).all()
+    assert (streams(seeds[order], 32) == together[order]).all()
+    assert (streams(seeds[:1], 32) == together[:1]).all()
+    assert (streams(seeds, 7) == together[:, :7]).all()
+    ragged = np.random.default_rng(1).integers(32, size=50)  # samples that are at different tokens
+    assert (uniforms(seeds, ragged) == together[np.arange(50), ragged]).all()
 
 
 def test_uniforms_lie_in_the_unit_interval_and_are_uniform():
     seeds = np.array(group_seeds(0, "train", 0, ["p", "q"], 2000), dtype=np.uint64).ravel()
-    drawn = uniforms(seeds, 32)
+    drawn = streams(seeds, 32)
     assert drawn.min() >= 0.0 and drawn.max() < 1.0
     counts = np.bincount((drawn.ravel() * 64).astype(int), minlength=64)
     expected = drawn.size / 64

@@ -8,13 +8,16 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from peak_memory import PeakMemory
 from random_models import ARCHITECTURES, EOS, VOCABULARY, random_model
 from sampling import sample_all
 from scipy.special import chdtrc
 
 from passk.errors import UserError
 from passk.learner.logprobs import token_logprobs
+from passk.rollout import torch_sampler
 from passk.rollout.base import SamplingParams, group_seeds
+from passk.rollout.row_cache import RowCache, row_bytes
 from passk.rollout.torch_sampler import TorchSampler, _draw, _nucleus
 from passk.types import FinishReason
 
@@ -36,8 +39,14 @@ def forward_alone(model, prompt, completion, temperature=1.0) -> np.ndarray:
         return token_logprobs(model, ids, mask, temperature)[0, len(prompt) :].numpy()
 
 
+def memory_for(model, num_places: int, longest: int, max_new_tokens: int) -> float:
+    """The GiB that let `num_places` samples be in flight; 16 columns are spare."""
+    position_bytes, logits_bytes = row_bytes(model)
+    return num_places * ((longest + max_new_tokens + 16) * position_bytes + logits_bytes) / 2**30
+
+
 class ForwardLog:
-    """What each forward pass was given and where its cache lies."""
+    """What each forward pass of the sampler was given and where its cache lies."""
 
     def __init__(self, model) -> None:
         self.rows: list[int] = []
@@ -46,6 +55,8 @@ class ForwardLog:
         model.register_forward_hook(self._record, with_kwargs=True)
 
     def _record(self, _module, _args, kwargs, _output) -> None:
+        if not isinstance(kwargs["past_key_values"], RowCache):
+            return  # the pass that measures how much a row takes
         rows, width = kwargs["input_ids"].shape
         keys = kwargs["past_key_values"].layers[0].keys
         self.rows.append(rows)
@@ -222,15 +233,28 @@ def test_logprobs_are_those_of_a_full_forward_pass(tiny_tokenizer, architecture,
     assert longest > 4  # beyond Gemma's sliding window
 
 
+def recorded(function, calls: list):
+    """The function, which appends its arguments to `calls` first."""
+
+    def record(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return record
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_completions_do_not_depend_on_their_company(tiny_tokenizer, architecture):
+def test_completions_do_not_depend_on_their_company(tiny_tokenizer, monkeypatch, architecture):
     generator = np.random.default_rng(1)
     prompts = [generator.integers(2, VOCABULARY, size).tolist() for size in (3, 9, 6, 12)]
-    seeds_PG = seeds_for(4, 6)
-    params = SamplingParams(1.0, 10)
+    seeds_PG = seeds_for(4, 12)
+    params = SamplingParams(1.0, 20)
 
-    def tokens(chosen, **options):
-        sampler = TorchSampler(random_model(architecture), tiny_tokenizer, **options)
+    def tokens(chosen, num_places=None):
+        model = random_model(architecture)
+        model.generation_config.eos_token_id = [EOS, 5, 9, 13]  # so that answers end apart
+        memory = num_places and memory_for(model, num_places, 12, 20)
+        sampler = TorchSampler(model, tiny_tokenizer, memory_gib=memory)
         sampled = sample_all(
             sampler, [prompts[p] for p in chosen], [seeds_PG[p] for p in chosen], params
         )
@@ -242,8 +266,13 @@ def test_completions_do_not_depend_on_their_company(tiny_tokenizer, architecture
     together = tokens([0, 1, 2, 3])
     assert tokens([0, 1, 2, 3]) == together  # the same seeds repeat
     assert tokens([2, 0]) == {p: together[p] for p in (0, 2)}
-    assert tokens([0, 1, 2, 3], max_batch_samples=12) == together
-    assert tokens([0, 1, 2, 3], max_batch_samples=1) == together
+    # Samples join while others go on, one after the other or a few at once, and rows move.
+    moved = []
+    monkeypatch.setattr(RowCache, "move", recorded(RowCache.move, moved))
+    assert tokens([0, 1, 2, 3], 3) == together
+    assert len(moved) > 0
+    assert tokens([0, 1, 2, 3], 12) == together
+    assert tokens([0], 1) == {0: together[0]}
 
 
 def test_more_samples_leave_the_first_ones_alone(tiny_model, tiny_tokenizer, prompts):
@@ -270,14 +299,71 @@ def test_prompts_may_have_different_numbers_of_samples(tiny_model, tiny_tokenize
         assert [c.token_ids for c in some] == [c.token_ids for c in all_of_them[: len(some)]]
 
 
-def test_chunks_respect_the_bound_on_samples_in_flight(tiny_model, tiny_tokenizer, prompts):
+def test_no_more_samples_are_in_flight_than_the_memory_holds(tiny_model, tiny_tokenizer, prompts):
     model = copy.deepcopy(tiny_model)
+    memory = memory_for(model, 8, max(map(len, prompts)), 32)
     log = ForwardLog(model)
-    sampler = TorchSampler(model, tiny_tokenizer, max_batch_samples=8)
-    sample_all(sampler, prompts, seeds_for(len(prompts), 4), PARAMS)
-    assert max(log.rows) <= 8
-    prefills = [rows for rows, width in zip(log.rows, log.widths, strict=True) if width > 1]
-    assert prefills == [2, 2, 1]
+    sampler = TorchSampler(model, tiny_tokenizer, memory_gib=memory)
+    sample_all(sampler, prompts, seeds_for(len(prompts), 16), PARAMS)
+    assert {capacity for _, capacity in log.buffers} == {8} and max(log.rows) <= 8
+    # Sixteen samples do not fit: they come in parts, each with a prefill.
+    prefilled = sum(rows for rows, width in zip(log.rows, log.widths, strict=True) if width > 1)
+    assert prefilled == len(prompts) * 16 // 2
+
+
+def test_a_long_answer_does_not_hold_the_places_of_others(tiny_tokenizer):
+    """Far fewer passes than batches take that wait for their longest answer."""
+    model, num_places, max_new_tokens = random_model(seed=5), 8, 48
+    memory = memory_for(model, num_places, 3, max_new_tokens)
+    log = ForwardLog(model)
+    sampler = TorchSampler(model, tiny_tokenizer, memory_gib=memory)
+    prompts = [[5, 6, 3], [8, 9], [3], [4, 11], [7, 7, 7], [2], [12, 5], [9, 14]] * 2
+    params = SamplingParams(1.0, max_new_tokens)
+    sampled = sample_all(sampler, prompts, seeds_for(16, 8), params)
+    lengths = [[len(c.token_ids) for c in group] for group in sampled]
+    assert min(map(min, lengths)) < 6 and max(map(max, lengths)) == max_new_tokens
+    in_batches = sum(map(max, lengths))
+    needed = sum(map(sum, lengths)) / num_places
+    decoded = sum(width == 1 for width in log.widths)
+    assert needed < 0.6 * in_batches
+    assert decoded < min(0.75 * in_batches, 1.25 * needed)
+
+
+def test_prompts_are_yielded_as_soon_as_their_samples_have_ended(tiny_tokenizer):
+    model = random_model(seed=5)
+    log = ForwardLog(model)
+    sampler = TorchSampler(model, tiny_tokenizer)
+    prompts, seeds_PG = [[5, 6, 3], [8, 9], [3], [4, 11]], seeds_for(4, 3)
+    longest = []
+    for _, completions in sampler.sample(prompts, seeds_PG, SamplingParams(1.0, 48)):
+        longest.append(max(len(c.token_ids) for c in completions))
+        assert len(log.rows) == longest[-1]  # a pass for each token
+    assert longest[0] < longest[-1]
+
+
+def test_the_peak_of_memory_follows_the_budget(tiny_tokenizer, monkeypatch):
+    """Twice: the whole of each budget is used, and no more but what a forward pass takes."""
+    monkeypatch.setattr(torch_sampler, "PIECE_BYTES", 2**16)
+    model = random_model(vocabulary=500)
+    prompts = [[3 + p, 4, 5] for p in range(16)]
+    seeds_PG, params = seeds_for(16, 24), SamplingParams(1.0, 8, top_p=0.99)
+    peaks, tokens = [], []
+    for budget in (2**20, 2**22):
+        sampler = TorchSampler(model, tiny_tokenizer, memory_gib=budget / 2**30)
+        row_bytes(model)  # which is not part of the peak
+        with PeakMemory([*model.parameters(), *model.buffers()]) as memory:
+            sampled = sample_all(sampler, prompts, seeds_PG, params)
+        peaks.append(memory.peak)
+        tokens.append([[c.token_ids for c in group] for group in sampled])
+        assert 0.9 * budget < memory.peak < 1.1 * budget + 2**20
+    assert tokens[0] == tokens[1]
+    assert peaks[1] > 2 * peaks[0]
+
+
+def test_memory_for_less_than_one_sample_is_refused(tiny_model, tiny_tokenizer, prompts):
+    sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer, memory_gib=1e-5)
+    with pytest.raises(UserError, match=r"^rollout\.memory_gib=1e-05 .* takes \S+ GiB$"):
+        sample_all(sampler, prompts, seeds_for(len(prompts), 2), PARAMS)
 
 
 def test_completions_end_at_the_end_token_or_the_limit(tiny_model, tiny_tokenizer, prompts):
@@ -388,28 +474,12 @@ def test_prompts_are_prefilled_once_and_rows_are_distinct_prefixes(
     assert log.rows[0] == len(prompts) < max(log.rows) < 16 * len(prompts)
 
 
-def test_buffers_stay_in_place_unless_the_rows_outgrow_them(tiny_model, tiny_tokenizer, prompts):
-    model = certain_model()
-    steady = ForwardLog(model)
-    sample_all(
-        TorchSampler(model, tiny_tokenizer),
-        [[5, 6, 7], [8, 9]],
-        seeds_for(2, 50),
-        SamplingParams(1.0, 10),
-    )
-    assert len(steady.buffers) > 2 and len(set(steady.buffers)) == 1
-
+def test_buffers_stay_in_place(tiny_model, tiny_tokenizer, prompts):
     model = copy.deepcopy(tiny_model)
-    growing = ForwardLog(model)
+    log = ForwardLog(model)
     sample_all(TorchSampler(model, tiny_tokenizer), prompts, seeds_for(len(prompts), 32), PARAMS)
-    num_moves = 0
-    for t in range(1, len(growing.rows)):
-        (_, capacity), moved = growing.buffers[t - 1], growing.buffers[t] != growing.buffers[t - 1]
-        assert moved == (growing.rows[t] > capacity)
-        if moved:
-            assert growing.buffers[t][1] >= 2 * capacity
-            num_moves += 1
-    assert num_moves >= 1
+    assert len(log.buffers) > 2 and len(set(log.buffers)) == 1
+    assert len(set(log.rows)) > 3
 
 
 def test_load_weights_copies_and_sets_the_version(tiny_model, tiny_tokenizer, prompts):

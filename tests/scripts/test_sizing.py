@@ -43,7 +43,7 @@ from passk.config.schema import ModelConfig
 from passk.learner.logprobs import token_logprobs
 from passk.learner.policy import load_policy
 from passk.objectives.advantages import mixture_advantages
-from passk.rollout.torch_sampler import RowCache
+from passk.rollout.row_cache import RowCache
 
 # every dimension divides by 4 ranks, so that nothing is padded
 EVEN = Shape(hidden=32, layers=3, heads=4, kv_heads=2, intermediate=48, vocabulary=64, tied=False)
@@ -249,7 +249,7 @@ def test_peak_memory_of_the_real_step(job):
 
 def test_bytes_per_token_of_the_samplers_cache():
     model = AutoModelForCausalLM.from_config(model_config(EVEN), dtype=torch.bfloat16)
-    cache = RowCache(10)
+    cache = RowCache(3, 10)
     with torch.no_grad():
         model(torch.ones(3, 10, dtype=torch.long), past_key_values=cache, use_cache=True)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)

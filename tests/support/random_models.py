@@ -3,6 +3,7 @@
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -36,6 +37,8 @@ ARCHITECTURES = {
         GPT2Config,
         {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     ),
+    # No positions at all: what is attended to counts less, the further it lies to the left.
+    "bloom": (BloomConfig, {}),
     "gemma3": (
         Gemma3TextConfig,
         {

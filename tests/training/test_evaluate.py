@@ -151,13 +151,13 @@ def test_a_real_policy_gives_the_same_samples_twice(tiny_model, tiny_tokenizer, 
     )
     first, again = (
         samples_of(
-            TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer, max_batch_samples=size),
+            TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer, memory_gib=memory),
             ConventionsVerifier(),
             tiny_encoder,
             problems,
             num_samples=16,
         )
-        for size in (2048, 64)
+        for memory in (None, 2 / 1024)
     )
     pd.testing.assert_frame_equal(first, again, rtol=1e-4)
     counts = count_correct(first)
