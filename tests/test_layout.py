@@ -67,7 +67,7 @@ def test_only_the_command_layer_touches_the_process():
     """sys.argv, environment and exit belong to the command line, and to forks that must not
     return."""
     command_layer = {"__main__", "cli.main", "cli.launch", "cli.sweep.runner", "cli.workers"}
-    command_layer |= {"ranks"}
+    command_layer |= {"cli.slots", "ranks"}
     forks = {"verifiers.code.server", "verifiers.code.judge"}
     assert command_layer | forks <= set(MODULES)
     for name in set(MODULES) - command_layer - forks:

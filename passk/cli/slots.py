@@ -16,14 +16,14 @@ from passk.runs.ledger import INTERRUPTED
 _PR_SET_PDEATHSIG = 1
 
 
-def num_cores(environment: Mapping[str, str]) -> int:
+def num_cores(environment: Mapping[str, str] = os.environ) -> int:
     """Return the number of cores that may be used, of which `OMP_NUM_THREADS` may allow fewer."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     allowed = environment.get("OMP_NUM_THREADS", "")
     return min(cores, int(allowed)) if allowed.isdecimal() and int(allowed) else cores
 
 
-def gpus(environment: Mapping[str, str]) -> list[str]:
+def gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     """List the names of the GPUs that may be used, without importing torch."""
     if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]

@@ -196,7 +196,8 @@ class _Samples:
         """Note that samples `ended` are complete; return the prompts whose samples all are."""
         prompts, counts = np.unique(self.prompt_of_B[ended], return_counts=True)
         self._left_P[prompts] -= counts
-        return prompts[self._left_P[prompts] == 0].tolist()
+        complete: list[int] = prompts[self._left_P[prompts] == 0].tolist()
+        return complete
 
     def token_ids(self, sample: int) -> tuple[int, ...]:
         return tuple(self.tokens_BT[sample, : self.lengths_B[sample]].tolist())

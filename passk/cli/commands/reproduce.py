@@ -1,6 +1,5 @@
 """`passk reproduce`: run SFT, then each RL regime from that checkpoint, and compare gradients."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -190,10 +189,10 @@ def _slots(
     """
     count, names = cfg.num_parallel, list[str]()
     if run_cfg.learner.device != "cpu" and torch.cuda.is_available():
-        names = gpus(os.environ)
+        names = gpus()
         count = count or len(names) // ranks_to_start(run_cfg.learner)
     elif count is None and _is_small(run_cfg):
-        count = num_cores(os.environ) // ((cfg.num_threads or 1) * ranks_to_start(run_cfg.learner))
+        count = num_cores() // ((cfg.num_threads or 1) * ranks_to_start(run_cfg.learner))
         count = min(count, _MOST_ON_CORES)
     at_once = Counter(piece.needs is None for piece in pieces)
     return gpu_slots(names, max(1, min(count or 1, max(at_once.values(), default=1))))
