@@ -95,7 +95,8 @@ def suspect_golds(agreed: pd.DataFrame) -> pd.DataFrame:
     """
     refused = agreed[~agreed["majority_accepted"]].drop(columns="majority_accepted")
     order = np.lexsort((-refused["score"], refused["c"] > 0))
-    return refused.iloc[order].reset_index(drop=True)
+    ordered: pd.DataFrame = refused.iloc[order]
+    return ordered.reset_index(drop=True)
 
 
 def share_bounds(votes_P: np.ndarray, n_P: np.ndarray) -> tuple[FloatArray, FloatArray]:

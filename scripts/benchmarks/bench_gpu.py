@@ -31,7 +31,7 @@ ON_GPU = (
     *("learner.compute_dtype=bfloat16", "learner.max_tokens_per_batch=65536"),
 )
 ON_CPU = (
-    *("rollout.engine=vllm", "rollout.memory_fraction=0.1", TREES),
+    *("rollout.engine=vllm", "rollout.dtype=float32", "rollout.memory_fraction=0.1", TREES),
     *("rollout.num_prompts=2", "rollout.num_samples=4", "regime.k=2"),
 )
 

@@ -28,7 +28,7 @@ PROFILED = {
     "passk: seeds": ("base.py", "group_seeds"),
     "passk: completions made": ("vllm_sampler.py", "_completions"),
     "passk: of this, decoding": ("codec.py", "decode"),
-    "passk: waiting for the verifier": ("_base.py", "result"),
+    "threads waited for (engine's, verifier's)": ("_base.py", "result"),
 }
 
 

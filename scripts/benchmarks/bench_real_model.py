@@ -94,7 +94,7 @@ def whole_step_vllm(settings: Settings, start: Start) -> str:
     theirs = start.job("trl", "rollout.engine=vllm")
     text = f"{_what_is_measured(settings)} vLLM's CPU build in the trainer's process on both sides"
     try:
-        measured = settings.measure(ours, theirs)
+        their_steps, our_steps = settings.measure(theirs, ours)
     except WorkerFailed as failure:
         if failure.job != theirs:
             raise
@@ -106,17 +106,15 @@ def whole_step_vllm(settings: Settings, start: Start) -> str:
             STEP_HEADER,
             [step_cells("passk `rollout=vllm`", steps)],
         )
-    lead, share = _lead(*measured)
+    lead, share = _lead(our_steps, their_steps)
     return section(
         f"A whole RL step with vLLM, times as fast as TRL's: {lead:.1f}; "
         f"share of its peak memory: {share:.2f}",
         f"{text}; what the engines compute is not counted.",
         STEP_HEADER,
         [
-            step_cells(name, steps)
-            for name, steps in zip(
-                ("passk `rollout=vllm`", "TRL `use_vllm=True`"), measured, strict=True
-            )
+            step_cells("passk `rollout=vllm`", our_steps),
+            step_cells("TRL `use_vllm=True`", their_steps),
         ],
     )
 
@@ -200,7 +198,7 @@ def vllm_throughput(settings: Settings) -> str:
     )
     return (
         f"{compared}\nThe same under cProfile, one step after one to warm up, cumulative seconds "
-        "of the main thread (the verifier's thread shows where it is waited for):\n\n"
+        "of the main thread; passk judges in another, while the engine works:\n\n"
         f"{table(['', *ENGINES], seconds)}\n"
     )
 

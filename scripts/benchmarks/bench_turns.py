@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -42,8 +43,8 @@ class WorkerFailed(Exception):
     @property
     def reason(self) -> str:
         """The last line of the worker that names an error."""
-        lines = [line.strip() for line in self.output.splitlines() if "Error" in line]
-        return lines[-1] if lines else "no error was printed"
+        named = re.findall(r"\w*Error\b.*", self.output)
+        return named[-1].strip() if named else "no error was printed"
 
 
 @dataclass(frozen=True)
