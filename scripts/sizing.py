@@ -153,7 +153,8 @@ def simulated_peak(shape: Shape, job: Job) -> int:
 
 def measured_peak(shape: Shape, job: Job) -> int:
     """Return the bytes at the peak of an update, as torch gives them out on this machine's GPU."""
-    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]  # torch does not list it as exported
+    dist.init_process_group("nccl", store=store, rank=0, world_size=1)
     learner, rows = make_learner(shape, job, torch.device("cuda", 0)), make_rows(job, 1)
     learner.update(rows)
     torch.cuda.reset_peak_memory_stats()
@@ -314,7 +315,7 @@ def seconds_table() -> Iterator[str]:
 
 def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     """Add an option for each field of a dataclass that has a help."""
-    group = parser.add_argument_group(kind.__doc__.split("\n")[0].rstrip("."))
+    group = parser.add_argument_group(str(kind.__doc__).split("\n")[0].rstrip("."))
     for field in (field for field in fields(kind) if field.metadata):
         how: dict[str, Any] = {"type": type(field.default)}
         if isinstance(field.default, bool):

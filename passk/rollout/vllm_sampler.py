@@ -121,16 +121,26 @@ class VLLMSampler:
                     yield index_of[output.request_id], self._completions(output.outputs, stop.texts)
 
     def _completions(self, outputs: Sequence[Any], stop: Sequence[str]) -> list[Completion]:
+        """Build a prompt's completions; no text is decoded twice.
+
+        With stop texts the engine has decoded all of them, to find the stops.
+        """
         outputs = sorted(outputs, key=lambda output: output.index)
-        texts = self._codec.decode([output.token_ids for output in outputs])
+        ids = [tuple(output.token_ids) for output in outputs]
+        if stop:
+            texts = [cut_at_stop(output.text, stop) for output in outputs]
+        else:
+            distinct = list(dict.fromkeys(ids))
+            text_of = dict(zip(distinct, self._codec.decode(distinct), strict=True))
+            texts = [text_of[token_ids] for token_ids in ids]
         return [
             Completion(
-                text=cut_at_stop(text, stop),
-                token_ids=tuple(output.token_ids),
+                text=text,
+                token_ids=token_ids,
                 logprobs=tuple(output.logprobs.logprobs),
                 finish_reason=FinishReason(output.finish_reason),
             )
-            for output, text in zip(outputs, texts, strict=True)
+            for output, token_ids, text in zip(outputs, ids, texts, strict=True)
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:

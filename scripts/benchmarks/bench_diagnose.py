@@ -56,7 +56,8 @@ def main(run: str, num_prompts: int = 300, num_samples: int = 32, repetitions: i
         def gradient(num_blocks: int) -> Any:
             return weighted_gradients(learner, groups, weights_PG1, num_blocks)[0]
 
-        plain, by_block, slopes, by_prompt, sketched = [], [], [], [], []
+        ways: tuple[list[float], ...] = ([], [], [], [], [])
+        plain, by_block, slopes, by_prompt, sketched = ways
         for _ in range(repetitions):
             timed(plain, lambda: gradient(1))
             blocks_MD = timed(by_block, lambda: gradient(NUM_BLOCKS))

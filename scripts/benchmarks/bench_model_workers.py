@@ -3,10 +3,12 @@
 The model is SmolLM2-135M (`make smollm2`), in float32 on the CPU. Workers as in `bench_workers.py`.
 """
 
+import cProfile
+import pstats
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,20 @@ from bench_steps import Steps, resident_mib, trainer_stopwatch, wait_for_turn
 
 MODEL = str(Path(__file__).parents[2] / "models" / "smollm2-135m")
 NUM_ROWS, PROMPT_TOKENS, COMPLETION_TOKENS = 16, 128, 384  # of the learner's batch
-NUM_PROMPTS, NUM_SAMPLES, NEW_TOKENS = 24, 8, 48  # of the engine's batch
+NUM_PROMPTS, NUM_SAMPLES, NEW_TOKENS = 64, 16, 24  # of the engine's batch
+# What a profile of the engine's batch shows: a label, and the file and function it stands for.
+PROFILED = {
+    "all": ("bench_model_workers.py", "work"),
+    "engine: steps": ("llm_engine.py", "step"),
+    "engine: forward passes and sampling": ("uniproc_executor.py", "execute_model"),
+    "engine: requests added": ("llm_engine.py", "add_request"),
+    "engine: outputs, with its own decoding": ("output_processor.py", "process_outputs"),
+    "passk: prompts encoded": ("prompts.py", "prompts"),
+    "passk: seeds": ("base.py", "group_seeds"),
+    "passk: completions made": ("vllm_sampler.py", "_completions"),
+    "passk: of this, decoding": ("codec.py", "decode"),
+    "threads waited for (engine's, verifier's)": ("_base.py", "result"),
+}
 
 
 def random_ids(count: int, seed: int) -> list[int]:
@@ -120,6 +135,42 @@ def word_problems(count: int) -> list[str]:
     ]
 
 
+def run_rounds(
+    num_steps: int, profiled: bool, prepare: Callable[[], Any], work: Callable[[int], list[int]]
+) -> Steps:
+    """Time `work`, which returns the length of each completion, after an untimed `prepare`.
+
+    Profiled, its functions are phases; times of a profiled step are longer than those of others.
+    """
+    steps = Steps(start_mib=resident_mib())
+    for step in range(num_steps):
+        wait_for_turn()
+        prepare()
+        profile = cProfile.Profile()
+        started = time.perf_counter()
+        lengths = profile.runcall(work, step) if profiled else work(step)
+        steps.seconds.append(time.perf_counter() - started)
+        steps.completions.append(len(lengths))
+        steps.lengths.append(sum(lengths) / len(lengths))
+        if profiled:
+            seconds = profiled_seconds(profile)
+            for label in PROFILED:
+                steps.phases.setdefault(label, []).append(seconds.get(label, 0.0))
+    steps.phases = {label: found for label, found in steps.phases.items() if any(found)}
+    return steps
+
+
+def profiled_seconds(profile: cProfile.Profile) -> dict[str, float]:
+    """Cumulative seconds of each function in PROFILED."""
+    seconds: dict[str, float] = {}
+    stats: Any = pstats.Stats(profile)
+    for (path, _, function), (*_, cumulative, _) in stats.stats.items():
+        for label, wanted in PROFILED.items():
+            if (Path(path).name, function) == wanted:
+                seconds[label] = seconds.get(label, 0.0) + cumulative
+    return seconds
+
+
 def vllm_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """passk's rollout on vLLM: encode prompts, sample, judge, make groups."""
 
@@ -138,22 +189,16 @@ def vllm_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     sampler = VLLMSampler(MODEL, tokenizer, ModelConfig(), cfg, max_model_len=256, end_ids=end_ids)
     problems = [Problem(str(i), p, "0") for i, p in enumerate(word_problems(NUM_PROMPTS))]
     encoder = PromptEncoder(tokenizer, PromptConfig())
-    steps = Steps(start_mib=resident_mib())
-    for step in range(num_steps):
-        wait_for_turn()
-        sampler._llm.reset_prefix_cache()  # as a change of weights does before every rollout
-        started = time.perf_counter()
-        sampled = rollout(
-            Actor(sampler, ConventionsVerifier(), encoder),
-            problems,
-            NUM_SAMPLES,
-            SamplingParams(1.0, NEW_TOKENS),
-            SampleKey(0, "train", step),
-        )
-        steps.seconds.append(time.perf_counter() - started)
-        steps.completions.append(sampled.rewards_PG.size)
-        steps.lengths.append(sampled.num_tokens / sampled.rewards_PG.size)
-    return steps
+    actor = Actor(sampler, ConventionsVerifier(), encoder)
+    params = SamplingParams(1.0, NEW_TOKENS)
+
+    def work(step: int) -> list[int]:
+        key = SampleKey(0, "train", step)
+        groups = rollout(actor, problems, NUM_SAMPLES, params, key).groups
+        return [len(completion.token_ids) for group in groups for completion in group.completions]
+
+    # a change of weights resets the cache before every rollout
+    return run_rounds(num_steps, "profile" in switches, sampler._llm.reset_prefix_cache, work)
 
 
 def vllm_bare(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
@@ -173,23 +218,14 @@ def vllm_bare(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
         seed=0,
     )
     ids = load_tokenizer(MODEL)(word_problems(NUM_PROMPTS))["input_ids"]
-    steps = Steps(start_mib=resident_mib())
-    for step in range(num_steps):
-        wait_for_turn()
-        llm.reset_prefix_cache()
-        started = time.perf_counter()
-        outputs = llm.generate(
-            [TokensPrompt(prompt_token_ids=prompt) for prompt in ids],
-            [
-                SamplingParams(
-                    n=NUM_SAMPLES, max_tokens=NEW_TOKENS, seed=1000 * step + i, logprobs=0
-                )
-                for i in range(len(ids))
-            ],
-            use_tqdm=False,
-        )
-        steps.seconds.append(time.perf_counter() - started)
-        lengths = [len(c.token_ids) for output in outputs for c in output.outputs]
-        steps.completions.append(len(lengths))
-        steps.lengths.append(sum(lengths) / len(lengths))
-    return steps
+
+    def work(step: int) -> list[int]:
+        params = [
+            SamplingParams(n=NUM_SAMPLES, max_tokens=NEW_TOKENS, seed=1000 * step + i, logprobs=0)
+            for i in range(len(ids))
+        ]
+        prompts = [TokensPrompt(prompt_token_ids=prompt) for prompt in ids]
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        return [len(c.token_ids) for output in outputs for c in output.outputs]
+
+    return run_rounds(num_steps, "profile" in switches, llm.reset_prefix_cache, work)

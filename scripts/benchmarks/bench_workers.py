@@ -1,8 +1,9 @@
-"""The processes that `bench.py` measures: passk's step, TRL's step, `pass_at_k`.
+"""The processes that the benchmarks measure: passk's step, TRL's step, `pass_at_k`.
 
 `bench_workers.py NAME STEPS THREADS [SWITCH...]` waits for a line of input before each step, and
-prints what it measured as JSON. A switch is an override of `passk train`, or
-`unshared`: sample every completion alone.
+prints what it measured as JSON. A switch is an override of `passk train`, for both sides, or
+`unshared`: passk samples every completion alone, or
+`whole_batch`: TRL learns from all completions at once, not in micro-batches.
 """
 
 import json
@@ -14,14 +15,26 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date
+from functools import partial
 from typing import Any
 
+import bench_gpu_workers
 import bench_model_workers
-from bench_steps import RESULT, Steps, resident_mib, trainer_stopwatch, wait_for_turn
+from bench_steps import (
+    RESULT,
+    Steps,
+    TokenCounter,
+    finish_device,
+    resident_mib,
+    trainer_stopwatch,
+    wait_for_turn,
+)
+
+FLAGS = ("unshared", "whole_batch")  # switches that are no overrides
 
 
-def compose(overrides: Sequence[str]) -> Any:
-    """The default configuration of `passk train` with `overrides`; a fixed rate, as TRL has it."""
+def compose(switches: Sequence[str]) -> Any:
+    """The configuration of `passk train` with the overrides; a fixed rate, as TRL has it."""
     from hydra import initialize_config_dir
 
     from passk.config.compose import compose_train, register
@@ -29,6 +42,7 @@ def compose(overrides: Sequence[str]) -> Any:
 
     register()
     with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        overrides = [switch for switch in switches if switch not in FLAGS]
         return compose_train(["learner.schedule=constant", *overrides])
 
 
@@ -36,7 +50,7 @@ def run_passk(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     """Time the step of `passk.training.loop.train`, from the rollout to the new weights."""
     from passk.training.build import open_parts, prepare_torch
 
-    cfg = compose([switch for switch in switches if switch != "unshared"])
+    cfg = compose(switches)
     prepare_torch(threads, cfg.train.seed)
     with open_parts(cfg, cfg.model.path, day=date.today()) as parts:
         return _passk_steps(cfg, parts, num_steps, switches)
@@ -46,11 +60,17 @@ def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) 
     from passk.data.problems import ProblemStream
     from passk.objectives.advantages import as_configured
     from passk.training.experience import explore
+    from passk.training.weight_sync import hand_over
 
     sampler, learner = parts.sampler, parts.learner
     if "unshared" in switches:
         sampler.sample = _alone(sampler.sample)
     stream = ProblemStream(parts.data.train, cfg.train.seed)
+    counter = TokenCounter()
+    counter.watch(learner.model)
+    if parts.engine == "torch":
+        counter.watch(sampler.model)
+    hand_over(learner, sampler, cfg.rollout.num_synced_checks)
     steps = Steps(start_mib=resident_mib())
     for step in range(num_steps):
         wait_for_turn()
@@ -59,13 +79,18 @@ def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) 
         objective = as_configured(cfg.regime)
         experience = explore(step, cfg, objective, parts.actor, problems)
         explored = time.perf_counter()
+        sampler.sleep()
         learner.update(experience.rows)
+        finish_device()
         learned = time.perf_counter()
-        sampler.load_weights(learner.weights(), version=step + 1)
+        hand_over(learner, sampler, cfg.rollout.num_synced_checks)
+        finish_device()
         ended = time.perf_counter()
 
-        metrics = experience.metrics
-        count = experience.sampled.rewards_PG.size
+        metrics: Any = experience.metrics
+        sampled: Any = experience.sampled
+        count = cfg.rollout.num_prompts * cfg.rollout.num_samples
+        counter.end_step(steps)
         known = {
             "sample": metrics.rollout_seconds,
             "verify": metrics.verify_seconds,
@@ -78,7 +103,7 @@ def _passk_steps(cfg: Any, parts: Any, num_steps: int, switches: Sequence[str]) 
         steps.seconds.append(ended - started)
         steps.rewards.append(metrics.reward_mean)
         steps.completions.append(count)
-        steps.lengths.append(experience.sampled.num_tokens / count)
+        steps.lengths.append(sampled.num_tokens / count)
         steps.rows.append(len(experience.rows))
     return steps
 
@@ -103,39 +128,73 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
     import torch
     from datasets import Dataset
     from trl import GRPOTrainer
+    from trl.generation import vllm_generation
 
     from passk.data.problems import ProblemStream, load_data
-    from passk.learner.policy import load_policy, load_tokenizer
+    from passk.data.prompts import PromptEncoder
+    from passk.learner.policy import load_policy, load_tokenizer, model_location
     from passk.training.build import build_verifier, prepare_torch
 
     cfg = compose(switches)
     prepare_torch(threads, cfg.train.seed)
     tokenizer, verifier = load_tokenizer(cfg.model.path), build_verifier(cfg.verifier)
-    stream = ProblemStream(load_data(cfg.data, cfg.eval).train, cfg.train.seed)
+    data = load_data(cfg.data, cfg.eval)
+    encoder = PromptEncoder(tokenizer, cfg.data.prompt, data.shots)
+    stream = ProblemStream(data.train, cfg.train.seed)
     problems = stream.take(cfg.rollout.num_prompts * num_steps)
+    prompts, prompt_ids = [*map(encoder.prompt_text, problems)], encoder.prompts(problems)
+    if tokenizer(prompts)["input_ids"] != prompt_ids:
+        sys.exit("bench: TRL would read other token ids than passk from these prompts")
+    longest = max(map(len, prompt_ids)) + cfg.rollout.max_new_tokens
+    if cfg.rollout.dtype:  # TRL has no option for the dtype of its engine
+        vllm_generation.LLM = partial(vllm_generation.LLM, dtype=cfg.rollout.dtype)
+    batch_size = cfg.rollout.num_prompts * cfg.rollout.num_samples
+    rows = batch_size if "whole_batch" in switches else rows_that_fit(cfg, longest)
+    policy = load_policy(cfg.model, cfg.model.path, torch.device(_device()))
+    policy.name_or_path = model_location(cfg.model.path)  # which TRL's vLLM loads
     steps = Steps()
+    stopwatch = trainer_stopwatch(steps)
 
     with tempfile.TemporaryDirectory() as folder:
         GRPOTrainer(
-            model=load_policy(cfg.model, cfg.model.path, torch.device("cpu")),
+            model=policy,
             processing_class=tokenizer,
-            reward_funcs=_trl_reward(verifier, tokenizer.eos_token_id, steps),
-            args=_trl_config(cfg, num_steps, folder),
+            reward_funcs=_trl_reward(verifier, tokenizer.eos_token_id, steps, stopwatch),
+            args=_trl_config(cfg, num_steps, folder, rows, longest),
             train_dataset=Dataset.from_list(
-                [{"prompt": p.prompt, "answer": p.answer} for p in problems]
+                [
+                    {"prompt": prompt, "answer": problem.answer}
+                    for prompt, problem in zip(prompts, problems, strict=True)
+                ]
             ),
-            callbacks=[trainer_stopwatch(steps)],
+            callbacks=[stopwatch],
         ).train()
     return steps
 
 
-def _trl_reward(verifier: Any, end_id: int, steps: Steps) -> Callable[..., list[float]]:
+def rows_that_fit(cfg: Any, longest: int) -> int:
+    """The power of two of rows that fill `learner.max_tokens_per_batch`, at most a step's rows."""
+    fit = max(1, cfg.learner.max_tokens_per_batch // longest)
+    largest = min(fit, cfg.rollout.num_prompts * cfg.rollout.num_samples)
+    return int(1 << (largest.bit_length() - 1))
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _trl_reward(
+    verifier: Any, end_id: int, steps: Steps, stopwatch: Any
+) -> Callable[..., list[float | None]]:
     """A reward function that asks passk's verifier, and notes what TRL sampled."""
     from passk.types import Completion, FinishReason, Problem
 
     def reward(
         prompts: list[str], completions: list[str], completion_ids: list[list[int]], **rest: Any
-    ) -> list[float]:
+    ) -> list[float | None]:
+        stopwatch.sampled()
         pairs = []
         for prompt, answer, text, ids in zip(
             prompts, rest["answer"], completions, completion_ids, strict=True
@@ -147,19 +206,21 @@ def _trl_reward(verifier: Any, end_id: int, steps: Steps) -> Callable[..., list[
         steps.rewards.append(statistics.fmean(rewards))
         steps.completions.append(len(rewards))
         steps.lengths.append(statistics.fmean(map(len, completion_ids)))
-        return rewards
+        return [*rewards]
 
     return reward
 
 
-def _trl_config(cfg: Any, num_steps: int, folder: str) -> Any:
-    """passk's batch in TRL's words; no checkpointing of any kind, no logging, full precision."""
+def _trl_config(cfg: Any, num_steps: int, folder: str, rows: int, longest: int) -> Any:
+    """passk's batch in TRL's words, `rows` at a time; no checkpointing of any kind, no logging."""
     from trl import GRPOConfig
 
+    on_gpu = _device() == "cuda"
     return GRPOConfig(
         output_dir=folder,
         max_steps=num_steps,
-        per_device_train_batch_size=cfg.rollout.num_prompts * cfg.rollout.num_samples,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=cfg.rollout.num_prompts * cfg.rollout.num_samples // rows,
         num_generations=cfg.rollout.num_samples,
         max_completion_length=cfg.rollout.max_new_tokens,
         temperature=cfg.rollout.temperature,
@@ -171,10 +232,14 @@ def _trl_config(cfg: Any, num_steps: int, folder: str) -> Any:
         scale_rewards="none",
         num_iterations=1,
         shuffle_dataset=False,
-        use_vllm=False,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
+        use_vllm=cfg.rollout.engine == "vllm",
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=cfg.rollout.memory_fraction,
+        vllm_max_model_length=longest,
+        vllm_enable_sleep_mode=on_gpu and cfg.rollout.sleep,
+        use_cpu=not on_gpu,
+        bf16=cfg.learner.compute_dtype == "bfloat16",
+        gradient_checkpointing=cfg.learner.gradient_checkpointing,
         dataloader_pin_memory=False,
         logging_strategy="no",
         save_strategy="no",
@@ -208,6 +273,8 @@ WORKERS: dict[str, Callable[[int, int, Sequence[str]], Steps]] = {
     "learner_trl": bench_model_workers.learner_trl,
     "vllm_passk": bench_model_workers.vllm_passk,
     "vllm_bare": bench_model_workers.vllm_bare,
+    "gpu_rounds": bench_gpu_workers.rounds,
+    "gpu_engine": bench_gpu_workers.engine,
 }
 
 

@@ -172,7 +172,8 @@ class _Reader:
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             test, expected = test.operand, False
         elif isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Eq | ast.Is):
-            test, expected = test.left, self.value(test.comparators[0], names)
+            expected = self.value(test.comparators[0], names)
+            test = test.left
         judged = self.value(test, names)
         pairs = (
             zip(judged, expected, strict=False)
@@ -233,7 +234,7 @@ class _Reader:
             return tuple(self.value(cell, names) for cell in call.args)
         if name == "loads":  # a table of cases beside the test
             files = [
-                node.value
+                str(node.value)
                 for node in ast.walk(call)
                 if isinstance(node, ast.Constant) and str(node.value).endswith(".json")
             ]
@@ -242,7 +243,8 @@ class _Reader:
         if name not in self._judges and name not in _TRANSPARENT:
             raise Unknown(name)
         arguments: dict[Place, Any] = {}
-        parts = [*enumerate(call.args), *((key.arg or "", key.value) for key in call.keywords)]
+        parts: list[tuple[Place, ast.expr]] = [*enumerate(call.args)]
+        parts += ((key.arg or "", key.value) for key in call.keywords)
         for place, node in parts:
             try:
                 arguments[place] = self.value(node, names)

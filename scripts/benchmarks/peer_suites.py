@@ -153,8 +153,8 @@ def as_completion(case: Case) -> str:
     last formula where prose stands around it, without a number after it, and the whole text where
     it is nothing but an answer, or the gold answer. Other prose stays as it is.
     """
-    text = case.completion
-    text = (re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL) or [text])[-1].strip()
+    tagged = re.findall(r"<answer>(.*?)</answer>", case.completion, re.DOTALL)
+    text = str((tagged or [case.completion])[-1]).strip()
     if re.search(r"\\f?box(?:ed)?|####", text) or not text:
         return text
     formulas = list(_FORMULA.finditer(text))

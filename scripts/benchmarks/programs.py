@@ -224,7 +224,7 @@ def measure_mutants(
     draw = random.Random(0)
     changed = [(task, text) for task in tasks for text in mutants(task.program, count, draw)]
     with ThreadPoolExecutor(2) as pool:
-        plain = list(pool.map(lambda pair: reference(*pair, seconds), changed))
+        plain = list(pool.map(lambda pair: reference(pair[0], pair[1], seconds), changed))
     reasons = judged(verifier, [(task, fence(text)) for task, text in changed])
     for (task, text), expected, reason in zip(changed, plain, reasons, strict=True):
         yield task, text, expected, reason

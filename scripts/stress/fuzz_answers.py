@@ -210,7 +210,7 @@ class Judge:
         limited = VerifierConfig(
             name="math", num_workers=num_workers, timeout_seconds=1, max_memory_mib=256
         )
-        self._verifiers = {
+        self._verifiers: dict[str, Verifier] = {
             "math": MathVerifier(limited),
             "exact": ExactVerifier(VerifierConfig(name="exact", answer_in=places)),
             "conventions": ConventionsVerifier(),

@@ -96,7 +96,7 @@ def keys_of(node: DictConfig, prefix: str = "") -> list[str]:
     """Every key of a composed configuration, with those of its sections."""
     keys = []
     for name in node:
-        key = f"{prefix}{name}"
+        key = f"{prefix}{name!s}"
         keys.append(key)
         if OmegaConf.is_dict(node._get_node(name)):
             keys += keys_of(node[name], f"{key}.")

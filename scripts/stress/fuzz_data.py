@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -185,7 +186,6 @@ def _csv_files(draw: st.DrawFn) -> bytes:
 def _columns(count: int) -> st.SearchStrategy[pa.Array]:
     """Arrow columns of every kind that an answer may be kept as, and of some that it may not."""
     texts = st.sampled_from([text for text in _TEXTS if not any(map(_is_surrogate, text))])
-    few = {"min_size": count, "max_size": count}
     options = [
         (st.one_of(st.none(), texts), pa.string()),
         (st.one_of(st.none(), texts), pa.large_string()),
@@ -205,10 +205,12 @@ def _columns(count: int) -> st.SearchStrategy[pa.Array]:
         (st.none(), pa.null()),
     ]
     arrays = [
-        st.lists(values, **few).map(lambda cells, kind=kind: pa.array(cells, kind))
+        st.lists(values, min_size=count, max_size=count).map(partial(pa.array, type=kind))
         for values, kind in options
     ]
-    words = st.lists(texts, **few).map(lambda cells: pa.array(cells).dictionary_encode())
+    words = st.lists(texts, min_size=count, max_size=count).map(
+        lambda cells: pa.array(cells).dictionary_encode()
+    )
     return st.one_of(*arrays, words)
 
 
@@ -230,14 +232,14 @@ def _tables(draw: st.DrawFn) -> pa.Table:
 def _parquet(table: pa.Table) -> bytes:
     out = pa.BufferOutputStream()
     pq.write_table(table, out)
-    return out.getvalue().to_pybytes()
+    return bytes(out.getvalue().to_pybytes())
 
 
 def _arrow(table: pa.Table) -> bytes:
     out = pa.BufferOutputStream()
     with pa.ipc.new_file(out, table.schema) as opened:
         opened.write_table(table)
-    return out.getvalue().to_pybytes()
+    return bytes(out.getvalue().to_pybytes())
 
 
 def _is_surrogate(letter: str) -> bool:

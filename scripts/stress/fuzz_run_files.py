@@ -67,7 +67,8 @@ def read_records(run: Path) -> None:
 def read_frames(run: Path) -> None:
     """Files of Parquet, as the report does."""
     read_problems(run)
-    record = RunRecord(run, {}, {}, *[pd.DataFrame()] * 3, ())  # its files alone
+    none = pd.DataFrame()
+    record = RunRecord(run, {}, {}, none, none, none, ())  # its files alone
     for step in record.steps:
         record.counts(step)
     for step in record.rollout_steps:

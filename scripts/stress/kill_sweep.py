@@ -21,8 +21,10 @@ from passk.runs.ledger import read_ledger, state
 
 SFT = ("train", "regime=sft", "train.num_steps=60", "eval.num_problems=100")
 GRID = ("train", "-m", "regime.k=2,4,8,16", "regime.pass1_weight=0.5,0.7,0.9")
-CELL = ("train.num_steps=20", "train.save_every=5", "rollout.num_prompts=32", "eval.every=10")
-CELL += ("eval.num_problems=100", "diagnostics.every=0", "sweep.num_parallel=2")
+CELL = (
+    *("train.num_steps=20", "train.save_every=5", "rollout.num_prompts=32", "eval.every=10"),
+    *("eval.num_problems=100", "diagnostics.every=0", "sweep.num_parallel=2"),
+)
 # Between a start and the kill, of the time that the undisturbed sweep took: five fit in.
 SHARES = (0.05, 0.25)
 

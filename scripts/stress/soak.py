@@ -25,7 +25,7 @@ from scipy import stats
 BLOCK = 10  # steps: neighbouring samples of memory are alike, means of blocks are less so
 PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 FORMULA = r"\frac{{{}\sqrt{{8}}}}{{2\sqrt{{2}}}}"  # the number, as only computer algebra can tell
-SIZES = {
+SIZES: dict[str, tuple[str, ...]] = {
     "conventions": ("rollout.num_prompts=16", "rollout.num_samples=8", "diagnostics.every=100"),
     "math": ("rollout.num_prompts=16", "rollout.num_samples=8", "diagnostics.every=100"),
     "python": ("rollout.num_prompts=4", "rollout.num_samples=2", "diagnostics.every=0"),

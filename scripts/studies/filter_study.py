@@ -58,10 +58,10 @@ def run_seed(folder: Path, seed: int) -> None:
         once(folder / name, "filter", f"run={sft}", "checkpoint=all", *words)
     write_known(sft, folder / "known")
     for name, (regime, source) in SETS.items():
-        words = [f"train.init_from={sft}", "eval.every=0", "diagnostics.every=0"]
+        given = [f"train.init_from={sft}", "eval.every=0", "diagnostics.every=0"]
         if source:
-            words.append(f"data.path={folder / source[0] / source[1]}.jsonl")
-        once(run_of(folder, name), "train", f"regime={regime}", *words, *seeds)
+            given.append(f"data.path={folder / source[0] / source[1]}.jsonl")
+        once(run_of(folder, name), "train", f"regime={regime}", *given, *seeds)
 
 
 def write_known(sft: Path, folder: Path) -> None:

@@ -15,6 +15,7 @@ import sys
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from passk.cli.commands.diagnose import as_training
 from passk.cli.main import main as passk
 from passk.config.commands import DiagnoseConfig
 from passk.config.compose import load_run_config
+from passk.config.schema import ConventionsConfig
 from passk.diagnostics.alignment import pass_gradient
 from passk.diagnostics.derivatives import moved
 from passk.learner.batch import make_rows
@@ -74,9 +76,10 @@ class HeldOut:
 def measured(run: Path, fraction: float, num_prompts: int) -> pd.DataFrame:
     """The change of held-out Pass@1, in points, by a step along the gradient of each Pass@k."""
     base = as_training(DiagnoseConfig(), load_run_config(run))
+    data = cast(ConventionsConfig, base.data)
     base = replace(
         base,
-        data=replace(base.data, calculator_fraction=fraction),
+        data=replace(data, calculator_fraction=fraction),
         eval=replace(base.eval, num_problems=NUM_HELD_OUT),
     )
     checkpoint = last_checkpoint(run)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 _HEAD = """# Where these tables come from
 
@@ -95,12 +96,12 @@ def source(file: str, what: str, command: str, study: Path) -> Source:
     )
 
 
-def commit(manifest: dict) -> str:
+def commit(manifest: dict[str, Any]) -> str:
     """The short hash of a run's checkout, or the version of an installed passk."""
     git = manifest["git"]
     if not git or not git["commit"]:
         return f"passk {manifest['versions']['passk']}"
-    return git["commit"][:7] + (" (changed)" if git["dirty"] else "")
+    return str(git["commit"][:7]) + (" (changed)" if git["dirty"] else "")
 
 
 if __name__ == "__main__":

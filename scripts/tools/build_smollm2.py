@@ -17,6 +17,7 @@ import tempfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,8 +62,8 @@ def convert(folder: Path) -> None:
 def answer(folder: Path) -> str:
     """What the saved model says to a question that any sound copy of it gets right."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    chat = tokenizer.apply_chat_template(
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    chat: Any = tokenizer.apply_chat_template(
         [{"role": "user", "content": PROMPT}],
         add_generation_prompt=True,
         return_tensors="pt",
@@ -70,8 +71,7 @@ def answer(folder: Path) -> str:
     )
     with torch.no_grad():
         ids = model.generate(**chat, max_new_tokens=16, do_sample=False)
-    said: str = tokenizer.decode(ids[0, chat["input_ids"].shape[1] :], skip_special_tokens=True)
-    return said
+    return str(tokenizer.decode(ids[0, chat["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def main(folder: Path) -> None:

@@ -45,8 +45,9 @@ def missing(found: pd.DataFrame, published: pd.DataFrame) -> list[str]:
         if expected == 0 or (seen is None and regime != MUST_STAND):
             continue
         told = "not measured" if seen is None else f"[{100 * seen[0]:+.1f}, {100 * seen[1]:+.1f}]"
-        is_wrong = seen is None or sign(seen) == -expected
-        if is_wrong or (regime == MUST_STAND and sign(seen) != expected):
+        now_sign = None if seen is None else sign(seen)
+        is_wrong = now_sign in (None, -expected)
+        if is_wrong or (regime == MUST_STAND and now_sign != expected):
             sentences.append(
                 f"{regime}: the change of {CHANGES[change]} is {told} points, but was published "
                 f"as {SIGNS[expected]}"

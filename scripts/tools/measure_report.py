@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def write_sweep(root: Path) -> None:
     sizes = {"n": N, "num_problems": NUM_PROBLEMS}
     counts, kinds = simulated_counts("passk", steps, seed=0, **sizes)
     reasons = {"correct": 540, "wrong": 430, "unparsed": 40, "truncated": 14}
-    about = {
+    about: dict[str, Any] = {
         "kinds": kinds,
         "n": N,
         "ks": (1, *KS),
@@ -58,7 +59,7 @@ def write_sweep(root: Path) -> None:
 
 def samples(rng: np.random.Generator) -> dict[str, list[tuple[str, float | None]]]:
     """Completions of some 60 words each, no two alike."""
-    groups = {}
+    groups: dict[str, list[tuple[str, float | None]]] = {}
     for problem in rng.choice(2000, NUM_PROMPTS, replace=False):
         p = rng.beta(0.6, 0.6)
         groups[f"train-0-{problem}"] = [

@@ -9,6 +9,7 @@ report_dark.png (the problems, in dark mode) and report_phone.png (table and cur
 import sys
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -31,7 +32,7 @@ def picture(opened: Opened, first: str, last: str, width: int) -> Image.Image:
     assert start and end, "the report lacks a figure that is shown in the documents"
     top = max(0, start["y"] - MARGIN)
     height = end["y"] + end["height"] + MARGIN - top
-    clip = {"x": 0, "y": top, "width": width, "height": height}
+    clip: Any = {"x": 0, "y": top, "width": width, "height": height}
     image = Image.open(BytesIO(opened.page.screenshot(full_page=True, clip=clip))).convert("RGB")
     return image.quantize(NUM_COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 

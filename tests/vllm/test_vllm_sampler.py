@@ -129,6 +129,23 @@ def test_greedy_stops_and_limits_are_those_of_the_torch_sampler(
     assert {a.finish_reason for (a,) in mine} == {FinishReason.LENGTH}
 
 
+@pytest.mark.parametrize("stop", [(), (";",)])
+def test_no_text_is_decoded_twice(engine, policy, prompts, monkeypatch, stop):
+    """Identical completions are decoded once, and not at all where the engine did to find stops."""
+    engine.load_weights(weights_of(policy), version=1)
+    decode, decoded = engine._codec.decode, []
+    monkeypatch.setattr(engine._codec, "decode", lambda ids: decoded.extend(ids) or decode(ids))
+    params = SamplingParams(0.1, 8, stop=stop)
+    sampled = sample_all(engine, prompts, seeds_for(len(prompts), 4), params)
+    distinct = sum(len({c.token_ids for c in group}) for group in sampled)
+    assert distinct < 4 * len(prompts)
+    assert len(decoded) == (0 if stop else distinct)
+    for completion in (c for group in sampled for c in group):
+        assert (
+            completion.text == decode([completion.token_ids])[0].partition(";" if stop else "!")[0]
+        )
+
+
 def test_success_is_that_of_the_torch_sampler(engine, tiny_model, tiny_tokenizer, tiny_encoder):
     """200 prompts x 16 samples from each: a difference of four standard errors is a bug."""
     problems = make_problems(
