@@ -48,7 +48,7 @@ def after_sft(data: Path, run: Path) -> Path:
     status = json.loads(manifest.read_text())["status"] if manifest.exists() else None
     if status != "finished":
         overrides = (*SFT, *problems(data), f"model.path={MODEL}", f"hydra.run.dir={run}")
-        words = ["train", *overrides, *(["--resume"] if manifest.exists() else [])]
+        words = ["train", *overrides, *(["resume=true"] if manifest.exists() else [])]
         print(f"SFT first: passk {shlex.join(words)}", file=sys.stderr, flush=True)
         passk = str(Path(sys.executable).with_name("passk"))
         if subprocess.run([passk, *words], stdout=sys.stderr).returncode:
