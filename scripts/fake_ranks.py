@@ -92,8 +92,8 @@ def _one_rank(num_ranks: int, num_rows: int) -> Iterator[None]:
     it stands for, or it makes a mask for attention that it does without otherwise.
     """
 
-    def gather(said: tuple[float, dict[int, float], Any]) -> list[Any]:
-        return [(said[0], dict.fromkeys(range(num_rows), 0.0), said[2])]
+    def gather(said: tuple[float, dict[int, float], Any, int]) -> list[Any]:
+        return [(said[0], dict.fromkeys(range(num_rows), 0.0), *said[2:])]
 
     with ExitStack() as stack:
         stack.enter_context(patch("transformers.masking_utils.is_tracing", lambda *_: False))

@@ -126,6 +126,7 @@ def make_learner(shape: Shape, job: Job, device: torch.device) -> Learner:
         max_tokens_per_batch=job.max_tokens_per_batch,
         defer_reduction=job.defer_reduction,
         replicas=job.replicas,
+        prefix_trees=False,  # the model counts rows that share nothing, which need the most
     )
     add_adapters(model, ModelConfig(lora_rank=job.lora_rank), seed=0)
     if job.is_sharded:

@@ -51,10 +51,14 @@ def in_new_context(function):
     return Context().run(function)
 
 
-def test_a_short_phase_prints_nothing(capsys):
+def short_phase():
     with working("evaluation", 3, "samples") as phase:
         for _ in range(3):
             phase.advance()
+
+
+def test_a_short_phase_prints_nothing(capsys):
+    in_new_context(short_phase)
     assert capsys.readouterr() == ("", "") and not progress_threads()
 
 

@@ -217,8 +217,7 @@ def tree_limits(model: PreTrainedModel) -> TreeLimits:
     if model.config._attn_implementation != FLEX:
         # A layer of width D has about 12 D^2 weights, so 24 D^2 operations a token, and its
         # attention takes 4 D for each node that the token is compared with.
-        embedding: Any = model.get_input_embeddings()
-        width = embedding.weight.shape[1]
+        width = model.get_output_embeddings().weight.shape[1]
         limits = TreeLimits(longest, _MOST_NODES, token_cost=6 * width)
     vocabulary = model.get_output_embeddings().out_features
     generator = torch.Generator().manual_seed(0)

@@ -87,6 +87,8 @@ class TorchSampler:
         params: SamplingParams,
     ) -> Iterator[tuple[int, list[Completion]]]:
         """See `passk.rollout.base.Sampler.sample`; the longest prompts are served first."""
+        if not prompts:  # a rank of more than there are problems
+            return
         seeds_B = np.array([seed for seeds in seeds_PG for seed in seeds], dtype=np.uint64)
         samples = _Samples([len(seeds) for seeds in seeds_PG], params.max_new_tokens)
         stop = stops(self.tokenizer, params.stop)
