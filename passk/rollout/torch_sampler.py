@@ -117,8 +117,8 @@ class TorchSampler:
                 ends |= self._says_stop(samples, active, stop.texts)
             samples.stopped_B[active] = ends
             ends |= samples.lengths_B[active] == params.max_new_tokens
-            for prompt in samples.end(active[ends]):
-                yield prompt, self._completions(samples, prompt, stop.texts)
+            if complete := samples.end(active[ends]):
+                yield from self._completions(samples, complete, stop.texts)
             active, row_of, token = active[~ends], row_of[~ends], token[~ends]
             longest = len(prompts[waiting[0].prompt]) if waiting else 0
             row_of = rows.fork(row_of, token, longest)
@@ -155,23 +155,29 @@ class TorchSampler:
         return np.array([any(s in tail for s in stop) for tail in tails])
 
     def _completions(
-        self, samples: "_Samples", prompt: int, stop: Sequence[str]
-    ) -> list[Completion]:
-        """Build the n completions of a prompt; samples that are identical share one object."""
-        members = np.flatnonzero(samples.prompt_of_B == prompt)
-        keys = [samples.token_ids(b) for b in members]
-        first_of = dict(zip(reversed(keys), reversed(members), strict=True))
-        texts = self._codec.decode(list(first_of))
+        self, samples: "_Samples", prompts: Sequence[int], stop: Sequence[str]
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield complete prompts with their completions; identical ones of a prompt are one object.
+
+        All texts are decoded at once, as a call of a tokenizer costs more than a few texts.
+        """
+        members = {prompt: samples.of_prompt(prompt) for prompt in prompts}
+        first_of: dict[tuple[int, tuple[int, ...]], int] = {}
+        for prompt, places in members.items():
+            for b in places:
+                first_of.setdefault((prompt, samples.token_ids(b)), b)
+        texts = self._codec.decode([tokens for _, tokens in first_of])
         made = {
-            tokens: Completion(
+            (prompt, tokens): Completion(
                 text=cut_at_stop(text, stop),
                 token_ids=tokens,
                 logprobs=tuple(samples.logprobs_BT[b, : len(tokens)].tolist()),
                 finish_reason=FinishReason.STOP if samples.stopped_B[b] else FinishReason.LENGTH,
             )
-            for (tokens, b), text in zip(first_of.items(), texts, strict=True)
+            for ((prompt, tokens), b), text in zip(first_of.items(), texts, strict=True)
         }
-        return [made[key] for key in keys]
+        for prompt, places in members.items():
+            yield prompt, [made[prompt, samples.token_ids(b)] for b in places]
 
 
 class _Samples:
@@ -186,6 +192,7 @@ class _Samples:
         self.lengths_B = np.zeros(num_samples, dtype=np.int64)
         self.stopped_B = np.zeros(num_samples, dtype=bool)
         self._left_P = np.array(sizes)  # samples of each prompt that have not ended
+        self._ends_P = np.cumsum(sizes)
 
     def append(self, active: np.ndarray, token: np.ndarray, logprob: np.ndarray) -> None:
         """Append a token and its log-probability to each of the samples `active`."""
@@ -200,6 +207,11 @@ class _Samples:
         self._left_P[prompts] -= counts
         complete: list[int] = prompts[self._left_P[prompts] == 0].tolist()
         return complete
+
+    def of_prompt(self, prompt: int) -> range:
+        """Return the samples of a prompt."""
+        end = int(self._ends_P[prompt])
+        return range(int(self._ends_P[prompt - 1]) if prompt else 0, end)
 
     def token_ids(self, sample: int) -> tuple[int, ...]:
         return tuple(self.tokens_BT[sample, : self.lengths_B[sample]].tolist())
