@@ -159,7 +159,7 @@ def open_parts(
     with ExitStack() as opened:
         sampler = _open_sampler(cfg, engine, start, tokenizer, model, max_model_len)
         opened.callback(sampler.close)
-        if isinstance(sampler, TorchSampler) and not needs_training and num_ranks() == 1:
+        if isinstance(sampler, TorchSampler) and _can_share(cfg, model, sampler, needs_training):
             _share_weights(model, sampler.model)
         verifier = build_verifier(cfg.verifier)
         opened.callback(verifier.close)
@@ -215,8 +215,21 @@ def _open_sampler(
     return TorchSampler(copied, tokenizer, memory_gib=cfg.rollout.memory_gib)
 
 
+def _can_share(
+    cfg: TrainConfig, model: PreTrainedModel, sampler: TorchSampler, needs_training: bool
+) -> bool:
+    """Return True if learner and sampler may use the same weights in memory.
+
+    Adapters and shards are merged and gathered into the sampler's own copy. A policy that learns
+    keeps its dtype; one that is only measured takes the sampler's.
+    """
+    if num_ranks() > 1 or cfg.model.lora_rank:
+        return False
+    return not needs_training or model.dtype == sampler.model.dtype
+
+
 def _share_weights(model: PreTrainedModel, copied: PreTrainedModel) -> None:
-    """Let `model`, which will not learn, use the weights of its copy: they are in memory once."""
+    """Let `model` use the weights of its copy, so that they are in memory once."""
     for parameter, other in zip(model.parameters(), copied.parameters(), strict=True):
         parameter.data = other.data
 

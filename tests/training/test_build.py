@@ -1,4 +1,4 @@
-"""The policy is in memory twice where it learns, and once where it is only measured."""
+"""Learner and sampler use the same weights in memory where they can."""
 
 from datetime import date
 
@@ -9,16 +9,23 @@ from passk.config.schema import ConventionsConfig, TrainConfig
 from passk.training.build import open_parts
 
 
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_only_a_policy_that_learns_is_in_memory_twice(dtype):
+@pytest.mark.parametrize(
+    ("needs_training", "dtype", "lora_rank", "shared"),
+    [
+        (False, None, 0, True),
+        (False, "bfloat16", 0, True),
+        (True, None, 0, True),
+        (True, "bfloat16", 0, False),
+        (True, None, 4, False),
+    ],
+)
+def test_weights_are_in_memory_once(needs_training, dtype, lora_rank, shared):
     cfg = settle(TrainConfig(data=ConventionsConfig(name="conventions")))
-    cfg.rollout.engine, cfg.rollout.dtype = "torch", dtype
-    for needs_training in (False, True):
-        with open_parts(cfg, "tiny", day=date.today(), needs_training=needs_training) as parts:
-            of_learner, of_sampler = (
-                {parameter.data_ptr() for parameter in model.parameters()}
-                for model in (parts.learner.model, parts.sampler.model)
-            )
-            assert len(of_sampler) > 10
-            assert (of_learner.isdisjoint(of_sampler)) == needs_training
-            assert (of_learner == of_sampler) == (not needs_training)
+    cfg.rollout.engine, cfg.rollout.dtype, cfg.model.lora_rank = "torch", dtype, lora_rank
+    with open_parts(cfg, "tiny", day=date.today(), needs_training=needs_training) as parts:
+        of_learner, of_sampler = (
+            {parameter.data_ptr() for parameter in model.parameters()}
+            for model in (parts.learner.model, parts.sampler.model)
+        )
+        assert len(of_sampler) > 10
+        assert of_sampler <= of_learner if shared else of_sampler.isdisjoint(of_learner)
