@@ -211,7 +211,8 @@ class LearnerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = bounded(1e-8, positive=True)
     max_grad_norm: float | None = bounded(None, positive=True)
-    max_tokens_per_batch: int = bounded(2048, at_least=1)  # padded; small ones suit a CPU's cache
+    # padded, of a micro-batch; null: as many as a budget of activations holds (docs/guide/train.md)
+    max_tokens_per_batch: int | None = bounded(None, at_least=1)
     prefix_trees: bool = True  # tokens that a prompt's samples share are computed once
     skip_zero_advantages: bool = True
     merge_identical: bool = True

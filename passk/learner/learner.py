@@ -15,10 +15,13 @@ from passk.errors import Diverged, PolicyMismatch
 from passk.learner.batch import TokenRow
 from passk.learner.fsdp import full_tensor, local_tensor, reduce_gradients, reshard
 from passk.learner.layers import checkpoint_layers, compile_layers
-from passk.learner.logprobs import batch_logprobs, tree_limits
+from passk.learner.logprobs import activation_bytes, batch_logprobs, tree_limits
 from passk.learner.lora import adapter_parameters, base_parameters, plain_tensors
 from passk.learner.micro_batches import NO_TREES, TokenBatch, micro_batches
 from passk.ranks import gather, num_ranks, rank
+
+_CPU_ACTIVATIONS = 768 * 2**20  # bytes; more makes a step on a CPU no faster (benchmarks.md)
+_MOST_ON_CPU, _MOST_ON_GPU = 2048, 65536  # tokens; small batches suit a CPU's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,12 @@ class Learner:
         max_logprob_gap: float = math.inf,
     ) -> None:
         self.model = model.eval()  # no dropout: the learning policy is the one that sampled
+        self.compute_dtype: torch.dtype | None = (
+            getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
+        )
+        self.max_tokens_per_batch = cfg.max_tokens_per_batch or min(
+            gather(fitting_tokens(model, self.compute_dtype))
+        )
         if cfg.compile:
             compile_layers(model, model.device)
         if cfg.gradient_checkpointing:  # after compiling, so that the recomputation is compiled too
@@ -85,9 +94,6 @@ class Learner:
         self.temperature = temperature
         self.importance_cap = importance_cap
         self.max_logprob_gap = max_logprob_gap
-        self.compute_dtype: torch.dtype | None = (
-            getattr(torch, cfg.compute_dtype) if cfg.compute_dtype else None
-        )
         self.tree_limits = tree_limits(model) if cfg.prefix_trees else NO_TREES
         reshard(model)
         self.step = 0
@@ -216,7 +222,7 @@ class Learner:
         """Yield this rank's micro-batches, of trees where the model takes them."""
         return micro_batches(
             rows,
-            self.cfg.max_tokens_per_batch,
+            self.max_tokens_per_batch,
             self.model.device,
             (rank(), num_ranks()),
             self.tree_limits,
@@ -295,6 +301,19 @@ def _policy_gap(parts: Sequence[GapSums]) -> PolicyGap | None:
     counts, sums, largest, cut = zip(*parts, strict=True)
     total = sum(counts)
     return PolicyGap(sum(sums) / total, max(largest), sum(cut) / total) if total else None
+
+
+def fitting_tokens(model: PreTrainedModel, compute_dtype: torch.dtype | None) -> int:
+    """Return the tokens of a micro-batch whose activations fit a budget.
+
+    The budget is a constant on a CPU and a share of the whole GPU, never of what is free, so that a
+    run cuts its batches alike whenever it is resumed.
+    """
+    budget, most = _CPU_ACTIVATIONS, _MOST_ON_CPU
+    if model.device.type == "cuda":
+        budget = torch.cuda.get_device_properties(model.device).total_memory // 8
+        most = _MOST_ON_GPU
+    return int(min(most, max(1.0, budget // activation_bytes(model, compute_dtype))))
 
 
 def _mismatch(step: int, gap: PolicyGap, limit: float) -> str:

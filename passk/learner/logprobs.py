@@ -163,6 +163,33 @@ def _logit_map(model: PreTrainedModel, temperature: float) -> LogitMap:
     return LogitMap(scale, cap or getattr(text, "logits_soft_cap", None), temperature)
 
 
+def activation_bytes(model: PreTrainedModel, compute_dtype: torch.dtype | None) -> float:
+    """Measure what a token's forward pass keeps for the backward pass, without the head, in bytes.
+
+    It is the difference of two lengths, so that weights, which are kept too, cancel out.
+    """
+    short, long = 32, 96
+    difference = _kept_bytes(model, long, compute_dtype) - _kept_bytes(model, short, compute_dtype)
+    return max(1.0, difference / (long - short))
+
+
+@torch.enable_grad()
+def _kept_bytes(model: PreTrainedModel, length: int, compute_dtype: torch.dtype | None) -> int:
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids_BT = torch.zeros(1, length, dtype=torch.long, device=model.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        # The result must live on while storages are counted, or their places are taken again.
+        hidden_BTD = _hidden_states(model, ids_BT, compute_dtype)
+    del hidden_BTD
+    return sum(kept.values())
+
+
 @torch.no_grad()
 def check_head(model: PreTrainedModel, name: str) -> None:
     """Raise UserError if a model's own log-probabilities differ from those of `token_logprobs`.

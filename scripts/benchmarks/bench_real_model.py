@@ -24,7 +24,7 @@ SFT = (
 )
 STEP = (
     *("regime=hybrid", "regime.k=8", "rollout.num_prompts=64", "rollout.num_samples=16"),
-    *("learner.lr=5e-6", "learner.max_tokens_per_batch=1024"),
+    "learner.lr=5e-6",
     "rollout.memory_fraction=0.2",  # vLLM's, of main memory
 )
 THREADS = 2
@@ -132,8 +132,8 @@ def _what_is_measured(settings: Settings) -> str:
         f"optimiser step, weights handed over. Two threads, medians of {settings.steps} steps "
         f"after {settings.warmup}, each side in a process of its own, in turns step by step; same "
         "prompts in the same order, same verifier, same weights at the first step. *Computed* are "
-        "tokens that went through the model in a step, padding included. Micro-batches of at most "
-        "1,024 tokens on both sides (TRL: the power of two of rows that fits them)."
+        "tokens that went through the model in a step, padding included. Micro-batches as either "
+        "side makes them by default (TRL: 8 rows)."
     )
 
 

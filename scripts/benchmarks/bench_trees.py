@@ -50,7 +50,7 @@ def main(run: str, num_prompts: int = 64, num_samples: int = 16, repetitions: in
                 learner.tree_limits = limits
                 for name, work in works.items():
                     timed(measured.setdefault((name, way), []), work)
-        limit, device = cfg.learner.max_tokens_per_batch, learner.model.device
+        limit, device = learner.max_tokens_per_batch, learner.model.device
         fed = {
             way: sum(b.num_fed for b in micro_batches(rows, limit, device, limits=limits))
             for way, limits in ways.items()

@@ -30,6 +30,7 @@ from bench_steps import (
     wait_for_turn,
 )
 
+_TRL_ROWS = 8  # GRPOConfig.per_device_train_batch_size
 FLAGS = ("unshared", "whole_batch")  # switches that are no overrides
 
 
@@ -173,7 +174,12 @@ def run_trl(threads: int, num_steps: int, switches: Sequence[str]) -> Steps:
 
 
 def rows_that_fit(cfg: Any, longest: int) -> int:
-    """The power of two of rows that fill `learner.max_tokens_per_batch`, at most a step's rows."""
+    """The power of two of rows that fill `learner.max_tokens_per_batch`, at most a step's rows.
+
+    TRL's own default, 8 rows, if that is not set.
+    """
+    if cfg.learner.max_tokens_per_batch is None:
+        return _TRL_ROWS
     fit = max(1, cfg.learner.max_tokens_per_batch // longest)
     largest = min(fit, cfg.rollout.num_prompts * cfg.rollout.num_samples)
     return int(1 << (largest.bit_length() - 1))
