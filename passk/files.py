@@ -271,7 +271,10 @@ _ADVICE = {
     "metrics.jsonl": "put it back from a copy, or remove the lines that are broken",
     "overrides.txt": _WITHOUT + "nothing but lines in reports is lost",
     **dict.fromkeys(
-        ("table.csv", "summary.csv", *(f"table_by_{name}.csv" for name in _TEXT[:3])),
+        (
+            *("table.csv", "summary.csv", "front.csv", "front_summary.csv"),
+            *(f"table_by_{name}.csv" for name in _TEXT[:3]),
+        ),
         _WITHOUT + "it begins anew with the next evaluation",
     ),
 }

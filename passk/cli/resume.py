@@ -163,7 +163,9 @@ def _with_typed(trained: TrainConfig, typed: TrainConfig, overrides: Sequence[st
         # For the ranks of this command, not those of training.
         rollout=replace(trained.rollout, tensor_parallel=typed.rollout.tensor_parallel),
         # The run's values of these were for its own evaluations during training.
-        eval=replace(trained.eval, greedy=typed.eval.greedy, chunk_size=typed.eval.chunk_size),
+        eval=replace(
+            trained.eval, temperatures=typed.eval.temperatures, chunk_size=typed.eval.chunk_size
+        ),
     )
     for word in overrides:
         name, *rest = word.lstrip("+").split("=")[0].split(".")

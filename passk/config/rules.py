@@ -216,6 +216,10 @@ def _check_eval(cfg: RunConfig) -> None:
             f"eval.num_samples={num_samples} is too few for Pass@{max(ks)}: the estimate is too "
             f"noisy below 4 k; use eval.num_samples={needed} or smaller eval.ks"
         )
+    if not all(0 <= temperature <= 100 for temperature in cfg.eval.temperatures):
+        raise UserError(
+            f"eval.temperatures={cfg.eval.temperatures} must hold numbers from 0 (greedy) to 100"
+        )
 
 
 def _check_regime(cfg: TrainConfig) -> None:

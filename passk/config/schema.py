@@ -239,13 +239,19 @@ class EvalConfig:
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
     num_problems: int = bounded(500, at_least=1)
     num_samples: int = bounded(64, at_least=1)
-    temperature: float = bounded(1.0, at_most=100, positive=True)
+    temperature: float = bounded(1.0, at_most=100, positive=True)  # of tables and comparisons
+    # further ones, for fronts: measured at the start and at the end of a run; 0 is greedy
+    temperatures: list[float] = field(default_factory=list)
     top_p: float = share(1.0, positive=True)
-    greedy: bool = False  # one more answer per problem, at temperature 0
     max_new_tokens: int | None = bounded(None, at_least=1)  # null: rollout.max_new_tokens
     seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)
     num_resamples: int = bounded(2000, at_least=1)
     chunk_size: int = bounded(50, at_least=1)  # problems saved together, passk eval
+
+
+def front_temperatures(cfg: EvalConfig) -> list[float]:
+    """Return every temperature of a front once, ascending: `temperature` and `temperatures`."""
+    return sorted({float(cfg.temperature), *map(float, cfg.temperatures)})
 
 
 @dataclass(kw_only=True)

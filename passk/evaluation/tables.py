@@ -2,8 +2,8 @@
 
 `samples` has a row per sample with the columns `SAMPLE_COLUMNS`, which `draw_samples` of
 `passk.training.evaluate` explains, and lists problems in the order of the evaluation; completions
-are not needed here. Values are probabilities in [0, 1] or token counts, each with a percentile
-bootstrap over problems.
+are not needed here. Tables are of `eval.temperature` alone, but for those of the front. Values are
+probabilities in [0, 1] or token counts, each with a bootstrap over problems.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from passk.types import GROUPINGS
 
 SAMPLE_COLUMNS = [
     *("problem_id", "kind", "level", "type"),
-    *("sample", "greedy", "answer", "completion"),
+    *("temperature", "sample", "answer", "completion"),
     *("num_tokens", "finish_reason", "reward", "reason", "logprob_sampler"),
 ]
 NO_GROUP = "(none)"  # group of problems without a level, where others have one
@@ -30,7 +30,6 @@ _SUMMARY_COLUMNS = ["metric", "value", "ci_low", "ci_high", "num_problems"]
 _RIGHT = " ---: "  # rule of columns that are aligned right
 _SUMMARY_NAMES = {
     "pass_at_1": "Pass@1 (%)",
-    "greedy_accuracy": "Greedy accuracy (%)",
     "majority_accuracy": "Majority vote of all samples (%)",
     "mean_tokens": "Tokens of a completion",
     "truncation_rate": "Completions cut at the length limit (%)",
@@ -41,30 +40,65 @@ def eval_tables(samples: pd.DataFrame, cfg: EvalConfig) -> dict[str, pd.DataFram
     """Compute all tables of an evaluation, keyed by the name of their file.
 
     The keys are `table`, `summary`, and `table_by_kind`, `table_by_level`, `table_by_type` where
-    problems have such groups.
+    problems have such groups; with samples of several temperatures also `front` and
+    `front_summary`, which have rows for each. Every table has a column temperature.
     """
-    counts = count_correct(samples)
+    temperatures = sorted(samples["temperature"].unique())
+    own = at_temperature(samples, cfg.temperature)
+    counts = count_correct(own)
     table = pass_table(counts, cfg)
-    by_group = {
-        f"table_by_{grouping}": pass_table_by(counts, grouping, cfg)
-        for grouping in GROUPINGS
-        if grouping in counts and (counts[grouping] != "").any()
-    }
-    return {"table": table, "summary": summary_table(samples, table, cfg)} | by_group
+    tables = {"table": table, "summary": summary_table(own, table, cfg)}
+    for grouping in GROUPINGS:
+        if grouping in counts and (counts[grouping] != "").any():
+            tables[f"table_by_{grouping}"] = pass_table_by(counts, grouping, cfg)
+    tables = {name: _labelled(rows, cfg.temperature) for name, rows in tables.items()}
+    if len(temperatures) > 1:
+        fronts = [_front_rows(samples, temperature, cfg) for temperature in temperatures]
+        for name, parts in zip(("front", "front_summary"), zip(*fronts, strict=True), strict=True):
+            tables[name] = pd.concat(parts, ignore_index=True)
+    return tables
+
+
+def _front_rows(
+    samples: pd.DataFrame, temperature: float, cfg: EvalConfig
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compute the Pass@k table and the summary of one temperature; greedy answers have k = 1."""
+    drawn = at_temperature(samples, temperature)
+    at_k = replace(cfg, ks=cfg.ks if temperature else [1])
+    table = pass_table(count_correct(drawn), at_k)
+    summary = summary_table(drawn, table, cfg)
+    return _labelled(table, temperature), _labelled(summary, temperature)
+
+
+def at_temperature(rows: pd.DataFrame, temperature: float) -> pd.DataFrame:
+    """Return the samples or the counts of one temperature."""
+    return rows[rows["temperature"] == temperature]
+
+
+def _labelled(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
+    return table.assign(temperature=float(temperature))[["temperature", *table.columns]]
 
 
 def count_correct(samples: pd.DataFrame) -> pd.DataFrame:
-    """Count the samples of each problem: problem_id, kind, level and type if there are any, n, c.
+    """Count the samples of each problem at each temperature, a row each.
 
-    `n` counts judged samples, `c` correct ones; the greedy sample is not counted.
+    The columns are problem_id, kind, level and type if there are any, temperature, n, c, n_first,
+    c_first. `n` counts judged samples, `c` correct ones; `n_first` and `c_first` are of the first
+    half of the samples, by number. Estimates that mix two policies need halves: their samples share
+    random numbers, and so are independent only where their numbers differ.
     """
-    drawn = _drawn(samples)
-    groupings = ["kind", *(name for name in GROUPINGS[1:] if (drawn[name] != "").any())]
-    problems = drawn.groupby("problem_id", sort=False)
+    groupings = ["kind", *(name for name in GROUPINGS[1:] if (samples[name] != "").any())]
+    problems = samples.groupby(["temperature", "problem_id"], sort=False)
     counts = problems[groupings].first()
     counts["n"] = problems["reward"].count()
     counts["c"] = problems["reward"].sum().astype(np.int64)
-    return counts.reset_index()
+    middle = problems["sample"].transform("max") // 2
+    first = samples["reward"].where(samples["sample"] <= middle)
+    of_first = first.groupby([samples["temperature"], samples["problem_id"]], sort=False)
+    counts["n_first"] = of_first.count()
+    counts["c_first"] = of_first.sum().astype(np.int64)
+    counts = counts.reset_index()
+    return counts[["problem_id", *groupings, "temperature", "n", "c", "n_first", "c_first"]]
 
 
 def with_kind(frame: pd.DataFrame) -> pd.DataFrame:
@@ -135,9 +169,9 @@ def summary_table(samples: pd.DataFrame, table: pd.DataFrame, cfg: EvalConfig) -
     """Compute the summary in long form; metrics that cannot be computed have no row.
 
     The columns are metric, value, ci_low, ci_high, num_problems. Metrics: pass_at_1 (from `table`),
-    greedy_accuracy (of the greedy samples), majority_accuracy (`majority_votes`), mean_tokens and
-    truncation_rate of the samples, and share_REASON of each verdict reason, unjudged samples
-    included. Greedy samples count only for greedy_accuracy.
+    majority_accuracy (`majority_votes`), mean_tokens and truncation_rate of the samples, and
+    share_REASON of each verdict reason, unjudged samples included. `samples` are of one
+    temperature.
     """
     at_1 = table[table["k"] == 1][["value", "ci_low", "ci_high", "num_problems"]]
     rows = [("pass_at_1", *row) for row in at_1.itertuples(index=False, name=None)]
@@ -149,17 +183,15 @@ def summary_table(samples: pd.DataFrame, table: pd.DataFrame, cfg: EvalConfig) -
 
 def _per_problem(samples: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     """Yield each metric's name and its value for every problem that has one."""
-    drawn, greedy = _drawn(samples), samples[samples["greedy"]]
-    yield "greedy_accuracy", greedy.groupby("problem_id", sort=False)["reward"].mean().dropna()
     yield "majority_accuracy", majority_votes(samples)
 
     def mean(values: pd.Series) -> pd.Series:
-        return values.astype(float).groupby(drawn["problem_id"], sort=False).mean()
+        return values.astype(float).groupby(samples["problem_id"], sort=False).mean()
 
-    yield "mean_tokens", mean(drawn["num_tokens"])
-    yield "truncation_rate", mean(drawn["finish_reason"] == "length")
-    for reason in dict.fromkeys([*REASONS, *sorted(drawn["reason"].unique())]):
-        yield f"share_{reason}", mean(drawn["reason"] == reason)
+    yield "mean_tokens", mean(samples["num_tokens"])
+    yield "truncation_rate", mean(samples["finish_reason"] == "length")
+    for reason in dict.fromkeys([*REASONS, *sorted(samples["reason"].unique())]):
+        yield f"share_{reason}", mean(samples["reason"] == reason)
 
 
 def majority_votes(samples: pd.DataFrame) -> pd.Series:
@@ -172,17 +204,16 @@ def majority_votes(samples: pd.DataFrame) -> pd.Series:
     sample is left out. The result is empty if there are wrong samples and the verifier reports an
     answer for none of them.
     """
-    drawn = _drawn(samples)
-    wrong = drawn[(drawn["reason"] == "wrong") & drawn["reward"].notna()]
+    wrong = samples[(samples["reason"] == "wrong") & samples["reward"].notna()]
     if len(wrong) and (wrong["answer"] == "").all():
         return pd.Series(dtype=float)
-    right = drawn[(drawn["reason"] == "correct") & drawn["reward"].notna()]
+    right = samples[(samples["reason"] == "correct") & samples["reward"].notna()]
     votes = pd.concat([right.assign(answer="", right=1.0), wrong[wrong["answer"] != ""]])
     votes["right"] = votes["right"].fillna(0.0)
     classes = votes.groupby(["problem_id", "right", "answer"], sort=False).size().reset_index()
     most = classes.groupby("problem_id")[0].transform("max")
     tied = classes[classes[0] == most]  # at most one of a problem's classes is the correct one
-    judged = drawn["problem_id"][drawn["reward"].notna()].unique()
+    judged = samples["problem_id"][samples["reward"].notna()].unique()
     return tied.groupby("problem_id")["right"].mean().reindex(judged, fill_value=0.0)
 
 
@@ -194,7 +225,7 @@ def percent_cells(table: pd.DataFrame) -> list[str]:
 def pass_markdown(table: pd.DataFrame, grouping: str) -> str:
     """Format a Pass@k table in percent as Markdown: a row per step or group, a column per k."""
     cells = table.assign(cell=percent_cells(table))
-    wide = cells.pivot(index=grouping, columns="k", values="cell")
+    wide = cells.pivot(index=grouping, columns="k", values="cell").fillna("\u2013")
     header = [grouping, *(f"Pass@{k}" for k in wide.columns)]
     rows = [[str(name), *map(str, row)] for name, row in zip(wide.index, wide.values, strict=True)]
     return Table(header, rows).markdown(_RIGHT)
@@ -220,8 +251,3 @@ def _cells(table: pd.DataFrame, form: str) -> list[str]:
 def _interval(values_P: pd.Series, cfg: EvalConfig) -> tuple[float, float, float]:
     interval = bootstrap_interval(values_P, num_resamples=cfg.num_resamples, seed=cfg.seed)
     return interval.value, interval.low, interval.high
-
-
-def _drawn(samples: pd.DataFrame) -> pd.DataFrame:
-    """Return the samples without the greedy ones."""
-    return samples[~samples["greedy"]]

@@ -123,8 +123,8 @@ def model_card(exported: Exported) -> ModelCard:
 def _content(exported: Exported) -> dict[str, Any]:
     cfg, record, line = exported.cfg, exported.record, exported.line
     table = pass_table(record, exported.step)
-    summary = record.summary
-    greedy = summary[(summary["step"] == exported.step) & (summary["metric"] == "greedy_accuracy")]
+    fronts = record.fronts
+    greedy = fronts[(fronts["step"] == exported.step) & (fronts["temperature"] == 0)]
     return {
         "exported": exported,
         "title": f"{line.model_name}: {_title(record)} on {_data_name(cfg)}",

@@ -15,6 +15,13 @@ from passk.files import filled_at_once, read_manifest
 from passk.report import prompt_plots, run_plots, table_formats, verdicts
 from passk.report.chart_style import Drawing
 from passk.report.costs import cost_sheet, cost_table, price_sheet
+from passk.report.fronts import (
+    change_headings,
+    front_figure,
+    front_sentences,
+    front_tables,
+    shown_changes,
+)
 from passk.report.html import figure_data, render, save_figures
 from passk.report.reading import cost_sentences, reading, sweep_reading
 from passk.report.samples import sample_rows
@@ -56,6 +63,7 @@ class Material:
             that they report (`ks`) by label; `swept` the RL runs outside a reproduction.
         against: the runs that `baseline` names; None for the starting checkpoints.
         table, costs: `reproduction_table` and `cost_table` of the headline.
+        front_points, front_changes: `front_tables` of the headline, empty without temperatures.
         cells: `sweep_table` of the sweep, if there is one.
         k, swept_k: the largest k that a row of the headline table reports, and that k if all cells
             of the sweep evaluated it, else the largest k that all did.
@@ -71,6 +79,8 @@ class Material:
     titles: Mapping[str, str]
     ks: Mapping[str, int]
     costs: pd.DataFrame
+    front_points: pd.DataFrame
+    front_changes: pd.DataFrame
     diagnoses: Mapping[str, DiagnosisRecord]
 
     @property
@@ -94,6 +104,7 @@ def read_material(dirs: Sequence[str | Path], baseline: str | None) -> Material:
     swept = [r for r in records if r.seed_dir is None and r.regime != "sft"]
     is_sweep = len(swept) > (0 if reproduced else 1)
     table = reproduction_table(headline, against)
+    points, changes = front_tables(headline, against)
     return Material(
         records=records,
         headline=headline,
@@ -104,6 +115,8 @@ def read_material(dirs: Sequence[str | Path], baseline: str | None) -> Material:
         titles=titles_of(headline),
         ks={label: reported_k(record, headline) for label, record in in_order(headline)},
         costs=cost_table(headline, None if against else table),
+        front_points=points,
+        front_changes=changes,
         diagnoses={
             f"{_AGREEMENT}_{number}".removesuffix("_1"): diagnosis
             for number, diagnosis in enumerate(find_diagnoses(dirs), 1)
@@ -153,6 +166,9 @@ def write_report(
         "focus": titles[_focus(found)],
         "samples": samples.sentence if len(samples.samples) else None,
         "cost_words": cost_sentences(found.costs, titles),
+        "front_words": front_sentences(
+            found.front_changes, titles, found.ks, found.headline[0].temperature
+        ),
     }
     data = figure_data(drawings) | {
         "titles": titles_of(found.records),
@@ -204,6 +220,7 @@ def _tables(
     shown = {
         "headline": frame_table(first, headings).without_empty_columns(),
         "per_seed": frame_table(people, headings).without_empty_columns() if several else None,
+        "fronts": _front_sheet(found),
         "sweep": table_formats.cells(cells, found.swept_k, headings) if len(cells) else None,
         "kinds": table_formats.kinds(found.headline, found.titles, headings),
         "kernel": table_formats.kernel(found.headline),
@@ -213,11 +230,24 @@ def _tables(
         "runs": table_formats.runs(found.records),
         "versions": table_formats.versions(found.records),
     }
-    numbers = {"headline": first, "per_seed": found.table, "sweep": cells, "costs": costs}
+    numbers = {
+        "fronts": found.front_changes,
+        "headline": first,
+        "per_seed": found.table,
+        "sweep": cells,
+        "costs": costs,
+    }
     return {
         name: (table if table and table.rows else None, numbers.get(name))
         for name, table in shown.items()
     }
+
+
+def _front_sheet(found: Material) -> Table | None:
+    if found.front_changes.empty:
+        return None
+    shown = shown_changes(found.front_changes, found.titles).drop(columns="seed")
+    return frame_table(shown, change_headings(found.k)).without_empty_columns()
 
 
 @working("figures of the report")
@@ -232,6 +262,7 @@ def _figures(found: Material) -> dict[str, Drawing]:
     of_focus = prompts[prompts["regime"] == _focus(found)]
     drawn = {
         "training_curves": run_plots.training_curves(records, titles),
+        "fronts": front_figure(found.front_points, records, titles, k),
         "pareto_regimes": run_plots.pareto(of_regimes, _shown_k(of_regimes, k), trained, titles),
         "pareto_sweep": run_plots.pareto(cells, found.swept_k, found.swept, titles_of(found.swept)),
         "heatmaps": run_plots.heatmaps(cells, found.swept_k),

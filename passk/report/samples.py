@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 
 from passk.console import working
-from passk.files import read_file, read_manifest, step_of
+from passk.evaluation.tables import at_temperature
+from passk.files import read_file, read_manifest, read_yaml, step_of
 from passk.objectives.advantages import Objective
 from passk.objectives.implied_weights import implied, objective_advantages
 from passk.objectives.pass_at_k import FloatArray, judged_counts
@@ -206,23 +207,24 @@ def _rollout_files(label: str, record: RunRecord) -> list[_File]:
 
 
 def _eval_file(folder: Path, seed: int) -> _File:
-    """Read non-greedy samples from some chunks of a `passk eval` directory, chosen by seed."""
+    """Read samples at `eval.temperature` from some chunks of `passk eval`, chosen by seed."""
+    temperature = read_yaml(folder / "config.yaml")["eval"]["temperature"]
     chunks = sorted((folder / "samples").glob("chunk-*.parquet"))
     shown = sorted(chunks, key=lambda file: _seeded_place(file.name, seed))[:CHUNKS_READ]
     of_problem: dict[str, list[Mapping[Any, Any]]] = {}
     for file in sorted(shown):
         rows: pd.DataFrame = read_file(pd.read_parquet, file)
-        for sample in rows[~rows["greedy"]].to_dict("records"):
+        for sample in at_temperature(rows, temperature).to_dict("records"):
             of_problem.setdefault(str(sample["problem_id"]), []).append(sample)
-    read_greedy = partial(pd.read_parquet, columns=["greedy"])
-    greedy = [read_file(read_greedy, file)["greedy"].astype(bool) for file in chunks]
+    read_temperatures = partial(pd.read_parquet, columns=["temperature"])
+    drawn = [at_temperature(read_file(read_temperatures, file), temperature) for file in chunks]
     manifest = read_manifest(folder)
     step = step_of(Path(str(manifest.get("policy", ""))).name)
     texts = _texts(read_problems(folder), "heldout")
     return _File(
         (folder.name, int(manifest.get("seed", 0)), "heldout", step or 0, None),
         [_group(samples, texts, "heldout", np.nan) for samples in of_problem.values()],
-        sum(int((~flags).sum()) for flags in greedy),
+        sum(map(len, drawn)),
     )
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from passk.console import working
 from passk.objectives.pass_at_k import all_wrong, pass_at_k
-from passk.runs.baselines import counts_before, last_counts, sft_of, starting_counts
+from passk.runs.baselines import counts_before, last_counts, sft_of
 from passk.runs.labels import in_order, run_title
 from passk.runs.reader import RunRecord, read_seed_table
 from passk.statistics import Interval, bootstrap_intervals, seed_interval
@@ -236,7 +236,7 @@ def prompt_changes(records: Sequence[RunRecord]) -> pd.DataFrame:
     """
     frames = []
     for label, record in in_order(records):
-        before, after = starting_counts(record, records), last_counts(record)
+        before, after = counts_before(record, records), last_counts(record)
         if before is None or after is None:
             continue
         both = before.merge(

@@ -72,9 +72,8 @@ def training_params(cfg: RunConfig) -> SamplingParams:
     )
 
 
-def eval_params(cfg: RunConfig, *, greedy: bool = False) -> SamplingParams:
-    """Return the sampling parameters of evaluations."""
-    temperature = 0.0 if greedy else cfg.eval.temperature
+def eval_params(cfg: RunConfig, temperature: float) -> SamplingParams:
+    """Return the sampling parameters of an evaluation at a temperature."""
     max_new_tokens = cfg.eval.max_new_tokens or cfg.rollout.max_new_tokens
     stop = tuple(cfg.data.prompt.stop)
     return SamplingParams(temperature, max_new_tokens, stop, cfg.eval.top_p)

@@ -7,6 +7,7 @@ the same held-out problems, so that differences are taken problem by problem.
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -42,27 +43,52 @@ def baseline_runs(name: str, records: Sequence[RunRecord]) -> list[RunRecord]:
     raise UserError(f"baseline={name} {what}; there are: {listed}")
 
 
+class Evaluated(NamedTuple):
+    """An evaluation: a run, and one of its evaluated steps."""
+
+    record: RunRecord
+    step: int
+
+    @property
+    def counts(self) -> pd.DataFrame:
+        """Counts at the temperature of tables; see `RunRecord.counts`."""
+        return self.record.counts(self.step)
+
+    @property
+    def front_counts(self) -> pd.DataFrame:
+        """Counts at every temperature; see `RunRecord.front_counts`."""
+        return self.record.front_counts(self.step)
+
+
 def counts_before(
     record: RunRecord, records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
 ) -> pd.DataFrame | None:
-    """Return the counts that a run is compared with: of `baseline`, or of its starting checkpoint.
+    """Return the counts of the evaluation that a run is compared with (`evaluated_before`)."""
+    before = evaluated_before(record, records, baseline)
+    return before.counts if before else None
+
+
+def evaluated_before(
+    record: RunRecord, records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
+) -> Evaluated | None:
+    """Return the evaluation that a run is compared with: of `baseline`, or where it started.
 
     Returns None for a run of the baseline itself, and where no baseline run has the seed and the
     problems.
     """
     if baseline is None:
-        return starting_counts(record, records)
+        return start_of(record, records)
     if record.path in {run.path for run in baseline}:
         return None
     alike = [run for run in baseline if have_same_problems(run, record)]
     of_seed = [run for run in alike if run.seed == record.seed]
     beside = [run for run in of_seed if run.path.parent == record.path.parent]
     chosen = beside or of_seed
-    return last_counts(chosen[0]) if chosen else None
+    return last_evaluated(chosen[0]) if chosen else None
 
 
-def starting_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
-    """Return the counts of the checkpoint that a run started from, or None if not known.
+def start_of(record: RunRecord, records: Sequence[RunRecord]) -> Evaluated | None:
+    """Return the evaluation of the checkpoint that a run started from, or None if not known.
 
     Inside a reproduction they come from the last evaluation of its seed's SFT run (None for the SFT
     run itself). Elsewhere they come from the run's own evaluation at step 0, or without one from
@@ -72,10 +98,11 @@ def starting_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataF
         return None
     sft = sft_of(record, records)
     if sft is not None and sft.steps:
-        return last_counts(sft)
+        return last_evaluated(sft)
     if 0 not in record.steps:
-        return _origin_counts(record, records)
-    return record.counts(0) if len(record.steps) > 1 else None  # nothing later to compare with it
+        return _evaluated_origin(record, records)
+    # Without a later evaluation there is nothing to compare with it.
+    return Evaluated(record, 0) if len(record.steps) > 1 else None
 
 
 def sft_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | None:
@@ -97,9 +124,15 @@ def origin_of(record: RunRecord, records: Sequence[RunRecord]) -> RunRecord | No
     return next((run for run in records if run.path == folder), None)
 
 
+def last_evaluated(record: RunRecord) -> Evaluated | None:
+    """Return a run's last evaluation, or None if it has none yet."""
+    return Evaluated(record, record.steps[-1]) if record.steps else None
+
+
 def last_counts(record: RunRecord) -> pd.DataFrame | None:
     """Return the counts of a run's last evaluation, or None if it has none yet."""
-    return record.counts(record.steps[-1]) if record.steps else None
+    last = last_evaluated(record)
+    return last.counts if last else None
 
 
 def have_same_problems(one: RunRecord, other: RunRecord) -> bool:
@@ -124,13 +157,13 @@ def _heldout_settings(record: RunRecord) -> list[object]:
     return [record.setting("data.name"), file, *map(record.setting, keys)]
 
 
-def _origin_counts(record: RunRecord, records: Sequence[RunRecord]) -> pd.DataFrame | None:
-    """Return the counts of the checkpoint in `train.init_from`, as its own run evaluated it."""
+def _evaluated_origin(record: RunRecord, records: Sequence[RunRecord]) -> Evaluated | None:
+    """Return the evaluation of the checkpoint in `train.init_from`, as its own run made it."""
     origin, step = origin_of(record, records), _starting_step(record)
     if origin is None or not have_same_problems(origin, record):
         return None
     at = max(origin.steps, default=-1) if step is None else step
-    return origin.counts(at) if at in origin.steps else None
+    return Evaluated(origin, at) if at in origin.steps else None
 
 
 def _starting_step(record: RunRecord) -> int | None:

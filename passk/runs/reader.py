@@ -17,7 +17,7 @@ import yaml
 from passk.config.schema import ESTIMATORS_WITHOUT_K
 from passk.console import working
 from passk.errors import UserError
-from passk.evaluation.tables import with_kind
+from passk.evaluation.tables import at_temperature, with_kind
 from passk.files import (
     broken,
     read_file,
@@ -39,6 +39,7 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("regime.k", "train.seed", "rollout.num_samples"), (int,)),
     "regime.pass1_weight": (int, float),
 }
+_COUNTS = ["temperature", "n", "c", "n_first", "c_first"]
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
 
 
@@ -121,17 +122,32 @@ class RunRecord:
             node = node[part]
         return node
 
-    def counts(self, step: int) -> pd.DataFrame:
-        """Read the evaluation counts at a step: problem_id, kind, n samples, c correct; a row each.
+    @property
+    def fronts(self) -> pd.DataFrame:
+        """`eval/front.csv`, a row per (step, temperature, k); empty where there is none."""
+        return read_evals(self.path / "eval" / "front.csv", ("step", "temperature", "k"))
 
-        Levels, or else types, stand for kinds where problems have none.
+    @property
+    def temperature(self) -> float:
+        """The temperature of tables and comparisons, `eval.temperature`."""
+        return float(self.setting("eval.temperature", 1.0))
+
+    def counts(self, step: int) -> pd.DataFrame:
+        """Read the counts of `front_counts` at `eval.temperature`; a row for each problem."""
+        return at_temperature(self.front_counts(step), self.temperature)
+
+    def front_counts(self, step: int) -> pd.DataFrame:
+        """Read the evaluation counts at a step: a row for each temperature and problem.
+
+        Columns: problem_id, kind, temperature, n samples, c correct, and of the first half of the
+        samples n_first, c_first. Levels, or else types, stand for kinds where problems have none.
         """
         file = self.path / "eval" / f"{step_name(step)}.parquet"
         frame = read_file(pd.read_parquet, file)
-        frame = with_columns(file, frame, columns=["problem_id"], numbers=["n", "c"])
+        frame = with_columns(file, frame, columns=["problem_id"], numbers=_COUNTS)
         if not ((frame["c"] >= 0) & (frame["c"] <= frame["n"])).all():
             raise broken(file, "counts more right samples than there are")
-        return with_kind(frame)[["problem_id", "kind", "n", "c"]]
+        return with_kind(frame)[["problem_id", "kind", *_COUNTS]]
 
     def rollouts(self, step: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read the samples that a step was trained on, a row each; these columns, or all."""

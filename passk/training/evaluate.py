@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from passk.config.schema import RunConfig, TrainConfig
+from passk.config.schema import RunConfig, TrainConfig, front_temperatures
 from passk.console import Display, InterruptFlag
 from passk.evaluation.tables import SAMPLE_COLUMNS, count_correct, eval_tables, percent_cells
 from passk.ranks import any_rank, from_rank_0, rank
@@ -16,25 +16,23 @@ from passk.types import Problem
 
 
 def draw_samples(
-    actor: Actor,
-    problems: Sequence[Problem],
-    cfg: RunConfig,
+    actor: Actor, problems: Sequence[Problem], cfg: RunConfig, temperatures: Sequence[float]
 ) -> pd.DataFrame:
-    """Sample each problem `eval.num_samples` times; with `eval.greedy`, once more greedily.
+    """Sample each problem `eval.num_samples` times at each temperature, but once at 0 (greedy).
 
-    Seeds do not depend on the step or the run, so two policies are compared with common random
-    numbers. Returns a row per sample, all rows of a pass together, with the columns problem_id,
-    kind, level, type, sample (0 to n-1; 0 for the greedy one), greedy, answer (as the verifier
+    Seeds do not depend on the step, the run or the temperature, so two policies are compared with
+    common random numbers. Returns a row per sample, all rows of a temperature together, with the
+    columns problem_id, kind, level, type, temperature, sample (0 to n-1), answer (as the verifier
     extracted it), completion, num_tokens, finish_reason, reward (NaN where not judged), reason,
     logprob_sampler (of the whole completion, in nats).
     """
     rows = []
-    for greedy in (False, True) if cfg.eval.greedy else (False,):
+    for temperature in temperatures:
         sampled = rollout(
             actor,
             problems,
-            1 if greedy else cfg.eval.num_samples,
-            eval_params(cfg, greedy=greedy),
+            cfg.eval.num_samples if temperature else 1,
+            eval_params(cfg, temperature),
             SampleKey(cfg.eval.seed, "eval", 0),
         )
         rows += [
@@ -43,8 +41,8 @@ def draw_samples(
                 "kind": group.problem.kind,
                 "level": group.problem.level,
                 "type": group.problem.type,
+                "temperature": float(temperature),
                 "sample": i,
-                "greedy": greedy,
                 "answer": verdict.answer,
                 **sample_fields(completion, verdict),
             }
@@ -57,8 +55,14 @@ def draw_samples(
 
 
 def evaluate(step: int, cfg: TrainConfig, parts: Parts, run: Run, shown: Display) -> None:
-    """Measure the sampler's policy on the held-out problems and write the tables of `step`."""
-    samples = draw_samples(parts.actor, parts.data.heldout, cfg)
+    """Measure the sampler's policy on the held-out problems and write the tables of `step`.
+
+    The whole front is measured at the end, and at the start unless another run ended there.
+    """
+    is_start = step == 0 and cfg.train.init_from is None
+    has_front = is_start or step == cfg.train.num_steps
+    temperatures = front_temperatures(cfg.eval) if has_front else [cfg.eval.temperature]
+    samples = draw_samples(parts.actor, parts.data.heldout, cfg, temperatures)
     tables = eval_tables(samples, cfg.eval)
     run.write_eval(step, count_correct(samples), tables)
     table = tables["table"]
@@ -80,7 +84,7 @@ def sample_in_chunks(
     drawn = from_rank_0(run.samples() if rank() == 0 else None)
     known = set(drawn["problem_id"])
     left = [place for place, problem in enumerate(problems) if problem.id not in known]
-    rewards = drawn["reward"][~drawn["greedy"].astype(bool)]
+    rewards = drawn["reward"][drawn["temperature"] == cfg.eval.temperature]
     right, judged = rewards.sum(), rewards.count()
     shown.step(len(known), {"pass1": right / judged if judged else None})
     for start in range(0, len(left), cfg.eval.chunk_size):
@@ -88,9 +92,10 @@ def sample_in_chunks(
             return False
         places = left[start : start + cfg.eval.chunk_size]
         started = time.perf_counter()
-        samples = draw_samples(parts.actor, [problems[p] for p in places], cfg)
+        chosen = [problems[p] for p in places]
+        samples = draw_samples(parts.actor, chosen, cfg, front_temperatures(cfg.eval))
         run.write_samples(places[0], samples)
-        rewards = samples["reward"][~samples["greedy"]]
+        rewards = samples["reward"][samples["temperature"] == cfg.eval.temperature]
         right, judged = right + rewards.sum(), judged + rewards.count()
         metrics = {
             "pass1": right / judged if judged else None,

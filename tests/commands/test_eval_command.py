@@ -21,7 +21,13 @@ from passk.cli.main import main
 from passk.cli.resume import model_state, refuse_other_contents
 from passk.config.compose import load_run_config
 from passk.errors import UserError
-from passk.evaluation.tables import SAMPLE_COLUMNS, count_correct, eval_tables, pass_curve
+from passk.evaluation.tables import (
+    SAMPLE_COLUMNS,
+    at_temperature,
+    count_correct,
+    eval_tables,
+    pass_curve,
+)
 from passk.learner.policy import TINY
 from passk.report.tables import kind_table
 from passk.runs.reader import RunRecord, load_run
@@ -55,7 +61,7 @@ def assert_same_evaluation(one: Path, other: Path) -> None:
     for folder in ("eval", "samples"):
         assert snapshot(one / folder) == snapshot(other / folder)
     drawn = samples(one)
-    assert not drawn.duplicated(["problem_id", "sample", "greedy"]).any()
+    assert not drawn.duplicated(["problem_id", "sample", "temperature"]).any()
     assert (drawn.groupby("problem_id").size() == drawn.groupby("problem_id").size().max()).all()
 
 
@@ -86,8 +92,8 @@ def test_files_and_rows(whole):
     drawn = samples(whole)
     assert list(drawn.columns) == SAMPLE_COLUMNS
     assert len(drawn) == NUM_PROBLEMS * (NUM_SAMPLES + 1)  # passk eval is greedy too
-    assert drawn["greedy"].sum() == NUM_PROBLEMS
-    by_problem = drawn[~drawn["greedy"]].groupby("problem_id")["sample"]
+    assert (drawn["temperature"] == 0).sum() == NUM_PROBLEMS
+    by_problem = drawn[drawn["temperature"] == 1].groupby("problem_id")["sample"]
     assert (by_problem.apply(sorted).map(tuple) == tuple(range(NUM_SAMPLES))).all()
     assert set(drawn["reason"]) <= {"correct", "wrong", "unparsed", "truncated"}
     assert (drawn["logprob_sampler"] < 0).all()
@@ -97,7 +103,8 @@ def test_files_and_rows(whole):
 def test_every_table_is_rebuilt_from_the_samples_alone(whole):
     cfg = load_run_config(whole).eval
     drawn = samples(whole)
-    tables = eval_tables(drawn, cfg) | {"pass_at_k": pass_curve(count_correct(drawn), cfg)}
+    counts = at_temperature(count_correct(drawn), 1.0)
+    tables = eval_tables(drawn, cfg) | {"pass_at_k": pass_curve(counts, cfg)}
     assert {f"{name}.csv" for name in tables} == {name for name in FILES if name.endswith("csv")}
     for name, rows in tables.items():
         rows.insert(0, "step", 0)
@@ -106,14 +113,16 @@ def test_every_table_is_rebuilt_from_the_samples_alone(whole):
     summary = tables["summary"].set_index("metric")["value"]
     shares = summary[[name for name in summary.index if name.startswith("share_")]]
     assert shares.sum() == pytest.approx(1)
-    assert summary["greedy_accuracy"] == drawn["reward"][drawn["greedy"]].mean()
+    front = tables["front"].set_index(["temperature", "k"])["value"]
+    assert front[0, 1] == drawn["reward"][drawn["temperature"] == 0].mean()
+    assert set(front.index) == {(0, 1), *((1, k) for k in cfg.ks)}
 
 
 def test_tables_for_people_are_printed(tmp_path, capfd):
     assert evaluate(tmp_path / "run") == 0
     out = capfd.readouterr().out
     assert (tmp_path / "run" / "eval" / "table.md").read_text() in out
-    for words in ("| Greedy accuracy (%) |", "| Majority vote", "| Samples truncated (%) |"):
+    for words in ("| 0.0 | ", "| Majority vote", "| Samples truncated (%) |"):
         assert words in out
     assert "| textbook |" in out and "| level |" not in out
     assert f"tables are in {tmp_path / 'run' / 'eval'}" in out
@@ -121,18 +130,19 @@ def test_tables_for_people_are_printed(tmp_path, capfd):
 
 
 def test_greedy_belongs_to_passk_eval_and_can_be_left_out(tmp_path):
-    assert evaluate(tmp_path / "run", "eval.greedy=false") == 0
-    assert not samples(tmp_path / "run")["greedy"].any()
-    summary = pd.read_csv(tmp_path / "run" / "eval" / "summary.csv")
-    assert "greedy_accuracy" not in set(summary["metric"])
-    words = ("train.num_steps=1", "diagnostics.every=0", "train.save_every=0")
-    for greedy, rows in (("false", 0), ("true", 2)):
-        run = tmp_path / f"train-{greedy}"
-        assert train(run, *words, "eval.every=1", f"eval.greedy={greedy}") == 0
-        summary = pd.read_csv(run / "eval" / "summary.csv")
-        assert (summary["metric"] == "greedy_accuracy").sum() == rows
-        assert sorted(set(summary["step"])) == [0, 1]
-        assert not (run / "samples").exists()
+    assert evaluate(tmp_path / "run", "eval.temperatures=[]") == 0
+    assert set(samples(tmp_path / "run")["temperature"]) == {1.0}
+    assert not (tmp_path / "run" / "eval" / "front.csv").exists()
+    words = ("train.num_steps=2", "diagnostics.every=0", "eval.every=1")
+    run, later = tmp_path / "train", tmp_path / "later"
+    assert train(run, *words, "eval.temperatures=[0,0.5]") == 0
+    assert train(later, *words, "eval.temperatures=[0,0.5]", f"train.init_from='{run}'") == 0
+    for place, steps in ((run, [0, 2]), (later, [2])):  # where it began, another run has ended
+        front = pd.read_csv(place / "eval" / "front.csv")
+        assert sorted(set(front["step"])) == steps
+        assert sorted(set(front["temperature"])) == [0, 0.5, 1]
+        assert sorted(set(pd.read_csv(place / "eval" / "table.csv")["step"])) == [0, 1, 2]
+        assert not (place / "samples").exists()
 
 
 def test_a_run_is_evaluated_greedily_too_and_its_problems_are_its_own(tmp_path):
@@ -141,10 +151,12 @@ def test_a_run_is_evaluated_greedily_too_and_its_problems_are_its_own(tmp_path):
     run_words = [f'run="{tmp_path / "run"}"', f'hydra.run.dir="{tmp_path / "measured"}"']
     assert main(["eval", *run_words]) == 0
     measured = samples(tmp_path / "measured")
-    assert measured["greedy"].sum() == 8 and len(measured) == 8 * 9
-    counts = "eval/step-000001.parquet"
-    ended = (tmp_path / "run" / counts).read_bytes()
-    assert (tmp_path / "measured" / counts).read_bytes() == ended
+    assert (measured["temperature"] == 0).sum() == 8 and len(measured) == 8 * 9
+    ended, again = (
+        at_temperature(pd.read_parquet(tmp_path / name / "eval/step-000001.parquet"), 1.0)
+        for name in ("run", "measured")
+    )
+    pd.testing.assert_frame_equal(ended, again.reset_index(drop=True))
 
 
 def test_what_the_run_s_data_do_not_have_is_refused(tmp_path, capsys):
@@ -205,13 +217,13 @@ def test_other_tables_of_the_same_samples(whole, tmp_path):
 
 @pytest.mark.parametrize(
     "changed",
-    ["eval.num_samples=16", "eval.temperature=0.7", "eval.greedy=false", "eval.num_problems=40"],
+    ["eval.num_samples=16", "eval.temperature=0.7", "eval.temperatures=[]", "eval.num_problems=40"],
 )
 def test_resuming_with_other_samples_is_refused(stopped, capsys, changed):
     before = snapshot(stopped)
     assert evaluate(stopped, "--resume", changed) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"passk: resume=true with {changed.replace('false', 'False')}, but ")
+    assert err.startswith(f"passk: resume=true with {changed}, but ")
     assert err.count("\n") == 1
     assert snapshot(stopped) == before
 

@@ -433,7 +433,7 @@ def test_lm_eval_gives_the_same_greedy_answers_and_score(place, folder, tmp_path
     evaluation = ["eval", f'run="{place}/run"', f'hydra.run.dir="{tmp_path}/measured"']
     assert main([*evaluation, "eval.num_problems=40"]) == 0
     samples = pd.concat(map(pd.read_parquet, sorted((tmp_path / "measured/samples").iterdir())))
-    greedy = samples[samples["greedy"]].set_index("problem_id")
+    greedy = samples[samples["temperature"] == 0].set_index("problem_id")
     assert 0 < greedy["reward"].mean() < 1
 
     cfg = load_run_config(place / "run")

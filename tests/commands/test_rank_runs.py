@@ -64,7 +64,13 @@ def test_ranks_that_torchrun_started_join(runs, tmp_path):
 
 
 def test_an_evaluation_on_two_ranks_has_the_same_samples_and_tables(runs, tmp_path):
-    words = ["eval", f'run="{runs[0]}"', "eval.chunk_size=3", "eval.greedy=true", "num_threads=1"]
+    words = [
+        "eval",
+        f'run="{runs[0]}"',
+        "eval.chunk_size=3",
+        "eval.temperatures=[0]",
+        "num_threads=1",
+    ]
     assert main([*words, f'hydra.run.dir="{tmp_path}/one"']) == 0
     assert main([*words, TWO, f'hydra.run.dir="{tmp_path}/two"']) == 0
     assert snapshot(tmp_path / "one" / "eval") == snapshot(tmp_path / "two" / "eval")

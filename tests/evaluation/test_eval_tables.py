@@ -10,6 +10,7 @@ from passk.config.schema import EvalConfig
 from passk.evaluation.tables import (
     NO_GROUP,
     SAMPLE_COLUMNS,
+    at_temperature,
     count_correct,
     eval_tables,
     majority_votes,
@@ -22,6 +23,8 @@ from passk.evaluation.tables import (
 )
 
 COLUMNS = ["k", "value", "ci_low", "ci_high", "num_problems", "num_samples"]
+
+COUNTS = ["temperature", "n", "c", "n_first", "c_first"]
 
 
 def rho(n: int, c: int, k: int) -> float:
@@ -146,12 +149,12 @@ def test_percent_cells():
 
 
 def sample(
-    problem: str, answer: str = "", reason: str = "wrong", *, greedy: bool = False, **fields
+    problem: str, answer: str = "", reason: str = "wrong", *, temperature: float = 1.0, **fields
 ) -> dict[str, object]:
     """One row; the reward follows from the reason."""
     unjudged = reason in ("timeout", "error")
     row = dict.fromkeys(SAMPLE_COLUMNS, "") | {"problem_id": problem, "sample": 0}
-    row |= {"answer": answer, "reason": reason, "greedy": greedy, "num_tokens": 10}
+    row |= {"answer": answer, "reason": reason, "num_tokens": 10, "temperature": temperature}
     row |= {"reward": np.nan if unjudged else float(reason == "correct"), "logprob_sampler": -1.0}
     return row | {"finish_reason": "length" if reason == "truncated" else "stop"} | fields
 
@@ -192,7 +195,7 @@ def test_majority_by_hand(pairs, expected):
 
 def test_majority_is_per_problem_and_knows_where_there_is_none():
     rows = [sample("b", *RIGHT), sample("b", *FOUR), sample("b", *FOUR)]
-    rows += [sample("a", *RIGHT), sample("a", "4", "timeout"), sample("a", *FOUR, greedy=True)]
+    rows += [sample("a", *RIGHT), sample("a", "4", "timeout")]
     rows += [sample("c", "", "timeout"), sample("d", "", "unparsed")]
     found = majority_votes(frame(*rows))  # c has nothing judged and is left out
     assert found.to_dict() == {"b": 0.0, "a": 1.0, "d": 0.0}
@@ -214,18 +217,18 @@ MIXED = frame(
     sample("b", "", "truncated", level="Level 2", type="Algebra", num_tokens=50),
     sample("b", *RIGHT, level="Level 2", type="Algebra", num_tokens=50),
     sample("b", "3", "timeout", level="Level 2", type="Algebra", num_tokens=50),
-    sample("a", *FOUR, level="Level 1", type="Algebra", num_tokens=999, greedy=True),
-    sample("b", *RIGHT, level="Level 2", type="Algebra", num_tokens=999, greedy=True),
+    sample("a", *FOUR, level="Level 1", type="Algebra", num_tokens=999, temperature=0.0),
+    sample("b", *RIGHT, level="Level 2", type="Algebra", num_tokens=999, temperature=0.0),
 )
 
 
 def test_summary_by_hand():
     summary = eval_tables(MIXED, CFG)["summary"]
+    assert (summary.pop("temperature") == 1).all()
     assert list(summary.columns) == ["metric", "value", "ci_low", "ci_high", "num_problems"]
     assert dict(zip(summary["metric"], summary["value"], strict=True)) == pytest.approx(
         {
             "pass_at_1": (2 / 4 + 1 / 3) / 2,
-            "greedy_accuracy": 0.5,
             "majority_accuracy": 1.0,
             "mean_tokens": (25 + 50) / 2,
             "truncation_rate": 0.25,
@@ -243,29 +246,45 @@ def test_summary_by_hand():
     assert (tokens["ci_low"], tokens["ci_high"]) == (25, 50)
 
 
-def test_summary_without_greedy_samples_and_with_a_reason_of_its_own():
+def test_summary_with_a_reason_of_its_own():
     rows = [sample("a", *RIGHT), sample("a", "", "out of memory", reward=np.nan)]
     summary = eval_tables(frame(*rows), EvalConfig(ks=[1]))["summary"]
     values = dict(zip(summary["metric"], summary["value"], strict=True))
-    assert "greedy_accuracy" not in values
     assert (values["share_out of memory"], values["share_correct"]) == (0.5, 0.5)
     assert values["pass_at_1"] == 1.0  # of the judged samples
     assert summary[["ci_low", "ci_high"]].isna().all(axis=None)  # one problem
 
 
-def test_unjudged_greedy_samples_leave_the_accuracy():
-    rows = [sample(p, *RIGHT, greedy=True) for p in "ab"] + [sample(p, *RIGHT) for p in "abc"]
-    rows.append(sample("c", "", "timeout", greedy=True))
-    summary = eval_tables(frame(*rows), EvalConfig(ks=[1]))["summary"].set_index("metric")
-    assert summary.loc["greedy_accuracy", ["value", "num_problems"]].tolist() == [1.0, 2]
+def test_the_front_has_a_row_for_each_temperature_and_greedy_answers_have_k_1():
+    cfg = EvalConfig(ks=[1, 2], temperature=1.0, temperatures=[0, 0.5], num_resamples=100)
+    hot = [sample(p, *pair) for p in "ab" for pair in (RIGHT, FOUR)]
+    cool = [sample(p, *RIGHT, temperature=0.5) for p in "ab" for _ in range(2)]
+    greedy = [sample("a", *FOUR, temperature=0.0), sample("b", "", "timeout", temperature=0.0)]
+    tables = eval_tables(frame(*hot, *cool, *greedy), cfg)
+    front = tables["front"]
+    rows = front[["temperature", "k", "value", "num_problems"]].to_numpy().tolist()
+    assert rows == [[0, 1, 0, 1], [0.5, 1, 1, 2], [0.5, 2, 1, 2], [1, 1, 0.5, 2], [1, 2, 1, 2]]
+    at_1 = front[front["temperature"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(at_1, tables["table"])
+    at_1 = tables["front_summary"].query("temperature == 1").reset_index(drop=True)
+    pd.testing.assert_frame_equal(at_1, tables["summary"])
+
+
+def test_counts_of_the_first_half_of_the_samples():
+    rows = [sample("a", *(RIGHT if i < 2 else FOUR)) | {"sample": i} for i in range(6)]
+    rows[0]["reward"] = np.nan
+    counts = count_correct(frame(*rows))
+    assert counts[["n", "c", "n_first", "c_first"]].to_numpy().tolist() == [[5, 1, 2, 1]]
 
 
 def test_counts_and_tables_by_the_groups_that_there_are():
-    counts = count_correct(MIXED)
-    assert list(counts.columns) == ["problem_id", "kind", "level", "type", "n", "c"]
+    counts = at_temperature(count_correct(MIXED), 1.0)
+    assert list(counts.columns) == ["problem_id", "kind", "level", "type", *COUNTS]
     assert counts[["n", "c"]].to_numpy().tolist() == [[4, 2], [3, 1]]
     tables = eval_tables(MIXED, CFG)
-    assert list(tables) == ["table", "summary", "table_by_level", "table_by_type"]
+    own = ["table", "summary", "table_by_level", "table_by_type"]
+    assert list(tables) == [*own, "front", "front_summary"]
+    assert all((tables[name].pop("temperature") == 1).all() for name in own)
     by_level = tables["table_by_level"]
     assert list(by_level.columns) == ["level", *COLUMNS]
     assert by_level["level"].tolist() == ["Level 1", "Level 1", "Level 2", "Level 2"]
@@ -274,7 +293,7 @@ def test_counts_and_tables_by_the_groups_that_there_are():
     whole = tables["table_by_type"].drop(columns="type")
     pd.testing.assert_frame_equal(whole, tables["table"])
     plain = frame(*(sample("a", *RIGHT, kind="x") for _ in range(2)))
-    assert list(count_correct(plain).columns) == ["problem_id", "kind", "n", "c"]
+    assert list(count_correct(plain).columns) == ["problem_id", "kind", *COUNTS]
     assert list(eval_tables(plain, CFG)) == ["table", "summary", "table_by_kind"]
 
 

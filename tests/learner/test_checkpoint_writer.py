@@ -331,7 +331,7 @@ def test_an_evaluation_takes_the_checkpoint_it_is_told(tmp_path, capsys):
     assert sorted(steps) == [0, 1, 2, 3] and steps[0] == 0, "step 0 has no checkpoint"
     for which, step in (("best", steps[1]), ("2", 2), ("last", 3)):
         out = tmp_path / which
-        eval_words = ["eval", f'run="{run}"', f"checkpoint={which}", "eval.greedy=false"]
+        eval_words = ["eval", f'run="{run}"', f"checkpoint={which}", "eval.temperatures=[]"]
         assert main([*eval_words, f'hydra.run.dir="{out}"']) == 0
         name = f"step-{step:06d}.parquet"
         assert (out / "eval" / name).read_bytes() == (run / "eval" / name).read_bytes()

@@ -196,7 +196,7 @@ def test_a_real_run_and_its_evaluation(tmp_path):
     run, measured = tmp_path / "run", tmp_path / "eval"
     assert train(run, "regime=passk", "train.num_steps=2", "diagnostics.every=0") == 0
     small = [word for word in SMALL if word.startswith(("num_threads", "eval"))]
-    words = [f"run={run}", *small, "eval.chunk_size=2", "eval.greedy=true"]
+    words = [f"run={run}", *small, "eval.chunk_size=2", "eval.temperatures=[0]"]
     assert main(["eval", *words, f"hydra.run.dir={measured}"]) == 0
     (folder,) = find_measured([tmp_path], "eval")
     rows = sample_rows(find_runs([tmp_path]), 10**6, [folder])
@@ -207,7 +207,7 @@ def test_a_real_run_and_its_evaluation(tmp_path):
     heldout = shown[shown["source"] == "eval"]
     assert heldout["weight"].isna().all() and (heldout["step"] == 2).all()
     written = pd.concat(pd.read_parquet(f) for f in sorted((measured / "samples").iterdir()))
-    drawn = written[~written["greedy"]]
+    drawn = written[written["temperature"] == 1]
     assert heldout["count"].sum() == len(drawn) == 8 * 8
     counts = drawn.groupby("problem_id")["reward"].sum()
     assert heldout.groupby("problem_id")["c"].first().to_dict() == counts.to_dict()

@@ -133,9 +133,10 @@ def write_evals(
     for step, c_P in counts.items():
         frame = pd.DataFrame({"kind": list(kinds), "n": n, "c": list(c_P)})
         frame.insert(0, "problem_id", [f"heldout-0-{i}" for i in range(len(frame))])
+        frame = frame.assign(temperature=1.0, n_first=n // 2, c_first=frame["c"] // 2)
         frame.to_parquet(path / "eval" / f"step-{step:06d}.parquet")
         for k in ks:
-            rows.append({"step": step, "k": k} | _summary(frame, n, k))
+            rows.append({"step": step, "temperature": 1.0, "k": k} | _summary(frame, n, k))
             for kind, part in frame.groupby("kind"):
                 kind_rows.append({"step": step, "kind": kind, "k": k} | _summary(part, n, k))
     if rows:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from passk.config.schema import EvalConfig, RunConfig
+from passk.config.schema import EvalConfig, RunConfig, front_temperatures
 from passk.data.conventions import make_problems
 from passk.evaluation.tables import SAMPLE_COLUMNS, count_correct
 from passk.rollout.base import SamplingParams
@@ -69,7 +69,8 @@ class LastDigitVerifier:
 
 def samples_of(sampler, verifier, encoder, problems, **eval_settings) -> pd.DataFrame:
     cfg = RunConfig(eval=EvalConfig(**eval_settings))
-    return draw_samples(Actor(sampler, verifier, encoder), problems, cfg)
+    temperatures = front_temperatures(cfg.eval)
+    return draw_samples(Actor(sampler, verifier, encoder), problems, cfg, temperatures)
 
 
 def test_rows_are_those_of_the_script(tiny_tokenizer, tiny_encoder):
@@ -79,7 +80,7 @@ def test_rows_are_those_of_the_script(tiny_tokenizer, tiny_encoder):
     assert list(samples.columns) == SAMPLE_COLUMNS
     assert samples["problem_id"].tolist() == ["h-0"] * 8 + ["h-1"] * 8 + ["h-2"] * 8
     assert samples["sample"].tolist() == list(range(8)) * 3
-    assert not samples["greedy"].any() and samples["greedy"].dtype == bool
+    assert (samples["temperature"] == 0.8).all()
     last = samples.iloc[-1]
     assert (last["kind"], last["level"], last["type"]) == ("textbook", "Level 3", "Sums")
     assert (last["completion"], last["num_tokens"], last["finish_reason"]) == ("5", 2, "stop")
@@ -98,15 +99,16 @@ def test_rows_are_those_of_the_script(tiny_tokenizer, tiny_encoder):
 def test_the_greedy_sample_is_one_more_at_temperature_0(tiny_tokenizer, tiny_encoder):
     sampler = ScriptedSampler(tiny_tokenizer, [["1", "0"]] * 3)
     verifier = LastDigitVerifier()
-    samples = samples_of(sampler, verifier, tiny_encoder, PROBLEMS, num_samples=4, greedy=True)
+    samples = samples_of(sampler, verifier, tiny_encoder, PROBLEMS, num_samples=4, temperatures=[0])
     assert len(samples) == 3 * 5
-    greedy = samples[samples["greedy"]]
+    greedy = samples[samples["temperature"] == 0]
     assert greedy["problem_id"].tolist() == ["h-0", "h-1", "h-2"]
     assert (greedy["sample"] == 0).all() and (greedy["reward"] == 1).all()
-    assert [params.temperature for _, params in sampler.calls] == [1.0, 0.0]
-    assert [len(seeds) for seeds in sampler.calls[1][0]] == [1, 1, 1]
+    assert [params.temperature for _, params in sampler.calls] == [0.0, 1.0]
+    assert [len(seeds) for seeds in sampler.calls[0][0]] == [1, 1, 1]
     alone = samples_of(sampler, verifier, tiny_encoder, PROBLEMS, num_samples=4)
-    pd.testing.assert_frame_equal(alone, samples[~samples["greedy"]])
+    hot = samples[samples["temperature"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, hot)
 
 
 def test_greedy_is_argmax_decoding(tiny_model, tiny_tokenizer, tiny_encoder):
@@ -115,9 +117,9 @@ def test_greedy_is_argmax_decoding(tiny_model, tiny_tokenizer, tiny_encoder):
     )
     sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
     samples = samples_of(
-        sampler, ConventionsVerifier(), tiny_encoder, problems, num_samples=2, greedy=True
+        sampler, ConventionsVerifier(), tiny_encoder, problems, num_samples=2, temperatures=[0]
     )
-    greedy = samples[samples["greedy"]]
+    greedy = samples[samples["temperature"] == 0]
     for problem, row in zip(problems, greedy.to_dict("records"), strict=True):
         ids = torch.tensor(tiny_encoder.prompts([problem]))
         whole = tiny_model.generate(ids, do_sample=False, max_new_tokens=32)

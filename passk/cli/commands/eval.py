@@ -97,6 +97,8 @@ def _write_tables(step: int, cfg: TrainConfig, run: Run, samples: pd.DataFrame) 
     if len(curve):
         run.write_figure("eval/pass_at_k", pass_at_k_curve(curve))
     shown = [(run.path / "eval" / "table.md").read_text(), summary_markdown(tables["summary"])]
+    if "front" in tables:
+        shown.append(pass_markdown(tables["front"], "temperature"))
     for grouping in GROUPINGS:
         if (name := f"table_by_{grouping}") in tables:
             shown.append(pass_markdown(tables[name], grouping))

@@ -151,17 +151,19 @@ def _planned_runs(cfg: ReproduceConfig, run_dir: Path, overrides: Sequence[str])
         words = _sft_overrides(cfg, overrides, number)
         sft = _PlannedRun(compose_train(words), words, seed_dir / "sft")
         planned.append(
-            _Seed(sft, [_from_sft(sft, name, overrides, number) for name in cfg.regimes])
+            _Seed(sft, [_from_sft(cfg, sft, name, overrides, number) for name in cfg.regimes])
         )
     return planned
 
 
-def _from_sft(sft: _PlannedRun, regime: str, overrides: Sequence[str], seed: int) -> _PlannedRun:
-    words = _rl_overrides(regime, overrides, seed)
-    cfg = compose_train(words)
-    cfg.train.init_from = str(sft.path)  # which is not there yet
+def _from_sft(
+    cfg: ReproduceConfig, sft: _PlannedRun, regime: str, overrides: Sequence[str], seed: int
+) -> _PlannedRun:
+    words = _rl_overrides(cfg, regime, overrides, seed)
+    run_cfg = compose_train(words)
+    run_cfg.train.init_from = str(sft.path)  # which is not there yet
     start = f"train.init_from={in_quotes(str(sft.path))}"
-    return _PlannedRun(cfg, [*words, start], sft.path.parent / regime)
+    return _PlannedRun(run_cfg, [*words, start], sft.path.parent / regime)
 
 
 def _pieces(cfg: ReproduceConfig, seed: _Seed, day: date) -> list[Piece]:
@@ -214,15 +216,22 @@ def _sft_overrides(cfg: ReproduceConfig, overrides: Sequence[str], seed: int) ->
     if cfg.sft_steps is not None:
         words.append(f"train.num_steps={cfg.sft_steps}")
     # Measure SFT at the k of the RL regimes too; SFT itself has no k.
-    words.append(f"eval.ks=[{','.join(map(str, cfg.eval.ks))}]")
+    words += [f"eval.ks=[{','.join(map(str, cfg.eval.ks))}]", _front_word(cfg)]
     return ["regime=sft", *words, f"train.seed={seed}", f"data.seed={seed}"]
 
 
-def _rl_overrides(regime: str, overrides: Sequence[str], seed: int) -> list[str]:
+def _front_word(cfg: ReproduceConfig) -> str:
+    """Write the override with the temperatures, whose default is this command's own."""
+    return f"eval.temperatures=[{','.join(f'{t:g}' for t in cfg.eval.temperatures)}]"
+
+
+def _rl_overrides(
+    cfg: ReproduceConfig, regime: str, overrides: Sequence[str], seed: int
+) -> list[str]:
     words = [word for word in _shared(overrides) if not _plain(word).startswith("regime=")]
     if regime != "hybrid":  # the other regimes differ in pass1_weight
         words = [word for word in words if not _plain(word).startswith("regime.pass1_weight=")]
-    return [f"regime={regime}", *words, f"train.seed={seed}", f"data.seed={seed}"]
+    return [f"regime={regime}", *words, _front_word(cfg), f"train.seed={seed}", f"data.seed={seed}"]
 
 
 def _shared(overrides: Sequence[str]) -> list[str]:
