@@ -12,7 +12,7 @@ from passk.runs.reader import RunRecord, flat, natural_order
 
 # Settings that say where or how often a run happened, not what it did. `init_from` is added only
 # where it distinguishes two runs of a seed.
-_INCIDENTAL = {"seed", "noise_seed", "init_from", "device", "save_every", "ks"}
+_INCIDENTAL = {"seed", "noise_seed", "init_from", "device", "save_every", "measures", "taus"}
 _REMEDIES = {
     "adaptive_k": "Adaptive k up to {k}",
     "curriculum": "Curriculum, Pass@{k}",
@@ -32,7 +32,7 @@ def config_differences(records: Sequence[RunRecord]) -> pd.DataFrame:
         key: values
         for key, values in rows.items()
         if key.rpartition(".")[2] not in _INCIDENTAL
-        and key not in FREE_ON_RESUME
+        and key not in (*FREE_ON_RESUME, "eval.ks")
         and not key.startswith("tracker.")
         and len({repr(v) for v in values}) > 1
     }
@@ -56,7 +56,9 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
         names = {key: short_names(values) for key, values in differing.iterrows()}
         for column, i in enumerate(members):
             settings = differing[column].items()
-            parts = [_setting(str(key), names[key].get(value, value)) for key, value in settings]
+            parts = [
+                _setting(str(key), names[key].get(str(value), value)) for key, value in settings
+            ]
             labels[i] = " ".join([regime, *parts])
     return _with_starts(labels, records)
 
@@ -131,6 +133,9 @@ def run_title(record: RunRecord, label: str) -> str:
     elif record.regime in _REMEDIES:
         title = _REMEDIES[record.regime].format(k=record.k)
         said.add("k")
+    elif ks := record.setting("regime.ks"):
+        title = f"Hybrid of Pass@{', '.join(map(str, ks))}"
+        said |= {"k", "ks"}
     elif record.pass1_weight == 0:
         title = f"Pass@{record.k}-only"
         said.add("k")
