@@ -4,6 +4,7 @@ The file is executed, because the user named it. Nothing that only reads runs ex
 """
 
 import hashlib
+import runpy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -48,16 +49,15 @@ def own_estimator(named: str) -> Callable[[FloatArray], FloatArray]:
 
 def own_digest(named: str) -> str:
     """Return the SHA-256 of the file of FILE.py:FUNCTION."""
-    return hashlib.sha256(_read(named)).hexdigest()
+    return hashlib.sha256(_parts(named)[0].read_bytes()).hexdigest()
 
 
 @cache
 def _load(named: str) -> Callable[[FloatArray], Any]:
     """Execute the file, once per process, and return the function."""
-    file, _, name = named.rpartition(":")
-    defined: dict[str, Any] = {"__name__": Path(file).stem, "__file__": file}
+    file, name = _parts(named)
     try:
-        exec(compile(_read(named), file, "exec"), defined)
+        defined = runpy.run_path(str(file))
     except Exception as error:
         raise _unusable(named, f"cannot be loaded: {_in_words(error)}") from error
     if not callable(defined.get(name)):
@@ -67,12 +67,9 @@ def _load(named: str) -> Callable[[FloatArray], Any]:
     return function
 
 
-def _read(named: str) -> bytes:
-    file = Path(named.rpartition(":")[0]).expanduser()
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise _unusable(named, f"cannot be read: {error.strerror}") from error
+def _parts(named: str) -> tuple[Path, str]:
+    file, _, name = named.rpartition(":")
+    return Path(file).expanduser(), name
 
 
 def _in_words(error: Exception) -> str:
