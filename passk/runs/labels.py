@@ -1,7 +1,7 @@
 """Name runs and their settings for people, by what sets them apart."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,21 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
         differing = config_differences([records[i] for i in members])
         names = {key: short_names(values) for key, values in differing.iterrows()}
         for column, i in enumerate(members):
-            settings = differing[column].items()
+            settings = differing[column].to_dict()
             parts = [
-                _setting(str(key), names[key].get(str(value), value)) for key, value in settings
+                _setting(str(key), names[key].get(str(value), value))
+                for key, value in settings.items()
+                if not _is_implied(str(key), settings)
             ]
             labels[i] = " ".join([regime, *parts])
     return _with_starts(labels, records)
+
+
+def _is_implied(key: str, settings: Mapping[Any, Any]) -> bool:
+    """Return True for k and pass1_weight beside regime.ks, and for a null regime.ks or weights."""
+    if key in ("regime.ks", "regime.weights"):
+        return settings[key] is None
+    return bool(settings.get("regime.ks")) and key in ("regime.k", "regime.pass1_weight")
 
 
 def _with_starts(labels: Sequence[str], records: Sequence[RunRecord]) -> list[str]:

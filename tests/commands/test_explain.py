@@ -338,7 +338,7 @@ def test_the_tables_of_the_docs_are_what_the_command_prints(passk):
     text = (Path(__file__).parents[2] / "docs" / "reference" / "estimators.md").read_text()
     lines = [line.strip() for line in text.splitlines()]
     commands = [line.split()[1:] for line in lines if line.startswith("passk explain ")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         printed = passk(*command).out.splitlines()
         first = printed.index("## Weight ω(p) of several estimators") + 2

@@ -106,6 +106,18 @@ def test_weights_and_advantages_are_those_of_the_objective_of_the_step(tmp_path)
             assert (row["n"], row["c"]) == (N, int(row["problem_id"][1:]) % (N + 1))
 
 
+def test_a_run_over_several_k_has_the_weights_of_its_terms(tmp_path):
+    terms = {"regime": {"ks": [1, 3], "weights": [0.5, 2.0], "k": 3, "pass1_weight": 0.2}}
+    run = a_run(tmp_path / "run", settings=terms)
+    shown = joined(sample_rows(find_runs([run]), 10**7))
+    objective = Objective("mixture", ((1, 0.5), (3, 2.0)))
+    written = pd.read_parquet(run / "rollouts" / "step-000000.parquet")
+    weights_P = objective.prompt_weights(written["reward"].to_numpy().reshape(-1, N))
+    expected = dict(zip(written["problem_id"].unique(), weights_P, strict=True))
+    for row in shown[shown["step"] == 0].to_dict("records"):
+        assert row["weight"] == pytest.approx(expected[row["problem_id"]], rel=1e-3)
+
+
 def test_the_weight_of_another_estimator_is_what_it_comes_to():
     rewards_PG = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
     mixture = Objective("mixture", mix(2, 0.0))
