@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
+from passk.config.schema import mix
 from passk.learner.logprobs import LOGITS_PER_CHUNK
 from passk.objectives.advantages import estimate_advantages
 
@@ -168,7 +169,7 @@ def learned_share(job: Job) -> float:
     """
     n = job.num_samples
     right_PG = (np.arange(n) < np.arange(n + 1)[:, None]).astype(float)  # prompt c has c right
-    advantages_PG = estimate_advantages(right_PG, job.estimator, job.k, job.pass1_weight)
+    advantages_PG = estimate_advantages(right_PG, job.estimator, mix(job.k, job.pass1_weight))
     share_P = (advantages_PG != 0).mean(axis=1)
     chance_SP = binom.pmf(np.arange(n + 1), n, np.array(job.success)[:, None])
     return float((chance_SP @ share_P).mean())

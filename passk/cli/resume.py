@@ -33,11 +33,13 @@ from passk.training.build import sampling_engine
 
 _FREE_IN_FILTER = (*FREE_ON_RESUME, "filter.fdr", "filter.weight")
 # An evaluation's tables depend only on its samples, not on the chunks they came in.
-_FREE_IN_EVAL = (*FREE_ON_RESUME, "eval.chunk_size", "eval.ks", "eval.num_resamples")
+_TABLES = ("eval.ks", "eval.num_resamples", "eval.measures", "eval.taus")
+_FREE_IN_EVAL = (*FREE_ON_RESUME, "eval.chunk_size", *_TABLES)
 # Contents that may change while the configuration does not: facts of the manifest.
 _BEHIND_NAMES = {
     "heldout_sha256": "the held-out problems of data.path or data.eval_path, or the shots,",
     "training_sha256": "the training problems of data.path",
+    "estimator_sha256": "the file of regime.estimator",
 }
 # The fact about prompts, which depend on the model and the problems.
 _PROMPTS = "prompts_sha256"

@@ -20,9 +20,10 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from passk.config.commands import ExplainConfig
 from passk.config.fields import check_fields
 from passk.config.registry import DATA_SCHEMAS, SCHEMAS, conf_dir, groups, keys
-from passk.config.rules import check
+from passk.config.rules import check, check_terms
 from passk.config.schema import (
     VERIFIER_OF_DATA,
     ConventionsConfig,
@@ -30,6 +31,8 @@ from passk.config.schema import (
     RunConfig,
     TableConfig,
     TrainConfig,
+    pass1_share,
+    target_terms,
 )
 from passk.errors import UserError
 from passk.files import broken, read_yaml
@@ -84,8 +87,13 @@ def settle(cfg: Any) -> Any:
     r"""Fill fields that follow from others, in place, and return the configuration.
 
     `eval.ks` gets 1 and the trained k, an `auto` verifier becomes the one of the data, and texts of
-    prompts get the line breaks that were typed as `\n`.
+    prompts get the line breaks that were typed as `\n`. Beside `regime.ks`, `regime.k` becomes the
+    largest of them and `regime.pass1_weight` the share of Pass@1 in the weights.
     """
+    if isinstance(cfg, TrainConfig | ExplainConfig) and cfg.regime.ks is not None:
+        check_terms(cfg.regime)
+        terms = target_terms(cfg.regime)
+        cfg.regime.k, cfg.regime.pass1_weight = terms[-1][0], pass1_share(terms)
     if isinstance(cfg, RunConfig):
         _read_breaks(cfg.data.prompt)
         ks = {1, *cfg.eval.ks}

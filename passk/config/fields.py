@@ -3,6 +3,7 @@
 `x: int = bounded(16, at_least=2)` has 16 as its default, as `x: int = 16` has.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import Field, field, fields, is_dataclass
 from math import isfinite
@@ -33,9 +34,9 @@ def share(default: T, *, positive: bool = False) -> T:
     return _declared(default, share=True, positive=positive)
 
 
-def one_of(default: T, choices: tuple[str, ...]) -> T:
-    """Declare a field that takes one of a few words."""
-    return _declared(default, choices=choices)
+def one_of(default: T, choices: tuple[str, ...], *, or_form: tuple[str, str] | None = None) -> T:
+    """Declare a field of a few words, or of a form: its name in messages and its expression."""
+    return _declared(default, choices=choices, or_form=or_form)
 
 
 def _declared(default: T, **metadata: Any) -> T:
@@ -76,9 +77,11 @@ def _check_items(key: str, kind: object, value: object) -> None:
 def check_field(key: str, declared: Field[Any], value: object) -> None:
     """Raise UserError if a field may not have this value, whatever the values of the others."""
     limits = declared.metadata
-    choices = limits.get("choices")
-    if choices and value is not None and value not in choices:
-        raise UserError(f"{key}={value} is unknown; allowed: {', '.join(choices)}")
+    choices, form = limits.get("choices"), limits.get("or_form")
+    fits = form is not None and re.fullmatch(form[1], str(value)) is not None
+    if choices and value is not None and value not in choices and not fits:
+        allowed = ", ".join((*choices, *([form[0]] if form else ())))
+        raise UserError(f"{key}={value} is unknown; allowed: {allowed}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if limits.get("share") and not 0 <= value <= 1:

@@ -1,5 +1,6 @@
 """Check rules between fields; each broken rule raises UserError with one sentence."""
 
+import math
 import re
 from datetime import date
 from importlib.util import find_spec
@@ -23,15 +24,21 @@ from passk.config.fields import check_fields
 from passk.config.schema import (
     ANSWER_PLACES,
     ESTIMATOR_NAMES,
-    ESTIMATORS_WITHOUT_K,
+    ESTIMATORS_WITH_A_SPARE,
+    MEASURES,
     REGIMES,
     ConventionsConfig,
     PromptConfig,
+    RegimeConfig,
     RunConfig,
     TrackerConfig,
     TrainConfig,
+    has_k,
     is_noisy,
+    is_own,
+    pass1_share,
     target_k,
+    target_terms,
     trained_k,
     uses_products,
 )
@@ -220,6 +227,10 @@ def _check_eval(cfg: RunConfig) -> None:
         raise UserError(
             f"eval.temperatures={cfg.eval.temperatures} must hold numbers from 0 (greedy) to 100"
         )
+    if unknown := [name for name in cfg.eval.measures if name not in MEASURES]:
+        raise UserError(f"eval.measures={unknown[0]} is unknown; allowed: {', '.join(MEASURES)}")
+    if not all(0 < tau <= 1 for tau in cfg.eval.taus):
+        raise UserError(f"eval.taus={cfg.eval.taus} must hold shares above 0, up to 1")
 
 
 def _check_regime(cfg: TrainConfig) -> None:
@@ -231,13 +242,49 @@ def _check_regime(cfg: TrainConfig) -> None:
                 "read data.path; use data=jsonl for your own"
             )
         return
+    check_terms(regime)
     _check_group("regime.estimator", regime.estimator, trained_k(regime), n)
-    if regime.estimator in ESTIMATORS_WITHOUT_K and regime.pass1_weight != 1:
+    if not has_k(regime.estimator) and regime.pass1_weight != 1:
         raise UserError(
             f"regime.estimator={regime.estimator} knows no k: it goes with "
             f"regime.pass1_weight=1 only, not {regime.pass1_weight:g}"
         )
     _check_remedy(cfg)
+
+
+def check_terms(regime: RegimeConfig) -> None:
+    """Raise UserError unless `regime.ks` and `regime.weights` are an objective, or both null."""
+    ks, weights = regime.ks, regime.weights
+    if ks is None:
+        if weights is not None:
+            raise UserError(f"regime.weights={weights} needs the k of each weight: regime.ks=[...]")
+        return
+    if regime.name != "hybrid":
+        raise UserError(
+            f"regime.ks={ks} mixes several Pass@k, which goes with regime=hybrid only, not with "
+            f"regime={regime.name}"
+        )
+    if not ks or ks[0] < 1 or ks != sorted(set(ks)):
+        raise UserError(f"regime.ks={ks} must hold whole numbers from 1 on, each once, ascending")
+    if weights is not None and len(weights) != len(ks):
+        raise UserError(
+            f"regime.weights={weights} must be as many numbers as regime.ks={ks}, one for each k"
+        )
+    if weights is not None and not all(0 < weight < math.inf for weight in weights):
+        raise UserError(
+            f"regime.weights={weights} must be numbers above 0; leave a k without weight out of "
+            "regime.ks"
+        )
+    terms = target_terms(regime)
+    for key, value, settled in (
+        ("k", regime.k, terms[-1][0]),
+        ("pass1_weight", regime.pass1_weight, pass1_share(terms)),
+    ):
+        if value not in (getattr(RegimeConfig, key), settled):
+            raise UserError(
+                f"regime.{key}={value} cannot be set beside regime.ks={ks}: k is the largest of "
+                "these, and the weights stand in regime.weights"
+            )
 
 
 def _check_remedy(cfg: TrainConfig) -> None:
@@ -294,9 +341,9 @@ def _check_blocks(prompts_key: str, num_prompts: int, blocks_key: str, num_block
 def _check_halves(key: str, num_samples: int, estimator: str, k: int, way_out: str) -> None:
     """Raise UserError if samples are too few for two estimates of Pass@k; N in `way_out` is enough.
 
-    Each half needs one sample more for `s_loo`, and at least two.
+    Each half needs one sample more for `ESTIMATORS_WITH_A_SPARE`, and at least two.
     """
-    half = max(k + (estimator == "s_loo"), 2)
+    half = max(k + (estimator in ESTIMATORS_WITH_A_SPARE), 2)
     if num_samples < 2 * half:
         raise UserError(
             f"{key}={num_samples} cannot give two halves of {half} for Pass@{k}; use "
@@ -312,8 +359,10 @@ def _check_group(key: str, estimator: str, k: int, n: int) -> None:
             f"of Pass@{k} exists from fewer than k samples; use rollout.num_samples>="
             f"{k} (2 k or more is better) or a smaller regime.k"
         )
-    if estimator == "s_loo" and k > n - 1:
-        raise UserError(f"{key}=s_loo needs regime.k <= rollout.num_samples - 1 = {n - 1}, not {k}")
+    if estimator in ESTIMATORS_WITH_A_SPARE and k > n - 1:
+        raise UserError(
+            f"{key}={estimator} needs regime.k <= rollout.num_samples - 1 = {n - 1}, not {k}"
+        )
 
 
 def _check_diagnostics(cfg: TrainConfig) -> None:
@@ -414,11 +463,13 @@ def _check_explain(cfg: ExplainConfig) -> None:
             f"regime={regime.name} chooses its objective anew at every step of training; use "
             "regime=pass1, passk or hybrid with one of the objectives it may choose"
         )
+    check_terms(regime)
     _check_group("regime.estimator", regime.estimator, target_k(regime), n)
     for name in shown.compare:
-        if name not in ESTIMATOR_NAMES:
+        if name not in ESTIMATOR_NAMES and not is_own(name):
             raise UserError(
-                f"explain.compare={name} is unknown; allowed: {', '.join(ESTIMATOR_NAMES)}"
+                f"explain.compare={name} is unknown; allowed: {', '.join(ESTIMATOR_NAMES)}, "
+                "FILE.py:FUNCTION"
             )
         _check_group("explain.compare", name, target_k(regime), n)
     if not shown.p or not all(0 < p < 1 for p in shown.p):
@@ -433,6 +484,11 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
         raise UserError(
             f"regimes={cfg.regimes} must name some of {', '.join(REGIMES[1:])}; sft always comes "
             "first"
+        )
+    if cfg.regime.ks is not None:
+        raise UserError(
+            f"regime.ks={cfg.regime.ks} goes with passk train: passk reproduce compares Pass@1, "
+            "Pass@k and their mixture at one regime.k"
         )
     if cfg.tracker.run_name is not None:
         raise UserError(

@@ -5,6 +5,8 @@ Hydra composes YAML from `conf/` over these (`passk.config.compose`); `passk.con
 the rules between fields. `null` in YAML is None here. Paths are strings, as the user typed them.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +14,18 @@ from passk.config.fields import LARGEST_SEED, bounded, one_of, share
 
 REMEDIES = ("adaptive_k", "curriculum", "projected")  # objectives chosen while training
 REGIMES = ("sft", "pass1", "passk", "hybrid", *REMEDIES)
-ESTIMATOR_NAMES = ("mixture", "grpo", "dr_grpo", "s", "s_loo", "s_loo_minus_1", "chen", "maxrl")
+ESTIMATOR_NAMES = (
+    *("mixture", "grpo", "dr_grpo", "s", "s_loo", "s_loo_minus_1", "leave_two_out", "chen"),
+    *("maxrl", "rs_grpo"),
+)
+ESTIMATORS_WITHOUT_K = ("grpo", "dr_grpo", "maxrl", "rs_grpo")
+ESTIMATORS_WITH_A_SPARE = ("s_loo", "leave_two_out")  # they need k + 1 samples
+MEASURES = ("pass_hat", "g_pass", "mg_pass", "cover", "maj")
 VERIFIER_OF_DATA = {"conventions": "conventions", "gsm8k": "math", "math": "math"}
-ESTIMATORS_WITHOUT_K = ("grpo", "dr_grpo", "maxrl")
+OWN_ESTIMATOR = r".+\.py:[^\W\d]\w*"  # FILE.py:FUNCTION
+
+# Pairs (k, weight) of an objective, the sum of weight * Pass@k. k ascends.
+Terms = tuple[tuple[int, float], ...]
 
 
 @dataclass(kw_only=True)
@@ -109,9 +120,14 @@ class RegimeConfig:
     """
 
     name: str = one_of("", REGIMES)
-    estimator: str = one_of("mixture", ESTIMATOR_NAMES)
+    # or FILE.py:FUNCTION, a function of your own: rewards [P, n] to advantages [P, n]
+    estimator: str = one_of("mixture", ESTIMATOR_NAMES, or_form=("FILE.py:FUNCTION", OWN_ESTIMATOR))
     k: int = bounded(8, at_least=1)
     pass1_weight: float = share(0.7)
+    # of regime=hybrid, in place of k and pass1_weight: the sum of weight * Pass@k over these
+    ks: list[int] | None = None
+    weights: list[float] | None = None  # as they are, not normalised; null: 1/len(ks) each
+    beta: float = bounded(2.0, at_most=100, positive=True)  # risk seeking of estimator=rs_grpo
     num_demonstrations: int = bounded(256, at_least=1)  # worked solutions a step, for `sft` only
     # Of the regimes that choose k or pass1_weight anew at every step (docs/research/remedies.md).
     # f(k) is the product of the gradients of Pass@k and Pass@1.
@@ -246,6 +262,9 @@ class EvalConfig:
     max_new_tokens: int | None = bounded(None, at_least=1)  # null: rollout.max_new_tokens
     seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)
     num_resamples: int = bounded(2000, at_least=1)
+    # further ones in the summary, at each of ks and taus: pass_hat, g_pass, mg_pass, cover, maj
+    measures: list[str] = field(default_factory=list)
+    taus: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0])  # of g_pass and cover
     chunk_size: int = bounded(50, at_least=1)  # problems saved together, passk eval
 
 
@@ -311,14 +330,53 @@ class TrainConfig(RunConfig):
     resume: bool = False
 
 
+def mix(k: int, pass1_weight: float) -> Terms:
+    """Return the terms of pass1_weight Pass@1 + (1 - pass1_weight) Pass@k, always two.
+
+    Raises:
+        ValueError: pass1_weight is not in [0, 1].
+    """
+    if not 0 <= pass1_weight <= 1:
+        raise ValueError(f"pass1_weight must be between 0 and 1, got {pass1_weight}.")
+    return (1, pass1_weight), (k, 1 - pass1_weight)
+
+
+def mix_several(ks: Sequence[int], weights: Sequence[float] | None) -> Terms:
+    """Return the terms of sum weights[i] Pass@ks[i]; without weights, each weighs 1/len(ks)."""
+    return tuple(zip(ks, weights or [1 / len(ks)] * len(ks), strict=True))
+
+
+def pass1_share(terms: Terms) -> float:
+    """Return the share of Pass@1 in the sum of the weights."""
+    first_k, first = terms[0]
+    return first / sum(weight for _, weight in terms) if first_k == 1 else 0.0
+
+
+def target_terms(regime: RegimeConfig) -> Terms:
+    """Return the terms of the configured objective."""
+    if regime.ks:
+        return mix_several(regime.ks, regime.weights)
+    return mix(regime.k if regime.pass1_weight < 1 else 1, regime.pass1_weight)
+
+
 def target_k(regime: RegimeConfig) -> int:
-    """Return the k of the objective: 1 if it is Pass@1 alone."""
-    return regime.k if regime.pass1_weight < 1 else 1
+    """Return the largest k of the objective: 1 if it is Pass@1 alone."""
+    return target_terms(regime)[-1][0]
+
+
+def has_k(estimator: str) -> bool:
+    """Return True if an estimator takes k; the others, and functions of users, do not."""
+    return estimator in ESTIMATOR_NAMES and estimator not in ESTIMATORS_WITHOUT_K
+
+
+def is_own(estimator: str) -> bool:
+    """Return True for a function of a user, FILE.py:FUNCTION."""
+    return estimator not in ESTIMATOR_NAMES and re.fullmatch(OWN_ESTIMATOR, estimator) is not None
 
 
 def trained_k(regime: RegimeConfig) -> int:
     """Return the k that training needs samples for: 1 if objective or estimator has no k."""
-    return target_k(regime) if regime.estimator not in ESTIMATORS_WITHOUT_K else 1
+    return target_k(regime) if has_k(regime.estimator) else 1
 
 
 def uses_products(regime: RegimeConfig) -> bool:

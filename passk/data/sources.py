@@ -25,7 +25,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, TypeVar
 
-from passk.config.schema import RunConfig
+from passk.config.schema import RunConfig, is_own
 from passk.errors import UserError
 
 _ARROW = (".parquet", ".arrow", ".feather")
@@ -375,6 +375,8 @@ def with_absolute_paths(cfg: C) -> C:
         changes["model"] = replace(cfg.model, path=str(_absolute_folder(cfg.model.path)))
     if train := getattr(cfg, "train", None):
         changes["train"] = replace(train, init_from=_absolute_folder(train.init_from))
+    if (regime := getattr(cfg, "regime", None)) and is_own(regime.estimator):
+        changes["regime"] = replace(regime, estimator=_absolute(regime.estimator))
     if run := getattr(cfg, "run", None):
         changes["run"] = _absolute_folder(run)
     return replace(cfg, **changes)

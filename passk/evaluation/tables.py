@@ -6,14 +6,17 @@ are not needed here. Tables are of `eval.temperature` alone, but for those of th
 probabilities in [0, 1] or token counts, each with a bootstrap over problems.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 
 from passk.config.schema import EvalConfig
-from passk.objectives.pass_at_k import pass_at_k
+from passk.evaluation.measures import cover, g_pass, majorities, mg_pass, pass_hat
+from passk.objectives.pass_at_k import FloatArray, pass_at_k
 from passk.statistics import bootstrap_interval, bootstrap_intervals
 from passk.text import Table, cell
 from passk.types import GROUPINGS
@@ -29,10 +32,17 @@ _PASS_COLUMNS = ["k", "value", "ci_low", "ci_high", "num_problems", "num_samples
 _SUMMARY_COLUMNS = ["metric", "value", "ci_low", "ci_high", "num_problems"]
 _RIGHT = " ---: "  # rule of columns that are aligned right
 _SUMMARY_NAMES = {
-    "pass_at_1": "Pass@1 (%)",
+    "pass_at_1": "Pass@1, avg@n (%)",
     "majority_accuracy": "Majority vote of all samples (%)",
     "mean_tokens": "Tokens of a completion",
     "truncation_rate": "Completions cut at the length limit (%)",
+}
+_MEASURE_NAMES = {  # of `passk.evaluation.measures`; a metric is named as in g_pass_8_0.5
+    "pass_hat": "Pass^{} (%)",
+    "g_pass": "G-Pass@{}, tau {} (%)",
+    "mg_pass": "mG-Pass@{} (%)",
+    "cover": "Cover@{} (%)",
+    "maj": "maj@{} (%)",
 }
 
 
@@ -66,7 +76,7 @@ def _front_rows(
     drawn = at_temperature(samples, temperature)
     at_k = replace(cfg, ks=cfg.ks if temperature else [1])
     table = pass_table(count_correct(drawn), at_k)
-    summary = summary_table(drawn, table, cfg)
+    summary = summary_table(drawn, table, at_k)
     return _labelled(table, temperature), _labelled(summary, temperature)
 
 
@@ -168,17 +178,46 @@ def pass_curve(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
 def summary_table(samples: pd.DataFrame, table: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
     """Compute the summary in long form; metrics that cannot be computed have no row.
 
-    The columns are metric, value, ci_low, ci_high, num_problems. Metrics: pass_at_1 (from `table`),
+    The columns are metric, value, ci_low, ci_high, num_problems. Metrics: pass_at_1 (from `table`;
+    as the mean of all n samples of a problem it is avg@n), those of `eval.measures`,
     majority_accuracy (`majority_votes`), mean_tokens and truncation_rate of the samples, and
     share_REASON of each verdict reason, unjudged samples included. `samples` are of one
     temperature.
     """
     at_1 = table[table["k"] == 1][["value", "ci_low", "ci_high", "num_problems"]]
     rows = [("pass_at_1", *row) for row in at_1.itertuples(index=False, name=None)]
-    for name, values_P in _per_problem(samples):
+    measured = ((name, pd.Series(values_P)) for name, values_P in _measured(samples, cfg))
+    for name, values_P in chain(measured, _per_problem(samples)):
         if len(values_P):
             rows.append((name, *_interval(values_P, cfg), len(values_P)))
     return pd.DataFrame(rows, columns=_SUMMARY_COLUMNS)
+
+
+def _measured(samples: pd.DataFrame, cfg: EvalConfig) -> Iterator[tuple[str, FloatArray]]:
+    """Yield the name of each of `eval.measures` at each k and tau, and its values over problems.
+
+    The problems are those of `pass_table`. mG-Pass@1 has no terms, and is left out.
+    """
+    if not cfg.measures:
+        return
+    counts = count_correct(samples)
+    usable = counts[counts["n"] >= max(cfg.ks)]
+    n_P, c_P = usable["n"].to_numpy(), usable["c"].to_numpy()
+    classes = answer_classes(samples)
+    for name in dict.fromkeys(cfg.measures):
+        if name == "cover":
+            yield from ((f"cover_{tau:g}", cover(n_P, c_P, tau)) for tau in cfg.taus)
+        for k in cfg.ks:
+            if name == "pass_hat":
+                yield f"pass_hat_{k}", pass_hat(n_P, c_P, k)
+            elif name == "g_pass":
+                yield from ((f"g_pass_{k}_{tau:g}", g_pass(n_P, c_P, k, tau)) for tau in cfg.taus)
+            elif name == "mg_pass" and k > 1:
+                yield f"mg_pass_{k}", mg_pass(n_P, c_P, k)
+            elif name == "maj" and classes is not None:
+                votes = [classes.get(str(problem), (0, ())) for problem in usable["problem_id"]]
+                right_P = np.array([right for right, _ in votes], dtype=np.int64)
+                yield f"maj_{k}", majorities(n_P, right_P, [wrong for _, wrong in votes], k)
 
 
 def _per_problem(samples: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
@@ -204,17 +243,40 @@ def majority_votes(samples: pd.DataFrame) -> pd.Series:
     sample is left out. The result is empty if there are wrong samples and the verifier reports an
     answer for none of them.
     """
+    classes = _voting_classes(samples)
+    if classes is None:
+        return pd.Series(dtype=float)
+    most = classes.groupby("problem_id")["votes"].transform("max")
+    tied = classes[classes["votes"] == most]  # at most one of a problem's is the correct one
+    judged = samples["problem_id"][samples["reward"].notna()].unique()
+    return tied.groupby("problem_id")["right"].mean().reindex(judged, fill_value=0.0)
+
+
+def answer_classes(samples: pd.DataFrame) -> dict[str, tuple[int, tuple[int, ...]]] | None:
+    """Count, by problem_id, the votes for the correct answer and for each wrong one.
+
+    A problem without a vote is missing. None where `majority_votes` has no result.
+    """
+    classes = _voting_classes(samples)
+    if classes is None:
+        return None
+    return {
+        str(problem): (int(votes[right].sum()), tuple(votes[~right].tolist()))
+        for problem, part in classes.groupby("problem_id")
+        for votes, right in [(part["votes"], part["right"] == 1)]
+    }
+
+
+def _voting_classes(samples: pd.DataFrame) -> pd.DataFrame | None:
+    """Count votes: problem_id, right (1 or 0), answer, votes; see `majority_votes`."""
     wrong = samples[(samples["reason"] == "wrong") & samples["reward"].notna()]
     if len(wrong) and (wrong["answer"] == "").all():
-        return pd.Series(dtype=float)
+        return None
     right = samples[(samples["reason"] == "correct") & samples["reward"].notna()]
     votes = pd.concat([right.assign(answer="", right=1.0), wrong[wrong["answer"] != ""]])
     votes["right"] = votes["right"].fillna(0.0)
-    classes = votes.groupby(["problem_id", "right", "answer"], sort=False).size().reset_index()
-    most = classes.groupby("problem_id")[0].transform("max")
-    tied = classes[classes[0] == most]  # at most one of a problem's classes is the correct one
-    judged = samples["problem_id"][samples["reward"].notna()].unique()
-    return tied.groupby("problem_id")["right"].mean().reindex(judged, fill_value=0.0)
+    classes = votes.groupby(["problem_id", "right", "answer"], sort=False).size()
+    return classes.reset_index(name="votes")
 
 
 def percent_cells(table: pd.DataFrame) -> list[str]:
@@ -236,9 +298,17 @@ def summary_markdown(summary: pd.DataFrame) -> str:
     rows = []
     columns = summary["metric"], percent_cells(summary), _cells(summary, ".1f")
     for metric, in_percent, plain, num in zip(*columns, summary["num_problems"], strict=True):
-        name = _SUMMARY_NAMES.get(metric, f"Samples {metric.removeprefix('share_')} (%)")
+        name = _summary_name(metric)
         rows.append([name, plain if metric == "mean_tokens" else in_percent, str(num)])
     return Table(["measure", "value", "problems"], rows).markdown(_RIGHT)
+
+
+def _summary_name(metric: str) -> str:
+    """Return the name of a metric of the summary for people."""
+    for measure, name in _MEASURE_NAMES.items():
+        if re.fullmatch(rf"{measure}(_[\d.]+)+", metric):
+            return name.format(*metric.removeprefix(f"{measure}_").split("_"))
+    return _SUMMARY_NAMES.get(metric, f"Samples {metric.removeprefix('share_')} (%)")
 
 
 def _cells(table: pd.DataFrame, form: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from passk.config.schema import RegimeConfig, uses_products
+from passk.config.schema import RegimeConfig, mix, uses_products
 from passk.objectives.advantages import Objective, as_configured
 from passk.statistics import Interval, seed_interval, slope_interval
 
@@ -35,21 +35,19 @@ class History:
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> "History":
         """Restore a history from its `dataclasses.asdict`, as JSON returns it."""
-        in_force = saved["objective"]
-        return cls(
-            tuple(tuple(row) for row in saved["products"]),
-            tuple(saved["pass1"]),
-            None if in_force is None else Objective(**in_force),
-        )
+        products, in_force = tuple(tuple(row) for row in saved["products"]), saved["objective"]
+        if in_force is not None:
+            in_force = Objective(**in_force | {"terms": tuple(map(tuple, in_force["terms"]))})
+        return cls(products, tuple(saved["pass1"]), in_force)
 
 
 def choose(regime: RegimeConfig, history: History) -> Objective:
     """Return the objective of the next step."""
     configured = as_configured(regime)
     if regime.name == "adaptive_k":
-        return replace(configured, k=_lowered_k(regime, history))
+        return replace(configured, terms=mix(_lowered_k(regime, history), regime.pass1_weight))
     if regime.name == "projected":
-        return replace(configured, pass1_weight=_projecting_weight(regime, history))
+        return replace(configured, terms=mix(regime.k, _projecting_weight(regime, history)))
     if regime.name == "curriculum" and not _has_levelled_off(regime, history):
         return replace(configured, min_success=regime.min_success)
     return configured

@@ -16,14 +16,28 @@ number of correct ones among the others, rho(n, c, k) the unbiased Pass@k, and
 D(c') = C(n-1-c', k-1) / C(n-1, k-1).
 Every function raises ValueError for rewards that are not [P, n >= 2] or not 0/1/NaN, for a k that
 n samples cannot support, and for a pass1_weight outside [0, 1].
+
+"Unbiased" below is said of a prompt with enough judged samples. Where whether a sample is judged is
+chance that does not depend on its reward, the expected update of a prompt is that of the formula
+times the chance of enough of them: for the mixture, times P(n_x >= max(2, k)).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from passk.config.schema import RegimeConfig, target_k, trained_k
+from passk.config.schema import (
+    RegimeConfig,
+    Terms,
+    is_own,
+    mix,
+    pass1_share,
+    target_k,
+    target_terms,
+)
+from passk.objectives.own_estimator import own_estimator
 from passk.objectives.pass_at_k import (
     FloatArray,
     IntArray,
@@ -44,7 +58,7 @@ def mixture_advantages(rewards_PG: FloatArray, k: int, pass1_weight: float) -> F
     Unbiased for the gradient of pass1_weight Pass@1 + (1 - pass1_weight) Pass@k. Pass@1 alone at
     weight 1 (RLOO), Pass@k alone at weight 0. Source: passk itself, from `rloo_k`.
     """
-    return estimate_advantages(rewards_PG, "mixture", k, pass1_weight)
+    return estimate_advantages(rewards_PG, "mixture", mix(k, pass1_weight))
 
 
 def rloo_k(rewards_PG: FloatArray, k: int) -> FloatArray:
@@ -116,6 +130,27 @@ def pkpo_s_loo_minus_1(rewards_PG: FloatArray, k: int) -> FloatArray:
     )
 
 
+def leave_two_out(rewards_PG: FloatArray, k: int) -> FloatArray:
+    """Compute A = k [r D(c') - c'/(n-1) C(n-1-c', k-1)/C(n-2, k-1)], which needs k <= n-1.
+
+    The gain of `s_loo_minus_1`, less the mean gain of the other samples j, each compared with the
+    n-2 samples that are neither i nor j. The baseline of i does not depend on i, so the estimate
+    stays unbiased; its mean over i is the mean gain, so the advantages of a prompt add up to 0.
+    k = 1 is RLOO. Derived by passk, for rewards 0 and 1, from the abstract of MaxPO (Takashiro et
+    al. 2026, arXiv 2606.06080), which describes a baseline that leaves two out, unbiased and with
+    exactly centred advantages; the paper's own formula was not read.
+    """
+
+    def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
+        others = c - r
+        # Without i and a right j, n-2 samples are left, others-1 of them right.
+        failure = all_wrong(n - 2, np.maximum(others - 1, 0), k - 1)
+        gain: FloatArray = r * leave_one_out_failure(n, others, k) - others / (n - 1) * failure
+        return k * gain
+
+    return _per_sample(rewards_PG, rule, k, needs=k + 1)
+
+
 def chen(rewards_PG: FloatArray, k: int) -> FloatArray:
     """Compute Chen's advantages, with R = rho(n, c, k) and S = sqrt(R (1-R)).
 
@@ -136,12 +171,31 @@ def chen(rewards_PG: FloatArray, k: int) -> FloatArray:
 def maxrl(rewards_PG: FloatArray, k: int) -> FloatArray:
     """Compute A = (r - c/n) / (c/n) = n r/c - 1, and 0 where c = 0. k is not used.
 
-    Ascends log p, truncated after n terms. Source: MaxRL, Tajwar et al. 2026 (arXiv 2602.02710).
+    In expectation it ascends log p, truncated after n - 1 terms: a weight (1-(1-p)^(n-1))/p, as
+    subtracting the group's mean costs one term of n. `mix_several` with weights 1/k for k = 1..T
+    is the unbiased estimate with T terms. Source: MaxRL, Tajwar et al. 2026 (arXiv 2602.02710), as
+    in the released code.
     """
 
     def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
         gain: FloatArray = np.where(c > 0, n * r / np.maximum(c, 1) - 1, 0.0)
         return gain
+
+    return _per_sample(rewards_PG, rule, k, needs=1)
+
+
+def rs_grpo(rewards_PG: FloatArray, k: int, beta: float = RegimeConfig.beta) -> FloatArray:
+    """Compute A = (e^(beta r)/Z - 1)/beta with Z = 1 + c/n (e^beta - 1). k is not used.
+
+    For rewards 0 and 1 that is (e^beta - 1)/(beta Z) (r - c/n): Dr. GRPO, weighted up where few
+    samples are right; beta near 0 is Dr. GRPO itself. Plugs c/n in for p, so it is biased for the
+    gradient of log(1 + p (e^beta - 1))/beta. Source: RS-GRPO, Jiang et al. 2025 (arXiv 2509.24261).
+    """
+    least = np.exp(-beta)  # Z and e^beta - 1 are both divided by e^beta, which may overflow
+
+    def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
+        weight: FloatArray = -np.expm1(-beta) / (beta * (least - c / n * np.expm1(-beta)))
+        return weight * (r - c / n)
 
     return _per_sample(rewards_PG, rule, k, needs=1)
 
@@ -162,54 +216,58 @@ ESTIMATORS: dict[str, Estimator] = {
     "s": Estimator(pkpo_s),
     "s_loo": Estimator(pkpo_s_loo, spare_samples=1),
     "s_loo_minus_1": Estimator(pkpo_s_loo_minus_1),
+    "leave_two_out": Estimator(leave_two_out, spare_samples=1),
     "chen": Estimator(chen),
     "maxrl": Estimator(maxrl, uses_k=False),
+    "rs_grpo": Estimator(rs_grpo, uses_k=False),
 }
 
 
-def estimate_advantages(
-    rewards_PG: FloatArray, estimator: str, k: int, pass1_weight: float
-) -> FloatArray:
-    """Estimate advantages [P, n] of pass1_weight Pass@1 + (1 - pass1_weight) Pass@k.
+def find_estimator(name: str, beta: float = RegimeConfig.beta) -> Estimator:
+    """Return an entry of `ESTIMATORS`, or a user's function FILE.py:FUNCTION as one.
 
-    They are pass1_weight f(rewards, 1) + (1 - pass1_weight) f(rewards, k) for the named f of
-    `ESTIMATORS`. An estimator without k has one objective only: it raises ValueError for any
-    pass1_weight but 1.
+    Raises:
+        ValueError: there is no such estimator.
+        UserError: the user's file or function cannot be used.
     """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}.")
-    _check_weight(pass1_weight)
-    chosen = ESTIMATORS[estimator]
+    if is_own(name):
+        own = own_estimator(name)
+        return Estimator(lambda rewards_PG, _: own(_checked(rewards_PG)), uses_k=False)
+    if name not in ESTIMATORS:
+        raise ValueError(f"estimator {name!r} is not one of {', '.join(ESTIMATORS)}.")
+    found = ESTIMATORS[name]
+    return replace(found, advantages=partial(rs_grpo, beta=beta)) if name == "rs_grpo" else found
+
+
+def estimate_advantages(
+    rewards_PG: FloatArray, estimator: str, terms: Terms, beta: float = RegimeConfig.beta
+) -> FloatArray:
+    """Estimate advantages [P, n] of the sum of weight * Pass@k over the terms.
+
+    They are the sum of weight * f(rewards, k) for the named f. An estimator without k has one
+    objective only: it raises ValueError for terms that put weight on any k but 1.
+    """
+    chosen = find_estimator(estimator, beta)
     if not chosen.uses_k:
-        if pass1_weight != 1:
-            raise ValueError(f"{estimator} has no k: pass1_weight must be 1, got {pass1_weight}.")
-        return chosen.advantages(rewards_PG, k)
-    # A prompt that cannot estimate Pass@k leaves both terms; else it would follow Pass@1 alone.
-    usable_P = _usable(rewards_PG, k, k + chosen.spare_samples)
+        if any(weight for k, weight in terms if k > 1):
+            raise ValueError(f"{estimator} has no k: it goes with Pass@1 alone, not with {terms}.")
+        return chosen.advantages(rewards_PG, 1)
+    # A prompt that cannot estimate one of the terms leaves all; else it would follow the others.
+    largest = max(k for k, _ in terms)
+    usable_P = _usable(rewards_PG, largest, largest + chosen.spare_samples)
     kept_PG = np.where(usable_P[:, None], rewards_PG, np.nan)
-    pass1_PG, passk_PG = chosen.advantages(kept_PG, 1), chosen.advantages(kept_PG, k)
-    return pass1_weight * pass1_PG + (1 - pass1_weight) * passk_PG
+    advantages_PG = np.zeros(np.shape(rewards_PG))
+    for k, weight in terms:
+        advantages_PG += weight * chosen.advantages(kept_PG, k)
+    return advantages_PG
 
 
 def prompt_weights(
     rewards_PG: FloatArray, k: int, pass1_weight: float, min_success: float = 0.0
 ) -> FloatArray:
-    """Estimate, without bias, the mixture's factor of each prompt's Pass@1 gradient, [P].
-
-    The factor is the mean over samples of the weight in `mixture_advantages`, which is 0 for
-    samples without `enough_success`. Without `min_success` it is
-    pass1_weight + (1 - pass1_weight) k C(n-c, k-1)/C(n, k-1). It is 0, as the advantages are, for
-    a prompt with too few judged samples.
-    """
-    _check_weight(pass1_weight)
-
-    def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
-        return pass1_weight + (1 - pass1_weight) * k * leave_one_out_failure(n, c - r, k)
-
-    weights_PG = _per_sample(rewards_PG, rule, k, needs=k)
-    weights_PG *= enough_success(rewards_PG, min_success)
-    means_P: FloatArray = weights_PG.sum(axis=1) / np.maximum(counts(rewards_PG)[0], 1)
-    return means_P
+    """Estimate `Objective.prompt_weights` of pass1_weight Pass@1 + (1 - pass1_weight) Pass@k."""
+    objective = Objective("mixture", mix(k, pass1_weight), min_success)
+    return objective.prompt_weights(rewards_PG)
 
 
 def enough_success(rewards_PG: FloatArray, min_success: float) -> np.ndarray:
@@ -227,7 +285,7 @@ def enough_success(rewards_PG: FloatArray, min_success: float) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """pass1_weight Pass@1 + (1 - pass1_weight) Pass@k, by an estimator of `ESTIMATORS`.
+    """The sum of weight * Pass@k over the terms, by an estimator as `find_estimator` takes it.
 
     With `min_success`, a sample counts only if at least that share of the *other* samples of its
     prompt is right. The factor does not depend on the sample itself, so the estimate stays
@@ -235,19 +293,44 @@ class Objective:
     """
 
     estimator: str = "mixture"
-    k: int = 1
-    pass1_weight: float = 1.0
+    terms: Terms = ((1, 1.0), (1, 0.0))  # mix(1, 1.0)
     min_success: float = 0.0
+    beta: float = RegimeConfig.beta  # of rs_grpo
+
+    @property
+    def k(self) -> int:
+        """The largest k of the terms."""
+        return self.terms[-1][0]
+
+    @property
+    def pass1_weight(self) -> float:
+        """The share of Pass@1 in the weights of the terms."""
+        return pass1_share(self.terms)
 
     def advantages(self, rewards_PG: FloatArray) -> FloatArray:
         """Compute the advantage of each sample, [P, n]."""
-        advantages_PG = estimate_advantages(rewards_PG, self.estimator, self.k, self.pass1_weight)
+        advantages_PG = estimate_advantages(rewards_PG, self.estimator, self.terms, self.beta)
         masked_PG: FloatArray = advantages_PG * enough_success(rewards_PG, self.min_success)
         return masked_PG
 
     def prompt_weights(self, rewards_PG: FloatArray) -> FloatArray:
-        """Estimate, without bias, the mixture's factor of each prompt's Pass@1 gradient, [P]."""
-        return prompt_weights(rewards_PG, self.k, self.pass1_weight, self.min_success)
+        """Estimate, without bias, the mixture's factor of each prompt's Pass@1 gradient, [P].
+
+        The factor is the mean over samples of sum weight k D_k(c'), which is 0 for samples without
+        `enough_success`. Without `min_success` it is the sum of weight k C(n-c, k-1)/C(n, k-1). It
+        is 0, as the advantages are, for a prompt with too few judged samples.
+        """
+
+        def rule(r: IntArray, n: IntArray, c: IntArray) -> FloatArray:
+            weights = np.zeros(len(r))
+            for k, weight in self.terms:
+                weights += weight * k * leave_one_out_failure(n, c - r, k)
+            return weights
+
+        weights_PG = _per_sample(rewards_PG, rule, self.k, needs=self.k)
+        weights_PG *= enough_success(rewards_PG, self.min_success)
+        means_P: FloatArray = weights_PG.sum(axis=1) / np.maximum(counts(rewards_PG)[0], 1)
+        return means_P
 
 
 PASS1 = Objective()
@@ -255,15 +338,15 @@ PASS1 = Objective()
 
 def as_configured(regime: RegimeConfig) -> Objective:
     """Return the configured objective, over all prompts (without `min_success`)."""
-    return Objective(regime.estimator, trained_k(regime), regime.pass1_weight)
+    return Objective(regime.estimator, target_terms(regime), beta=regime.beta)
 
 
 def objective_in_words(regime: RegimeConfig) -> str:
-    """Write the objective as `0.7 Pass@1 + 0.3 Pass@8`, or as one of the two alone."""
-    weight = regime.pass1_weight
-    if weight in (0, 1):
+    """Write the objective as `0.7 Pass@1 + 0.3 Pass@8`, or as one Pass@k alone."""
+    terms = target_terms(regime)
+    if not regime.ks and regime.pass1_weight in (0, 1):
         return f"Pass@{target_k(regime)}"
-    return f"{weight:g} Pass@1 + {round(1 - weight, 6):g} Pass@{regime.k}"
+    return " + ".join(f"{round(weight, 6):g} Pass@{k}" for k, weight in terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,15 +394,15 @@ def _usable(rewards_PG: FloatArray, k: int, needs: int) -> np.ndarray:
 
 def counts(rewards_PG: FloatArray) -> tuple[IntArray, IntArray]:
     """Count judged and correct samples of each prompt, [P]; raise unless rewards are valid."""
+    return judged_counts(_checked(rewards_PG))
+
+
+def _checked(rewards_PG: FloatArray) -> FloatArray:
+    """Return the rewards as float64; raise ValueError unless they are valid."""
     rewards_PG = np.asarray(rewards_PG, dtype=np.float64)
     if rewards_PG.ndim != 2 or rewards_PG.shape[1] < 2:
         raise ValueError(f"rewards must be [prompts, 2 samples or more], got {rewards_PG.shape}.")
     judged_PG = ~np.isnan(rewards_PG)
     if not np.isin(rewards_PG[judged_PG], (0.0, 1.0)).all():
         raise ValueError("rewards must be 0 (wrong), 1 (right) or NaN (not judged).")
-    return judged_counts(rewards_PG)
-
-
-def _check_weight(pass1_weight: float) -> None:
-    if not 0 <= pass1_weight <= 1:
-        raise ValueError(f"pass1_weight must be between 0 and 1, got {pass1_weight}.")
+    return rewards_PG

@@ -8,11 +8,12 @@ Notation as in `passk.objectives.advantages`; C counts the right samples of a gr
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from passk.objectives.advantages import ESTIMATORS, estimate_advantages
+from passk.config.schema import Terms, has_k
+from passk.objectives.advantages import PASS1, Objective
 from passk.objectives.pass_at_k import FloatArray
 
 
@@ -45,25 +46,27 @@ class GroupAdvantages:
 def group_advantages(
     advantages: Callable[[FloatArray], FloatArray], num_samples: int
 ) -> GroupAdvantages:
-    """Evaluate an estimator, rewards [P, n] to advantages [P, n], on one group for each c."""
+    """Evaluate an estimator, rewards [P, n] to advantages [P, n], on one group for each c.
+
+    Raises:
+        ValueError: an advantage depends on more than its own reward and the c of its group, such as
+            the place of a sample or other groups.
+    """
     rewards_CG = np.tril(np.ones((num_samples + 1, num_samples)), -1)  # row c: c right, then wrong
     advantages_CG = advantages(rewards_CG)
     right_C, wrong_C = advantages_CG[:, 0].copy(), advantages_CG[:, -1].copy()
+    alike = np.allclose(advantages_CG, np.where(rewards_CG, right_C[:, None], wrong_C[:, None]))
+    if not (alike and np.allclose(advantages(rewards_CG[1:3]), advantages_CG[1:3])):
+        raise ValueError("it depends on more than a sample's reward and how many of its group are")
     right_C[0], wrong_C[-1] = 0.0, 0.0
     return GroupAdvantages(right_C, wrong_C)
 
 
-def objective_advantages(
-    estimator: str, k: int, pass1_weight: float, num_samples: int
-) -> GroupAdvantages:
-    """Compute the advantages of an objective by a named estimator.
-
-    Estimators without k ignore `pass1_weight`.
-    """
-    weight = pass1_weight if ESTIMATORS[estimator].uses_k else 1.0
-    return group_advantages(
-        lambda rewards_PG: estimate_advantages(rewards_PG, estimator, k, weight), num_samples
-    )
+def objective_advantages(objective: Objective, num_samples: int) -> GroupAdvantages:
+    """Compute the advantages of an objective; estimators without k ignore its terms."""
+    if not has_k(objective.estimator):
+        objective = replace(objective, terms=PASS1.terms)
+    return group_advantages(objective.advantages, num_samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +103,11 @@ def implied(groups: GroupAdvantages, p_P: FloatArray) -> Implied:
     )
 
 
-def target_weight(p_P: FloatArray, k: int, pass1_weight: float) -> FloatArray:
-    """Compute the objective's weight w(p) = pass1_weight + (1 - pass1_weight) k (1-p)^(k-1)."""
-    weight_P: FloatArray = pass1_weight + (1 - pass1_weight) * k * (1 - p_P) ** (k - 1)
+def target_weight(p_P: FloatArray, terms: Terms) -> FloatArray:
+    """Compute the objective's weight w(p), the sum of weight k (1-p)^(k-1) over its terms."""
+    weight_P = np.zeros(np.shape(p_P))
+    for k, weight in terms:
+        weight_P += weight * k * (1 - p_P) ** (k - 1)
     return weight_P
 
 

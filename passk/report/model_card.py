@@ -16,12 +16,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from passk.config.commands import PublishingConfig
 from passk.config.schema import (
-    ESTIMATORS_WITHOUT_K,
     ConventionsConfig,
     DataConfig,
     EvalConfig,
     TableConfig,
     TrainConfig,
+    has_k,
 )
 from passk.data.sources import is_file_name
 from passk.evaluation.tables import percent_cells
@@ -86,7 +86,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 _RL_SETTINGS = (
-    *("regime.k", "regime.pass1_weight", "regime.estimator"),
+    *("regime.k", "regime.pass1_weight", "regime.ks", "regime.weights", "regime.estimator"),
     *("rollout.num_prompts", "rollout.num_samples", "rollout.temperature"),
     *("rollout.max_new_tokens", "rollout.importance_cap"),
     *("verifier.false_negative_rate", "verifier.false_positive_rate"),
@@ -129,7 +129,7 @@ def _content(exported: Exported) -> dict[str, Any]:
         "exported": exported,
         "title": f"{line.model_name}: {_title(record)} on {_data_name(cfg)}",
         "before": [_title(run) for run in line.runs[:-1]],
-        "knows_k": cfg.regime.estimator not in ESTIMATORS_WITHOUT_K,
+        "knows_k": has_k(cfg.regime.estimator),
         "objective": objective_in_words(cfg.regime),
         "status": record.manifest.get("status", "how it ended is not recorded"),
         "dtype": exported.publishing.dtype or cfg.model.dtype,

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from passk.config.schema import RegimeConfig, is_own, mix, mix_several
 from passk.console import working
 from passk.evaluation.tables import at_temperature
 from passk.files import read_file, read_manifest, read_yaml, step_of
@@ -260,17 +261,27 @@ def _objective_of(record: RunRecord, step: int) -> Objective:
     columns = ["trained_k", "pass1_weight", "min_success"]
     logged = record.metrics[record.metrics["step"] == step].reindex(columns=columns)
     known: dict[Any, Any] = logged.iloc[-1].dropna().to_dict() if len(logged) else {}
+    if ks := record.setting("regime.ks"):
+        terms = mix_several(ks, record.setting("regime.weights"))
+    else:
+        k = int(known.get("trained_k", record.k if record.optimises_passk else 1))
+        terms = mix(k, float(known.get("pass1_weight", record.pass1_weight)))
     return Objective(
         str(record.setting("regime.estimator", "mixture")),
-        int(known.get("trained_k", record.k if record.optimises_passk else 1)),
-        float(known.get("pass1_weight", record.pass1_weight)),
+        terms,
         float(known.get("min_success", 0.0)),
+        float(record.setting("regime.beta", RegimeConfig.beta)),
     )
 
 
 def _worth(objective: Objective, rewards_PG: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Compute advantages and weights; NaN if a prompt has too few samples for them."""
+    """Compute advantages and weights; NaN if a prompt has too few samples for them.
+
+    Also NaN for a user's own estimator: a report does not execute the file that a run names.
+    """
     try:
+        if is_own(objective.estimator):
+            raise ValueError(objective.estimator)
         return objective.advantages(rewards_PG), prompt_weights_of(objective, rewards_PG)
     except ValueError:
         return np.full(rewards_PG.shape, np.nan), np.full(len(rewards_PG), np.nan)
@@ -286,10 +297,7 @@ def prompt_weights_of(objective: Objective, rewards_PG: FloatArray) -> FloatArra
         return objective.prompt_weights(rewards_PG)
     n_P, c_P = judged_counts(rewards_PG)
     p_P = np.clip(c_P / np.maximum(n_P, 1), 1e-9, 1 - 1e-9)
-    groups = objective_advantages(
-        objective.estimator, objective.k, objective.pass1_weight, rewards_PG.shape[1]
-    )
-    return implied(groups, p_P).weight_P
+    return implied(objective_advantages(objective, rewards_PG.shape[1]), p_P).weight_P
 
 
 def _seeded_place(name: str, seed: int) -> int:

@@ -1,7 +1,7 @@
 """Name runs and their settings for people, by what sets them apart."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from passk.runs.reader import RunRecord, flat, natural_order
 
 # Settings that say where or how often a run happened, not what it did. `init_from` is added only
 # where it distinguishes two runs of a seed.
-_INCIDENTAL = {"seed", "noise_seed", "init_from", "device", "save_every", "ks"}
+_INCIDENTAL = {"seed", "noise_seed", "init_from", "device", "save_every", "measures", "taus"}
 _REMEDIES = {
     "adaptive_k": "Adaptive k up to {k}",
     "curriculum": "Curriculum, Pass@{k}",
@@ -32,7 +32,7 @@ def config_differences(records: Sequence[RunRecord]) -> pd.DataFrame:
         key: values
         for key, values in rows.items()
         if key.rpartition(".")[2] not in _INCIDENTAL
-        and key not in FREE_ON_RESUME
+        and key not in (*FREE_ON_RESUME, "eval.ks")
         and not key.startswith("tracker.")
         and len({repr(v) for v in values}) > 1
     }
@@ -55,10 +55,21 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
         differing = config_differences([records[i] for i in members])
         names = {key: short_names(values) for key, values in differing.iterrows()}
         for column, i in enumerate(members):
-            settings = differing[column].items()
-            parts = [_setting(str(key), names[key].get(value, value)) for key, value in settings]
+            settings = differing[column].to_dict()
+            parts = [
+                _setting(str(key), names[key].get(str(value), value))
+                for key, value in settings.items()
+                if not _is_implied(str(key), settings)
+            ]
             labels[i] = " ".join([regime, *parts])
     return _with_starts(labels, records)
+
+
+def _is_implied(key: str, settings: Mapping[Any, Any]) -> bool:
+    """Return True for k and pass1_weight beside regime.ks, and for a null regime.ks or weights."""
+    if key in ("regime.ks", "regime.weights"):
+        return settings[key] is None
+    return bool(settings.get("regime.ks")) and key in ("regime.k", "regime.pass1_weight")
 
 
 def _with_starts(labels: Sequence[str], records: Sequence[RunRecord]) -> list[str]:
@@ -131,6 +142,9 @@ def run_title(record: RunRecord, label: str) -> str:
     elif record.regime in _REMEDIES:
         title = _REMEDIES[record.regime].format(k=record.k)
         said.add("k")
+    elif ks := record.setting("regime.ks"):
+        title = f"Hybrid of Pass@{', '.join(map(str, ks))}"
+        said |= {"k", "ks"}
     elif record.pass1_weight == 0:
         title = f"Pass@{record.k}-only"
         said.add("k")

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from passk.config.schema import ESTIMATORS_WITHOUT_K
+from passk.config.schema import has_k
 from passk.console import working
 from passk.errors import UserError
 from passk.evaluation.tables import at_temperature, with_kind
@@ -38,6 +38,7 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("regime.name", "regime.estimator", "data.name", "model.path"), (str,)),
     **dict.fromkeys(("regime.k", "train.seed", "rollout.num_samples"), (int,)),
     "regime.pass1_weight": (int, float),
+    **dict.fromkeys(("regime.ks", "regime.weights"), (list,)),
 }
 _COUNTS = ["temperature", "n", "c", "n_first", "c_first"]
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
@@ -82,7 +83,7 @@ class RunRecord:
     @property
     def optimises_passk(self) -> bool:
         """True if k matters for this run: it is neither SFT nor Pass@1 alone."""
-        knows_k = self.setting("regime.estimator") not in ESTIMATORS_WITHOUT_K
+        knows_k = has_k(str(self.setting("regime.estimator") or "mixture"))
         return knows_k and self.regime != "sft" and self.pass1_weight < 1 and self.k > 1
 
     @property

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -47,6 +48,7 @@ from passk.learner.policy import (
     model_name,
     vocabulary_size,
 )
+from passk.objectives.advantages import as_configured
 from passk.ranks import from_rank_0, num_ranks
 from passk.rollout.base import Sampler
 from passk.rollout.rollout import Actor
@@ -123,6 +125,8 @@ def open_parts(
     learner computes gradients of `parameters` only, see `layers.freeze_outside`. The engine and the
     worker processes end with the block.
     """
+    if needs_training and cfg.regime.name != "sft":
+        _try_estimator(cfg)
     if not needs_training:  # measured models have merged adapters and are not compiled
         model_cfg = replace(cfg.model, lora_rank=0)
         cfg = replace(cfg, model=model_cfg, learner=replace(cfg.learner, compile=False))
@@ -178,6 +182,14 @@ def open_parts(
             data = replace(data, notes=(*data.notes, _no_trees(model)))
         erring = with_noise(verifier, cfg.verifier)
         yield Parts(data, tokenizer, encoder, sampler, verifier, erring, learner, engine)
+
+
+def _try_estimator(cfg: TrainConfig) -> None:
+    """Raise UserError if the estimator fails on a group of each count, one sample not judged."""
+    n = cfg.rollout.num_samples
+    rewards_PG = np.tril(np.ones((n + 1, n)), -1)
+    rewards_PG[n // 2, 0] = np.nan
+    as_configured(cfg.regime).advantages(rewards_PG)
 
 
 def _no_trees(model: PreTrainedModel) -> str:

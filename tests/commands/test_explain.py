@@ -13,7 +13,15 @@ from scipy.integrate import quad
 from scipy.stats import beta, betabinom, binom
 from small_runs import assert_refused, pixels_of, snapshot
 
-from passk.objectives.advantages import ESTIMATORS, chen, estimate_advantages, grpo, pkpo_s
+from passk.config.schema import mix
+from passk.objectives.advantages import (
+    ESTIMATORS,
+    Objective,
+    chen,
+    estimate_advantages,
+    grpo,
+    pkpo_s,
+)
 from passk.objectives.implied_weights import (
     GroupAdvantages,
     group_advantages,
@@ -31,7 +39,9 @@ UNBIASED = ("mixture", "s", "s_loo", "s_loo_minus_1")
 
 
 def weights(estimator: str, k: int, pass1_weight: float, n: int = 16) -> np.ndarray:
-    return implied(objective_advantages(estimator, k, pass1_weight, n), TABLE_PS).weight_P
+    return implied(
+        objective_advantages(Objective(estimator, mix(k, pass1_weight)), n), TABLE_PS
+    ).weight_P
 
 
 @pytest.mark.parametrize(
@@ -69,13 +79,13 @@ def test_the_printed_u_of_grpo(monkeypatch):
 @pytest.mark.parametrize("pass1_weight", [0.0, 0.7, 1.0])
 def test_unbiased_estimators_hit_the_target_exactly(estimator, pass1_weight):
     for k in (4, 8):
-        target = target_weight(TABLE_PS, k, pass1_weight)
+        target = target_weight(TABLE_PS, mix(k, pass1_weight))
         assert weights(estimator, k, pass1_weight) == pytest.approx(target, rel=1e-12, abs=1e-13)
 
 
 def test_chen_flattens_the_weight_of_pass_at_k():
     for k in (4, 8):
-        share = weights("chen", k, 0.0) / target_weight(TABLE_PS, k, 0.0)
+        share = weights("chen", k, 0.0) / target_weight(TABLE_PS, mix(k, 0.0))
         assert (share[:3] < 0.5).all() and (share[3:] > share[0]).all() and (share[5:] > 2).all()
 
 
@@ -86,7 +96,7 @@ def test_centring_s_leaves_1_minus_k_over_n(k):
         return s_PG - s_PG.mean(axis=1, keepdims=True)
 
     ours = implied(group_advantages(centred, 16), TABLE_PS).weight_P
-    assert ours == pytest.approx((1 - k / 16) * target_weight(TABLE_PS, k, 0.0), abs=1e-12)
+    assert ours == pytest.approx((1 - k / 16) * target_weight(TABLE_PS, mix(k, 0.0)), abs=1e-12)
 
 
 def test_mixing_grpo_with_chen_is_not_the_hybrid():
@@ -96,7 +106,7 @@ def test_mixing_grpo_with_chen_is_not_the_hybrid():
     ps = np.array([0.01, 0.25, 0.5, 0.9])
     ours = implied(group_advantages(naive, 16), ps).weight_P
     assert ours == pytest.approx([2.81, 1.56, 1.32, 1.93], abs=6e-3)
-    hybrid = implied(objective_advantages("mixture", 8, 0.7, 16), ps).weight_P
+    hybrid = implied(objective_advantages(Objective("mixture", mix(8, 0.7)), 16), ps).weight_P
     assert hybrid == pytest.approx([2.94, 1.02, 0.72, 0.70], abs=6e-3)
 
 
@@ -120,13 +130,13 @@ def test_the_printed_noise_over_prompts_of_beta(estimator, printed):
         return float(betabinom.pmf(c, 16, 0.6, 0.6) @ (c * right_C**2 + (16 - c) * wrong_C**2))
 
     for k, shown in printed.items():
-        ours = square(objective_advantages(estimator, k, 0.0, 16))
-        ours /= square(objective_advantages("mixture", k, 0.0, 16))
+        ours = square(objective_advantages(Objective(estimator, mix(k, 0.0)), 16))
+        ours /= square(objective_advantages(Objective("mixture", mix(k, 0.0)), 16))
         assert ours == pytest.approx(shown, rel=0.02 if shown > 10 else 0.006)
 
 
 def test_noise_integrates_to_that_of_the_beta_binomial():
-    groups = objective_advantages("mixture", 4, 0.0, 16)
+    groups = objective_advantages(Objective("mixture", mix(4, 0.0)), 16)
     c = np.arange(17)
     exact = betabinom.pmf(c, 16, 0.6, 0.6) @ (c * groups.right_C**2 + (16 - c) * groups.wrong_C**2)
 
@@ -149,15 +159,15 @@ def test_everything_by_enumeration_of_all_groups(name, n, k, pass1_weight):
     chosen = ESTIMATORS[name]
     if k + chosen.spare_samples > n:
         with pytest.raises(ValueError, match="no unbiased estimator"):
-            objective_advantages(name, k, pass1_weight, n)
+            objective_advantages(Objective(name, mix(k, pass1_weight)), n)
         return
     rewards_PG = np.array(list(product((0.0, 1.0), repeat=n)))
     weight = pass1_weight if chosen.uses_k else 1.0
-    advantages_PG = estimate_advantages(rewards_PG, name, k, weight)
+    advantages_PG = estimate_advantages(rewards_PG, name, mix(k, weight))
     dead_P, any_P = ~advantages_PG.any(axis=1), rewards_PG.any(axis=1)
     right_P = (np.abs(advantages_PG) * rewards_PG).sum(axis=1)
     ps = np.array([0.03, 0.3, 0.5, 0.9])
-    ours = implied(objective_advantages(name, k, pass1_weight, n), ps)
+    ours = implied(objective_advantages(Objective(name, mix(k, pass1_weight)), n), ps)
     for i, p in enumerate(ps):
         chance_P = np.prod(np.where(rewards_PG == 1, p, 1 - p), axis=1)
         update = chance_P @ (advantages_PG * (rewards_PG - p)).mean(axis=1)
@@ -186,7 +196,7 @@ def test_the_weight_is_the_slope_of_what_the_counts_estimate(pass1_weight):
 
 
 def test_signal_and_dead_groups_of_pass_at_8():
-    groups = objective_advantages("mixture", 8, 0.0, 16)
+    groups = objective_advantages(Objective("mixture", mix(8, 0.0)), 16)
     assert np.flatnonzero(groups.has_signal_C).tolist() == list(range(1, 10))
     ours = implied(groups, np.array([0.01, 0.7, 0.95]))
     assert ours.dead_fail_P[0] == pytest.approx(0.85, abs=6e-3)
@@ -218,14 +228,15 @@ def test_the_command_prints_and_writes_what_it_found(passk, tmp_path):
 
     rows = read_rows(tmp_path / "out" / "weights.csv")
     assert len(rows) == 4 * len(TABLE_PS)
-    target = target_weight(TABLE_PS, 8, 0.7)
+    target = target_weight(TABLE_PS, mix(8, 0.7))
     for name in ("mixture", "grpo", "maxrl", "chen"):
-        found = implied(objective_advantages(name, 8, 0.7, 16), TABLE_PS)
+        found = implied(objective_advantages(Objective(name, mix(8, 0.7)), 16), TABLE_PS)
         assert column(rows, name, "weight") == found.weight_P.tolist()
         assert column(rows, name, "bias") == (found.weight_P - target).tolist()
         assert column(rows, name, "bias_ratio") == pytest.approx(found.weight_P / target)
     usual, ours = (
-        implied(objective_advantages(name, 8, 0.7, 16), TABLE_PS) for name in ("mixture", "chen")
+        implied(objective_advantages(Objective(name, mix(8, 0.7)), 16), TABLE_PS)
+        for name in ("mixture", "chen")
     )
     same_size = (ours.noise_P / ours.weight_P) / (usual.noise_P / usual.weight_P)
     assert column(rows, "chen", "relative_noise") == pytest.approx(same_size)
@@ -234,7 +245,7 @@ def test_the_command_prints_and_writes_what_it_found(passk, tmp_path):
     none, three = groups[:2]
     assert (none["right_advantage"], none["has_signal"], none["right_share"]) == ("", "no", "")
     rewards = np.array([[1.0] * 3 + [0.0] * 13])
-    by_hand = estimate_advantages(rewards, "mixture", 8, 0.7)[0]
+    by_hand = estimate_advantages(rewards, "mixture", mix(8, 0.7))[0]
     assert float(three["right_advantage"]) == by_hand[0]
     assert float(three["wrong_advantage"]) == by_hand[-1]
     image = pixels_of(tmp_path / "out" / "weights.png")
@@ -327,7 +338,7 @@ def test_the_tables_of_the_docs_are_what_the_command_prints(passk):
     text = (Path(__file__).parents[2] / "docs" / "reference" / "estimators.md").read_text()
     lines = [line.strip() for line in text.splitlines()]
     commands = [line.split()[1:] for line in lines if line.startswith("passk explain ")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         printed = passk(*command).out.splitlines()
         first = printed.index("## Weight ω(p) of several estimators") + 2

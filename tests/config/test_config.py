@@ -171,6 +171,18 @@ def test_regimes_are_one_objective_with_two_numbers(regime, k, weight):
     assert (chosen.name, chosen.k, chosen.pass1_weight) == (regime, k, weight)
 
 
+def test_several_k_settle_the_two_numbers_that_describe_them():
+    words = ["regime.ks=[1,4,12]", "regime.weights=[1,2,1]"]
+    chosen = configured(*words)
+    assert (chosen.regime.k, chosen.regime.pass1_weight) == (12, 0.25)
+    assert chosen.eval.ks == [1, 2, 4, 8, 12, 16]
+    again = configured(*words, "regime.k=12", "regime.pass1_weight=0.25")  # as it was saved
+    assert again.regime == chosen.regime
+    assert configured("regime.ks=[2,4]").regime.pass1_weight == 0
+    explained = configured("regime.ks=[1,4]", command="explain").regime
+    assert (explained.k, explained.pass1_weight) == (4, 0.5)
+
+
 def test_sft_has_settings_of_its_own():
     cfg, rl = configured("regime=sft"), configured()
     assert cfg.regime.name == "sft"
@@ -346,6 +358,28 @@ RULES = [
     (["regime.estimator=maxrl", "regime=passk"], "regime.estimator=maxrl", "pass1_weight=1"),
     (["regime.estimator=best"], "regime.estimator=best", "mixture, grpo"),
     (["regime.estimator=s_loo", "regime.k=16"], "s_loo needs regime.k <=", "15"),
+    (["regime.estimator=leave_two_out", "regime.k=16"], "leave_two_out needs regime.k <=", "15"),
+    (["regime.estimator=rs_grpo"], "regime.estimator=rs_grpo", "pass1_weight=1"),
+    (["regime.estimator='mine.py'"], "regime.estimator=mine.py is unknown", "FILE.py:FUNCTION"),
+    (["regime.estimator='mine.py:f'"], "mine.py:f knows no k", "pass1_weight=1"),
+    (["regime.beta=0"], "regime.beta=0", "above 0"),
+    (["regime.beta=101"], "regime.beta=101", "at most 100"),
+    (["regime.weights=[1]"], "regime.weights=[1.0]", "needs the k of each weight"),
+    (["regime.ks=[]"], "regime.ks=[]", "each once, ascending"),
+    (["regime.ks=[4,1]"], "regime.ks=[4, 1]", "ascending"),
+    (["regime.ks=[1,1]"], "regime.ks=[1, 1]", "each once"),
+    (["regime.ks=[0,4]"], "regime.ks=[0, 4]", "from 1 on"),
+    (["regime.ks=[1,4]", "regime.weights=[1]"], "regime.weights=[1.0]", "one for each k"),
+    (["regime.ks=[1,4]", "regime.weights=[1,0]"], "regime.weights=[1.0, 0.0]", "above 0"),
+    (["regime.ks=[1,4]", "regime.weights=[1,nan]"], "regime.weights=[1.0, nan]", "above 0"),
+    (["regime.ks=[1,4]", "regime.weights=[1,inf]"], "regime.weights=[1.0, inf]", "above 0"),
+    (["regime.ks=[1,4]", "regime=passk"], "regime.ks=[1, 4]", "regime=hybrid only"),
+    (["regime.ks=[1,4]", "regime=sft"], "regime.ks=[1, 4]", "regime=hybrid only"),
+    (["regime.ks=[1,4]", "regime=projected"], "regime.ks=[1, 4]", "regime=hybrid only"),
+    (["regime.ks=[1,4]", "regime.k=5"], "regime.k=5", "largest of these"),
+    (["regime.ks=[1,4]", "regime.pass1_weight=0.3"], "regime.pass1_weight=0.3", "regime.weights"),
+    (["regime.ks=[1,4]", "regime.estimator=grpo"], "regime.estimator=grpo", "pass1_weight=1"),
+    (["regime.ks=[1,32]", "eval.num_samples=128"], "regime.k=32", "no unbiased estimator"),
     (["diagnostics.num_samples=15"], "diagnostics.num_samples=15", "two halves of 8"),
     (["diagnostics.num_samples=16", "regime.estimator=s_loo"], "diagnostics.num_samples=16", "18"),
     (["diagnostics.num_samples=3", "regime.k=1"], "diagnostics.num_samples=3", "two halves of 2"),
@@ -394,6 +428,7 @@ REPRODUCE_RULES = [
     (["alignment_samples=15"], "alignment_samples=15", "16"),
     (["alignment_samples=2", "regime.k=1"], "alignment_samples=2", "at least 4"),
     (["alignment_prompts=15"], "alignment_prompts=15", "num_blocks=16"),
+    (["regime.ks=[1,4]"], "regime.ks=[1, 4]", "goes with passk train"),
 ]
 
 

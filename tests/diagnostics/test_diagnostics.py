@@ -10,7 +10,7 @@ import torch
 from bandit import RIGHT, TwoPromptBandit, draw_bandit, exact_gradient, exact_success
 from sampling import judged
 
-from passk.config.schema import LearnerConfig
+from passk.config.schema import LearnerConfig, mix
 from passk.diagnostics.alignment import alignment, block_gradients
 from passk.learner.batch import advantage_weights, make_rows
 from passk.learner.learner import Learner
@@ -18,8 +18,8 @@ from passk.objectives.advantages import PASS1, Objective
 from passk.types import Group, Verdict
 
 NUM_PROMPTS, NUM_SAMPLES, K = 12, 12, 3
-PASSK = Objective("mixture", K, 0.0)
-HYBRID = Objective("mixture", K, 0.7)
+PASSK = Objective("mixture", mix(K, 0.0))
+HYBRID = Objective("mixture", mix(K, 0.7))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_the_bandit_is_the_papers():
 def test_products_across_halves_are_unbiased_and_same_sample_products_are_not():
     k, num_samples, repetitions = 4, 16, 1000
     model, rng = TwoPromptBandit(), np.random.default_rng(0)
-    objectives = [PASS1, Objective("mixture", k, 0.0)]
+    objectives = [PASS1, Objective("mixture", mix(k, 0.0))]
     across, same = np.empty(repetitions), np.empty(repetitions)
     means = np.empty((repetitions, 2, 2))
     for i in range(repetitions):
@@ -183,7 +183,7 @@ def test_intervals_cover_the_exact_inner_product():
     k, num_prompts, num_samples, repetitions = 4, 192, 16, 60
     model, rng = TwoPromptBandit(), np.random.default_rng(1)
     exact = float(exact_gradient(1) @ exact_gradient(k))
-    objectives = [PASS1, Objective("mixture", k, 0.0)]
+    objectives = [PASS1, Objective("mixture", mix(k, 0.0))]
     covered = told_conflict = told_agreement = 0
     for _ in range(repetitions):
         # Drawn one by one: with as many easy as hard ones, two prompts would not be independent.

@@ -8,7 +8,7 @@ from rank_work import sketched_products
 from sampling import NUM_PROMPTS, NUM_SAMPLES
 
 from passk.cli.launch import launch
-from passk.config.schema import LearnerConfig
+from passk.config.schema import LearnerConfig, mix
 from passk.diagnostics import matrix
 from passk.diagnostics.agreement import weighted
 from passk.diagnostics.alignment import block_gradients
@@ -114,7 +114,7 @@ def test_the_mean_over_other_prompts_is_the_agreement(learner, groups, exact):
     np.fill_diagonal(kappa_PP, 0)
     means_P = kappa_PP.sum(axis=1) / (NUM_PROMPTS - 1)
     # One block for each prompt; the mean of the gradients of the two halves.
-    by_half = block_gradients(learner, groups, [Objective("mixture", 1, 1.0)], NUM_PROMPTS)
+    by_half = block_gradients(learner, groups, [Objective("mixture", mix(1, 1.0))], NUM_PROMPTS)
     slopes_PG = derivatives_along(learner, groups, by_half.mean(dim=0)[0]).values_PG
     rewards_PG = np.array([group.rewards() for group in groups])
     parts = [

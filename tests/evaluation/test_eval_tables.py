@@ -323,5 +323,4 @@ def test_markdown_for_people():
     ]
     lines = summary_markdown(tables["summary"]).splitlines()
     assert "| Tokens of a completion | 37.5 [25.0, 50.0] | 2 |" in lines
-    assert "| Greedy accuracy (%) | 50.0 [0.0, 100.0] | 2 |" in lines
     assert "| Samples truncated (%) | 25.0 [0.0, 50.0] | 2 |" in lines

@@ -12,7 +12,7 @@ from peak_memory import PeakMemory
 from random_models import random_model
 from transformers import AutoModelForCausalLM, OPTConfig
 
-from passk.config.schema import LearnerConfig
+from passk.config.schema import LearnerConfig, mix
 from passk.data.conventions import make_problems
 from passk.errors import PolicyMismatch, UserError
 from passk.learner.batch import TokenRow, advantage_weights, make_rows
@@ -60,7 +60,7 @@ def sampled(tiny_model, tiny_tokenizer, tiny_encoder, problems):
 
 def regime_rows(sampled, pass1_weight: float, **options) -> list[TokenRow]:
     rewards_PG = sampled.rewards_PG
-    advantages_PG = estimate_advantages(rewards_PG, "mixture", K, pass1_weight)
+    advantages_PG = estimate_advantages(rewards_PG, "mixture", mix(K, pass1_weight))
     weights_PGO = advantage_weights(advantages_PG, rewards_PG)[..., None]
     return make_rows(sampled.groups, weights_PGO, **options)
 
@@ -150,7 +150,7 @@ def test_unjudged_samples_leave_the_gradient_and_the_counts(tiny_model, sampled)
     gradients = []
     for rewards in (rewards_PG, rewards_PG[:, :-2]):
         weights = np.zeros((*rewards_PG.shape, 1))
-        advantages = estimate_advantages(rewards, "mixture", K, 0.7)
+        advantages = estimate_advantages(rewards, "mixture", mix(K, 0.7))
         weights[:, : rewards.shape[1], 0] = advantage_weights(advantages, rewards)
         gradients.append(gradient_of(tiny_model, make_rows(sampled.groups, weights)))
     assert gradients[0].norm() > 0

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from passk.config.schema import RegimeConfig
+from passk.config.schema import RegimeConfig, mix
 from passk.objectives.adaptive import History, choose, evidence, pooled, remember
 from passk.objectives.advantages import Objective
 from passk.objectives.theory import passk_gradient
@@ -27,7 +27,10 @@ def measured(*means: float, noise: float = 0.0, count: int = WINDOW) -> tuple:
 
 
 def after(products=(), pass1=(), **in_force) -> History:
-    return History(products, tuple(pass1), Objective("mixture", **in_force) if in_force else None)
+    if not in_force:
+        return History(products, tuple(pass1))
+    terms = mix(in_force.pop("k"), in_force.pop("pass1_weight"))
+    return History(products, tuple(pass1), Objective("mixture", terms, **in_force))
 
 
 def test_pooling_is_the_mean_over_measurements_with_students_t():
@@ -55,7 +58,7 @@ def test_k_is_lowered_to_below_the_first_conflict(means, noise, bold, cautious):
     history = after(measured(*means, noise=noise), k=3, pass1_weight=0.0)
     for doubt, k in ((True, cautious), (False, bold)):
         chosen = choose(regime("adaptive_k", cautious=doubt), history)
-        assert chosen == Objective("mixture", k, 0.0)
+        assert chosen == Objective("mixture", mix(k, 0.0))
 
 
 def test_without_measurements_caution_begins_at_1_and_boldness_at_k():
@@ -135,7 +138,7 @@ def test_low_success_enters_when_pass1_has_levelled_off_and_stays():
     for pass1 in [*rising, *[0.64] * WINDOW, *rising]:
         objective = choose(rule, history)
         entered.append(objective.min_success == 0)
-        assert objective == Objective("mixture", K, 0.0, 0.0 if entered[-1] else 0.3)
+        assert objective == Objective("mixture", mix(K, 0.0), 0.0 if entered[-1] else 0.3)
         history = remember(rule, history, objective, pass1, None)
     first = entered.index(True)
     assert 2 * WINDOW < first < 4 * WINDOW and all(entered[first:])
@@ -149,16 +152,16 @@ def test_before_a_whole_window_nothing_has_levelled_off():
 @pytest.mark.parametrize("name", ["pass1", "passk", "hybrid"])
 def test_other_regimes_stay_as_configured_and_remember_nothing(name):
     rule = regime(name, pass1_weight=0.4)
-    history = remember(rule, History(), Objective("mixture", K, 0.4), 0.5, None)
+    history = remember(rule, History(), Objective("mixture", mix(K, 0.4)), 0.5, None)
     assert history == History() and evidence(rule, history, choose(rule, history)) == {}
-    assert choose(rule, history) == Objective("mixture", K, 0.4)
+    assert choose(rule, history) == Objective("mixture", mix(K, 0.4))
 
 
 def test_a_window_is_kept_and_a_step_without_a_measurement_adds_none():
     rule, history = regime("projected"), History()
     for turn in range(2 * WINDOW):
         found = (float(turn), 0.0, 0.0, 0.0) if turn % 2 == 0 else None
-        history = remember(rule, history, Objective("mixture", K, 0.1), None, found)
+        history = remember(rule, history, Objective("mixture", mix(K, 0.1)), None, found)
     assert [row[0] for row in history.products] == [0, 2, 4, 6, 8, 10]
     assert history.pass1 == ()
 

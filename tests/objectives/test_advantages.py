@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from passk.config.schema import mix
 from passk.objectives.advantages import (
     ESTIMATORS,
     chen,
@@ -17,6 +18,7 @@ from passk.objectives.advantages import (
     dr_grpo,
     estimate_advantages,
     grpo,
+    leave_two_out,
     maxrl,
     mixture_advantages,
     pkpo_s,
@@ -28,7 +30,7 @@ from passk.objectives.advantages import (
 from passk.objectives.pass_at_k import leave_one_out_failure, pass_at_k
 
 NAN = float("nan")
-UNBIASED = [rloo_k, pkpo_s, pkpo_s_loo, pkpo_s_loo_minus_1]
+UNBIASED = [rloo_k, pkpo_s, pkpo_s_loo, pkpo_s_loo_minus_1, leave_two_out]
 PS = (0.03, 0.3, 0.5, 0.9)
 Advantages = Callable[[np.ndarray], np.ndarray]
 
@@ -68,7 +70,7 @@ def implied_weight(advantages: Advantages, n: int, p: float) -> float:
 def test_expected_update_is_the_gradient_of_pass_at_k(n: int) -> None:
     for k in range(1, n + 1):
         for estimator in UNBIASED:
-            if estimator is pkpo_s_loo and k == n:
+            if estimator in (pkpo_s_loo, leave_two_out) and k == n:
                 continue
             for p in PS:
                 ours = expected_weight(lambda r, f=estimator, k=k: f(r, k), n, p)
@@ -182,7 +184,7 @@ def test_pitfall_1_reward_shared_by_the_group_leaves_nothing_after_a_baseline() 
     shared = np.full_like(r, r.max())
     assert not (shared - shared.mean()).any()
     for name in ESTIMATORS:
-        assert estimate_advantages(r, name, 4, 1.0).any()
+        assert estimate_advantages(r, name, mix(4, 1.0)).any()
 
 
 @pytest.mark.parametrize(("k", "share"), [(2, 0.286), (4, 0.255), (8, 0.186), (16, 0.0)])
@@ -211,7 +213,7 @@ def test_pitfall_5_signal_only_between_1_and_n_minus_k_plus_1() -> None:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_pitfall_6_prompts_without_a_success_give_exact_zeros(name: str) -> None:
-    advantages_PG = estimate_advantages(np.zeros((3, 8)), name, 4, 1.0)
+    advantages_PG = estimate_advantages(np.zeros((3, 8)), name, mix(4, 1.0))
     assert (advantages_PG == 0).all()
 
 
@@ -220,15 +222,17 @@ def test_no_zero_is_negative(name: str) -> None:
     chosen = ESTIMATORS[name]
     for ours in (
         chosen.advantages(outcomes(6), 3),
-        estimate_advantages(outcomes(6), name, 3, 0.0 if chosen.uses_k else 1.0),
+        estimate_advantages(outcomes(6), name, mix(3, 0.0 if chosen.uses_k else 1.0)),
     ):
         assert not np.signbit(ours[ours == 0]).any()
 
 
-@pytest.mark.parametrize("name", ["mixture", "grpo", "dr_grpo", "chen", "maxrl"])
+@pytest.mark.parametrize(
+    "name", ["mixture", "grpo", "dr_grpo", "leave_two_out", "chen", "maxrl", "rs_grpo"]
+)
 def test_solved_prompts_give_exact_zeros_where_there_is_a_baseline(name: str) -> None:
     for n in (3, 7, 16, 49):
-        assert (estimate_advantages(np.ones((1, n)), name, 2, 1.0) == 0).all()
+        assert (estimate_advantages(np.ones((1, n)), name, mix(2, 1.0)) == 0).all()
 
 
 def test_pitfall_7_the_weight_does_not_see_its_own_sample() -> None:
@@ -253,21 +257,21 @@ def test_pitfall_7_samples_not_judged_leave_the_counts(
     k = data.draw(st.integers(1, 8 - chosen.spare_samples))
     pass1_weight = data.draw(st.sampled_from([0.0, 0.7, 1.0])) if chosen.uses_k else 1.0
     rewards_PG = np.array([row, [1.0] + [0.0] * 7])
-    ours = estimate_advantages(rewards_PG, name, k, pass1_weight)
+    ours = estimate_advantages(rewards_PG, name, mix(k, pass1_weight))
     seen = ~np.isnan(rewards_PG[0])
     needed = max(k + chosen.spare_samples if chosen.uses_k else 2, 2)
     assert not ours[0, ~seen].any()
     if seen.sum() < needed:
         assert not ours[0].any()
     else:
-        alone = estimate_advantages(rewards_PG[:1, seen], name, k, pass1_weight)
+        alone = estimate_advantages(rewards_PG[:1, seen], name, mix(k, pass1_weight))
         np.testing.assert_array_equal(ours[0, seen], alone[0])
 
 
 def test_pitfall_9_large_groups_are_finite() -> None:
     rewards_PG = np.tril(np.ones((2049, 2048)), -1)[[0, 1, 2, 1023, 1025, 2047, 2048]]
     for name, chosen in ESTIMATORS.items():
-        ours = estimate_advantages(rewards_PG, name, 1024, 0.7 if chosen.uses_k else 1.0)
+        ours = estimate_advantages(rewards_PG, name, mix(1024, 0.7 if chosen.uses_k else 1.0))
         assert np.isfinite(ours).all()
     assert rloo_k(rewards_PG, 1024)[1, 0] == 1024.0
     assert rloo_k(rewards_PG, 1024)[2, 0] == pytest.approx(1024 * 1024 / 2047 * 2046 / 2047)
@@ -281,8 +285,8 @@ def test_order_does_not_matter_and_the_input_stays(order: list[int], name: str) 
     )
     before = rewards_PG.copy()
     rewards_PG.setflags(write=False)
-    ours = estimate_advantages(rewards_PG, name, 3, 1.0)
-    moved = estimate_advantages(rewards_PG[:, order], name, 3, 1.0)
+    ours = estimate_advantages(rewards_PG, name, mix(3, 1.0))
+    moved = estimate_advantages(rewards_PG[:, order], name, mix(3, 1.0))
     np.testing.assert_array_equal(ours[:, order], moved)
     np.testing.assert_array_equal(rewards_PG, before)
     assert ours.dtype == np.float64
@@ -329,4 +333,4 @@ def test_what_has_no_estimator_is_refused(
     rewards: np.ndarray, name: str, k: int, pass1_weight: float, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        estimate_advantages(rewards, name, k, pass1_weight)
+        estimate_advantages(rewards, name, mix(k, pass1_weight))

@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from passk.config.schema import RegimeConfig
+from passk.config.schema import RegimeConfig, mix
 from passk.objectives.advantages import (
     PASS1,
     Objective,
@@ -42,7 +42,7 @@ def test_the_masked_update_is_the_gradient_of_the_masked_objective(pass1_weight,
     """All outcomes of n samples of a one-parameter policy, whose score is 1/p or -1/(1-p)."""
     for n in range(2, 7):
         for k in range(1, n + 1):
-            objective = Objective("mixture", k, float(pass1_weight), least)
+            objective = Objective("mixture", mix(k, float(pass1_weight)), least)
             expected = Fraction(0)
             for outcome in product((0, 1), repeat=n):
                 advantages = objective.advantages(np.array([outcome], dtype=float))[0]
@@ -58,7 +58,7 @@ def test_the_masked_update_is_the_gradient_of_the_masked_objective(pass1_weight,
 def test_the_weight_of_prompts_is_that_of_the_masked_objective(least):
     n, k = 6, 3
     rewards_PG = np.array(list(product((0.0, 1.0), repeat=n)))
-    weights_P = Objective("mixture", k, 0.5, least).prompt_weights(rewards_PG)
+    weights_P = Objective("mixture", mix(k, 0.5), least).prompt_weights(rewards_PG)
     p = float(P)
     chance_P = np.prod(np.where(rewards_PG == 1, p, 1 - p), axis=1)
     assert chance_P @ weights_P == pytest.approx(float(masked_weight(P, n, k, HALF, least)))
@@ -71,7 +71,7 @@ def test_a_sample_does_not_decide_about_itself():
     assert enough.tolist()[0] == [False, True, True]
     assert enough.tolist()[1][::2] == [False, True]  # of two judged, the other is all there is
     assert enough_success(rewards_PG, 0.0).all()
-    advantages = Objective("mixture", 2, 0.0, 0.5).advantages(rewards_PG)
+    advantages = Objective("mixture", mix(2, 0.0), 0.5).advantages(rewards_PG)
     assert (advantages[2] == 0).all() and advantages[1][1] == 0
 
 
@@ -83,7 +83,7 @@ def test_seven_of_ten_others_are_enough_for_seven_tenths():
 def test_without_a_mask_it_is_the_configured_regime():
     rewards_PG = np.array([[1.0, 0, 0, 1], [0, 0, 1, NAN]])
     regime = RegimeConfig(name="hybrid", k=3, pass1_weight=0.3)
-    assert as_configured(regime) == Objective("mixture", 3, 0.3)
+    assert as_configured(regime) == Objective("mixture", mix(3, 0.3))
     ours = as_configured(regime).advantages(rewards_PG)
     np.testing.assert_array_equal(ours, mixture_advantages(rewards_PG, 3, 0.3))
     assert as_configured(RegimeConfig(name="pass1", k=8, pass1_weight=1.0)) == PASS1
@@ -93,6 +93,6 @@ def test_objectives_are_the_named_estimators():
     rewards = np.array([[1.0, 0, 0, 1], [0, 0, 1, NAN]])
     for name, k, weight in (("mixture", 2, 0.3), ("s_loo_minus_1", 3, 0.0), ("grpo", 1, 1.0)):
         np.testing.assert_array_equal(
-            Objective(name, k, weight).advantages(rewards),
-            estimate_advantages(rewards, name, k, weight),
+            Objective(name, mix(k, weight)).advantages(rewards),
+            estimate_advantages(rewards, name, mix(k, weight)),
         )

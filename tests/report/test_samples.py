@@ -9,6 +9,7 @@ from run_files import write_rollouts, write_run
 from small_runs import SMALL, train
 
 from passk.cli.main import main
+from passk.config.schema import mix
 from passk.objectives.advantages import Objective, prompt_weights
 from passk.report.samples import LONGEST_SHOWN, prompt_weights_of, sample_rows
 from passk.runs.reader import find_measured, find_runs
@@ -88,8 +89,8 @@ def test_weights_and_advantages_are_those_of_the_objective_of_the_step(tmp_path)
     run = a_run(tmp_path / "run", metrics=logged)  # metrics begin at step 1
     shown = joined(sample_rows(find_runs([run]), 10**7))
     for step, objective in (
-        (0, Objective("mixture", 3, 0.7)),
-        (6, Objective("mixture", 2, 0.25, 0.5)),
+        (0, Objective("mixture", mix(3, 0.7))),
+        (6, Objective("mixture", mix(2, 0.25), 0.5)),
     ):
         written = pd.read_parquet(run / "rollouts" / f"step-{step:06d}.parquet")
         rewards_PG = written["reward"].to_numpy().reshape(-1, N)
@@ -105,14 +106,26 @@ def test_weights_and_advantages_are_those_of_the_objective_of_the_step(tmp_path)
             assert (row["n"], row["c"]) == (N, int(row["problem_id"][1:]) % (N + 1))
 
 
+def test_a_run_over_several_k_has_the_weights_of_its_terms(tmp_path):
+    terms = {"regime": {"ks": [1, 3], "weights": [0.5, 2.0], "k": 3, "pass1_weight": 0.2}}
+    run = a_run(tmp_path / "run", settings=terms)
+    shown = joined(sample_rows(find_runs([run]), 10**7))
+    objective = Objective("mixture", ((1, 0.5), (3, 2.0)))
+    written = pd.read_parquet(run / "rollouts" / "step-000000.parquet")
+    weights_P = objective.prompt_weights(written["reward"].to_numpy().reshape(-1, N))
+    expected = dict(zip(written["problem_id"].unique(), weights_P, strict=True))
+    for row in shown[shown["step"] == 0].to_dict("records"):
+        assert row["weight"] == pytest.approx(expected[row["problem_id"]], rel=1e-3)
+
+
 def test_the_weight_of_another_estimator_is_what_it_comes_to():
     rewards_PG = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
-    mixture = Objective("mixture", 2, 0.0)
+    mixture = Objective("mixture", mix(2, 0.0))
     np.testing.assert_allclose(
         prompt_weights_of(mixture, rewards_PG), prompt_weights(rewards_PG, 2, 0.0)
     )
     # Without a baseline PKPO's estimator has the same mean as the mixture at every p.
-    plain = prompt_weights_of(Objective("s", 2, 0.0), rewards_PG)
+    plain = prompt_weights_of(Objective("s", mix(2, 0.0)), rewards_PG)
     np.testing.assert_allclose(plain, 2 * (1 - rewards_PG.mean(axis=1)), atol=1e-6)
 
 

@@ -193,6 +193,31 @@ def test_labels_name_what_sets_runs_apart(tmp_path):
     assert run_title(record, "passk cue=0.0") == "Pass@8-only, cue=0.0"
 
 
+def test_mixtures_of_several_k_are_told_apart_by_their_terms(tmp_path):
+    regimes = (
+        {"k": 8, "pass1_weight": 0.7, "ks": None, "weights": None},
+        {"k": 4, "pass1_weight": 0.5, "ks": [1, 4], "weights": None},
+        {"k": 4, "pass1_weight": 0.25, "ks": [1, 4], "weights": [1.0, 3.0]},
+    )
+    for i, regime in enumerate(regimes):
+        settings = {"regime": regime, "learner": {"betas": [0.9, 0.99 + i / 1000]}}
+        write_run(
+            tmp_path / str(i),
+            regime="hybrid",
+            counts={0: [3] * 6, 10: [4] * 6},
+            kinds=["x"] * 6,
+            settings=settings,
+        )
+    records = find_runs([tmp_path])
+    titles = [run_title(r, label) for r, label in zip(records, run_labels(records), strict=True)]
+    assert titles == [
+        "Hybrid 0.7/0.3, betas=[0.9,0.99], k=8",
+        "Hybrid of Pass@1, 4, betas=[0.9,0.991]",
+        "Hybrid of Pass@1, 4, betas=[0.9,0.992], weights=[1.0,3.0]",
+    ]
+    assert [record.optimises_passk for record in records] == [True] * 3
+
+
 def test_runs_are_ordered_by_the_size_of_their_numbers(tmp_path):
     for lr in (1e-3, 1e-5, 2e-5):
         for k in (16, 2, 8):

@@ -19,7 +19,7 @@ from resuming import as_if_killed, assert_same_run
 from small_runs import SMALL, assert_refused, metrics, train, without_times
 
 from passk.cli.main import main
-from passk.config.schema import VerifierConfig
+from passk.config.schema import VerifierConfig, mix
 from passk.data.conventions import make_problems
 from passk.diagnostics.gold_errors import injected_table, wrong_gold_share
 from passk.objectives.advantages import (
@@ -298,7 +298,7 @@ def test_wrong_golds_weigh_and_move_nothing(k):
     rate = 0.2
     for estimator in ESTIMATORS:
         weight = 1.0 if not ESTIMATORS[estimator].uses_k else 0.0
-        assert not estimate_advantages(np.zeros((1, N)), estimator, k, weight).any()
+        assert not estimate_advantages(np.zeros((1, N)), estimator, mix(k, weight)).any()
     for c in range(N + 1):
         rewards = np.array([[1.0] * c + [0.0] * (N - c)])
         right, refused = (mixture_advantages(r, k, 0.0) for r in (rewards, np.zeros((1, N))))

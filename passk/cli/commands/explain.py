@@ -5,6 +5,7 @@ Imports neither torch nor pandas, so that the answer comes at once.
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import altair as alt
 import numpy as np
 
 from passk.config.commands import ExplainConfig
-from passk.config.schema import ESTIMATORS_WITHOUT_K, RegimeConfig, target_k
+from passk.config.schema import RegimeConfig, has_k
+from passk.errors import UserError
 from passk.files import filled_at_once
-from passk.objectives.advantages import objective_in_words
+from passk.objectives.advantages import Objective, as_configured, objective_in_words
 from passk.objectives.implied_weights import (
     GroupAdvantages,
     implied,
@@ -58,20 +60,21 @@ def run_explain(cfg: ExplainConfig, run_dir: Path, _overrides: Sequence[str]) ->
     Writes `weights.csv` (a row per estimator and p), `groups.csv` (per estimator and c),
     `explain.md` (the printed text) and `weights.png`.
     """
-    regime, n, k = cfg.regime, cfg.rollout.num_samples, target_k(cfg.regime)
+    regime, n = cfg.regime, cfg.rollout.num_samples
+    objective = as_configured(regime)
     shown = list(dict.fromkeys([regime.estimator, *cfg.explain.compare]))
     groups = {
-        name: objective_advantages(name, k, regime.pass1_weight, n)
+        name: _groups(replace(objective, estimator=name), n)
         for name in {*shown, "mixture"}  # noise is compared with mixture's
     }
     p_P = np.unique(cfg.explain.p)
-    target_P = target_weight(p_P, k, regime.pass1_weight)
+    target_P = target_weight(p_P, objective.terms)
     by_p = {name: weight_table(groups[name], groups["mixture"], p_P, target_P) for name in shown}
     by_c = {name: group_table(groups[name]) for name in shown}
     text = _page(regime, groups[regime.estimator], by_p, by_c)
     p_P = 1 / (1 + np.exp(-_SHOWN_LOGITS))
     figure = weight_curves(
-        target_weight(p_P, k, regime.pass1_weight),
+        target_weight(p_P, objective.terms),
         {name: implied(groups[name], p_P).weight_P for name in shown},
         f"{objective_in_words(regime)}, n = {n}",
     )
@@ -82,6 +85,14 @@ def run_explain(cfg: ExplainConfig, run_dir: Path, _overrides: Sequence[str]) ->
         (folder / "explain.md").write_text(text, encoding="utf-8")
     print(text)
     print(f"tables and figure are in {run_dir}")
+
+
+def _groups(objective: Objective, num_samples: int) -> GroupAdvantages:
+    """Compute `objective_advantages`; raise UserError if counts do not describe the estimator."""
+    try:
+        return objective_advantages(objective, num_samples)
+    except ValueError as error:
+        raise UserError(f"passk explain cannot show {objective.estimator}: {error}") from error
 
 
 def weight_table(
@@ -147,7 +158,7 @@ def reading(
         )
     else:
         sentences.append("No group carries signal, whatever its c.")
-    if regime.estimator in ESTIMATORS_WITHOUT_K and regime.pass1_weight < 1:
+    if not has_k(regime.estimator) and regime.pass1_weight < 1:
         sentences.append(
             f"{regime.estimator} knows no k, so its weight is the same for every objective; "
             "passk train takes it with regime.pass1_weight=1 only."

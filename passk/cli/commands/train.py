@@ -12,12 +12,13 @@ from passk.cli.resume import (
     refuse_other_contents,
     starting_point,
 )
-from passk.config.schema import TrainConfig
+from passk.config.schema import TrainConfig, is_own
 from passk.console import display, interrupt_flag
 from passk.errors import Interrupted
 from passk.learner.checkpoint import TrainState, restore
 from passk.learner.checkpoint_writer import check_saving
 from passk.learner.policy import generation_settings, model_name
+from passk.objectives.own_estimator import own_digest
 from passk.ranks import rank
 from passk.runs.writer import Run
 from passk.training.build import (
@@ -52,6 +53,8 @@ def run_train(
     with open_parts(cfg, start, day=day) as parts:
         # Facts of all problems: time limits may decide which gold answers are refused.
         facts = parts.facts | origin_state(start, checkpoint, run_dir)
+        if is_own(cfg.regime.estimator):
+            facts["estimator_sha256"] = own_digest(cfg.regime.estimator)
         if cfg.resume:
             refuse_other_contents(facts, run_dir)
         if show_notes:
