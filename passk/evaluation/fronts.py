@@ -193,6 +193,59 @@ def _change(before: _Means, after: _Means) -> list[float]:
     ]
 
 
+class Mixtures(NamedTuple):
+    """Fronts of two policies used together, neither of them trained for it.
+
+    `coin`: each answer from one of the two, by a fair coin. `first`: the one answer that counts for
+    Pass@1 from the first policy, the k - 1 others from the second.
+    """
+
+    coin: Front
+    first: Front
+
+
+def mixtures(one: pd.DataFrame, other: pd.DataFrame, k: int, main: float) -> Mixtures | None:
+    """Build the fronts of mixtures from two policies' counts at the same temperatures.
+
+    They hold the problems with k judged samples in each half at every temperature above 0. None if
+    there are no such problems, or other temperatures.
+    """
+    temperatures = sorted(one["temperature"].unique())
+    if temperatures != sorted(other["temperature"].unique()):
+        return None
+    both = one.merge(other, on=["problem_id", "temperature"], suffixes=("_one", "_other"))
+    halves = [f"n_first_{of}" for of in ("one", "other")]
+    second = [both[f"n_{of}"] - both[f"n_first_{of}"] for of in ("one", "other")]
+    least = pd.concat([both[halves], *second], axis=1).min(axis=1)
+    greedy = (both["temperature"] == 0) & (both[["n_one", "n_other"]].min(axis=1) > 0)
+    usable = both[greedy | (least >= k)]
+    times = usable.groupby("problem_id", sort=False)["temperature"].nunique()
+    ids = times.index[times == len(temperatures)].tolist()
+    if not ids:
+        return None
+    values = []
+    for temperature in temperatures:
+        rows = usable[usable["temperature"] == temperature].set_index("problem_id").loc[ids]
+        policies = [
+            pd.DataFrame({name: rows[f"{name}_{of}"] for name in ("n", "c", "n_first", "c_first")})
+            for of in ("one", "other")
+        ]
+        values.append(_mixed(policies[0], policies[1], k, is_greedy=temperature == 0))
+    is_main_T = np.isclose(temperatures, main)
+    coin1, coin, first1, first = (np.stack(x) for x in zip(*values, strict=True))
+    about = (tuple(temperatures), is_main_T, tuple(ids))
+    return Mixtures(Front(*about, coin1, coin), Front(*about, first1, first))
+
+
+def _mixed(one: pd.DataFrame, other: pd.DataFrame, k: int, *, is_greedy: bool) -> list[FloatArray]:
+    """Compute Pass@1 and Pass@k of the coin, then of the first answer and the rest, [P] each."""
+    p_P, q_P = (counts["c"].to_numpy() / counts["n"].to_numpy() for counts in (one, other))
+    mean_P = (p_P + q_P) / 2
+    if is_greedy:  # a policy gives the same answer each time
+        return [mean_P, 1 - (1 - mean_P) ** k, p_P, np.maximum(p_P, q_P)]
+    return [mean_P, coin_pass_at_k(one, other, k), p_P, one_and_rest_pass_at_k(one, other, k)]
+
+
 def coin_pass_at_k(one: pd.DataFrame, other: pd.DataFrame, k: int) -> FloatArray:
     """Estimate Pass@k, [P], of answers each from one of two policies, by a fair coin.
 

@@ -1,9 +1,11 @@
 """Show fronts over temperatures: points, the table of changes, the figure, and its sentences.
 
-The row and the line `base` are of the model before any training, where a run started from it.
+Row and line `base` are of the model before any training, where a run started from it. Those of
+`coin` and `first` need no training either: answers of a Pass@k-only policy and of its start, mixed
+(`passk.evaluation.fronts.Mixtures`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -11,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from passk.console import working
-from passk.evaluation.fronts import Front, area, front_change, front_of, hull
+from passk.evaluation.fronts import Front, area, front_change, front_of, hull, mixtures
 from passk.report.chart_style import SIZES, Drawing, Legend, Titles, rows_where, series_of, tips
 from passk.report.table_formats import rate_form
 from passk.report.tables import reported_k, summary_rows, with_all_seeds
@@ -19,10 +21,15 @@ from passk.runs.baselines import Evaluated, evaluated_before, last_evaluated, sf
 from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
 from passk.statistics import bootstrap_intervals
-from passk.style import FAINT, PANEL
+from passk.style import FAINT, PANEL, SOFT
 from passk.text import cell
 
-BASE, BASE_TITLE = "base", "Base model"
+BASE, COIN, FIRST = "base", "coin", "first"
+UNTRAINED = {  # regimes without a run of their own: title, colour, dash, shape
+    BASE: ("Base model", FAINT, [2, 2], "circle"),
+    COIN: ("A coin between Pass@k-only and its start", SOFT, [1, 3], "cross"),
+    FIRST: ("One answer of the start, the rest of Pass@k-only", SOFT, [6, 2], "triangle-down"),
+}
 _CHANGES = {
     "delta_pass1": "Δ Pass@1 (points)",
     "delta_passk": "Δ Pass@{k} (points)",
@@ -46,10 +53,8 @@ def front_tables(
     """
     points: list[dict[str, object]] = []
     rows: list[dict[str, object]] = []
-    for label, record, after, before in _measured(records, baseline):
-        k = reported_k(record, records)
-        front, start = _front(after, k), _front(before, k)
-        if front is None or sum(t > 0 for t in front.temperatures) < 2:
+    for label, record, front, start in _fronts(records, baseline):
+        if sum(t > 0 for t in front.temperatures) < 2:
             continue
         seed = {"regime": label, "seed": record.seed}
         points += [seed | point for point in _points(front)]
@@ -64,6 +69,25 @@ def front_tables(
         with_all_seeds(pd.DataFrame(points), ["regime", "temperature"]),
         with_all_seeds(table, ["regime"]),
     )
+
+
+def _fronts(
+    records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None
+) -> Iterator[tuple[str, RunRecord, Front, Front | None]]:
+    """Yield label, run, front and the front that it is compared with; mixtures come last."""
+    mixed = []
+    for label, record, after, before in _measured(records, baseline):
+        k = reported_k(record, records)
+        front, start = _front(after, k), _front(before, k)
+        if front is not None:
+            yield label, record, front, start
+        if after and before and record.optimises_passk and record.pass1_weight == 0:
+            counts = before.front_counts, after.front_counts
+            mixed.append((record, start, mixtures(*counts, k, record.temperature)))
+    for name in (COIN, FIRST):
+        for record, start, both in mixed:
+            if both is not None:
+                yield name, record, getattr(both, name), start
 
 
 def _measured(
@@ -107,11 +131,14 @@ def front_figure(
     series = series_of(records, titles)
     if len(series.legends) > 1:  # a large sweep: its figures are over k and weight
         return None
-    names = {label: titles[label] for label in titles} | {BASE: BASE_TITLE}
-    entry = {"name": BASE_TITLE, "color": FAINT, "dash": [2, 2], "shape": "circle"}
-    has_base = (shown["regime"] == BASE).any()
-    legend = Legend("run", "", [*([entry] if has_base else []), *series.legends[0].entries])
-    data = pd.DataFrame({"run": shown["regime"].map(names), "temperature": shown["temperature"]})
+    untrained = [
+        dict(zip(("name", "color", "dash", "shape"), UNTRAINED[regime], strict=True))
+        for regime in shown["regime"].unique()
+        if regime in UNTRAINED
+    ]
+    legend = Legend("run", "", [*series.legends[0].entries, *untrained])
+    named = shown["regime"].map(all_titles(titles))
+    data = pd.DataFrame({"run": named, "temperature": shown["temperature"]})
     for axis, column in (("x", "pass1"), ("y", "passk")):
         for end in ("", "_low", "_high"):
             data[axis + end] = 100 * shown[column + end].astype(float)
@@ -148,7 +175,12 @@ def change_headings(k: int) -> dict[str, str]:
 def shown_changes(changes: pd.DataFrame, titles: Titles) -> pd.DataFrame:
     """Select a row for each regime, with titles for people."""
     rows = summary_rows(changes)
-    return rows.assign(regime=rows["regime"].map(dict(titles) | {BASE: BASE_TITLE}))
+    return rows.assign(regime=rows["regime"].map(all_titles(titles)))
+
+
+def all_titles(titles: Titles) -> dict[str, str]:
+    """Return the titles of runs, and of the rows without a run of their own."""
+    return dict(titles) | {regime: title for regime, (title, *_) in UNTRAINED.items()}
 
 
 def front_sentences(
@@ -158,7 +190,7 @@ def front_sentences(
     if changes.empty:
         return []
     compared = summary_rows(changes).dropna(subset="delta_pass1")
-    rows = compared[compared["regime"] != BASE].to_dict("records")
+    rows = compared[~compared["regime"].isin(UNTRAINED)].to_dict("records")
     return [_answers(row, titles[row["regime"]], ks[row["regime"]], main) for row in rows]
 
 

@@ -14,6 +14,7 @@ from passk.evaluation.fronts import (
     front_change,
     front_of,
     hull,
+    mixtures,
     one_and_rest_pass_at_k,
 )
 
@@ -156,3 +157,22 @@ def test_mixtures_of_two_policies_are_unbiased_though_their_samples_share_random
     # With all samples of both the estimate would be biased: equal numbers are right together.
     naive = 1 - ((4 - one["c"]) / 4 * (4 - other["c"]) / 4).mean()
     assert abs(naive - (1 - (1 - p) * (1 - q))) > 0.01
+
+
+def test_mixtures_hold_every_temperature_and_a_greedy_policy_repeats_itself():
+    rng = np.random.default_rng(5)
+    hot = [halves_of(rng.binomial(1, p_P[:, None], (30, 16))) for p_P in rng.random((2, 30))]
+    greedy = [
+        counts([(str(i), 1, i % m == 0, 1, i % m == 0) for i in range(30)], 0.0) for m in (2, 3)
+    ]
+    one, other = (pd.concat(pair) for pair in zip(hot, greedy, strict=True))
+    found = mixtures(one, other, 4, main=1.0)
+    assert found.coin.temperatures == (0.0, 1.0) and found.first.is_main_T.tolist() == [False, True]
+    p_P, q_P = (np.arange(30) % m == 0 for m in (2, 3))
+    assert found.coin.pass1_TP[0].tolist() == ((p_P * 1.0 + q_P) / 2).tolist()
+    expected = np.where(p_P & q_P, 1, np.where(p_P | q_P, 1 - 0.5**4, 0))
+    assert found.coin.passk_TP[0].tolist() == expected.tolist()
+    assert found.first.passk_TP[0].tolist() == (p_P | q_P).tolist()
+    assert found.first.pass1_TP[1].tolist() == (hot[0]["c"] / 16).tolist()
+    assert mixtures(one, hot[1], 4, main=1.0) is None
+    assert mixtures(hot[0], hot[1], 9, main=1.0) is None

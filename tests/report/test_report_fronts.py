@@ -1,0 +1,94 @@
+"""The report's fronts: a row for each regime and the base model, a point for each temperature."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_files import write_run
+
+from passk.report.fronts import (
+    BASE,
+    COIN,
+    FIRST,
+    UNTRAINED,
+    front_figure,
+    front_sentences,
+    front_tables,
+)
+from passk.report.tables import titles_of
+from passk.runs.reader import find_runs
+
+N, NUM_PROBLEMS = 32, 40
+
+
+def with_temperatures(run, step, rises):
+    """Add counts at T = 0.5, where each problem has so many more right, and greedy answers."""
+    file = run / "eval" / f"step-{step:06d}.parquet"
+    hot = pd.read_parquet(file)
+    cool = hot.assign(temperature=0.5, c=(hot["c"] + rises).clip(0, N))
+    cool = cool.assign(c_first=cool["c"] // 2)
+    greedy = hot.assign(temperature=0.0, n=1, c=(cool["c"] > N / 2).astype(int), n_first=1)
+    pd.concat([hot, cool, greedy]).to_parquet(file)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs") / "seed-0"
+    rng = np.random.default_rng(0)
+    kinds = ["textbook"] * NUM_PROBLEMS
+    rises = np.where(rng.random(NUM_PROBLEMS) < 0.7, 6, -6)
+    c = {"base": rng.integers(0, 12, NUM_PROBLEMS), "sft": rng.integers(4, 24, NUM_PROBLEMS)}
+    sft = write_run(
+        place / "sft", regime="sft", kinds=kinds, counts={0: c["base"], 9: c["sft"]}, n=N
+    )
+    spread = np.where(c["sft"] > 14, c["sft"] - 5, c["sft"] + 3)  # less Pass@1, more Pass@k
+    passk = write_run(
+        place / "passk",
+        regime="passk",
+        kinds=kinds,
+        counts={9: spread},
+        n=N,
+        settings={"train": {"init_from": str(sft)}},
+    )
+    for run, step in ((sft, 0), (sft, 9), (passk, 9)):
+        with_temperatures(run, step, rises)
+    return find_runs([place])
+
+
+def test_rows_points_and_sentences(records):
+    points, changes = front_tables(records)
+    assert changes["regime"].tolist() == [BASE, "sft", "passk", COIN, FIRST]
+    assert points.groupby("regime")["temperature"].apply(list).to_dict() == {
+        name: [0.0, 0.5, 1.0] for name in (BASE, "sft", "passk", COIN, FIRST)
+    }
+    by_regime = changes.set_index("regime")
+    assert by_regime.loc["sft"].filter(like="delta").isna().all()
+    assert by_regime.loc[BASE, "delta_pass1"] < 0 < by_regime.loc["sft", "area"]
+    at_1 = points[points["temperature"] == 1].set_index("regime")
+    lost = at_1.loc["passk", "pass1"] - at_1.loc["sft", "pass1"]
+    assert by_regime.loc["passk", "delta_pass1"] == pytest.approx(lost)
+    best = points.groupby("regime")["passk"].max()
+    gained = best["passk"] - best["sft"]
+    assert by_regime.loc["passk", "delta_best_passk"] == pytest.approx(gained)
+    assert by_regime.loc[FIRST, "delta_pass1"] == pytest.approx(0)  # the start's own answer
+    assert by_regime.loc[COIN, "delta_pass1"] == pytest.approx(lost / 2)
+    titles = titles_of(records)
+    (sentence,) = front_sentences(changes, titles, {"sft": 8, "passk": 8}, 1.0)
+    assert sentence.startswith("Pass@8-only changed Pass@1 by ") and "at temperature 1;" in sentence
+
+
+def test_the_figure_has_a_line_for_each_and_none_without_temperatures(records, tmp_path):
+    titles = titles_of(records)
+    points, _ = front_tables(records)
+    drawing = front_figure(points, records, titles, 8)
+    assert drawing.legends[0].names == [
+        "SFT",
+        "Pass@8-only",
+        *(title for title, *_ in UNTRAINED.values()),
+    ]
+    assert len(drawing.data) == 15 and drawing.data["x"].between(0, 100).all()
+    run = write_run(
+        tmp_path / "run", regime="passk", kinds=["x"] * 3, counts={0: [1] * 3, 9: [2] * 3}
+    )
+    points, changes = front_tables(find_runs([run]))
+    assert points.empty and changes.empty
+    assert front_figure(points, find_runs([run]), titles, 8) is None
