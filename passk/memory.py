@@ -1,5 +1,6 @@
 """Measure free memory, and explain in one sentence which settings to lower when it runs out."""
 
+import ctypes
 import math
 import os
 from collections.abc import Iterator
@@ -52,6 +53,16 @@ def _free_in_container(group: Path) -> int | float:
         return max(0, limit - int(used["anon"]))  # the rest can be given back
     except (OSError, KeyError, ValueError):  # no such file, or the limit is `max`
         return math.inf
+
+
+def return_free_memory() -> None:
+    """Give pages that are freed but kept by the C library back to the system, where it can.
+
+    Sampling and learning free many small tensors, whose pages the other cannot use as they lie.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager

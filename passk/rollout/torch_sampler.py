@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from passk.data.codec import CompletionCodec, stops
 from passk.errors import UserError
 from passk.learner.policy import end_ids
-from passk.memory import free_bytes
+from passk.memory import free_bytes, return_free_memory
 from passk.rollout.base import SamplingParams, cut_at_stop, uniforms
 from passk.rollout.row_cache import PIECE_BYTES, RowCache, row_bytes, share_grouped_heads
 from passk.types import Completion, FinishReason
@@ -67,6 +67,7 @@ class TorchSampler:
         if missing:
             raise KeyError(f"no weights were given for {sorted(missing)}")
         self.policy_version = version
+        return_free_memory()  # of the learner
 
     def holds(self, name: str, tensor: Tensor) -> bool | None:
         """See `passk.rollout.base.Sampler.holds`."""
@@ -74,7 +75,8 @@ class TorchSampler:
         return None if own is None else torch.equal(own, tensor.to(own))
 
     def sleep(self) -> None:
-        """Do nothing: the cache lives only while sampling."""
+        """Return what sampling has freed; the cache lives only while sampling."""
+        return_free_memory()
 
     def close(self) -> None:
         """Do nothing: nothing outlives the object."""
