@@ -125,8 +125,7 @@ def open_parts(
     learner computes gradients of `parameters` only, see `layers.freeze_outside`. The engine and the
     worker processes end with the block.
     """
-    if needs_training and cfg.regime.name != "sft":
-        _try_estimator(cfg)
+    _try_estimator(cfg, needs_training)
     if not needs_training:  # measured models have merged adapters and are not compiled
         model_cfg = replace(cfg.model, lora_rank=0)
         cfg = replace(cfg, model=model_cfg, learner=replace(cfg.learner, compile=False))
@@ -184,8 +183,10 @@ def open_parts(
         yield Parts(data, tokenizer, encoder, sampler, verifier, erring, learner, engine)
 
 
-def _try_estimator(cfg: TrainConfig) -> None:
+def _try_estimator(cfg: TrainConfig, needs_training: bool) -> None:
     """Raise UserError if the estimator fails on a group of each count, one sample not judged."""
+    if not needs_training or cfg.regime.name == "sft":
+        return
     n = cfg.rollout.num_samples
     rewards_PG = np.tril(np.ones((n + 1, n)), -1)
     rewards_PG[n // 2, 0] = np.nan
