@@ -156,8 +156,11 @@ def effective_problems(values_PK: ArrayLike, cluster_P: ArrayLike | None = None)
     """
     squares_CK = _deviations(_finite(values_PK, ndim=2), cluster_P) ** 2
     fourth_K = (squares_CK**2).sum(axis=0)
-    varies_K = squares_CK.sum(axis=0) > _ROUNDING**2
-    return np.where(varies_K, squares_CK.sum(axis=0) ** 2 / np.where(varies_K, fourth_K, 1), 0.0)
+    squared_sum_K = squares_CK.sum(axis=0) ** 2
+    effective_K: FloatArray = np.zeros_like(squared_sum_K)
+    varies_K = squared_sum_K > _ROUNDING**4
+    effective_K[varies_K] = squared_sum_K[varies_K] / fourth_K[varies_K]
+    return effective_K
 
 
 def bootstrap_interval(
@@ -317,7 +320,7 @@ def _kept_counts(num_problems: int, num_resamples: int, seed: int) -> tuple[Floa
 
 def _deviations(values_PK: FloatArray, cluster_P: ArrayLike | None) -> FloatArray:
     """Divide deviations from the mean by P, and add up those of each cluster: [C, K]."""
-    deviations_PK = (values_PK - values_PK.mean(axis=0)) / len(values_PK)
+    deviations_PK: FloatArray = (values_PK - values_PK.mean(axis=0)) / len(values_PK)
     if cluster_P is None:
         return deviations_PK
     labels, place_P = np.unique(np.asarray(cluster_P), return_inverse=True)

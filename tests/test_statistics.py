@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy import special, stats
+from populations import NEARLY_SOLVED, UNEVEN, Population, draw_rates, true_pass_at_k
+from scipy import stats
 
-from passk.objectives.pass_at_k import pass_at_k
 from passk.statistics import (
     MAX_DRAWS,
     Interval,
@@ -82,37 +82,18 @@ def test_all_solved_has_the_interval_of_the_rule_of_three() -> None:
     assert rate_interval([0.0] * 200, num_resamples=20_000).high == pytest.approx(1 - ours.low)
 
 
-# Success probabilities of problems: shares of Beta(a, b), as after Pass@k training. Of 64 samples
-# each, so that Pass@k of a problem takes 65 values and its mean over the population is exact.
-NEARLY_SOLVED = ((0.994, 6, 2), (0.006, 0.2, 20))
-UNEVEN = ((0.3, 0.5, 3), (0.4, 4, 4), (0.3, 8, 1))
-SAMPLES = 64
-
-
-def rates_and_truth(shares, num_problems: int, ks: list[int], rng) -> tuple:
-    """Pass@k of drawn problems by k, and its expectation over the population."""
-    part_P = rng.choice(len(shares), p=[share for share, _, _ in shares], size=num_problems)
-    a_P, b_P = (np.array([part[i] for part in shares])[part_P] for i in (1, 2))
-    c_P = rng.binomial(SAMPLES, rng.beta(a_P, b_P))
-    of_count = np.stack([pass_at_k(SAMPLES, np.arange(SAMPLES + 1), k) for k in ks], axis=1)
-    truth_K = [
-        1 - sum(w * np.exp(special.betaln(a, b + k) - special.betaln(a, b)) for w, a, b in shares)
-        for k in ks
-    ]
-    return of_count[c_P], np.array(truth_K)
-
-
 @pytest.mark.parametrize("num_problems", [50, 500])
 @pytest.mark.parametrize("shares", [NEARLY_SOLVED, UNEVEN])
-def test_intervals_of_rates_cover_also_near_1(shares, num_problems: int) -> None:
+def test_intervals_of_rates_cover_also_near_1(shares: Population, num_problems: int) -> None:
     """At 95 % or more; 300 experiments miss 92 % by chance once in a hundred times.
 
     The percentile bootstrap covers Pass@16 = 99.5 % of 50 problems in 3 experiments of 10.
     """
-    rng, ks = np.random.default_rng(1), [1, 4, 16]
+    rng, places = np.random.default_rng(1), [k - 1 for k in (1, 4, 16)]
+    truth_K = true_pass_at_k(shares)[places]
     inside, by_bootstrap = [], []
     for _ in range(300):
-        rates_PK, truth_K = rates_and_truth(shares, num_problems, ks, rng)
+        rates_PK = draw_rates(shares, num_problems, rng)[:, places]
         for kept, intervals in (
             (inside, rate_intervals(rates_PK, num_resamples=400)),
             (by_bootstrap, bootstrap_intervals(rates_PK, num_resamples=400)),
@@ -135,12 +116,11 @@ def test_the_interval_of_rates_is_a_bootstrap_with_one_problem_more() -> None:
 
 
 @pytest.mark.parametrize("shares", [NEARLY_SOLVED, UNEVEN])
-def test_bands_of_rates_cover_the_whole_curve(shares) -> None:
-    rng, ks = np.random.default_rng(3), list(range(1, SAMPLES + 1))
+def test_bands_of_rates_cover_the_whole_curve(shares: Population) -> None:
+    rng, truth_K = np.random.default_rng(3), true_pass_at_k(shares)
     inside = []
     for _ in range(100):
-        rates_PK, truth_K = rates_and_truth(shares, 200, ks, rng)
-        band = rate_band(rates_PK, num_resamples=400)
+        band = rate_band(draw_rates(shares, 200, rng), num_resamples=400)
         inside.append(((band.low_K <= truth_K) & (truth_K <= band.high_K)).all())
     assert np.mean(inside) > 0.9
 
