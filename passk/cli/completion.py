@@ -125,8 +125,10 @@ def _candidates(words: Sequence[str], current: str) -> Iterable[str]:
         return [*flags, "--resume"] if hasattr(SCHEMAS[command], "resume") else flags
     if "=" in current:
         return _values(words, *current.split("=", 1))
-    places = _paths(current, folders_only=True) if command == "report" else ()
-    return [*_keys(words, current), *places]
+    if command in ("report", "compare"):
+        places = _paths(current, folders_only=command == "report")
+        return [*_keys(words, current), *places]
+    return _keys(words, current)
 
 
 def _values(words: Sequence[str], key: str, typed: str) -> Iterator[str]:

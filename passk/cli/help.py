@@ -7,6 +7,7 @@ SUMMARIES = {
     "eval": "samples and tables of any model               passk eval model.path=... data=math",
     "reproduce": "SFT, then RL regimes from it; report          passk reproduce seeds=3",
     "report": "tables, plots and one HTML page over runs     passk report DIR...",
+    "compare": "Pass@k of two runs, at all k at once         passk compare A B",
     "diagnose": "which prompts interfere, from which k on      passk diagnose run=DIR",
     "filter": "the training problems without those          passk filter run=DIR",
     "export": "a model folder with its card, to publish      passk export run=DIR",

@@ -73,6 +73,7 @@ class Ending(NamedTuple):
 
 
 DONE = Ending(0)
+_PLACES = {"report": "dirs", "compare": "paths"}  # commands that take words without a key
 # Errors while a line is composed; `eval=3` ends in Python's own.
 REFUSED_BY_HYDRA = (HydraException, OmegaConfBaseException, ValueError, OverflowError)
 
@@ -126,8 +127,8 @@ def _main(words: list[str]) -> Ending:
 def _dispatch(command: str, rest: list[str]) -> Ending:
     """Run a command that has a configuration, as the process that leads it or as another rank."""
     typed = rest
-    if command == "report":
-        rest = _directories_as_override(rest)
+    if command in _PLACES:
+        rest = _places_as_override(_PLACES[command], rest)
     else:
         rest = ["resume=true" if word == "--resume" else word for word in rest]
     rest = with_sweep_as_flag(rest)
@@ -296,21 +297,21 @@ def _no_room(error: OSError) -> str:
     return f"its output could not be written: {error.strerror}; send it elsewhere, or make room"
 
 
-def _directories_as_override(words: Sequence[str]) -> list[str]:
+def _places_as_override(key: str, words: Sequence[str]) -> list[str]:
     """Turn `passk report A B out=C` into the Hydra override dirs=["A","B"] and the rest."""
     plain = [  # names of a sweep's cells contain =
         word
         for word in words
-        if not word.startswith("-") and ("=" not in word or Path(word).is_dir())
+        if not word.startswith("-") and ("=" not in word or Path(word).exists())
     ]
     values = set()
     for flag in ("--cfg", "-c", "--package", "-p"):
         if flag in words and words.index(flag) + 1 < len(words):
             values.add(words[words.index(flag) + 1])
-    directories = [word for word in plain if word not in values]
-    others = [word for word in words if word not in directories]
-    listed = ",".join(map(in_quotes, directories))
-    return [*others, f"dirs=[{listed}]"] if directories else others
+    places = [word for word in plain if word not in values]
+    others = [word for word in words if word not in places]
+    listed = ",".join(map(in_quotes, places))
+    return [*others, f"{key}=[{listed}]"] if places else others
 
 
 if __name__ == "__main__":

@@ -97,6 +97,18 @@ class ReportConfig:
 
 
 @dataclass(kw_only=True)
+class CompareConfig:
+    """`passk compare A B`: Pass@k of two policies on the same problems, at all k at once."""
+
+    # two runs, directories of passk eval, or files with the columns id, c and n
+    paths: list[str] = field(default_factory=list)
+    step_a: int | None = bounded(None, at_least=0)  # evaluation of a run; null: the last
+    step_b: int | None = bounded(None, at_least=0)
+    # largest k; problems with fewer judged samples are left out; null: the fewest of a problem
+    k_max: int | None = bounded(None, at_least=1)
+
+
+@dataclass(kw_only=True)
 class PublishingConfig:
     """Facts about the model of `passk export` that its run does not record."""
 

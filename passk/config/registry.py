@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from passk.config.commands import (
+    CompareConfig,
     DiagnoseConfig,
     EvaluateConfig,
     ExplainConfig,
@@ -20,12 +21,13 @@ from passk.config.commands import (
 )
 from passk.config.schema import ConventionsConfig, DataConfig, RunConfig, TableConfig, TrainConfig
 
-AnyConfig = RunConfig | ReportConfig | ExportConfig | ToyConfig | ExplainConfig
+AnyConfig = RunConfig | ReportConfig | CompareConfig | ExportConfig | ToyConfig | ExplainConfig
 SCHEMAS: dict[str, type[AnyConfig]] = {
     "train": TrainConfig,
     "eval": EvaluateConfig,
     "reproduce": ReproduceConfig,
     "report": ReportConfig,
+    "compare": CompareConfig,
     "diagnose": DiagnoseConfig,
     "filter": FilterConfig,
     "export": ExportConfig,

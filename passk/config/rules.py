@@ -10,6 +10,7 @@ from string import Formatter
 from typing import Any
 
 from passk.config.commands import (
+    CompareConfig,
     DiagnoseConfig,
     EvaluateConfig,
     ExplainConfig,
@@ -49,7 +50,7 @@ MOST_MATRIX_PROMPTS = 2000  # matrix and figure are of no use above this
 
 
 def check(
-    cfg: RunConfig | ReportConfig | ExportConfig | ToyConfig | ExplainConfig,
+    cfg: RunConfig | ReportConfig | CompareConfig | ExportConfig | ToyConfig | ExplainConfig,
     *,
     trains: bool = True,
 ) -> None:
@@ -77,8 +78,8 @@ def check(
         )
     if isinstance(cfg, DiagnoseConfig):
         _check_diagnose(cfg)
-    if isinstance(cfg, ReportConfig) and not cfg.dirs:
-        raise UserError("passk report needs at least one run directory: passk report DIR...")
+    if isinstance(cfg, ReportConfig | CompareConfig):
+        _check_places(cfg)
     if isinstance(cfg, ToyConfig):
         _check_toy(cfg.toy)
     if isinstance(cfg, ExplainConfig):
@@ -96,6 +97,16 @@ def _check_run(cfg: RunConfig) -> None:
     _check_eval(cfg)
     if isinstance(cfg, TrainConfig) and cfg.train.init_from is not None:
         check_exists("train.init_from", cfg.train.init_from)
+
+
+def _check_places(cfg: ReportConfig | CompareConfig) -> None:
+    if isinstance(cfg, ReportConfig) and not cfg.dirs:
+        raise UserError("passk report needs at least one run directory: passk report DIR...")
+    if isinstance(cfg, CompareConfig) and len(cfg.paths) != 2:
+        raise UserError(
+            "passk compare needs two runs, evaluations or files of counts, not "
+            f"{len(cfg.paths)}: passk compare A B"
+        )
 
 
 def check_exists(key: str, path: str) -> None:

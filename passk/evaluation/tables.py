@@ -3,7 +3,8 @@
 `samples` has a row per sample with the columns `SAMPLE_COLUMNS`, which `draw_samples` of
 `passk.training.evaluate` explains, and lists problems in the order of the evaluation; completions
 are not needed here. Tables are of `eval.temperature` alone, but for those of the front. Values are
-probabilities in [0, 1] or token counts, each with a bootstrap over problems.
+probabilities in [0, 1], each with the interval of `statistics.rate_intervals` over problems, or
+token counts with a percentile bootstrap.
 """
 
 import re
@@ -17,7 +18,7 @@ import pandas as pd
 from passk.config.schema import EvalConfig
 from passk.evaluation.measures import cover, g_pass, majorities, mg_pass, pass_hat
 from passk.objectives.pass_at_k import FloatArray, pass_at_k
-from passk.statistics import bootstrap_interval, bootstrap_intervals
+from passk.statistics import bootstrap_interval, rate_interval, rate_intervals
 from passk.text import Table, cell
 from passk.types import GROUPINGS
 
@@ -128,15 +129,15 @@ def pass_table(counts: pd.DataFrame, cfg: EvalConfig) -> pd.DataFrame:
     judged samples of one problem (the fewest, where they differ).
 
     The value is the unbiased Pass@k of each problem (Chen et al. 2021), averaged over problems,
-    with a percentile bootstrap over problems. Problems with fewer judged samples than the largest k
-    are left out of all rows, and `num_problems` counts those that remain.
+    with an interval over problems that also holds near 0 and 1. Problems with fewer judged samples
+    than the largest k are left out of all rows, and `num_problems` counts those that remain.
     """
     usable = counts[counts["n"] >= max(cfg.ks)]
     if usable.empty:
         return pd.DataFrame(columns=_PASS_COLUMNS)
     n_P, c_P = usable["n"].to_numpy(), usable["c"].to_numpy()
     values_PK = np.stack([pass_at_k(n_P, c_P, k) for k in cfg.ks], axis=1)
-    intervals = bootstrap_intervals(values_PK, num_resamples=cfg.num_resamples, seed=cfg.seed)
+    intervals = rate_intervals(values_PK, num_resamples=cfg.num_resamples, seed=cfg.seed)
     rows = [
         (k, interval.value, interval.low, interval.high, len(usable), int(n_P.min()))
         for k, interval in zip(cfg.ks, intervals, strict=True)
@@ -189,7 +190,10 @@ def summary_table(samples: pd.DataFrame, table: pd.DataFrame, cfg: EvalConfig) -
     measured = ((name, pd.Series(values_P)) for name, values_P in _measured(samples, cfg))
     for name, values_P in chain(measured, _per_problem(samples)):
         if len(values_P):
-            rows.append((name, *_interval(values_P, cfg), len(values_P)))
+            interval_of = bootstrap_interval if name == "mean_tokens" else rate_interval
+            interval = interval_of(values_P, num_resamples=cfg.num_resamples, seed=cfg.seed)
+            row = (interval.value, interval.low, interval.high, len(values_P))
+            rows.append((name, *row))
     return pd.DataFrame(rows, columns=_SUMMARY_COLUMNS)
 
 
@@ -316,8 +320,3 @@ def _cells(table: pd.DataFrame, form: str) -> list[str]:
         {"value": float}
     )
     return [cell(row, "value", form) or "\u2013" for row in ends.to_dict("records")]
-
-
-def _interval(values_P: pd.Series, cfg: EvalConfig) -> tuple[float, float, float]:
-    interval = bootstrap_interval(values_P, num_resamples=cfg.num_resamples, seed=cfg.seed)
-    return interval.value, interval.low, interval.high

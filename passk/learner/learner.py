@@ -20,7 +20,7 @@ from passk.learner.lora import adapter_parameters, base_parameters, plain_tensor
 from passk.learner.micro_batches import NO_TREES, TokenBatch, micro_batches
 from passk.ranks import gather, num_ranks, rank
 
-_CPU_ACTIVATIONS = 768 * 2**20  # bytes; more makes a step on a CPU no faster (benchmarks.md)
+_CPU_ACTIVATIONS = 512 * 2**20  # bytes; more makes a step on a CPU no faster (benchmarks.md)
 _MOST_ON_CPU, _MOST_ON_GPU = 2048, 65536  # tokens; small batches suit a CPU's cache
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from passk.report.tables import kind_order
 from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
-from passk.style import DASHES, INK, K_COLORS, REGIME_COLORS, kind_colors, specification
+from passk.style import DASHES, INK, K_COLORS, REGIME_COLORS, kind_colors, specification, ticks_at
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 SIZES = (40, 70, 110, 160, 220, 290)
@@ -215,6 +215,14 @@ def over_steps(**scale: Any) -> alt.X:
     """Return the axis of training steps, which are whole numbers."""
     axis = alt.Axis(tickMinStep=1, grid=False)
     return alt.X("step:Q", title="training step", axis=axis, scale=alt.Scale(nice=False, **scale))
+
+
+def over_k(most: int, title: str) -> alt.X:
+    """Return the axis of k from 1 to `most`, logarithmic, with ticks at powers of two."""
+    most = max(most, 2)
+    scale = alt.Scale(type="log", base=2, domain=[1, most], padding=10, nice=False)
+    axis = ticks_at([2**i for i in range(most.bit_length())], format="d")
+    return alt.X("k:Q", title=title, scale=scale, axis=axis)
 
 
 def zoom(name: str) -> alt.Parameter:

@@ -19,6 +19,7 @@ from passk.report.chart_style import (
     Series,
     Titles,
     label_color,
+    over_k,
     over_steps,
     rows_where,
     series_of,
@@ -27,7 +28,7 @@ from passk.report.chart_style import (
 )
 from passk.report.tables import by_label, reported_k, summary_rows
 from passk.runs.reader import RunRecord
-from passk.style import FAINT, INK, K_COLORS, PANEL, PAPER, line_at, ticks_at
+from passk.style import FAINT, INK, K_COLORS, PANEL, PAPER, line_at
 
 MOST_BANDS = 5  # more bands would hide one another
 _CURVE = ["step", "value", "low", "high"]
@@ -148,10 +149,7 @@ def product_curve(curve: pd.DataFrame) -> Any:
 
 def _over_k(data: pd.DataFrame, steady: int, x_title: str, y_title: str | None) -> Any:
     """Draw `value` from `low` to `high` over k, solid with points up to k = `steady`."""
-    most = max(int(data["k"].max()), 2)
-    scale = alt.Scale(type="log", base=2, domain=[1, most], padding=10, nice=False)
-    axis = ticks_at([2**i for i in range(most.bit_length())], format="d")
-    x = alt.X("k:Q", title=x_title, scale=scale, axis=axis)
+    x = over_k(int(data["k"].max()), x_title)
     y = alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False, padding=6))
     base = alt.Chart(data).encode(x, y)
     solid, dashed = (base.transform_filter(f"datum.k {sign} {steady}") for sign in ("<=", ">="))

@@ -143,12 +143,7 @@ class RunRecord:
         Columns: problem_id, kind, temperature, n samples, c correct, and of the first half of the
         samples n_first, c_first. Levels, or else types, stand for kinds where problems have none.
         """
-        file = self.path / "eval" / f"{step_name(step)}.parquet"
-        frame = read_file(pd.read_parquet, file)
-        frame = with_columns(file, frame, columns=["problem_id"], numbers=_COUNTS)
-        if not ((frame["c"] >= 0) & (frame["c"] <= frame["n"])).all():
-            raise broken(file, "counts more right samples than there are")
-        return with_kind(frame)[["problem_id", "kind", *_COUNTS]]
+        return read_eval_counts(self.path, step)
 
     def rollouts(self, step: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read the samples that a step was trained on, a row each; these columns, or all."""
@@ -235,6 +230,16 @@ def find_measured(paths: Iterable[str | Path], *commands: str) -> list[Path]:
         below = sorted((f.parent for f in path.rglob("manifest.json")), key=natural_order)
         found |= {d.resolve(): None for d in below if read_manifest(d).get("command") in commands}
     return list(found)
+
+
+def read_eval_counts(folder: Path, step: int) -> pd.DataFrame:
+    """Read the counts of a run's or an evaluation's folder; see `RunRecord.front_counts`."""
+    file = folder / "eval" / f"{step_name(step)}.parquet"
+    frame = read_file(pd.read_parquet, file)
+    frame = with_columns(file, frame, columns=["problem_id"], numbers=_COUNTS)
+    if not ((frame["c"] >= 0) & (frame["c"] <= frame["n"])).all():
+        raise broken(file, "counts more right samples than there are")
+    return with_kind(frame)[["problem_id", "kind", *_COUNTS]]
 
 
 def read_problems(folder: Path) -> pd.DataFrame:

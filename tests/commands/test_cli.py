@@ -146,7 +146,7 @@ print(codes, [m for m in ("torch", "transformers", "pandas") if m in sys.modules
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
 
 
-@pytest.mark.parametrize("command", ["report", "toy", "explain"])
+@pytest.mark.parametrize("command", ["report", "compare", "toy", "explain"])
 def test_commands_without_a_model_do_not_import_torch(command):
     code = f"import sys, passk.cli.main, passk.cli.commands.{command}"
     code += "; print([m for m in ('torch', 'transformers') if m in sys.modules])"

@@ -95,6 +95,7 @@ def test_folders_and_files(files):
     assert after("passk train run=nowhere/x") == []
     assert after("passk eval run=.h") == ["run=.hidden/"]
     assert after("passk report ot") == ["out=", "other/", "outputs/"][1:2]
+    assert after("passk compare outputs/n") == ["outputs/notes.txt "]
     assert after("passk sweep status outp") == ["outputs/"]
 
 

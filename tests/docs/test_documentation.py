@@ -42,6 +42,8 @@ PLACEHOLDERS = {
     "run=DIR": "run={run}",
     "SWEEP": "{sweep}",
     "FILTER": "{filtered}",
+    "a.csv": "{counts}",
+    "b.jsonl": "{counts}",
     "out=FOLDER": "out={here}",
     # Of a page whose steps follow each other:
     "outputs/tutorial/sft": "{run}",
@@ -66,6 +68,7 @@ PAGES = {
     "eval": "docs/guide/evaluate.md",
     "reproduce": "docs/guide/train.md",
     "report": "docs/guide/report_and_export.md",
+    "compare": "docs/guide/evaluate.md",
     "diagnose": "docs/guide/diagnose.md",
     "filter": "docs/guide/diagnose.md",
     "export": "docs/guide/report_and_export.md",
@@ -171,7 +174,7 @@ def test_command_of_passk(words, places, seen, tmp_path, monkeypatch, capfd):
     if (
         command in COMMANDS
         and {"--help", "--cfg"}.isdisjoint(rest)
-        and command not in ("report", "sweep")
+        and command not in ("report", "compare", "sweep")
     ):
         if not refused and MINIMAL & {word.split("=")[0] for word in rest}:
             composed(command, rest)  # what is typed is allowed, too

@@ -87,6 +87,12 @@ class Places:
         return write_lines(self.root / "own-heldout.jsonl", [in_digits(i) for i in range(40, 50)])
 
     @cached_property
+    def counts(self) -> Path:
+        """Right samples c of n, of a few problems."""
+        rows = [{"id": i, "c": i % 5, "n": 4} for i in range(8)]
+        return write_lines(self.root / "counts.jsonl", rows)
+
+    @cached_property
     def run(self) -> Path:
         """A finished training run with two checkpoints, both evaluated."""
         return self.made("run", "train", "regime=hybrid", "eval.every=1")
