@@ -263,6 +263,7 @@ def _figures(found: Material) -> dict[str, Drawing]:
     drawn = {
         "training_curves": run_plots.training_curves(records, titles),
         "fronts": front_figure(found.front_points, records, titles, k),
+        "final_curves": run_plots.final_curves(records, titles),
         "pareto_regimes": run_plots.pareto(of_regimes, _shown_k(of_regimes, k), trained, titles),
         "pareto_sweep": run_plots.pareto(cells, found.swept_k, found.swept, titles_of(found.swept)),
         "heatmaps": run_plots.heatmaps(cells, found.swept_k),

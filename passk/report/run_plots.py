@@ -12,6 +12,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from passk.objectives.pass_at_k import pass_at_k
 from passk.report.chart_style import (
     MOST_NAMED,
     SIZES,
@@ -28,7 +29,8 @@ from passk.report.chart_style import (
 )
 from passk.report.tables import by_label, reported_k, summary_rows
 from passk.runs.reader import RunRecord
-from passk.style import FAINT, INK, K_COLORS, PANEL, PAPER, line_at
+from passk.statistics import rate_band
+from passk.style import FAINT, INK, K_COLORS, PANEL, PAPER, SOFT, line_at
 
 MOST_BANDS = 5  # more bands would hide one another
 _CURVE = ["step", "value", "low", "high"]
@@ -68,6 +70,74 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
         color="shared", strokeDash="shared", shape="shared"
     )
     return Drawing(chart, data, series.legends)
+
+
+def final_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:
+    """Draw held-out Pass@k of each run's last evaluation at every k.
+
+    One run: with the band that holds for all k at once (`rate_band`), if there are few lines.
+    Several seeds: a thin line for each, and their mean. Without SFT among the runs, a dashed line
+    is the start: the evaluations at step 0, a run of each seed.
+    """
+    shown = [record for record in records if record.steps]
+    groups = by_label(shown)
+    if not groups:
+        return None
+    series, few = series_of(shown, titles), len(groups) <= MOST_BANDS
+    frames = [_start_curve(shown)] if all(record.regime != "sft" for record in shown) else []
+    for label, members in groups.items():
+        banded = few and len({record.seed for record in members}) == 1
+        curves = [(run.seed, _over_all_k(run, run.steps[-1], banded=banded)) for run in members]
+        if lines := _of_seeds(curves):
+            frames.append(_with_mean(lines).assign(**series.columns[label]))
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        return None
+    data = pd.concat(frames, ignore_index=True).rename(columns={"step": "k"})
+    x = over_k(int(data["k"].max()), "k, log scale")
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, padding=6))
+    main = rows_where(series.test, "datum.role == 'main'").encode(x=x, y=y, color=series.color)
+    seeds = rows_where(series.test, "datum.role == 'seed'").encode(x=x, y=y, color=series.color)
+    start = rows_where("datum.role == 'start'").encode(x=x, y=y)
+    band = main.transform_filter("isValid(datum.low)").mark_area(opacity=0.14)
+    chart = alt.layer(
+        band.encode(y=alt.Y("low:Q", title=None), y2="high:Q"),
+        start.mark_line(color=SOFT, strokeDash=[5, 4], strokeWidth=1.6),
+        seeds.mark_line(strokeWidth=0.9, opacity=0.5).encode(
+            detail="seed:N", strokeDash=series.dash
+        ),
+        main.mark_line().encode(strokeDash=series.dash),
+    ).properties(width=2 * PANEL, height=320, title="Held-out Pass@k (%)")
+    return Drawing(chart, data, series.legends)
+
+
+def _start_curve(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Average the evaluations at step 0 over seeds, a run of each; empty without any."""
+    first = {record.seed: record for record in reversed(records) if record.steps[0] == 0}
+    curves = [(seed, _over_all_k(record, 0, banded=False)) for seed, record in first.items()]
+    if not (lines := _of_seeds(curves)):
+        return pd.DataFrame()
+    line = _with_mean(lines)
+    return line[line["role"] == "main"].assign(role="start", low=np.nan, high=np.nan)
+
+
+def _over_all_k(record: RunRecord, step: int, *, banded: bool) -> pd.DataFrame:
+    """Compute Pass@k at a step, in the columns of `_CURVE` with k in place of the step.
+
+    The problems are those of the run's own table: with samples for the largest k in it.
+    """
+    counts = record.counts(step)
+    counts = counts[counts["n"] >= record.evals["k"].max()]
+    if counts.empty:
+        return pd.DataFrame(columns=_CURVE)
+    n_P, c_P = counts["n"].to_numpy(), counts["c"].to_numpy()
+    ks = np.arange(1, n_P.min() + 1)
+    rates_PK = np.stack([pass_at_k(n_P, c_P, k) for k in ks], axis=1)
+    frame = pd.DataFrame({"step": ks, "value": 100 * rates_PK.mean(axis=0)})
+    if not banded:
+        return frame.assign(low=np.nan, high=np.nan)
+    band = rate_band(rates_PK)
+    return frame.assign(low=100 * band.low_K, high=100 * band.high_K)
 
 
 def alignment_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:

@@ -7,14 +7,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from run_files import simulated_counts, write_reproduction, write_run, write_sweep
+from run_files import exact_pass_at_k, simulated_counts, write_reproduction, write_run, write_sweep
 from small_runs import pixels_of, snapshot
 
 from passk.errors import UserError
 from passk.report.report import write_report
-from passk.report.run_plots import pareto_front
-from passk.report.tables import kind_order
-from passk.style import kind_colors
+from passk.report.run_plots import final_curves, pareto_front
+from passk.report.tables import kind_order, titles_of
+from passk.runs.reader import load_run
+from passk.style import kind_colors, picture
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -76,6 +77,7 @@ def test_everything_is_written(full):
     assert "| Pass@8-only | all |" in (out / "table.md").read_text()
     assert {file.stem for file in (out / "figures").glob("*.png")} == {
         "training_curves",
+        "final_curves",
         "pareto_regimes",
         "alignment_at_start",
         "alignment_curves",
@@ -96,7 +98,7 @@ def test_figures_are_drawn(full):
 
 def test_page_is_one_file_with_every_section(full):
     page = read_page(full)
-    assert len(page.figures) == 8
+    assert len(page.figures) == 9
     assert page.headings == [
         "What each regime did to Pass@1 and Pass@k",
         "Sweep over k and the weight of Pass@1",
@@ -147,6 +149,34 @@ def test_unfinished_run_without_evaluations(tmp_path):
     assert "vegaEmbed=" not in page.text
 
 
+def test_final_curves_have_bands_for_one_seed_and_a_start(tmp_path):
+    runs = [
+        write_run(tmp_path / f"{regime}-{seed}", regime=regime, seed=seed, **counted(regime, seed))
+        for regime, seed in (("hybrid", 0), ("passk", 0), ("passk", 1))
+    ]
+    records = list(map(load_run, runs))
+    data = final_curves(records, titles_of(records)).data
+    hybrid = data[data["run"] == "Hybrid 0.7/0.3"]
+    assert hybrid["k"].tolist() == list(range(1, 33))
+    c_P = counted("hybrid", 0)["counts"][10]
+    by_hand = [100 * np.mean([exact_pass_at_k(32, c, k) for c in c_P]) for k in hybrid["k"]]
+    assert hybrid["value"].tolist() == pytest.approx(by_hand)
+    assert (hybrid["low"] < hybrid["value"]).all() and (hybrid["value"] < hybrid["high"]).all()
+    passk = data[data["run"] == "Pass@8-only"]
+    assert passk["seed"].value_counts().to_dict() == {"0": 32, "1": 32, "mean": 32}
+    assert passk["low"].isna().all()
+    start = data[data["role"] == "start"]
+    seeds = [counted("passk", seed)["counts"][0] for seed in (0, 1)]
+    assert start["value"].iloc[0] == pytest.approx(100 * np.mean(seeds) / 32)
+    assert len(start) == 32 and start["low"].isna().all()
+    assert len(picture(final_curves(records, titles_of(records)))) > 10_000
+
+
+def counted(regime: str, seed: int) -> dict:
+    counts, kinds = simulated_counts(regime, (0, 10), seed=seed, num_problems=20)
+    return {"counts": counts, "kinds": kinds}
+
+
 def test_run_without_alignment_or_kinds(tmp_path):
     counts, kinds = simulated_counts("hybrid", (0, 10), seed=0, num_problems=20)
     run = tmp_path / "run"
@@ -154,7 +184,7 @@ def test_run_without_alignment_or_kinds(tmp_path):
     (run / "eval" / "table_by_kind.csv").unlink()
     page = read_page(write_report([run], tmp_path / "out"))
     assert "Where the gradients point" not in page.headings
-    assert len(page.figures) == 4
+    assert len(page.figures) == 5
     assert "Hybrid 0.7/0.3" in page.text
 
 

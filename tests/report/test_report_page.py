@@ -17,6 +17,7 @@ HOSTILE = (
 )
 FIGURES = [
     "training_curves",
+    "final_curves",
     "pareto_regimes",
     "pareto_sweep",
     "heatmaps",
