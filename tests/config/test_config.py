@@ -191,7 +191,7 @@ def test_sft_has_settings_of_its_own():
         cfg.train.num_steps
         == yaml.safe_load((CONF / "regime" / "sft.yaml").read_text())["train"]["num_steps"]
     )
-    assert cfg.eval.every == 0
+    assert cfg.eval.every == cfg.train.num_steps  # at the start and at the end
     assert configured("regime=sft", "learner.lr=0.5", "train.num_steps=3").learner.lr == 0.5
 
 
