@@ -5,6 +5,7 @@ Hydra composes YAML from `conf/` over these (`passk.config.compose`); `passk.con
 the rules between fields. `null` in YAML is None here. Paths are strings, as the user typed them.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ REMEDIES = ("adaptive_k", "curriculum", "projected")  # objectives chosen while 
 REGIMES = ("sft", "pass1", "passk", "hybrid", *REMEDIES)
 ESTIMATOR_NAMES = ("mixture", "grpo", "dr_grpo", "s", "s_loo", "s_loo_minus_1", "chen", "maxrl")
 VERIFIER_OF_DATA = {"conventions": "conventions", "gsm8k": "math", "math": "math"}
+AUTO = "auto"  # of regime.pass1_weight
 ESTIMATORS_WITHOUT_K = ("grpo", "dr_grpo", "maxrl")
 
 
@@ -111,7 +113,7 @@ class RegimeConfig:
     name: str = one_of("", REGIMES)
     estimator: str = one_of("mixture", ESTIMATOR_NAMES)
     k: int = bounded(8, at_least=1)
-    pass1_weight: float = share(0.7)
+    pass1_weight: int | float | str = share(0.7)  # auto: measured at the start, of hybrid
     num_demonstrations: int = bounded(256, at_least=1)  # worked solutions a step, for `sft` only
     # Of the regimes that choose k or pass1_weight anew at every step (docs/research/remedies.md).
     # f(k) is the product of the gradients of Pass@k and Pass@1.
@@ -127,6 +129,11 @@ class RegimeConfig:
     trigger: str = one_of("products", ("products", "slope"))
     # share of right samples that a prompt needs at first, of curriculum
     min_success: float = share(0.0)
+
+    @property
+    def weight(self) -> float:
+        """`pass1_weight` as a number; NaN for `auto`, which training replaces at its start."""
+        return math.nan if self.pass1_weight == AUTO else float(self.pass1_weight)
 
     @property
     def is_remedy(self) -> bool:
@@ -306,7 +313,7 @@ class TrainConfig(RunConfig):
 
 def target_k(regime: RegimeConfig) -> int:
     """Return the k of the objective: 1 if it is Pass@1 alone."""
-    return regime.k if regime.pass1_weight < 1 else 1
+    return 1 if regime.weight == 1 else regime.k
 
 
 def trained_k(regime: RegimeConfig) -> int:

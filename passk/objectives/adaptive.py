@@ -132,7 +132,7 @@ def _projecting_weight(regime: RegimeConfig, history: History) -> float:
     """
     products = pooled(regime, history)
     if not (products and products[0].low > 0):
-        return history.objective.pass1_weight if history.objective else regime.pass1_weight
+        return history.objective.pass1_weight if history.objective else regime.weight
     of_k = products[regime.k - 1]
     needed = max(0.0, -(of_k.low if regime.cautious else of_k.value) / products[0].value)
     return needed / (1 + needed)

@@ -255,12 +255,12 @@ PASS1 = Objective()
 
 def as_configured(regime: RegimeConfig) -> Objective:
     """Return the configured objective, over all prompts (without `min_success`)."""
-    return Objective(regime.estimator, trained_k(regime), regime.pass1_weight)
+    return Objective(regime.estimator, trained_k(regime), regime.weight)
 
 
 def objective_in_words(regime: RegimeConfig) -> str:
     """Write the objective as `0.7 Pass@1 + 0.3 Pass@8`, or as one of the two alone."""
-    weight = regime.pass1_weight
+    weight = regime.weight
     if weight in (0, 1):
         return f"Pass@{target_k(regime)}"
     return f"{weight:g} Pass@1 + {round(1 - weight, 6):g} Pass@{regime.k}"

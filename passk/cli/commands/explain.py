@@ -61,17 +61,17 @@ def run_explain(cfg: ExplainConfig, run_dir: Path, _overrides: Sequence[str]) ->
     regime, n, k = cfg.regime, cfg.rollout.num_samples, target_k(cfg.regime)
     shown = list(dict.fromkeys([regime.estimator, *cfg.explain.compare]))
     groups = {
-        name: objective_advantages(name, k, regime.pass1_weight, n)
+        name: objective_advantages(name, k, regime.weight, n)
         for name in {*shown, "mixture"}  # noise is compared with mixture's
     }
     p_P = np.unique(cfg.explain.p)
-    target_P = target_weight(p_P, k, regime.pass1_weight)
+    target_P = target_weight(p_P, k, regime.weight)
     by_p = {name: weight_table(groups[name], groups["mixture"], p_P, target_P) for name in shown}
     by_c = {name: group_table(groups[name]) for name in shown}
     text = _page(regime, groups[regime.estimator], by_p, by_c)
     p_P = 1 / (1 + np.exp(-_SHOWN_LOGITS))
     figure = weight_curves(
-        target_weight(p_P, k, regime.pass1_weight),
+        target_weight(p_P, k, regime.weight),
         {name: implied(groups[name], p_P).weight_P for name in shown},
         f"{objective_in_words(regime)}, n = {n}",
     )
@@ -147,7 +147,7 @@ def reading(
         )
     else:
         sentences.append("No group carries signal, whatever its c.")
-    if regime.estimator in ESTIMATORS_WITHOUT_K and regime.pass1_weight < 1:
+    if regime.estimator in ESTIMATORS_WITHOUT_K and regime.weight < 1:
         sentences.append(
             f"{regime.estimator} knows no k, so its weight is the same for every objective; "
             "passk train takes it with regime.pass1_weight=1 only."
