@@ -9,9 +9,9 @@ the bootstrap sees too few of the problems that make the difference. Bands hold 
 once, such as Pass@k at every k.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -289,6 +289,40 @@ def jackknife_interval(
     return _around(float(full_value), _t_quantile(num_blocks - 1, level) * float(error))
 
 
+def jackknife_root(
+    leave_one_out_M2: ArrayLike, full_2: tuple[float, float], level: float = 0.95
+) -> Interval:
+    """Estimate where on [0, 1] the line from one mean (w = 0) to another (w = 1) comes up to 0.
+
+    `full_2` are the estimates of the two from all data, and `leave_one_out_M2` those without each
+    of M blocks of equal size. The value is the smallest w at which (1 - w) first + w second is not
+    below 0: 0 if it nowhere is, 1 if it is up to the end. The interval holds each w at which the
+    jackknife interval of that sum holds 0, so it reaches to 1 where the second is not clearly above
+    0, and needs no moments of their ratio. NaN ends without two blocks.
+    Source: Fieller 1954, with the jackknife's covariance; the limits to [0, 1] are ours.
+
+    Raises:
+        ValueError: as `bootstrap_interval`.
+    """
+    left_out_M2, ends_2 = _finite(leave_one_out_M2, ndim=2), np.asarray(full_2, np.float64)
+    num_blocks = len(left_out_M2)
+    deviations_M2 = left_out_M2 - left_out_M2.mean(axis=0)
+    covariance_22 = (num_blocks - 1) / num_blocks * deviations_M2.T @ deviations_M2
+
+    def line(w: float, errors: float) -> float:
+        """Return the sum at w, moved up by so many of its standard errors."""
+        mix_2 = np.array([1 - w, w])
+        return float(mix_2 @ ends_2 + errors * np.sqrt(max(mix_2 @ covariance_22 @ mix_2, 0.0)))
+
+    value = _first_zero(partial(line, errors=0.0))
+    if num_blocks < 2:
+        return _around(value, np.nan)
+    quantile = _t_quantile(num_blocks - 1, level)
+    # The error is a convex function of w, so either line has at most one zero where it turns.
+    low, high = (_first_zero(partial(line, errors=errors)) for errors in (quantile, -quantile))
+    return Interval(value, low, high)
+
+
 def resample_counts(num_problems: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
     """Count how often each resample holds each problem: [R, P], in chunks of at most MAX_DRAWS.
 
@@ -382,6 +416,18 @@ def _rates(rates_PK: ArrayLike) -> FloatArray:
     if rates_PK.min() < 0 or rates_PK.max() > 1:
         raise ValueError(f"rates lie in [0, 1], got {rates_PK.min():g} to {rates_PK.max():g}.")
     return rates_PK
+
+
+def _first_zero(line: Callable[[float], float]) -> float:
+    """Return where a line comes up to 0 on [0, 1]: 0 if it begins there, 1 if it ends below."""
+    if line(0.0) >= 0:
+        return 0.0
+    if line(1.0) <= 0:
+        return 1.0
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if line(middle) < 0 else (low, middle)
+    return high
 
 
 def _around(value: float, half_width: float) -> Interval:

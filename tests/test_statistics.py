@@ -12,6 +12,7 @@ from passk.statistics import (
     bootstrap_intervals,
     effective_problems,
     jackknife_interval,
+    jackknife_root,
     paired_difference,
     rate_band,
     rate_interval,
@@ -212,6 +213,51 @@ def test_coverage_is_what_the_level_says() -> None:
     intervals = [bootstrap_interval(row, num_resamples=300, level=0.9) for row in success]
     inside = [i.low < 0.5 < i.high for i in intervals]
     assert np.mean(inside) == pytest.approx(0.9, abs=0.04)
+
+
+def left_out(values_P2: np.ndarray) -> np.ndarray:
+    """The two means without each of the values."""
+    others = len(values_P2) - 1
+    return (values_P2.sum(axis=0) - values_P2) / others
+
+
+def root_of(at_0_P: np.ndarray, at_1_P: np.ndarray) -> Interval:
+    both_P2 = np.stack([at_0_P, at_1_P], axis=1)
+    return jackknife_root(left_out(both_P2), (float(at_0_P.mean()), float(at_1_P.mean())))
+
+
+def test_a_root_lies_where_the_interval_of_the_mean_holds_zero() -> None:
+    """Fieller: at each end inside [0, 1] Student's interval of the mixture's mean ends at 0."""
+    rng = np.random.default_rng(8)
+    at_0_P, at_1_P = rng.normal(-1.0, 2.0, 60), rng.normal(1.5, 2.0, 60)
+    found = root_of(at_0_P, at_1_P)
+    assert 0 < found.low < found.value < found.high < 1
+    assert found.value == pytest.approx(-at_0_P.mean() / (at_1_P.mean() - at_0_P.mean()))
+    for w, end in ((found.low, "high"), (found.high, "low")):
+        mixed = seed_interval((1 - w) * at_0_P + w * at_1_P)
+        assert getattr(mixed, end) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_root_outside_is_the_nearest_end() -> None:
+    noise_P = np.array([-0.1, 0.1, -0.2, 0.2])
+    assert root_of(1 + noise_P, 2 - noise_P) == Interval(0, 0, 0)
+    assert root_of(-1 + noise_P, -2 - noise_P) == Interval(1, 1, 1)
+    unknown = root_of(noise_P - 0.01, noise_P + 0.01)
+    assert (unknown.low, unknown.high) == (0, 1) and unknown.value == pytest.approx(0.5)
+    alone = jackknife_root([[0.0, 0.0]], (-1.0, 3.0))
+    assert alone.value == pytest.approx(0.25) and np.isnan([alone.low, alone.high]).all()
+
+
+@pytest.mark.parametrize("means", [(-1.0, 2.0), (-0.1, 0.1), (0.0, 1.0), (-3.0, 0.2)])
+def test_intervals_of_a_root_cover_it_whatever_the_means(means: tuple[float, float]) -> None:
+    rng, (at_0, at_1) = np.random.default_rng(9), means
+    mix = np.array([[2.0, 0.0], [1.0, 1.5]])  # the two are correlated
+    held = []
+    for _ in range(400):
+        found = root_of(*(rng.standard_normal((40, 2)) @ mix.T + means).T)
+        held.append(found.low <= -at_0 / (at_1 - at_0) <= found.high)
+    # 0.95 with a standard error of 0.011, and more where the root lies at an end of [0, 1].
+    assert 0.92 <= np.mean(held) <= (1 if at_0 == 0 else 0.98)
 
 
 def test_one_observation_has_no_interval() -> None:

@@ -30,7 +30,8 @@ class DiagnosisConfig:
     cosines: bool = True
     # that gradients are taken of, or those of last_layer, of final_norm
     parameters: str = one_of("all", ("all", "last_layer", "final_norm"))
-    preconditioned: bool = False  # products as Adam scales them, by the moments of the checkpoint
+    # products as Adam scales them, by the moments of the checkpoint; null: beside the plain ones
+    preconditioned: bool | None = None
     # of prompts; a prompt meets the gradient over the other blocks
     num_blocks: int = bounded(8, at_least=3)
     matrix_prompts: int = bounded(256, at_least=0)  # of the interference matrix; 0: no matrix
@@ -41,6 +42,9 @@ class DiagnosisConfig:
     filtered_sets: list[Any] = field(default_factory=list)
     keep_unsolved: bool = False  # among the hard prompts those of which no sample is right
     fresh_sets: bool = False  # split easy from hard by other samples than are measured
+    # held-out Pass@1 to second order along Adam's steps, by sampling at theta and beside it
+    curvature: bool = False
+    reach: int = bounded(5, at_least=1)  # steps of learner.lr to either side, for the curvature
 
 
 @dataclass(kw_only=True)

@@ -97,8 +97,11 @@ def settle(cfg: Any) -> Any:
     if isinstance(cfg, RunConfig):
         _read_breaks(cfg.data.prompt)
         ks = {1, *cfg.eval.ks}
-        if isinstance(cfg, TrainConfig) and cfg.regime.name != "sft":
-            ks.add(cfg.regime.k)
+        if isinstance(cfg, TrainConfig):
+            if not isinstance(cfg.regime.pass1_weight, str):
+                cfg.regime.pass1_weight = float(cfg.regime.pass1_weight)  # 1 is typed as an int
+            if cfg.regime.name != "sft":
+                ks.add(cfg.regime.k)
         cfg.eval.ks = sorted(ks)
         if cfg.verifier.name == "auto" and cfg.data.name in VERIFIER_OF_DATA:
             cfg.verifier.name = VERIFIER_OF_DATA[cfg.data.name]

@@ -24,6 +24,7 @@ from passk.config.commands import (
 from passk.config.fields import check_fields
 from passk.config.schema import (
     ANSWER_PLACES,
+    AUTO,
     ESTIMATOR_NAMES,
     ESTIMATORS_WITH_A_SPARE,
     MEASURES,
@@ -253,13 +254,16 @@ def _check_regime(cfg: TrainConfig) -> None:
                 "read data.path; use data=jsonl for your own"
             )
         return
+    _check_weight(regime)
     check_terms(regime)
     _check_group("regime.estimator", regime.estimator, trained_k(regime), n)
-    if not has_k(regime.estimator) and regime.pass1_weight != 1:
+    if not has_k(regime.estimator) and regime.weight != 1:
         raise UserError(
             f"regime.estimator={regime.estimator} knows no k: it goes with "
-            f"regime.pass1_weight=1 only, not {regime.pass1_weight:g}"
+            f"regime.pass1_weight=1 only, not {regime.pass1_weight}"
         )
+    if regime.pass1_weight == AUTO:
+        _check_measured_weight(cfg)
     _check_remedy(cfg)
 
 
@@ -298,6 +302,31 @@ def check_terms(regime: RegimeConfig) -> None:
             )
 
 
+def _check_weight(regime: RegimeConfig) -> None:
+    if isinstance(regime.pass1_weight, str) and regime.pass1_weight != AUTO:
+        raise UserError(
+            f"regime.pass1_weight={regime.pass1_weight} must be a number between 0 and 1, or auto"
+        )
+
+
+def _check_measured_weight(cfg: TrainConfig) -> None:
+    """Check that the weight of Pass@1 can be measured at the start of training."""
+    regime, diagnostics = cfg.regime, cfg.diagnostics
+    if regime.name != "hybrid" or regime.k == 1 or regime.estimator != "mixture":
+        raise UserError(
+            "regime.pass1_weight=auto measures the weight that keeps Pass@k from lowering Pass@1; "
+            "it goes with regime=hybrid, regime.k>=2 and regime.estimator=mixture, not with "
+            f"regime={regime.name}, regime.k={regime.k} and regime.estimator={regime.estimator}"
+        )
+    if diagnostics.num_samples < regime.k:
+        raise UserError(
+            f"regime.pass1_weight=auto with regime.k={regime.k} needs as many samples of a prompt; "
+            f"use diagnostics.num_samples={regime.k} or more, not {diagnostics.num_samples}"
+        )
+    num_prompts, num_blocks = diagnostics.num_prompts, diagnostics.num_blocks
+    _check_blocks("diagnostics.num_prompts", num_prompts, "diagnostics.num_blocks", num_blocks)
+
+
 def _check_remedy(cfg: TrainConfig) -> None:
     """Check the regimes that choose their objective while training."""
     regime = cfg.regime
@@ -315,10 +344,10 @@ def _check_remedy(cfg: TrainConfig) -> None:
             f"regime={regime.name} chooses the numbers of the mixture of Pass@1 and Pass@k; it "
             f"goes with regime.estimator=mixture only, not {regime.estimator}"
         )
-    if uses_products(regime) and (regime.k == 1 or regime.pass1_weight == 1):
+    if uses_products(regime) and (regime.k == 1 or regime.weight == 1):
         raise UserError(
             f"regime={regime.name} avoids a conflict of Pass@k with Pass@1, but "
-            f"regime.k={regime.k} with regime.pass1_weight={regime.pass1_weight:g} has none; use "
+            f"regime.k={regime.k} with regime.pass1_weight={regime.weight:g} has none; use "
             "regime.k>=2 and regime.pass1_weight below 1, or regime=pass1"
         )
     if uses_products(regime):
@@ -474,7 +503,13 @@ def _check_explain(cfg: ExplainConfig) -> None:
             f"regime={regime.name} chooses its objective anew at every step of training; use "
             "regime=pass1, passk or hybrid with one of the objectives it may choose"
         )
+    _check_weight(regime)
     check_terms(regime)
+    if regime.pass1_weight == AUTO:
+        raise UserError(
+            "regime.pass1_weight=auto is measured at the start of training; passk explain needs a "
+            "number between 0 and 1"
+        )
     _check_group("regime.estimator", regime.estimator, target_k(regime), n)
     for name in shown.compare:
         if name not in ESTIMATOR_NAMES and not is_own(name):

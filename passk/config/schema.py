@@ -5,6 +5,7 @@ Hydra composes YAML from `conf/` over these (`passk.config.compose`); `passk.con
 the rules between fields. `null` in YAML is None here. Paths are strings, as the user typed them.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ ESTIMATORS_WITHOUT_K = ("grpo", "dr_grpo", "maxrl", "rs_grpo")
 ESTIMATORS_WITH_A_SPARE = ("s_loo", "leave_two_out")  # they need k + 1 samples
 MEASURES = ("pass_hat", "g_pass", "mg_pass", "cover", "maj")
 VERIFIER_OF_DATA = {"conventions": "conventions", "gsm8k": "math", "math": "math"}
+AUTO = "auto"  # of regime.pass1_weight
 OWN_ESTIMATOR = r".+\.py:[^\W\d]\w*"  # FILE.py:FUNCTION
 
 # Pairs (k, weight) of an objective, the sum of weight * Pass@k. k ascends.
@@ -123,7 +125,7 @@ class RegimeConfig:
     # or FILE.py:FUNCTION, a function of your own: rewards [P, n] to advantages [P, n]
     estimator: str = one_of("mixture", ESTIMATOR_NAMES, or_form=("FILE.py:FUNCTION", OWN_ESTIMATOR))
     k: int = bounded(8, at_least=1)
-    pass1_weight: float = share(0.7)
+    pass1_weight: int | float | str = share(0.7)  # auto: measured at the start, of hybrid
     # of regime=hybrid, in place of k and pass1_weight: the sum of weight * Pass@k over these
     ks: list[int] | None = None
     weights: list[float] | None = None  # as they are, not normalised; null: 1/len(ks) each
@@ -143,6 +145,11 @@ class RegimeConfig:
     trigger: str = one_of("products", ("products", "slope"))
     # share of right samples that a prompt needs at first, of curriculum
     min_success: float = share(0.0)
+
+    @property
+    def weight(self) -> float:
+        """`pass1_weight` as a number; NaN for `auto`, which training replaces at its start."""
+        return math.nan if self.pass1_weight == AUTO else float(self.pass1_weight)
 
     @property
     def is_remedy(self) -> bool:
@@ -356,7 +363,9 @@ def target_terms(regime: RegimeConfig) -> Terms:
     """Return the terms of the configured objective."""
     if regime.ks:
         return mix_several(regime.ks, regime.weights)
-    return mix(regime.k if regime.pass1_weight < 1 else 1, regime.pass1_weight)
+    if regime.pass1_weight == AUTO:  # not measured yet
+        return (1, math.nan), (regime.k, math.nan)
+    return mix(1 if regime.weight == 1 else regime.k, regime.weight)
 
 
 def target_k(regime: RegimeConfig) -> int:

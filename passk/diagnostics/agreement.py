@@ -130,11 +130,14 @@ def curve_table(measured: Agreement, num_resamples: int, seed: int) -> pd.DataFr
     """Compute f(k) with its bootstrap interval over prompts, and its parts: a row per k.
 
     inner_product = mean_weight * E[a] + covariance (eq. 10) = mean_weight * reweighted_agreement
-    (eq. 11), where E[a] = f(1) = |grad J_1|^2.
+    (eq. 11), where E[a] = f(1) = |grad J_1|^2. `pass1_weight` is the smallest weight of
+    Pass@1 whose mixture with Pass@k does not lower Pass@1 to first order: -f(k) / (f(1) - f(k))
+    where f(k) < 0, else 0, from w f(1) + (1 - w) f(k) >= 0.
     """
     intervals = bootstrap_intervals(measured.influences_PK, num_resamples=num_resamples, seed=seed)
     products_K = measured.contributions_PK.mean(axis=0)
     weights_K = measured.weights_PK.mean(axis=0)
+    gained_K = products_K[0] - products_K  # by weight moved from Pass@k to Pass@1
     return pd.DataFrame(
         {
             "k": measured.ks_K,
@@ -146,6 +149,9 @@ def curve_table(measured: Agreement, num_resamples: int, seed: int) -> pd.DataFr
             "reweighted_agreement": np.divide(
                 products_K, weights_K, out=np.full(len(products_K), np.nan), where=weights_K > 0
             ),
+            "pass1_weight": np.divide(
+                -products_K, gained_K, out=(products_K < 0).astype(float), where=gained_K > 0
+            ).clip(0, 1),
         }
     )
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from passk.console import working
@@ -25,7 +26,7 @@ from passk.learner.batch import advantage_weights, make_rows
 from passk.learner.learner import Learner
 from passk.objectives.advantages import Objective, mixture_advantages
 from passk.ranks import gather
-from passk.statistics import Interval, jackknife_interval
+from passk.statistics import FloatArray, Interval, jackknife_interval, jackknife_root
 from passk.types import Group
 
 MAX_GRADIENT_BYTES = 16 * 2**30
@@ -49,14 +50,19 @@ class Alignment:
 
 
 def block_gradients(
-    learner: Learner, groups: Sequence[Group], objectives: Sequence[Objective], num_blocks: int
+    learner: Learner,
+    groups: Sequence[Group],
+    objectives: Sequence[Objective],
+    num_blocks: int,
+    chosen_P: np.ndarray | None = None,
 ) -> Tensor:
     """Compute ascent gradients by objective, half of the samples, and block of prompts.
 
     Returns float32 [2 halves, objectives, blocks, parameters] on the CPU; with several ranks, each
     returns the parameters that it holds. The sum over blocks estimates the whole gradient over the
     P prompts. Block m holds prompts m, m + M, ... and is what the jackknife leaves out. Prompts are
-    exchangeable, so blocks are too.
+    exchangeable, so blocks are too. With `chosen_P`, a mask, only these prompts' parts are summed,
+    in the same blocks and still as parts of the mean over all P.
     """
     rewards_PG = np.array([group.rewards() for group in groups])
     num_prompts, num_samples = rewards_PG.shape
@@ -66,6 +72,8 @@ def block_gradients(
         for o, objective in enumerate(objectives):
             rewards = rewards_PG[:, samples]
             weights[:, samples, h, o] = advantage_weights(objective.advantages(rewards), rewards)
+    if chosen_P is not None:
+        weights[~chosen_P] = 0
     weights_PGO = weights.reshape(num_prompts, num_samples, -1)
     gradients = weighted_gradients(learner, groups, weights_PGO, num_blocks)
     return gradients.view(2, len(objectives), num_blocks, -1)
@@ -129,7 +137,12 @@ def require_memory(
         )
 
 
-def alignment(first: Tensor, second: Tensor) -> Alignment:
+def block_shares(chosen_P: np.ndarray, num_blocks: int) -> FloatArray:
+    """Compute the share of all prompts that are in each block and chosen, [M]."""
+    return np.array([chosen_P[m::num_blocks].sum() for m in range(num_blocks)]) / len(chosen_P)
+
+
+def alignment(first: Tensor, second: Tensor, shares_2M: ArrayLike | None = None) -> Alignment:
     """Compute the agreement of two objectives, each [2 halves, blocks, parameters].
 
     `block_gradients` returns such tensors. The inner product is (<a_A, b_B> + <a_B, b_A>) / 2; the
@@ -137,32 +150,62 @@ def alignment(first: Tensor, second: Tensor) -> Alignment:
     products of a prompt with itself are never negative for our objectives and weigh 1/P, so among
     few prompts they would hide a conflict. The rest estimates the population that the prompts are
     drawn from. The cosine is clipped to [-1, 1]. It is NaN where the estimate of a norm is not
-    positive, and its ends are NaN where that holds after leaving out some block. Intervals:
-    delete-a-block jackknife over blocks, which count as equally large. Where the norms are small
-    against the scatter between prompts, the interval of the cosine is too narrow (coverage 0.74
-    instead of 0.95 in the worst case tested); trust the inner product then.
+    positive, and its ends are NaN where that holds after leaving out some block.
+
+    Blocks count as equally large, unless `shares_2M` gives the share of all prompts that stands
+    behind each block of `first` and of `second` (`block_shares`). With parts of prompts of two
+    kinds, the inner product is then the mean of <grad p(x), grad p(x')> over pairs of the two in
+    different blocks; NaN if there are none, and without ends if some block holds one of all.
+
+    Intervals: delete-a-block jackknife. It assumes that blocks are independent draws of the same
+    population, so a block must hold prompts as they come, however many of each kind those are:
+    blocks with as many of each kind would leave the draw of the kinds out of the interval. Where
+    the norms are small against the scatter between prompts, the interval of the cosine is too
+    narrow (coverage 0.74 instead of 0.95 in the worst case tested); trust the inner product then.
     """
     blocks = first.shape[1]
     half_a, half_b = torch.stack([first, second], dim=1).double()  # [objective, block, parameter]
     # Only sums of inner products between blocks are needed, so compute those once.
     cross = np.sum(gather(torch.einsum("imd,jnd->imjn", half_a, half_b).numpy()), axis=0)
     different = 1.0 - np.eye(blocks)
+    shares = np.full((2, blocks), 1 / blocks) if shares_2M is None else np.asarray(shares_2M)
 
     def products(kept_M: np.ndarray) -> tuple[float, float]:
-        (aa, ab), (ba, bb) = np.einsum("imjn,m,n,mn->ij", cross, kept_M, kept_M, different)
-        scale = blocks**2 / (kept_M.sum() * (kept_M.sum() - 1))
-        inner = scale * (ab + ba) / 2
-        norm = scale * np.sqrt(aa * bb) if aa > 0 and bb > 0 else np.nan
+        kept_MM = different * np.outer(kept_M, kept_M)
+        pairs_22 = np.einsum("im,jn,mn->ij", shares, shares, kept_MM)
+        pairs_22[pairs_22 == 0] = np.nan
+        (aa, ab), (ba, bb) = np.einsum("imjn,mn->ij", cross, kept_MM) / pairs_22
+        inner = (ab + ba) / 2
+        norm = np.sqrt(aa * bb) if aa > 0 and bb > 0 else np.nan
         return float(inner), float(inner / norm)
 
     full = products(np.ones(blocks))
     left_out = np.array([products(kept_M) for kept_M in different])
-    inner = jackknife_interval(left_out[:, 0], full[0])
-    cosine = Interval(full[1], np.nan, np.nan)
-    if np.isfinite(left_out[:, 1]).all():
-        cosine = jackknife_interval(left_out[:, 1], full[1])
+    inner, cosine = (
+        jackknife_interval(values_M, value)
+        if np.isfinite(values_M).all()
+        else Interval(value, np.nan, np.nan)
+        for values_M, value in zip(left_out.T, full, strict=True)
+    )
     cut = np.clip([cosine.value, cosine.low, cosine.high], -1.0, 1.0)
     return Alignment(cosine=Interval(*cut.tolist()), inner_product=inner)
+
+
+def needed_weight(passk_MD: Tensor, pass1_MD: Tensor) -> Interval:
+    """Find the smallest weight of Pass@1 whose mixture with Pass@k does not lower Pass@1.
+
+    That is so to first order: w f(1) + (1 - w) f(k) >= 0, with f the products between different
+    blocks of [blocks, parameters]. See `statistics.jackknife_root` for the interval: its upper end
+    is the least weight that is clearly enough, and 1 where f(1) is not clearly above 0.
+    """
+    num_blocks = len(pass1_MD)
+    both = torch.stack([passk_MD, pass1_MD]).double()
+    cross_2MM = np.sum(gather(torch.einsum("imd,nd->imn", both, both[1]).numpy()), axis=0)
+    cross_2MM *= 1.0 - np.eye(num_blocks)
+    full_2 = cross_2MM.sum(axis=(1, 2))
+    left_out_2M = full_2[:, None] - cross_2MM.sum(axis=1) - cross_2MM.sum(axis=2)
+    left_out_2M *= num_blocks / (num_blocks - 2)
+    return jackknife_root(left_out_2M.T, (full_2[0], full_2[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +213,9 @@ class Products:
     """Agreement and products of P prompts with n samples each, and what they were computed from.
 
     `cosines` has a row per shown k: `cosine` of the gradients of Pass@k and Pass@1, `cosine_low`
-    and `cosine_high`; None if they were not asked for. `seconds` are those of the `gradient` of
-    Pass@1, of the `derivatives` along it, and of `cosines`, which the intervals need too.
+    and `cosine_high`, and the ends of `needed_weight`, `pass1_weight_low` and `pass1_weight_high`;
+    None if they were not asked for. `seconds` are those of the `gradient` of Pass@1, of the
+    `derivatives` along it, and of `cosines`, which the intervals need too, in all metrics.
     """
 
     agreement: Agreement
@@ -187,41 +231,53 @@ def measure_products(
     num_blocks: int,
     *,
     cosines: bool,
-    metric: Tensor | None,
-) -> Products:
-    """Run a pass for the gradient of Pass@1, two forward passes, and if asked as much per k > 1.
+    metrics: Sequence[Tensor | None],
+) -> list[Products]:
+    """Run a pass for the gradient of Pass@1, and if asked one per k > 1; measure in each metric.
 
-    `ks` begin with 1. `metric`, a number per parameter, turns products into <grad J_k, M grad J_1>.
+    A metric takes two forward passes for each of these gradients. `ks` begin with 1. A metric, a
+    number per parameter, turns products into <grad J_k, M grad J_1>; None leaves them as they are.
     """
     rewards_PG = np.array([group.rewards() for group in groups])
     times = [time.perf_counter()]
     pass1_MD = pass_gradient(learner, groups, 1, num_blocks)
     times.append(time.perf_counter())
-    derivatives = derivatives_along(learner, groups, pass1_MD, metric=metric)
+    along = [derivatives_along(learner, groups, pass1_MD, metric=metric) for metric in metrics]
     times.append(time.perf_counter())
-    towards, rows = dict[int, np.ndarray](), [_cosine(1, pass1_MD, pass1_MD, metric)]
+    rows = [[_cosine(1, pass1_MD, pass1_MD, metric)] for metric in metrics]
+    towards: list[dict[int, np.ndarray]] = [{} for _ in metrics]
     for k in ks[1:] if cosines else ():
         passk_MD = pass_gradient(learner, groups, k, num_blocks)
-        rows.append(_cosine(k, passk_MD, pass1_MD, metric))
-        slopes = derivatives_along(
-            learner, groups, passk_MD, metric=metric, length=derivatives.length
-        )
-        towards[k] = weighted(rewards_PG, slopes.values_PG, 1)
+        for i, metric in enumerate(metrics):
+            rows[i].append(_cosine(k, passk_MD, pass1_MD, metric))
+            slopes = derivatives_along(
+                learner, groups, passk_MD, metric=metric, length=along[i].length
+            )
+            towards[i][k] = weighted(rewards_PG, slopes.values_PG, 1)
     times.append(time.perf_counter())
-    return Products(
-        measure(rewards_PG, derivatives.values_PG, towards if cosines else None),
-        derivatives,
-        pd.DataFrame(rows) if cosines else None,
-        dict(zip(("gradient", "derivatives", "cosines"), np.diff(times).tolist(), strict=True)),
+    seconds = dict(
+        zip(("gradient", "derivatives", "cosines"), np.diff(times).tolist(), strict=True)
     )
+    return [
+        Products(
+            measure(rewards_PG, along[i].values_PG, towards[i] if cosines else None),
+            along[i],
+            pd.DataFrame(rows[i]) if cosines else None,
+            seconds,
+        )
+        for i in range(len(metrics))
+    ]
 
 
 def _cosine(k: int, passk_MD: Tensor, pass1_MD: Tensor, metric: Tensor | None) -> dict[str, float]:
-    """Compute the cosine of two gradients from products between blocks, also for the norms."""
+    """Compute a row of `Products.cosines` from products between blocks, also for the norms."""
     root = 1.0 if metric is None else metric.sqrt()
+    passk_MD, pass1_MD = passk_MD * root, pass1_MD * root
     # `alignment` expects halves of the samples; blocks already share no samples.
-    both = [(blocks_MD * root).expand(2, -1, -1) for blocks_MD in (passk_MD, pass1_MD)]
-    return {"k": k} | alignment(*both).cosine.columns("cosine")
+    halves = (blocks_MD.expand(2, -1, -1) for blocks_MD in (passk_MD, pass1_MD))
+    needed = needed_weight(passk_MD, pass1_MD)
+    ends = {"pass1_weight_low": needed.low, "pass1_weight_high": needed.high}
+    return {"k": k} | alignment(*halves).cosine.columns("cosine") | ends
 
 
 def batch_products(

@@ -45,7 +45,7 @@ def choose(regime: RegimeConfig, history: History) -> Objective:
     """Return the objective of the next step."""
     configured = as_configured(regime)
     if regime.name == "adaptive_k":
-        return replace(configured, terms=mix(_lowered_k(regime, history), regime.pass1_weight))
+        return replace(configured, terms=mix(_lowered_k(regime, history), regime.weight))
     if regime.name == "projected":
         return replace(configured, terms=mix(regime.k, _projecting_weight(regime, history)))
     if regime.name == "curriculum" and not _has_levelled_off(regime, history):
@@ -130,7 +130,7 @@ def _projecting_weight(regime: RegimeConfig, history: History) -> float:
     """
     products = pooled(regime, history)
     if not (products and products[0].low > 0):
-        return history.objective.pass1_weight if history.objective else regime.pass1_weight
+        return history.objective.pass1_weight if history.objective else regime.weight
     of_k = products[regime.k - 1]
     needed = max(0.0, -(of_k.low if regime.cautious else of_k.value) / products[0].value)
     return needed / (1 + needed)

@@ -344,7 +344,7 @@ def as_configured(regime: RegimeConfig) -> Objective:
 def objective_in_words(regime: RegimeConfig) -> str:
     """Write the objective as `0.7 Pass@1 + 0.3 Pass@8`, or as one Pass@k alone."""
     terms = target_terms(regime)
-    if not regime.ks and regime.pass1_weight in (0, 1):
+    if not regime.ks and regime.weight in (0, 1):
         return f"Pass@{target_k(regime)}"
     return " + ".join(f"{round(weight, 6):g} Pass@{k}" for k, weight in terms)
 

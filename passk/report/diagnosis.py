@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from passk.config.commands import DiagnosisConfig
-from passk.config.schema import RolloutConfig
+from passk.config.schema import LearnerConfig, RegimeConfig, RolloutConfig
 from passk.diagnostics.agreement import (
     Agreement,
     FirstConflict,
@@ -25,15 +25,18 @@ from passk.diagnostics.gold_errors import (
     vote_table,
 )
 from passk.diagnostics.paper_sets import CORRECTED, PAPER, Filtered
+from passk.objectives.advantages import objective_in_words
 from passk.objectives.pass_at_k import FloatArray, judged_counts
 from passk.report.pages import markdown_page
 from passk.report.tables import kind_order
-from passk.statistics import bootstrap_interval
+from passk.runs.reader import weight_of_pass1
+from passk.statistics import bootstrap_interval, seed_interval
 from passk.text import shortened
 from passk.types import GROUPINGS, Group, Problem
 
 if TYPE_CHECKING:  # importing it would import torch
     from passk.diagnostics.alignment import Products
+    from passk.diagnostics.second_order import SecondOrder
 
 _NUM_SHOWN = 10  # suspect gold answers
 _MAX_CHARS = 60  # shown of a prompt or an answer
@@ -57,19 +60,24 @@ class Diagnosis:
 
 def diagnosis(
     groups: Sequence[Group],
-    found: "Products",
+    products: Sequence["Products"],
     ks: Sequence[int],
     k: int,
     num_resamples: int,
     false_negative_rate: float = 0.0,
 ) -> Diagnosis:
-    """Compute every table from the samples and what was measured of them."""
+    """Compute every table from the samples and what was measured of them.
+
+    The first of the products are shown in full; second ones, along Adam's step, over k only.
+    """
+    found, *beside = products
     measured = found.agreement
     rewards_PG = np.array([group.rewards() for group in groups])
     prompts = prompt_table(groups, rewards_PG, measured, ks)
-    curve = curve_table(measured, num_resamples, seed=0)
-    if found.cosines is not None:
-        curve = curve.merge(found.cosines, on="k", how="left")
+    curve = _curve(found, num_resamples)
+    for along_adam in beside:
+        columns = _curve(along_adam, num_resamples).filter(regex="^(inner_product|pass1_weight)")
+        curve = curve.join(columns.add_prefix("adam_"))
     by_group = {
         grouping: group_table(prompts, grouping, k, num_resamples)
         for grouping in groupings_of(prompts)
@@ -85,6 +93,12 @@ def diagnosis(
         agreement_table(groups, prompts),
         injected_table(prompts, ks, false_negative_rate),
     )
+
+
+def _curve(found: "Products", num_resamples: int) -> pd.DataFrame:
+    """Compute `curve_table`, with the cosines at the shown k if they were measured."""
+    curve = curve_table(found.agreement, num_resamples, seed=0)
+    return curve if found.cosines is None else curve.merge(found.cosines, on="k", how="left")
 
 
 def problem_columns(problems: Sequence[Problem]) -> dict[str, list[str]]:
@@ -182,6 +196,8 @@ def page(
         signs=_signs(found),
         curve=curve[curve["k"].isin(found.ks)],
         product=curve.set_index("k")["inner_product"][found.k],
+        weight=weight_of_pass1(curve, found.k),
+        along_adam=weight_of_pass1(curve, found.k, "adam_"),
         **_gold_answers(found),
     )
 
@@ -231,6 +247,25 @@ def _agreed(found: Diagnosis, refused: pd.DataFrame, grouping: str) -> pd.DataFr
     names = pd.Index(kind_order(found.prompts[grouping]), name=grouping)
     sizes = {name: rows[grouping].value_counts() for name, rows in counted.items()}
     return pd.DataFrame(sizes, index=names).fillna(0).astype(int).reset_index()
+
+
+def second_order_section(
+    found: "SecondOrder", regime: RegimeConfig, asked: DiagnosisConfig, learner: LearnerConfig
+) -> str:
+    """Write the section on Pass@1 along the steps that training would take from here."""
+    return markdown_page(
+        "second_order",
+        found=found,
+        objective=objective_in_words(regime),
+        asked=asked,
+        learner=learner,
+        slope=seed_interval(found.slope_H),
+        common=seed_interval(found.common_H),
+        noise=seed_interval(found.noise_H),
+        after_one=found.change(1),
+        turning=found.turning_point(),
+        table=found.table(),
+    )
 
 
 def filtered_section(found: Filtered, asked: DiagnosisConfig) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from passk.config.schema import AUTO
 from passk.console import working
 from passk.objectives.pass_at_k import all_wrong, pass_at_k
 from passk.runs.baselines import counts_before, last_counts, sft_of
@@ -78,7 +79,12 @@ def sweep_table(
             row |= recorded_value(record, k).columns(f"pass{k}")
             row |= delta.columns(f"delta_pass{k}")
         rows.append(row)
-    table = pd.DataFrame(rows).sort_values(
+    table = pd.DataFrame(rows)
+    for label, members in by_label(records).items():
+        if members[0].setting("regime.pass1_weight") == AUTO:  # measured anew for each seed
+            mean = np.mean([record.pass1_weight for record in members])
+            table.loc[table["regime"] == label, "pass1_weight"] = mean
+    table = table.sort_values(
         ["k", "pass1_weight", "regime", "seed"], ascending=[True, False, True, True]
     )
     return with_all_seeds(table, ["regime", "k", "pass1_weight"])

@@ -24,6 +24,7 @@ _TITLES = {
     "eval": "evaluation",
     "diagnose": "sampling for gradients",
     "filter": "sampling to choose sets",
+    "curvature": "sampling beside the weights",
 }
 
 
@@ -60,7 +61,7 @@ class SampleKey:
     """Key that identifies a sample, with its problem and index, and so determines its seed."""
 
     run_seed: int
-    purpose: str  # `train`, `eval`, `diagnose` or `filter`: they never share a draw
+    purpose: str  # `train`, `eval`, `diagnose`, ...: they never share a draw
     step: int
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from passk.config.schema import FREE_ON_RESUME, REGIMES
+from passk.config.schema import AUTO, FREE_ON_RESUME, REGIMES
 from passk.runs.reader import RunRecord, flat, natural_order
 
 # Settings that say where or how often a run happened, not what it did. `init_from` is added only
@@ -137,6 +137,8 @@ def run_title(record: RunRecord, label: str) -> str:
         title = "SFT"
     elif (estimator := record.setting("regime.estimator", "mixture")) != "mixture":
         title = str(estimator)
+    elif record.setting("regime.pass1_weight") == AUTO:
+        title = "Hybrid, weight measured"
     elif not record.optimises_passk:
         title = "Pass@1-only"
     elif record.regime in _REMEDIES:

@@ -4,6 +4,7 @@ Tables, plots and the report know a run only through `RunRecord`, so everything 
 rebuilt from the files alone. Nothing here is computed; see `passk.report.tables` for that.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from passk.config.schema import has_k
+from passk.config.schema import AUTO, has_k
 from passk.console import working
 from passk.errors import UserError
 from passk.evaluation.tables import at_temperature, with_kind
@@ -31,6 +32,7 @@ from passk.files import (
     step_of,
     with_columns,
 )
+from passk.statistics import Interval
 from passk.types import GROUPINGS
 
 _PROBLEM_COLUMNS = ["problem_id", "split", "kind", "prompt", "answer"]
@@ -77,14 +79,17 @@ class RunRecord:
 
     @property
     def pass1_weight(self) -> float:
+        """Weight of Pass@1 in the objective; NaN for `auto` until the run has measured it."""
         weight = self.setting("regime.pass1_weight", None)
+        if weight == AUTO:
+            weight = self.manifest.get("pass1_weight", math.nan)
         return 1.0 if weight is None else float(weight)
 
     @property
     def optimises_passk(self) -> bool:
         """True if k matters for this run: it is neither SFT nor Pass@1 alone."""
         knows_k = has_k(str(self.setting("regime.estimator") or "mixture"))
-        return knows_k and self.regime != "sft" and self.pass1_weight < 1 and self.k > 1
+        return knows_k and self.regime != "sft" and self.pass1_weight != 1 and self.k > 1
 
     @property
     def seed(self) -> int:
@@ -295,7 +300,8 @@ def read_config(file: Path) -> dict[str, Any]:
         section, key = dotted.split(".")
         values = config.get(section) or {}
         value = values.get(key) if isinstance(values, dict) else values
-        if value is not None and not isinstance(value, types):
+        is_measured = (dotted, value) == ("regime.pass1_weight", AUTO)
+        if value is not None and not isinstance(value, types) and not is_measured:
             raise broken(file, f"has {dotted}={str(value)[:40]}, of the wrong kind")
     return config
 
@@ -352,6 +358,10 @@ class DiagnosisRecord:
         named = (re.fullmatch(r"weight_(\d+)", str(name)) for name in self.prompts)
         return sorted(int(match[1]) for match in named if match)
 
+    def needed_weight(self, prefix: str = "") -> Interval:
+        """Return the weight of Pass@1 that a mixture with Pass@k needs, see `weight_of_pass1`."""
+        return weight_of_pass1(self.curve, self.k, prefix)
+
     @cached_property
     def run(self) -> Path | None:
         """The run whose checkpoint was measured, if it is on this machine."""
@@ -372,6 +382,16 @@ class DiagnosisRecord:
         policy = Path(str(self.manifest.get("policy", self.path.name)))
         step = step_of(policy.name)
         return policy.name if step is None else f"{policy.parent.parent.name} at step {step}"
+
+
+def weight_of_pass1(curve: pd.DataFrame, k: int, prefix: str = "") -> Interval:
+    """Read the needed weight of Pass@1 from `curve.csv`; NaN for what was not measured.
+
+    With the prefix `adam_` it is that along Adam's step.
+    """
+    names = [f"{prefix}pass1_weight{end}" for end in ("", "_low", "_high")]
+    row = curve.set_index("k").reindex(index=[k], columns=names).astype(float)
+    return Interval(*row.iloc[0].tolist())
 
 
 def find_diagnoses(dirs: Iterable[str | Path]) -> list[DiagnosisRecord]:

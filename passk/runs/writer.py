@@ -73,7 +73,7 @@ class Run:
         }
 
     @_by_rank_0
-    def start(self, cfg: RunConfig, overrides: Sequence[str], **facts: str) -> None:
+    def start(self, cfg: RunConfig, overrides: Sequence[str], **facts: Any) -> None:
         """Write config, overrides and manifest; from here on the run counts as running.
 
         `facts` go into the manifest, such as the device that learns and the engine that samples. A

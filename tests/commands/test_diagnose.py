@@ -187,6 +187,53 @@ def test_a_run_in_a_coarser_precision_is_measured_in_float32(trained, tmp_path):
     assert saved["model"]["dtype"] == "float32"
 
 
+def test_products_along_adams_step_stand_beside_the_plain_ones(trained, tmp_path):
+    """By default where there are moments; asked for alone, they are the same."""
+    tables = []
+    for name, words in (("both", ()), ("alone", ("diagnose.preconditioned=true",))):
+        out = f'hydra.run.dir="{tmp_path / name}"'
+        assert main(["diagnose", f'run="{trained}"', *SMALL[4:], *words, out]) == 0
+        tables.append(pd.read_csv(tmp_path / name / "curve.csv"))
+    both, alone = tables
+    for name in ("inner_product", "inner_product_low", "pass1_weight", "pass1_weight_high"):
+        np.testing.assert_allclose(both[f"adam_{name}"], alone[name], rtol=1e-9, equal_nan=True)
+        assert not np.allclose(both[name], alone[name], rtol=1e-3, equal_nan=True)
+    assert not any(name.startswith("adam_") for name in alone)
+    assert "Along Adam's step, by the second moments" in (tmp_path / "both/diagnose.md").read_text()
+
+
+def test_the_needed_weight_is_that_of_the_products(found):
+    curve = pd.read_csv(found / "curve.csv")
+    f_1, f_K, weight_K = curve["inner_product"][0], curve["inner_product"], curve["pass1_weight"]
+    mixed_K = weight_K * f_1 + (1 - weight_K) * f_K
+    inside = (weight_K > 0) & (weight_K < 1)
+    np.testing.assert_allclose(mixed_K[inside], 0, atol=1e-9 * f_K.abs().max())
+    assert (f_K[weight_K == 0] >= 0).all() and weight_K.between(0, 1).all()
+    shown = curve["k"].isin([1, 2, 4])
+    assert curve["pass1_weight_low"][~shown].isna().all()
+    assert (curve["pass1_weight_low"] <= curve["pass1_weight"])[shown].all()
+    assert (curve["pass1_weight"] <= curve["pass1_weight_high"])[shown].all()
+    assert "To first order" in (found / "diagnose.md").read_text()
+
+
+def test_curvature_is_measured_and_leaves_no_trace(found, tmp_path, trained):
+    """Learner and sampler have their weights back: all else is measured as without it."""
+    words = ("diagnose.curvature=true", "rollout.num_prompts=8", "rollout.num_samples=8")
+    words += ("eval.num_problems=6", "eval.num_samples=16", "diagnose.reach=3", "learner.lr=1e-3")
+    assert diagnose(tmp_path / "run", *words) == 0
+    for name in ("prompts.csv", "curve.csv", "interference.npy"):
+        assert (tmp_path / "run" / name).read_bytes() == (found / name).read_bytes()
+    table = pd.read_csv(tmp_path / "run" / "curvature.csv")
+    assert table["steps"][0] == 1 and (table["change_low"] <= table["change_high"]).all()
+    np.testing.assert_allclose(table["first_order"], table["steps"] * table["first_order"][0])
+    page = (tmp_path / "run" / "diagnose.md").read_text()
+    assert "Adam's steps for Pass@4 (learner.lr 0.001, no warm-up)" in page
+    # Of a run of RL, its own objective and moments.
+    out, few = f'hydra.run.dir="{tmp_path / "of_run"}"', ("eval.num_samples=16",)
+    assert main(["diagnose", f'run="{trained}"', *SMALL[4:], words[0], *few, out]) == 0
+    assert "Adam's steps for Pass@2 (learner.lr" in (tmp_path / "of_run/diagnose.md").read_text()
+
+
 def test_adams_metric_is_that_of_the_checkpoint(trained, tmp_path):
     words = ("diagnose.preconditioned=true", "diagnose.parameters=last_layer")
     out = f'hydra.run.dir="{tmp_path / "out"}"'
@@ -216,6 +263,12 @@ def test_adams_metric_is_that_of_the_checkpoint(trained, tmp_path):
         (["run=no/run"], ["run=no/run does not exist"]),
         (["run=here"], ["here is not a run directory"]),
         (["diagnose.preconditioned=true"], ["diagnose.preconditioned=true", "give run=DIR"]),
+        (["diagnose.reach=0"], ["diagnose.reach=0", "at least 1"]),
+        (["diagnose.curvature=true"], ["rollout.num_prompts=64", "not 24 prompts"]),
+        (
+            ["diagnose.curvature=true", "rollout.num_prompts=12"],
+            ["rollout.num_samples=16", "k=4 and diagnose.num_samples=8"],
+        ),
         (["model.dtype=bfloat16"], ["model.dtype=bfloat16", "float32"]),
         (["data.num_train=2"], ["2 training problems are too few"]),
         (["rollout.max_new_tokens=1", "data.answer_tokens=1"], ["none of 24 prompts x 8 samples"]),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from passk.diagnostics.alignment import Alignment, alignment
+from passk.diagnostics.alignment import Alignment, alignment, block_shares, needed_weight
 
 # A made-up population of prompts: the gradients of two objectives in 24 parameters, against each
 # other in the mean over prompts, and alike for any one prompt.
@@ -17,6 +17,7 @@ MEANS[0, 0] = 0.5
 MEANS[1, :2] = -0.2, 0.3
 EXACT_INNER = -0.1  # <E g, E g'> = 0.5 * -0.2
 EXACT_COSINE = -0.1 / math.sqrt(0.25 * 0.13)
+EXACT_WEIGHT = 0.1 / (0.25 + 0.1)  # w 0.25 - (1 - w) 0.1 = 0
 SAME_PROMPT_COVARIANCE = 0.6 * NUM_PARAMETERS  # E <g, g'> - <E g, E g'>
 
 
@@ -57,14 +58,17 @@ def test_the_inner_product_is_the_populations_and_not_that_of_the_prompts_drawn(
 
 def test_intervals_cover_the_populations_values():
     rng, repetitions = np.random.default_rng(1), 200
-    measured = [agreement(draw_blocks(rng, 1024, 16)) for _ in range(repetitions)]
+    drawn = [draw_blocks(rng, 1024, 16) for _ in range(repetitions)]
+    measured = [agreement(gradients) for gradients in drawn]
     for exact, intervals in (
         (EXACT_INNER, [m.inner_product for m in measured]),
         (EXACT_COSINE, [m.cosine for m in measured]),
+        (EXACT_WEIGHT, [needed_weight(*gradients.sum(dim=0).flip(0)) for gradients in drawn]),
     ):
         covered = np.mean([i.low <= exact <= i.high for i in intervals])
         assert 0.9 <= covered <= 0.99  # 0.95, and 0.015 is one standard error
-        assert np.mean([i.high < 0 for i in intervals]) > 0.8
+        if exact < 0:
+            assert np.mean([i.high < 0 for i in intervals]) > 0.8
 
 
 def test_an_objective_is_aligned_with_itself():
@@ -147,3 +151,65 @@ def test_no_signal_gives_no_cosine_and_does_not_break_a_run():
         cosine = measured.cosine
         ends = (cosine.low, cosine.value, cosine.high)
         assert any(map(math.isnan, ends)) or -1.0 <= ends[0] <= ends[1] <= ends[2] <= 1.0
+
+
+def test_intervals_cover_when_the_kinds_are_drawn_too():
+    """Two kinds, against each other in the mean: blocks with as many of each would not know."""
+    rng, num_prompts, num_blocks, repetitions = np.random.default_rng(4), 240, 12, 150
+    means = np.zeros((2, NUM_PARAMETERS))
+    means[0, :2], means[1, :2] = (1.2, 0.1), (-0.4, 0.2)
+    exact = float(((means[0] + means[1]) / 2) @ ((means[0] + means[1]) / 2))
+    kernel = float(means[0] @ means[1])
+    covered, of_kernel, stratified = [], [], []
+    for _ in range(repetitions):
+        kinds_P = rng.integers(2, size=num_prompts)
+        noise_2PD = 0.3 * rng.standard_normal((2, num_prompts, NUM_PARAMETERS))
+        parts_2PD = torch.from_numpy((means[kinds_P] + noise_2PD) / num_prompts)
+
+        def blocks(chosen_P: np.ndarray, parts_2PD: torch.Tensor = parts_2PD) -> torch.Tensor:
+            kept_2PD = parts_2PD * torch.from_numpy(chosen_P)[:, None]
+            return kept_2PD.reshape(2, -1, num_blocks, NUM_PARAMETERS).sum(dim=1)
+
+        everything = np.ones(num_prompts, dtype=bool)
+        inner = alignment(blocks(everything), blocks(everything)).inner_product
+        covered.append(inner.low <= exact <= inner.high)
+        both = [kinds_P == kind for kind in (0, 1)]
+        shares = [block_shares(chosen_P, num_blocks) for chosen_P in both]
+        inner = alignment(*map(blocks, both), shares).inner_product
+        of_kernel.append(inner.low <= kernel <= inner.high)
+        # The same prompts, dealt out kind by kind.
+        dealt = np.argsort(kinds_P, kind="stable")
+        inner = alignment(*[blocks(everything, parts_2PD[:, dealt])] * 2).inner_product
+        stratified.append(inner.low <= exact <= inner.high)
+    # The error of products of faint noise is overestimated, so that of the kernel is wide.
+    assert 0.9 <= np.mean(covered) <= 0.99 and np.mean(of_kernel) >= 0.9
+    assert np.mean(stratified) < 0.8
+
+
+def test_a_kind_within_one_block_has_no_products():
+    gradients = draw_blocks(np.random.default_rng(5), 64, 4)[:, 0]
+    alone, others = [1.0, 0.0, 0.0, 0.0], [0.2, 0.3, 0.3, 0.2]
+    of_itself = alignment(gradients, gradients, [alone, alone]).inner_product
+    assert all(map(math.isnan, (of_itself.value, of_itself.low, of_itself.high)))
+    across = alignment(gradients, gradients, [alone, others]).inner_product
+    assert math.isfinite(across.value) and math.isnan(across.low)
+
+
+def test_the_needed_weight_is_that_of_products_between_blocks():
+    """And the mixture of that weight has product 0 with Pass@1."""
+    gradients = draw_blocks(np.random.default_rng(6), 2048, 8).sum(dim=0)
+    pass1_MD, passk_MD = gradients
+    found = needed_weight(passk_MD, pass1_MD)
+    mixed_MD = found.value * pass1_MD + (1 - found.value) * passk_MD
+    products_MM = mixed_MD @ pass1_MD.T
+    scale = float(products_MM.abs().sum())
+    assert float(products_MM.sum() - products_MM.trace()) == pytest.approx(0, abs=1e-12 * scale)
+    # 0.5 * 0.2 / (0.25 + 0.1) of the population
+    assert 0 < found.low < found.value < found.high < 1 and found.low < 0.1 / 0.35 < found.high
+    assert needed_weight(pass1_MD, pass1_MD).value == 0
+    assert needed_weight(-pass1_MD, pass1_MD).value == pytest.approx(0.5)
+    # The interval is the set of weights at which the jackknife interval of the product holds 0.
+    for w, end in ((found.low, "high"), (found.high, "low")):
+        mixed_MD = (w * pass1_MD + (1 - w) * passk_MD).expand(2, -1, -1)
+        inner = alignment(mixed_MD, pass1_MD.expand(2, -1, -1)).inner_product
+        assert getattr(inner, end) == pytest.approx(0, abs=1e-9)

@@ -10,6 +10,7 @@ import torch
 from bandit import RIGHT, TwoPromptBandit, draw_bandit, exact_gradient, exact_success
 from sampling import judged
 
+from passk.cli.commands.reproduce import gradients_by_kind
 from passk.config.schema import LearnerConfig, mix
 from passk.diagnostics.alignment import alignment, block_gradients
 from passk.learner.batch import advantage_weights, make_rows
@@ -199,27 +200,19 @@ def test_intervals_cover_the_exact_inner_product():
     assert told_conflict >= 0.3 * repetitions and told_agreement <= 0.025 * repetitions
 
 
-def test_gradients_by_kind_give_the_mean_kernel_and_add_up(tiny_model, groups):
+def test_gradients_by_kind_give_the_mean_kernel_and_add_up_block_by_block(tiny_model, groups):
     """As `reproduce` uses them: the mean of <grad p(x), grad p(x')> over pairs of two kinds."""
-    num_blocks = 3
+    num_blocks = 5  # of 3 and of 2 prompts
     of_prompt = np.array([group.problem.kind for group in groups])
     kinds = sorted(set(of_prompt))
     assert kinds == ["calculator", "skill", "textbook"]
-    # Blocks of one size, so that every pair of prompts that is left has the same weight.
-    assert all((of_prompt == kind).sum() % num_blocks == 0 for kind in kinds)
-    by_kind = [
-        gradients_of(
-            tiny_model,
-            [g for g in groups if g.problem.kind == kind],
-            [PASS1, HYBRID],
-            num_blocks=num_blocks,
-        )
-        for kind in kinds
-    ]
-    shares = [(of_prompt == kind).mean() for kind in kinds]
-    together = gradients_of(tiny_model, groups, [PASS1, HYBRID]).sum(dim=2)
-    added = sum(share * part.sum(dim=2) for share, part in zip(shares, by_kind, strict=True))
+    learner = Learner(tiny_model, LearnerConfig(max_tokens_per_batch=1024), 1, temperature=1.0)
+    by_kind = gradients_by_kind(learner, groups, [PASS1, HYBRID], num_blocks)
+    together = gradients_of(tiny_model, groups, [PASS1, HYBRID], num_blocks=num_blocks)
+    added = sum(part.gradients for part in by_kind.values())
     assert (added - together).norm() < 1e-5 * together.norm()
+    shares_M = sum(part.shares_M for part in by_kind.values())
+    assert shares_M.tolist() == pytest.approx([3 / 12, 3 / 12, 2 / 12, 2 / 12, 2 / 12])
 
     # Each prompt's own gradient of p, from each half: [half, prompt, parameters].
     per_prompt = torch.stack(
@@ -229,18 +222,24 @@ def test_gradients_by_kind_give_the_mean_kernel_and_add_up(tiny_model, groups):
         ]
     ).double()
     products = (per_prompt[0] @ per_prompt[1].T).numpy()  # <grad of x in A, grad of x' in B>
-    for first, of_first in zip(kinds, by_kind, strict=True):
-        for second, of_second in zip(kinds, by_kind, strict=True):
-            rows, columns = np.flatnonzero(of_prompt == first), np.flatnonzero(of_prompt == second)
-            pairs = [
-                (products[x, y] + products[y, x]) / 2
-                for (i, x), (j, y) in product(enumerate(rows), enumerate(columns))
-                if i % num_blocks != j % num_blocks
-            ]
-            kernel = alignment(of_first[:, 0], of_second[:, 0]).inner_product.value
-            assert kernel == pytest.approx(
-                np.mean(pairs), rel=1e-4, abs=1e-6 * np.abs(products).max()
-            )
+
+    def mean_of_pairs(rows: np.ndarray, columns: np.ndarray) -> float:
+        pairs = [
+            (products[x, y] + products[y, x]) / 2
+            for x, y in product(rows.tolist(), columns.tolist())
+            if x % num_blocks != y % num_blocks
+        ]
+        return float(np.mean(pairs))
+
+    close = {"rel": 1e-4, "abs": 1e-6 * np.abs(products).max()}
+    for first, second in product(kinds, kinds):
+        a, b = by_kind[first], by_kind[second]
+        shares = [a.shares_M, b.shares_M]
+        kernel = alignment(a.gradients[:, 0], b.gradients[:, 0], shares).inner_product.value
+        expected = mean_of_pairs(*(np.flatnonzero(of_prompt == kind) for kind in (first, second)))
+        assert kernel == pytest.approx(expected, **close)
+    whole = alignment(together[:, 0], together[:, 0], [shares_M, shares_M]).inner_product.value
+    assert whole == pytest.approx(mean_of_pairs(np.arange(12), np.arange(12)), **close)
 
 
 def test_the_mean_kernel_of_the_bandit_is_the_exact_one():

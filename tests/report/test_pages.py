@@ -1,5 +1,6 @@
 """Pages from templates: paragraphs on one line, tables as they are, no fact left out."""
 
+from math import nan
 from types import SimpleNamespace
 
 import jinja2
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from passk.report.pages import markdown_page
+from passk.statistics import Interval
 
 TABLE = "| a |\n|---|\n| 1 |\n"
 
@@ -64,14 +66,19 @@ def test_prompts_without_signal_are_counted(without, solved, says):
         min_samples=9,
         grouping="kind",
         signs={},
+        weight=Interval(0.4, 0.25, 0.6),
+        along_adam=Interval(nan, nan, nan),
         matrix="",
         **dict.fromkeys(("curve", "agreed", "suspects", "injected"), pd.DataFrame()),
     )
     assert f"24 prompts x 8 samples, Pass@1 50.0 %. {says}" in text
+    assert "has a weight (regime.pass1_weight) of 0.40 or more (95 % interval" in text
+    assert "Along Adam's step" not in text
 
 
 @pytest.mark.parametrize(
-    "name", ["diagnosis", "explain", "filter", "filtered_sets", "interference", "toy"]
+    "name",
+    ["diagnosis", "explain", "filter", "filtered_sets", "interference", "second_order", "toy"],
 )
 def test_a_fact_that_is_missing_is_an_error(name):
     with pytest.raises(jinja2.UndefinedError):

@@ -43,6 +43,8 @@ def write_diagnosis(folder: Path) -> None:
     prompts |= {"agreement_error": 0.1, "weight_8": [0.2, 8.0, 0.0], "contribution_8": 0.1}
     pd.DataFrame(prompts).to_csv(folder / "prompts.csv", index=False)
     curve = {"k": [1, 8], "inner_product": 1.0, "inner_product_low": 0, "inner_product_high": 2}
+    curve |= {"pass1_weight": 0.25, "pass1_weight_low": 0.125, "pass1_weight_high": 0.5}
+    curve |= {"adam_pass1_weight": 0.375}
     pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
     (folder / "manifest.json").write_text('{"command": "diagnose", "policy": "model"}')
 
@@ -78,6 +80,11 @@ def desktop(browser, report):
 
 def points(opened, figure):
     return opened.count(f"#{figure} svg .mark-symbol path")
+
+
+def test_the_weight_that_a_diagnosis_asks_for_is_said(report):
+    says = "from a weight of Pass@1 of 0.25 [0.12, 0.50] on; along Adam's step, of 0.38."
+    assert says in report.read_text()
 
 
 def test_every_figure_is_drawn_with_its_points(desktop, report):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -54,6 +55,18 @@ def test_a_row_per_prompt_at_the_k_of_the_run(tmp_path):
     assert rows["signal"].tolist() == ["none right", "", "all right"]
     assert agreement_rows([found], 8)["weight"].tolist() == [8, 1, 0]
     assert agreement_rows([found], 2).empty
+    assert np.isnan(found.needed_weight().value)  # of a version that did not measure it
+
+
+def test_the_weight_of_pass1_is_that_of_the_shown_k(tmp_path):
+    folder = write_diagnosis(tmp_path / "found", "org/model-7b", ks=(1, 4))
+    curve = pd.read_csv(folder / "curve.csv").assign(pass1_weight=[0.0, 0.5])
+    curve["adam_pass1_weight"], curve["adam_pass1_weight_low"] = [0.0, 0.25], [0.0, 0.125]
+    curve.to_csv(folder / "curve.csv", index=False)
+    (found,) = find_diagnoses([tmp_path])
+    weights = [found.needed_weight(), found.needed_weight("adam_")]
+    assert [weight.value for weight in weights] == [0.5, 0.25]
+    assert np.isnan(weights[0].low) and weights[1].low == 0.125
 
 
 def test_of_a_model_the_largest_k_and_its_name(tmp_path):

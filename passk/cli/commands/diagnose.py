@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from passk.cli.launch import on_all_ranks
 from passk.cli.resume import measured_policy, model_state, prompt_day, refuse_changed_problems
 from passk.config.commands import DiagnoseConfig, DiagnosisConfig
-from passk.config.schema import RegimeConfig, RunConfig, TrainConfig
+from passk.config.schema import AUTO, RegimeConfig, RunConfig, TrainConfig
 from passk.console import working
 from passk.diagnostics.alignment import Products, measure_products, require_memory
 from passk.diagnostics.derivatives import saved_adam_metric
@@ -19,17 +20,28 @@ from passk.diagnostics.gold_errors import suspect_golds
 from passk.diagnostics.matrix import Matrix, measure_matrix
 from passk.diagnostics.paper_gradients import measure_filtered
 from passk.diagnostics.paper_sets import Filtered, Plan, plan
+from passk.diagnostics.second_order import SecondOrder
 from passk.errors import UserError
 from passk.files import replacing
+from passk.learner.checkpoint import LEARNER
+from passk.learner.learner import Learner
 from passk.memory import memory_advice
+from passk.objectives.advantages import as_configured
 from passk.ranks import rank
-from passk.report.diagnosis import Diagnosis, diagnosis, filtered_section, page
+from passk.report.diagnosis import (
+    Diagnosis,
+    diagnosis,
+    filtered_section,
+    page,
+    second_order_section,
+)
 from passk.report.interference import Interference, heatmap, interference_tables, section
 from passk.report.prompt_plots import filtered_figures, histograms, weight_against_agreement
 from passk.report.run_plots import product_curve
 from passk.runs.writer import Run
 from passk.training.build import Parts, open_parts, prepare_torch, print_notes, run_preflight
 from passk.training.loop import diagnostic_groups
+from passk.training.second_order import measure_second_order
 from passk.types import Group
 
 
@@ -38,7 +50,9 @@ class Measured:
     """All that was measured of the sampled prompts, and the seconds that sampling took."""
 
     groups: Sequence[Group]
-    products: Products
+    products: Sequence[Products]  # the first as asked for; then along Adam's step, if known
+    second: SecondOrder | None
+    regime: RegimeConfig  # whose steps `second` is measured along
     matrix: Matrix | None  # of the first `diagnose.matrix_prompts`
     filtered: Filtered
     sampling_seconds: float
@@ -62,15 +76,25 @@ def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -
         print_notes(parts.data)
         parts, gold = run_preflight(base, parts, parts.data.train)
         facts = parts.facts | model_state(policy)
-        metric = saved_adam_metric(parts.learner, Path(start)) if asked.preconditioned else None
+        metrics = _metrics(cfg, trained, parts.learner, Path(start))
         num_blocks = min(asked.num_blocks, len(parts.data.train))
         require_memory(parts.learner, num_blocks)
+        regime = _stepping(trained.regime, _shown_k(asked, base))
+        if asked.curvature:
+            _require_batches(asked, base, regime.k, len(parts.data.train))
         started = time.perf_counter()
         groups = diagnostic_groups(step, base, parts, asked.num_prompts, asked.num_samples)
         require_gradient_signal(np.array([group.rewards() for group in groups]))
         sets = _planned_sets(step, base, asked, parts, groups)
         sampling_seconds = time.perf_counter() - started
         parts.sampler.sleep()
+        second = None
+        if asked.curvature:
+            # SFT's moments end with it: a run of RL begins with none.
+            goes_on = trained.regime.name != "sft" and _holds_moments(cfg, trained, Path(start))
+            second = measure_second_order(
+                base, parts, groups, as_configured(regime), reach=asked.reach, goes_on=goes_on
+            )
         run = Run(run_dir, "diagnose", asked.seed, policy)
         run.start(replace(cfg, **common_fields(base)), overrides, **facts)
         with run.recording_end():
@@ -81,7 +105,7 @@ def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -
                     _shown_ks(asked, base),
                     num_blocks,
                     cosines=asked.cosines,
-                    metric=metric,
+                    metrics=metrics,
                 )
                 matrix = None
                 if asked.matrix_prompts:
@@ -90,14 +114,60 @@ def run_diagnose(cfg: DiagnoseConfig, run_dir: Path, overrides: Sequence[str]) -
                         groups[: asked.matrix_prompts],
                         asked.sketch_size,
                         seed=asked.seed,
-                        metric=metric,
-                        length=products.derivatives.length,
+                        metric=metrics[0],
+                        length=products[0].derivatives.length,
                     )
                 filtered = measure_filtered(parts.learner, groups, sets, base.eval.num_resamples)
             if rank() == 0:
-                measured = Measured(groups, products, matrix, filtered, sampling_seconds)
+                measured = Measured(
+                    groups, products, second, regime, matrix, filtered, sampling_seconds
+                )
                 _write(asked, base, run, measured)
         run.write_gold_refused(gold.refused)
+
+
+def _metrics(
+    cfg: DiagnoseConfig, trained: TrainConfig, learner: Learner, start: Path
+) -> list[Tensor | None]:
+    """Return the metrics to measure in: none and Adam's if the checkpoint has it, or as asked."""
+    asked = cfg.diagnose.preconditioned
+    if asked:
+        return [saved_adam_metric(learner, start)]
+    if asked is None and _holds_moments(cfg, trained, start):
+        return [None, saved_adam_metric(learner, start)]
+    return [None]
+
+
+def _holds_moments(cfg: DiagnoseConfig, trained: TrainConfig, start: Path) -> bool:
+    """Return True if a checkpoint has Adam's moments of the weights that are measured."""
+    return cfg.run is not None and not trained.model.lora_rank and (start / LEARNER).is_dir()
+
+
+def _stepping(regime: RegimeConfig, k: int) -> RegimeConfig:
+    """Return the regime whose steps are followed: the run's, or Pass@k alone where it has none.
+
+    That is so for a model, a run of SFT, and an objective that was chosen while training.
+    """
+    if regime.name in ("pass1", "passk", "hybrid") and regime.pass1_weight != AUTO:
+        return regime
+    return RegimeConfig(name="passk", k=k, pass1_weight=0.0)
+
+
+def _require_batches(asked: DiagnosisConfig, base: TrainConfig, k: int, num_train: int) -> None:
+    """Raise UserError unless the prompts make two batches of training's size."""
+    rollout = base.rollout
+    num_prompts = min(asked.num_prompts or num_train, num_train)
+    if num_prompts < 2 * rollout.num_prompts:
+        raise UserError(
+            f"diagnose.curvature=true needs two batches of rollout.num_prompts="
+            f"{rollout.num_prompts}, not {num_prompts} prompts (diagnose.num_prompts, or the "
+            "training problems there are)"
+        )
+    if not k <= rollout.num_samples <= asked.num_samples:
+        raise UserError(
+            f"diagnose.curvature=true with rollout.num_samples={rollout.num_samples}, which must "
+            f"lie between k={k} and diagnose.num_samples={asked.num_samples}"
+        )
 
 
 def as_training(cfg: DiagnoseConfig, base: TrainConfig) -> TrainConfig:
@@ -193,11 +263,11 @@ def _shown_k(asked: DiagnosisConfig, base: TrainConfig) -> int:
 @working("tables and figures")
 def _write(asked: DiagnosisConfig, base: TrainConfig, run: Run, measured: Measured) -> None:
     """Compute the tables, and write them with the figures and the page; print the page."""
-    groups, products, num_resamples = measured.groups, measured.products, base.eval.num_resamples
-    derivatives = products.derivatives
+    groups, num_resamples = measured.groups, base.eval.num_resamples
+    derivatives = measured.products[0].derivatives
     found = diagnosis(
         groups,
-        products,
+        measured.products,
         _shown_ks(asked, base),
         _shown_k(asked, base),
         num_resamples,
@@ -218,7 +288,10 @@ def _write(asked: DiagnosisConfig, base: TrainConfig, run: Run, measured: Measur
         "error": derivatives.error,
         "num_tried": derivatives.num_tried,
     }
-    seconds = {"sampling": measured.sampling_seconds} | products.seconds
+    seconds = {"sampling": measured.sampling_seconds} | measured.products[0].seconds
+    if measured.second is not None:
+        text = second_order_section(measured.second, measured.regime, asked, base.learner) + text
+        run.write_table("curvature", measured.second.table())
     text = page(found, asked, base.rollout, differences, seconds, text)
     text += filtered_section(measured.filtered, asked)
     _write_files(run, found, shown, measured.filtered, text)

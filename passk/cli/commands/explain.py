@@ -158,7 +158,7 @@ def reading(
         )
     else:
         sentences.append("No group carries signal, whatever its c.")
-    if not has_k(regime.estimator) and regime.pass1_weight < 1:
+    if not has_k(regime.estimator) and regime.weight < 1:
         sentences.append(
             f"{regime.estimator} knows no k, so its weight is the same for every objective; "
             "passk train takes it with regime.pass1_weight=1 only."

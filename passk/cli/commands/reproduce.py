@@ -9,6 +9,7 @@ from functools import partial
 from itertools import combinations_with_replacement
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -31,25 +32,25 @@ from passk.config.compose import compose_train
 from passk.config.schema import ConventionsConfig, TrainConfig
 from passk.config.words import in_quotes
 from passk.data.problems import load_data
-from passk.diagnostics.alignment import alignment, block_gradients
+from passk.diagnostics.alignment import alignment, block_gradients, block_shares
 from passk.errors import Interrupted, UserError
 from passk.files import only_writer, read_manifest, write_text
 from passk.learner.checkpoint import last_checkpoint
+from passk.learner.learner import Learner
 from passk.learner.policy import num_parameters
 from passk.objectives.adaptive import History, choose
-from passk.objectives.advantages import PASS1
+from passk.objectives.advantages import PASS1, Objective
 from passk.report.report import write_report
 from passk.runs.writer import Run
-from passk.statistics import Interval
 from passk.training.build import (
     SINGLE_THREADED_PARAMETERS,
-    Parts,
     open_parts,
     prepare_torch,
     print_notes,
     sampling_engine,
 )
 from passk.training.loop import diagnostic_groups
+from passk.training.measured_weight import with_measured_weight
 from passk.types import Group
 
 # Keys of `passk reproduce` itself; everything else is passed on to the runs.
@@ -281,50 +282,55 @@ def measure_start(
     )
     with open_parts(first, str(last_checkpoint(sft_dir)), day=day) as parts:
         groups = diagnostic_groups(0, first, parts, cfg.alignment_prompts, cfg.alignment_samples)
+        settled = [with_measured_weight(run_cfg, parts, sft_dir)[0] for run_cfg in configs.values()]
         parts.sampler.sleep()
-        by_kind = _gradients_by_kind(cfg, parts, groups, configs)
-    of_kind = Counter(group.problem.kind for group in groups)
-    shares = torch.tensor([of_kind[kind] / len(groups) for kind in by_kind])
-    overall = torch.einsum("s,shomd->homd", shares, torch.stack(list(by_kind.values())))
+        num_blocks = min(cfg.diagnostics.num_blocks, len(groups))
+        objectives = [choose(run_cfg.regime, History()) for run_cfg in settled]
+        by_kind = gradients_by_kind(parts.learner, groups, [PASS1, *objectives], num_blocks)
+    # The parts of all kinds in a block add up to the block of all prompts.
+    overall = torch.stack([part.gradients for part in by_kind.values()]).sum(dim=0)
+    shares_M = np.sum([part.shares_M for part in by_kind.values()], axis=0)
     rows = []
-    for i, (name, run_cfg) in enumerate(configs.items(), 1):
-        regime, at_first = run_cfg.regime, choose(run_cfg.regime, History())
+    for i, (name, run_cfg) in enumerate(configs.items()):
+        regime, at_first = run_cfg.regime, objectives[i]
         k = at_first.k if regime.is_remedy else regime.k
         row = {"regime": name, "k": k, "pass1_weight": at_first.pass1_weight}
-        row |= alignment(overall[:, i], overall[:, 0]).columns()
+        row |= alignment(overall[:, i + 1], overall[:, 0], [shares_M, shares_M]).columns()
         row |= {"num_prompts": len(groups), "num_samples": cfg.alignment_samples}
         rows.append(row)
     write_text(sft_dir.parent / "alignment.csv", pd.DataFrame(rows).to_csv(index=False))
-    kernels = [
-        (a, b, *_ends(alignment(by_kind[a][:, 0], by_kind[b][:, 0]).inner_product))
-        for a, b in combinations_with_replacement(by_kind, 2)
-    ]
-    columns = ["kind_a", "kind_b", "kernel", "kernel_low", "kernel_high"]
-    table = pd.DataFrame(kernels, columns=columns)
-    write_text(sft_dir.parent / "kernel.csv", table.to_csv(index=False))
+    kernels = []
+    for a, b in combinations_with_replacement(by_kind, 2):
+        of_a, of_b = by_kind[a], by_kind[b]
+        shares = [of_a.shares_M, of_b.shares_M]
+        kernel = alignment(of_a.gradients[:, 0], of_b.gradients[:, 0], shares).inner_product
+        kernels.append({"kind_a": a, "kind_b": b, **kernel.columns("kernel")})
+    write_text(sft_dir.parent / "kernel.csv", pd.DataFrame(kernels).to_csv(index=False))
 
 
-def _gradients_by_kind(
-    cfg: ReproduceConfig, parts: Parts, groups: Sequence[Group], configs: dict[str, TrainConfig]
-) -> dict[str, Tensor]:
-    """Compute `block_gradients` of Pass@1 and of each regime, over the prompts of each kind alone.
+@dataclass(frozen=True)
+class KindGradients:
+    """Part of one kind of prompts in `block_gradients`, and its share of all prompts by block."""
 
-    Weighted by the kinds' shares they add up to the gradients over all prompts. By themselves they
-    give the kernel, because the mean of <grad p(x), grad p(x')> over pairs of prompts of two kinds
-    (paper eq. 5) is the product of the two mean gradients.
+    gradients: Tensor  # [2 halves, objectives, blocks, parameters]
+    shares_M: np.ndarray
+
+
+def gradients_by_kind(
+    learner: Learner, groups: Sequence[Group], objectives: Sequence[Objective], num_blocks: int
+) -> dict[str, KindGradients]:
+    """Compute the part of each kind in the gradients of every block of all prompts.
+
+    Blocks are drawn over all prompts, so that they are independent draws of them, as the jackknife
+    takes them to be. By themselves the parts give the kernel, because the mean of
+    <grad p(x), grad p(x')> over pairs of prompts of two kinds (paper eq. 5) is the product of the
+    two mean gradients.
     """
-    at_first = [choose(run_cfg.regime, History()) for run_cfg in configs.values()]
-    objectives = [PASS1, *at_first]
+    kinds = np.array([group.problem.kind for group in groups])
     return {
-        kind: block_gradients(
-            parts.learner,
-            [group for group in groups if group.problem.kind == kind],
-            objectives,
-            num_blocks=min(cfg.diagnostics.num_blocks, len(groups)),
+        str(kind): KindGradients(
+            block_gradients(learner, groups, objectives, num_blocks, kinds == kind),
+            block_shares(kinds == kind, num_blocks),
         )
-        for kind in sorted({group.problem.kind for group in groups})
+        for kind in np.unique(kinds)
     }
-
-
-def _ends(interval: Interval) -> tuple[float, float, float]:
-    return interval.value, interval.low, interval.high

@@ -30,6 +30,7 @@ from passk.training.build import (
     run_preflight,
 )
 from passk.training.loop import train
+from passk.training.measured_weight import with_measured_weight
 
 
 @on_all_ranks
@@ -64,15 +65,16 @@ def run_train(
         parts, gold = run_preflight(cfg, parts, trained_on)
         require_weights(cfg, parts.data)
         state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
+        measured, weight_facts = with_measured_weight(cfg, parts, run_dir)
         run = Run(run_dir, "train", cfg.train.seed)
         generation = generation_settings(start)
         run.begin_saving(in_background=cfg.train.async_save, generation=generation)
         run.rewind(parts.learner.step)
-        run.start(cfg, overrides, **facts)
+        run.start(cfg, overrides, **facts, **weight_facts)
         run.write_problems(train=trained_on, heldout=parts.data.heldout)
         run.write_gold_refused(gold.refused)
-        run.track(cfg, parts.learner.step)
-        _train_and_record(cfg, parts, run, overrides, state)
+        run.track(measured, parts.learner.step)
+        _train_and_record(measured, parts, run, overrides, state)
 
 
 def _train_and_record(
