@@ -168,7 +168,9 @@ def activation_bytes(model: PreTrainedModel, compute_dtype: torch.dtype | None) 
 
     It is the difference of two lengths, so that weights, which are kept too, cancel out.
     """
-    short, long = 32, 96
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    long = min(96, context or 96)
+    short = long // 3
     difference = _kept_bytes(model, long, compute_dtype) - _kept_bytes(model, short, compute_dtype)
     return max(1.0, difference / (long - short))
 

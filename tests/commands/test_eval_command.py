@@ -36,7 +36,7 @@ NUM_PROBLEMS, NUM_SAMPLES, CHUNK = 30, 8, 7
 WORDS = ("num_threads=1", "eval.ks=[1,2]", f"eval.num_samples={NUM_SAMPLES}")
 WORDS += (f"eval.num_problems={NUM_PROBLEMS}", f"eval.chunk_size={CHUNK}", "eval.num_resamples=50")
 FILES = {"pass_at_k.csv", "pass_at_k.png", "step-000000.parquet", "summary.csv"}
-FILES |= {"table.csv", "table.md", "table_by_kind.csv"}
+FILES |= {"table.csv", "table.md", "table_by_kind.csv", "front.csv", "front_summary.csv"}
 
 
 def evaluate(directory: Path, *words: str) -> int:
@@ -406,7 +406,8 @@ def levelled(folder: Path) -> Path:
     (folder / "eval").mkdir(parents=True)
     (folder / "config.yaml").write_text("regime: {name: hybrid}\n")
     rows = {"problem_id": ["a", "b"], "kind": "", "level": ["Level 1", "Level 2"], "type": "x"}
-    counts = pd.DataFrame(rows | {"n": [4, 4], "c": [1, 2]})
+    counts = pd.DataFrame(rows | {"temperature": 1.0, "n": [4, 4], "c": [1, 2]})
+    counts = counts.assign(n_first=2, c_first=1)
     counts.to_parquet(folder / "eval" / "step-000000.parquet")
     header = "k,value,ci_low,ci_high,num_problems,num_samples\n"
     (folder / "eval" / "table.csv").write_text(f"step,{header}0,1,0.375,0.25,0.5,2,4\n")

@@ -313,7 +313,7 @@ def test_the_best_checkpoint_stays(tmp_path):
     rows = (tmp_path / "run" / "eval" / "summary.csv").read_text().splitlines()
     values = {
         int(step): float(value)
-        for step, metric, value, *_ in (row.split(",") for row in rows)
+        for step, _, metric, value, *_ in (row.split(",") for row in rows)
         if metric == "pass_at_1"
     }
     best = max(range(1, 6), key=lambda step: (values[step], -step))

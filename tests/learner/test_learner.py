@@ -16,8 +16,8 @@ from passk.config.schema import LearnerConfig, mix
 from passk.data.conventions import make_problems
 from passk.errors import PolicyMismatch, UserError
 from passk.learner.batch import TokenRow, advantage_weights, make_rows
-from passk.learner.learner import Learner, schedule
-from passk.learner.logprobs import token_logprobs
+from passk.learner.learner import Learner, fitting_tokens, schedule
+from passk.learner.logprobs import activation_bytes, token_logprobs
 from passk.objectives.advantages import estimate_advantages
 from passk.rollout.base import SamplingParams
 from passk.rollout.rollout import Actor, SampleKey, rollout
@@ -63,6 +63,23 @@ def regime_rows(sampled, pass1_weight: float, **options) -> list[TokenRow]:
     advantages_PG = estimate_advantages(rewards_PG, "mixture", mix(K, pass1_weight))
     weights_PGO = advantage_weights(advantages_PG, rewards_PG)[..., None]
     return make_rows(sampled.groups, weights_PGO, **options)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # gpt2: no more than 64 positions
+def test_a_token_s_activations_are_measured(architecture):
+    """A layer more keeps as much more as each of those before it, whatever the length."""
+    sizes = []
+    for num_layers in (2, 3, 4):
+        config = random_model(architecture).config
+        config.num_hidden_layers = num_layers
+        sizes.append(activation_bytes(AutoModelForCausalLM.from_config(config).eval(), None))
+    assert sizes[2] - sizes[1] == pytest.approx(sizes[1] - sizes[0]) and sizes[0] > 0
+    assert sizes[1] - sizes[0] >= 4 * config.hidden_size * 4  # at least four tensors of float32
+
+
+def test_micro_batches_follow_the_budget_or_the_key(tiny_model):
+    assert new_learner(tiny_model).max_tokens_per_batch == 2048 == fitting_tokens(tiny_model, None)
+    assert new_learner(tiny_model, max_tokens_per_batch=7).max_tokens_per_batch == 7
 
 
 def new_learner(model, dtype=torch.float64, **options) -> Learner:

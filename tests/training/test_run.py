@@ -181,7 +181,8 @@ def test_sft_metrics_have_the_same_keys_and_null_where_nothing_was_sampled(run, 
     assert line["loss"] > 0 and line["tokens_per_second"] > 0
     assert not (sft_run / "rollouts").exists()
     assert [p.name for p in (sft_run / "checkpoints").iterdir()] == ["step-000002"]
-    assert [p.name for p in (sft_run / "eval").glob("*.parquet")] == ["step-000002.parquet"]
+    evaluated = sorted(p.stem for p in (sft_run / "eval").glob("*.parquet"))
+    assert evaluated == ["step-000000", "step-000002"]  # the base model, and the end
 
 
 def test_rollouts_have_a_row_per_sample(run):
@@ -215,7 +216,8 @@ def test_learner_and_sampler_agree_on_the_samples_that_were_learned_from(run):
 
 def test_eval_counts_are_of_the_same_problems_at_every_step(run):
     first, *later = (pd.read_parquet(p) for p in sorted((run / "eval").glob("*.parquet")))
-    assert list(first.columns) == ["problem_id", "kind", "n", "c"]
+    counted = ["temperature", "n", "c", "n_first", "c_first"]
+    assert list(first.columns) == ["problem_id", "kind", *counted]
     assert len(first) == 20
     for counts in later:
         assert list(counts["problem_id"]) == list(first["problem_id"])
@@ -226,9 +228,9 @@ def test_eval_counts_are_of_the_same_problems_at_every_step(run):
 def test_tables_are_long_form(run):
     columns = "k,value,ci_low,ci_high,num_problems,num_samples"
     header = (run / "eval" / "table.csv").read_text().splitlines()[0]
-    assert header == f"step,{columns}"
+    assert header == f"step,temperature,{columns}"
     header = (run / "eval" / "table_by_kind.csv").read_text().splitlines()[0]
-    assert header == f"step,kind,{columns}"
+    assert header == f"step,temperature,kind,{columns}"
     rows = table(run, "table.csv")
     expected = [(step, k) for step in (0, 2, 3) for k in (1, 2, 4, 8, 16)]
     assert list(zip(rows["step"], rows["k"], strict=True)) == expected
@@ -243,8 +245,9 @@ def test_tables_are_rebuilt_from_the_counts_alone(run):
     rebuilt, by_kind = [], []
     for step in (0, 2, NUM_STEPS):
         counts = pd.read_parquet(run / "eval" / f"step-{step:06d}.parquet")
-        rebuilt.append(pass_table(counts, cfg).assign(step=step))
-        by_kind.append(pass_table_by(counts, "kind", cfg).assign(step=step))
+        about = {"step": step, "temperature": 1.0}
+        rebuilt.append(pass_table(counts, cfg).assign(**about))
+        by_kind.append(pass_table_by(counts, "kind", cfg).assign(**about))
     for name, parts in (("table.csv", rebuilt), ("table_by_kind.csv", by_kind)):
         written = table(run, name)
         again = pd.concat(parts, ignore_index=True)[written.columns]
