@@ -55,11 +55,17 @@ class SecondOrder:
     def table(self) -> pd.DataFrame:
         """Compute the predicted change of Pass@1 after some numbers of steps, a row each.
 
-        `first_order` is that of the slope alone, `change` with its interval that of all terms.
+        `first_order` is that of the slope alone, `with_noise` adds the noise of batches, and
+        `change`, with its interval, is that of all terms.
         """
-        slope = float(self.slope_H.mean())
+        slope, noise = float(self.slope_H.mean()), float(self.noise_H.mean())
         rows = [
-            {"steps": s, "first_order": s * slope, **self.change(s).columns("change")}
+            {
+                "steps": s,
+                "first_order": s * slope,
+                "with_noise": s * (slope + noise / 2),
+                **self.change(s).columns("change"),
+            }
             for s in SHOWN_STEPS
         ]
         return pd.DataFrame(rows)

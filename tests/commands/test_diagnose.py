@@ -197,6 +197,7 @@ def test_products_along_adams_step_stand_beside_the_plain_ones(trained, tmp_path
     both, alone = tables
     for name in ("inner_product", "inner_product_low", "pass1_weight", "pass1_weight_high"):
         np.testing.assert_allclose(both[f"adam_{name}"], alone[name], rtol=1e-9, equal_nan=True)
+    for name in ("inner_product", "inner_product_low"):  # weights may lie at an end in both
         assert not np.allclose(both[name], alone[name], rtol=1e-3, equal_nan=True)
     assert not any(name.startswith("adam_") for name in alone)
     assert "Along Adam's step, by the second moments" in (tmp_path / "both/diagnose.md").read_text()
@@ -229,7 +230,7 @@ def test_curvature_is_measured_and_leaves_no_trace(found, tmp_path, trained):
     page = (tmp_path / "run" / "diagnose.md").read_text()
     assert "Adam's steps for Pass@4 (learner.lr 0.001, no warm-up)" in page
     # Of a run of RL, its own objective and moments.
-    out, few = f'hydra.run.dir="{tmp_path / "of_run"}"', ("eval.num_samples=16",)
+    out, few = f'hydra.run.dir="{tmp_path / "of_run"}"', ("eval.num_samples=64",)
     assert main(["diagnose", f'run="{trained}"', *SMALL[4:], words[0], *few, out]) == 0
     assert "Adam's steps for Pass@2 (learner.lr" in (tmp_path / "of_run/diagnose.md").read_text()
 
