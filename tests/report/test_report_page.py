@@ -287,10 +287,11 @@ def test_dark_mode_changes_colours_and_is_followed(browser, report):
     opened.page.screenshot(path=SCREENSHOTS / "desktop_light.png", full_page=True)
     opened.page.evaluate("delete document.documentElement.dataset.drawn")
     opened.page.emulate_media(color_scheme="dark")
+    opened.page.wait_for_function(f"(before) => ({look})()[1] !== before", arg=light[1])
     opened.wait()
     dark = opened.page.evaluate(look)
     opened.page.screenshot(path=SCREENSHOTS / "desktop_dark.png", full_page=True)
-    assert all(before != after for before, after in zip(light, dark, strict=True))
+    assert all(before != after for before, after in zip(light, dark, strict=True)), (light, dark)
     assert opened.said == []
     opened.context.close()
 

@@ -64,6 +64,8 @@ def test_a_whole_step_starts_from_the_word_problems(tmp_path):
     assert (cfg.rollout.num_prompts, cfg.rollout.num_samples) == (64, 16)
     assert (cfg.rollout.max_new_tokens, cfg.data.prompt.template) == (24, "{problem}\n")
     assert cfg.model.path == str(tmp_path / "model") and cfg.learner.prefix_trees
+    assert rows_that_fit(cfg, 100) == rows_that_fit(cfg, 2000) == 8  # TRL's default
+    cfg.learner.max_tokens_per_batch = 1024
     assert [rows_that_fit(cfg, longest) for longest in (100, 128, 2000, 1)] == [8, 8, 1, 1024]
 
 
