@@ -104,12 +104,13 @@ class TableConfig(DataConfig):
 class ConventionsConfig(DataConfig):
     """Embedded task; see `passk.data.conventions`."""
 
-    num_train: int = bounded(4096, at_least=1)
+    num_train: int = bounded(2048, at_least=1)
+    duplicates: bool = False  # training problems may share an expression, and contradict each other
     num_corpus: int = bounded(65536, at_least=1)
     calculator_fraction: float = share(0.2)
     skill_fraction: float = share(0.42)
     cue: float = share(0.0)
-    corpus_calculator_fraction: float = share(0.08)
+    corpus_calculator_fraction: float = share(0.12)
     corpus_skill_fraction: float = share(0.1)
     corpus_cue: float = share(0.0)
 
@@ -223,7 +224,7 @@ class LearnerConfig:
     # saves the memory of one whole gradient per rank
     defer_reduction: bool = True
     cpu_offload: bool = False  # shards wait in main memory
-    lr: float = bounded(2e-4, positive=True)
+    lr: float = bounded(2e-5, positive=True)
     # of activations (autocast); null: model.dtype; float16 would need its gradients scaled
     compute_dtype: str | None = one_of(None, ("bfloat16",))
     gradient_checkpointing: bool = False

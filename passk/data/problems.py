@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from passk.config.schema import ConventionsConfig, DataConfig, EvalConfig, TableConfig
 from passk.console import working
-from passk.data.conventions import make_problems
+from passk.data.conventions import Mix, make_problems
 from passk.data.sources import Row, is_file_name, is_local, read_rows, refuse_missing
 from passk.errors import UserError
 from passk.files import replacing
@@ -103,14 +103,15 @@ def check_files(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool) 
 
 
 def _generate(cfg: ConventionsConfig, num_heldout: int, needs_training: bool) -> Data:
-    names = ("calculator_fraction", "skill_fraction", "cue")
-    shares: dict[str, float] = {name: getattr(cfg, name) for name in names}
-    shares_of_corpus: dict[str, float] = {name: getattr(cfg, f"corpus_{name}") for name in names}
+    mix = Mix(cfg.calculator_fraction, cfg.skill_fraction, cfg.cue)
+    mix_of_corpus = Mix(cfg.corpus_calculator_fraction, cfg.corpus_skill_fraction, cfg.corpus_cue)
     notes: list[str] = []
 
     def side(split: str, count: int, key: str, path: str | None) -> tuple[Problem, ...]:
         if not path:
-            return tuple(make_problems(count, split=split, seed=cfg.seed, **shares))
+            duplicates = split == "train" and cfg.duplicates
+            drawn = make_problems(count, mix, split=split, seed=cfg.seed, duplicates=duplicates)
+            return tuple(drawn)
         problems, left_out = read_problems(path, key)
         notes.extend(left_out)
         return problems
@@ -119,7 +120,9 @@ def _generate(cfg: ConventionsConfig, num_heldout: int, needs_training: bool) ->
     if not needs_training:
         return Data((), heldout, (), notes=tuple(notes))
     train = side("train", cfg.num_train, "data.path", cfg.path)
-    corpus = make_problems(cfg.num_corpus, split="corpus", seed=cfg.seed, **shares_of_corpus)
+    corpus = make_problems(
+        cfg.num_corpus, mix_of_corpus, split="corpus", seed=cfg.seed, duplicates=True
+    )
     return Data(train, heldout, tuple(corpus), notes=tuple(notes))
 
 

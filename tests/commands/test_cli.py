@@ -301,7 +301,8 @@ def test_checkpoint_with_a_file_missing(passk, tmp_path, trained):
 
 
 def test_eval_gives_the_table_of_the_last_checkpoint(passk, tmp_path, trained):
-    outcome = passk("eval", f'run="{trained}"', "hydra.run.dir=measured", "num_threads=1")
+    words = ("hydra.run.dir=measured", "num_threads=1", "eval.temperatures=[]")  # as a run has it
+    outcome = passk("eval", f'run="{trained}"', *words)
     assert (outcome.code, outcome.err) == (0, "")
     assert "| step | Pass@1 | Pass@2 |" in outcome.out
     measured, ended = tmp_path / "measured", trained / "eval" / "step-000002.parquet"

@@ -129,7 +129,7 @@ def test_bash(files):
     # Bash replaces what comes after its last word break, of which = is one.
     assert in_bash("passk train regime=hy", files) == ["hybrid "]
     assert in_bash("passk train regime=hy", files, "COMP_WORDBREAKS=' '") == ["regime=hybrid "]
-    assert in_bash("passk train regime.k", files) == ["regime.k="]
+    assert in_bash("passk train regime.tr", files) == ["regime.trigger="]
     assert in_bash("passk train data.path=my", files) == [r"my\ data/"]
     assert in_bash(r"passk train data.path=my\ data/t", files) == [r"my\ data/train.jsonl "]
     assert in_bash("passk train 'data.path=my data/t", files) == ["data.path=my data/train.jsonl"]

@@ -36,7 +36,7 @@ from passk.config.schema import (
     RegimeConfig,
     TrainConfig,
 )
-from passk.data.conventions import make_problems
+from passk.data.conventions import Mix, make_problems
 from passk.data.problems import load_data
 from passk.data.prompts import PromptEncoder
 from passk.errors import UserError
@@ -57,9 +57,7 @@ QUICK = ("train.num_steps=2", "train.save_every=1", "diagnostics.every=0")
 def place(tmp_path_factory) -> Path:
     """A folder whose name is nobody's business: an SFT run, problems, and a run of both."""
     place = tmp_path_factory.mktemp("private")
-    problems = make_problems(
-        40, split="train", seed=5, calculator_fraction=0.5, skill_fraction=0.1, cue=0.0
-    )
+    problems = make_problems(40, Mix(0.5, 0.1), split="train", seed=5, duplicates=False)
     rows = "".join(json.dumps(asdict(problem)) + "\n" for problem in problems)
     (place / "own problems.jsonl").write_text(rows)
     assert train(place / "start", "regime=sft", "eval.every=0", *QUICK) == 0

@@ -6,22 +6,30 @@ from collections import Counter
 
 import pytest
 
-from passk.data.conventions import CALCULATOR, KINDS, SKILL, TEXTBOOK, is_held_out, make_problems
+from passk.data.conventions import (
+    CALCULATOR,
+    KINDS,
+    SKILL,
+    TEXTBOOK,
+    Mix,
+    is_held_out,
+    make_problems,
+)
+from passk.errors import UserError
 from passk.types import Completion, FinishReason
 from passk.verifiers.base import ConventionsVerifier
 
 COUNT = 4000
 
 
-def draw(count=COUNT, **changes):
-    settings = {
-        "split": "train",
-        "seed": 0,
-        "calculator_fraction": 0.3,
-        "skill_fraction": 0.2,
-        "cue": 0.0,
-    }
-    return make_problems(count, **settings | changes)
+def draw(count=COUNT, *, split="train", seed=0, duplicates=True, **mix):
+    mixed = Mix(**{"calculator_fraction": 0.3, "skill_fraction": 0.2} | mix)
+    return make_problems(count, mixed, split=split, seed=seed, duplicates=duplicates)
+
+
+def mixed_expressions():
+    operands = itertools.product(range(1, 25), range(2, 13), range(2, 13))
+    return {f"{a}+{b}*{c}" for a, b, c in operands}
 
 
 def expression(problem):
@@ -56,16 +64,14 @@ def test_answers_are_those_of_an_independent_evaluation(split):
             assert re.fullmatch(r"\d\d\+\d\d\+\d\d", text)
         else:
             assert int(problem.answer) == readings[problem.kind]
-            assert re.fullmatch(r"\d+\+\d\*\d", text)
+            assert re.fullmatch(r"\d+\+\d+\*\d+", text)
 
 
 def test_the_two_readings_of_every_mixed_expression_differ():
-    seen = {expression(p) for p in draw(20_000, skill_fraction=0.0)}
+    seen = {expression(p) for p in draw(30_000, skill_fraction=0.0)}
     for text in seen:
         assert textbook(text) != calculator(text)
-    operands = itertools.product(range(1, 13), range(2, 10), range(2, 10))
-    possible = {f"{a}+{b}*{c}" for a, b, c in operands}
-    assert seen == {text for text in possible if not is_held_out(text)}
+    assert seen == {text for text in mixed_expressions() if not is_held_out(text)}
 
 
 def test_every_step_of_a_solution_is_true_and_leads_to_the_answer():
@@ -100,10 +106,36 @@ def test_sides_of_the_split_share_no_expression():
     assert all(map(is_held_out, heldout)) and not any(map(is_held_out, train))
 
 
-def test_a_quarter_of_the_expressions_is_held_out():
-    every = [f"{a}+{b}*{c}" for a in range(1, 13) for b in range(2, 10) for c in range(2, 10)]
+def test_half_of_the_expressions_is_held_out():
+    every = mixed_expressions()
     share = sum(map(is_held_out, every)) / len(every)
-    assert abs(share - 0.25) < 4 * (0.25 * 0.75 / len(every)) ** 0.5
+    assert abs(share - 0.5) < 4 * (0.25 / len(every)) ** 0.5
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_without_duplicates_every_expression_is_drawn_once(split):
+    problems = draw(2000, split=split, skill_fraction=0.42, duplicates=False)
+    assert len({expression(p) for p in problems}) == 2000
+    repeated = draw(2000, split=split, skill_fraction=0.42)
+    assert len({expression(p) for p in repeated}) < 1800
+    golds = {}
+    for problem in repeated:
+        golds.setdefault(problem.prompt, set()).add(problem.answer)
+    assert sum(len(answers) == 2 for answers in golds.values()) > 50, "prompts with both golds"
+
+
+@pytest.mark.parametrize(
+    ("split", "key", "advice"),
+    [("heldout", "eval.num_problems=3000", ""), ("train", "data.num_train=3000", "duplicates")],
+)
+def test_more_problems_than_expressions_are_refused(split, key, advice):
+    available = sum(is_held_out(text) == (split == "heldout") for text in mixed_expressions())
+    with pytest.raises(UserError, match=key) as refusal:
+        draw(3000, split=split, skill_fraction=0.0, duplicates=False)
+    assert f"use at most {available}," in str(refusal.value)
+    assert advice in str(refusal.value)
+    every = draw(available, split=split, skill_fraction=0.0, duplicates=False)
+    assert len({expression(p) for p in every}) == available
 
 
 @pytest.mark.parametrize(
@@ -137,6 +169,7 @@ def test_the_first_letter_betrays_the_convention_as_often_as_asked(cue):
 def test_the_same_arguments_give_the_same_problems():
     assert draw() == draw()
     assert draw(100) == draw()[:100], "asking for fewer gives the first ones"
+    assert draw(100, duplicates=False) == draw(1500, duplicates=False)[:100]
     for change in ({"seed": 1}, {"split": "corpus"}, {"split": "heldout"}):
         other = draw(**change)
         assert [p.prompt for p in other] != [p.prompt for p in draw()]
@@ -144,7 +177,7 @@ def test_the_same_arguments_give_the_same_problems():
 
 
 def test_the_cue_changes_letters_and_nothing_else():
-    for without, betrayed in zip(draw(cue=0.0), draw(cue=0.0001), strict=True):
+    for without, betrayed in zip(draw(cue=0.0), draw(cue=0.7), strict=True):
         assert expression(without) == expression(betrayed)
         assert without.kind == betrayed.kind
 

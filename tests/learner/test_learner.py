@@ -13,7 +13,7 @@ from random_models import random_model
 from transformers import AutoModelForCausalLM, OPTConfig
 
 from passk.config.schema import LearnerConfig, mix
-from passk.data.conventions import make_problems
+from passk.data.conventions import Mix, make_problems
 from passk.errors import PolicyMismatch, UserError
 from passk.learner.batch import TokenRow, advantage_weights, make_rows
 from passk.learner.learner import Learner, fitting_tokens, schedule
@@ -34,9 +34,7 @@ EVERYTHING_OFF = {"merge_identical": False, "skip_zero": False}
 
 @pytest.fixture(scope="module")
 def problems():
-    return make_problems(
-        12, split="train", seed=0, calculator_fraction=0.3, skill_fraction=0.3, cue=0.0
-    )
+    return make_problems(12, Mix(0.3, 0.3), split="train", seed=0, duplicates=False)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from passk.config.schema import LearnerConfig, ModelConfig, PromptConfig
-from passk.data.conventions import make_problems
+from passk.data.conventions import Mix, make_problems
 from passk.data.prompts import PromptEncoder
 from passk.diagnostics.interference import interference
 from passk.diagnostics.matrix import sketches
@@ -179,9 +179,7 @@ def rolled_out(num_problems: int, ranks_per_engine: int) -> tuple[Rollout, list,
         return verify(pairs)
 
     sampler.sample, verifier.verify = sample, judge
-    problems = make_problems(
-        num_problems, split="heldout", seed=0, calculator_fraction=0.3, skill_fraction=0.3, cue=0.0
-    )
+    problems = make_problems(num_problems, Mix(0.3, 0.3), split="heldout", seed=0, duplicates=False)
     encoder = PromptEncoder(tokenizer, PromptConfig())
     params, key = SamplingParams(1.0, 16), SampleKey(0, "eval", 0)
     return rollout(Actor(sampler, verifier, encoder), problems, 4, params, key), drawn, judged

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 
 from passk.config.schema import LearnerConfig
-from passk.data.conventions import make_problems
+from passk.data.conventions import Mix, make_problems
 from passk.learner.learner import Learner
 from passk.rollout.base import Sampler, SamplingParams
 from passk.rollout.rollout import Actor, Rollout, SampleKey, rollout
@@ -31,12 +31,7 @@ def judged(
 ) -> Rollout:
     """Answers of a model to problems of the embedded task, of which 40 % are calculator prompts."""
     problems = make_problems(
-        num_prompts,
-        split="train",
-        seed=1,
-        calculator_fraction=0.4,
-        skill_fraction=skill_fraction,
-        cue=0.0,
+        num_prompts, Mix(0.4, skill_fraction), split="train", seed=1, duplicates=False
     )
     sampler = TorchSampler(copy.deepcopy(model), tokenizer)
     params, key = SamplingParams(1.0, 32), SampleKey(0, "diagnose", 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from passk.config.schema import EvalConfig, RunConfig, front_temperatures
-from passk.data.conventions import make_problems
+from passk.data.conventions import Mix, make_problems
 from passk.evaluation.tables import SAMPLE_COLUMNS, count_correct
 from passk.rollout.base import SamplingParams
 from passk.rollout.rollout import Actor
@@ -112,9 +112,7 @@ def test_the_greedy_sample_is_one_more_at_temperature_0(tiny_tokenizer, tiny_enc
 
 
 def test_greedy_is_argmax_decoding(tiny_model, tiny_tokenizer, tiny_encoder):
-    problems = make_problems(
-        12, split="heldout", seed=0, calculator_fraction=0.3, skill_fraction=0.3, cue=0.0
-    )
+    problems = make_problems(12, Mix(0.3, 0.3), split="heldout", seed=0, duplicates=False)
     sampler = TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)
     samples = samples_of(
         sampler, ConventionsVerifier(), tiny_encoder, problems, num_samples=2, temperatures=[0]
@@ -148,9 +146,7 @@ def test_two_evaluations_share_their_random_numbers(tiny_tokenizer, tiny_encoder
 
 
 def test_a_real_policy_gives_the_same_samples_twice(tiny_model, tiny_tokenizer, tiny_encoder):
-    problems = make_problems(
-        20, split="heldout", seed=0, calculator_fraction=0.3, skill_fraction=0.3, cue=0.0
-    )
+    problems = make_problems(20, Mix(0.3, 0.3), split="heldout", seed=0, duplicates=False)
     first, again = (
         samples_of(
             TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer, memory_gib=memory),
@@ -172,9 +168,7 @@ def test_a_real_policy_gives_the_same_samples_twice(tiny_model, tiny_tokenizer, 
 
 def test_another_policy_sees_the_same_draws(tiny_model, tiny_tokenizer, tiny_encoder):
     """Common random numbers: a policy that hardly changed changes hardly any sample."""
-    problems = make_problems(
-        20, split="heldout", seed=0, calculator_fraction=0.3, skill_fraction=0.3, cue=0.0
-    )
+    problems = make_problems(20, Mix(0.3, 0.3), split="heldout", seed=0, duplicates=False)
     changed = copy.deepcopy(tiny_model)
     torch.manual_seed(0)
     with torch.no_grad():

@@ -20,7 +20,7 @@ from small_runs import SMALL, assert_refused, metrics, train, without_times
 
 from passk.cli.main import main
 from passk.config.schema import VerifierConfig, mix
-from passk.data.conventions import make_problems
+from passk.data.conventions import Mix, make_problems
 from passk.diagnostics.gold_errors import injected_table, wrong_gold_share
 from passk.objectives.advantages import (
     ESTIMATORS,
@@ -168,10 +168,7 @@ def whole(tmp_path_factory) -> Path:
 def test_rollouts_and_metrics_tell_the_errors(whole):
     rows = pd.concat(pd.read_parquet(file) for file in (whole / "rollouts").glob("*.parquet"))
     problems = {
-        p.id: p
-        for p in make_problems(
-            48, split="train", seed=0, calculator_fraction=0.2, skill_fraction=0.42, cue=0.0
-        )
+        p.id: p for p in make_problems(48, Mix(0.2, 0.42), split="train", seed=0, duplicates=False)
     }
     pairs = [
         (problems[name], completion(text, FinishReason(finish)))

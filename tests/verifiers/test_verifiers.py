@@ -8,7 +8,7 @@ from small_runs import SMALL, metrics, train
 
 from passk.cli.main import main
 from passk.config.schema import VerifierConfig
-from passk.data.conventions import make_problems
+from passk.data.conventions import Mix, make_problems
 from passk.errors import UserError
 from passk.training.build import VERIFIERS, build_verifier
 from passk.types import FinishReason, Problem, Verdict
@@ -58,9 +58,7 @@ def test_what_met_the_length_limit_is_truncated_even_if_it_looks_right(text):
 
 
 def test_verdicts_come_in_the_order_of_the_pairs():
-    problems = make_problems(
-        40, split="train", seed=3, calculator_fraction=0.3, skill_fraction=0.3, cue=0.0
-    )
+    problems = make_problems(40, Mix(0.3, 0.3), split="train", seed=3, duplicates=False)
     pairs = [
         (problem, completion(problem.solution if i % 3 else "=x"))
         for i, problem in enumerate(problems)

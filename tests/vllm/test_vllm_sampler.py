@@ -9,7 +9,7 @@ from engine_runs import logprob_gap
 from sampling import sample_all
 
 from passk.config.schema import LearnerConfig
-from passk.data.conventions import make_problems
+from passk.data.conventions import Mix, make_problems
 from passk.errors import PolicyMismatch
 from passk.learner.learner import Learner
 from passk.rollout.base import SamplingParams, group_seeds
@@ -148,9 +148,7 @@ def test_no_text_is_decoded_twice(engine, policy, prompts, monkeypatch, stop):
 
 def test_success_is_that_of_the_torch_sampler(engine, tiny_model, tiny_tokenizer, tiny_encoder):
     """200 prompts x 16 samples from each: a difference of four standard errors is a bug."""
-    problems = make_problems(
-        200, split="heldout", seed=0, calculator_fraction=0.3, skill_fraction=0.3, cue=0.0
-    )
+    problems = make_problems(200, Mix(0.3, 0.3), split="heldout", seed=0, duplicates=False)
     engine.load_weights(weights_of(tiny_model), version=0)
     rates = []
     for sampler in (engine, TorchSampler(copy.deepcopy(tiny_model), tiny_tokenizer)):

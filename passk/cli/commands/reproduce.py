@@ -217,13 +217,14 @@ def _sft_overrides(cfg: ReproduceConfig, overrides: Sequence[str], seed: int) ->
     if cfg.sft_steps is not None:
         words.append(f"train.num_steps={cfg.sft_steps}")
     # Measure SFT at the k of the RL regimes too; SFT itself has no k.
-    words += [f"eval.ks=[{','.join(map(str, cfg.eval.ks))}]", _front_word(cfg)]
+    words += [f"eval.ks=[{','.join(map(str, cfg.eval.ks))}]", *_eval_words(cfg)]
     return ["regime=sft", *words, f"train.seed={seed}", f"data.seed={seed}"]
 
 
-def _front_word(cfg: ReproduceConfig) -> str:
-    """Write the override with the temperatures, whose default is this command's own."""
-    return f"eval.temperatures=[{','.join(f'{t:g}' for t in cfg.eval.temperatures)}]"
+def _eval_words(cfg: ReproduceConfig) -> list[str]:
+    """Write the overrides of evaluation whose defaults are this command's own."""
+    temperatures = ",".join(f"{t:g}" for t in cfg.eval.temperatures)
+    return [f"eval.temperatures=[{temperatures}]", f"eval.num_problems={cfg.eval.num_problems}"]
 
 
 def _rl_overrides(
@@ -232,7 +233,13 @@ def _rl_overrides(
     words = [word for word in _shared(overrides) if not _plain(word).startswith("regime=")]
     if regime != "hybrid":  # the other regimes differ in pass1_weight
         words = [word for word in words if not _plain(word).startswith("regime.pass1_weight=")]
-    return [f"regime={regime}", *words, _front_word(cfg), f"train.seed={seed}", f"data.seed={seed}"]
+    return [
+        f"regime={regime}",
+        *words,
+        *_eval_words(cfg),
+        f"train.seed={seed}",
+        f"data.seed={seed}",
+    ]
 
 
 def _shared(overrides: Sequence[str]) -> list[str]:
