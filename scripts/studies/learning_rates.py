@@ -1,7 +1,7 @@
 """Regimes over learning rates, compared where they are comparable.
 
-    python scripts/studies/learning_rates.py [--folder F] [--seeds 7] [--rates 5e-6,1e-5,2e-5]
-        [key=value ...]
+    python scripts/studies/learning_rates.py [--folder F] [--seeds 7] [--rates 1e-5,2e-5,5e-5]
+        [--sft "key=value ..."] [key=value ...]
 
 On the embedded task, from each seed's SFT checkpoint: every regime at every learning rate. Rates
 and regimes move at different speeds, so equal steps compare nothing but speed. The changes of
@@ -44,13 +44,14 @@ FORMS = {"step": ".0f", "kl": ".2f", "pass1": "+.1f", "passk": "+.1f"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run, and where; `overrides` are settings of the RL runs."""
+    """What is run, and where; settings of the SFT runs, and `overrides` of the RL runs."""
 
     folder: Path
     num_seeds: int
     rates: tuple[str, ...]
     gains: tuple[float, ...]  # of Pass@k, in points
     distances: tuple[float, ...]  # KL per answer, in nats
+    sft: tuple[str, ...]
     overrides: tuple[str, ...]
 
 
@@ -60,7 +61,8 @@ def train(plan: Plan, seed: int) -> None:
     seeds = (f"train.seed={seed}", f"data.seed={seed}")
     if not _is_finished(start):
         begun = (start / "config.yaml").is_file()
-        _run("train", "regime=sft", *PROBLEMS, *seeds, f"hydra.run.dir={start}", f"resume={begun}")
+        where = (f"hydra.run.dir={start}", f"resume={begun}")
+        _run("train", "regime=sft", *PROBLEMS, *seeds, *plan.sft, *where)
     grid = (f"regime={','.join(REGIMES)}", f"learner.lr={','.join(plan.rates)}")
     where = (f"train.init_from={start}", f"hydra.sweep.dir={start.parent / 'grid'}")
     quiet = ("diagnostics.every=0", "train.save_every=0", "sweep.num_parallel=2")
@@ -165,10 +167,11 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=Path("outputs/learning-rates"))
     parser.add_argument("--seeds", type=int, default=7)
     parser.add_argument(
-        "--rates", type=lambda text: tuple(text.split(",")), default=("5e-6", "1e-5", "2e-5")
+        "--rates", type=lambda text: tuple(text.split(",")), default=("1e-5", "2e-5", "5e-5")
     )
     parser.add_argument("--gains", type=_numbers, default=(1.0, 2.0, 3.0))
     parser.add_argument("--distances", type=_numbers, default=(0.05, 0.1, 0.2))
+    parser.add_argument("--sft", default="", metavar="KEY=VALUE ...", help="settings of SFT")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the RL runs")
     options = parser.parse_args()
     main(
@@ -178,6 +181,7 @@ if __name__ == "__main__":
             options.rates,
             options.gains,
             options.distances,
+            tuple(options.sft.split()),
             tuple(options.overrides),
         )
     )

@@ -1,4 +1,4 @@
-"""Rebuild the shipped model `passk/assets/tiny`: python scripts/tools/build_tiny.py [folder]
+"""Rebuild the shipped model: python scripts/tools/build_tiny.py [--folder F] [--num-steps N] ...
 
 A Llama of 133k parameters, trained from scratch on worked answers that are mostly textbook and
 rarely skill sums, so that it starts out sure on one kind, unsure on another and weak on the third.
@@ -6,10 +6,10 @@ The run is seeded and single-threaded, so that it repeats; it takes about three 
 rates on held-out problems are measured by sampling and written beside the weights.
 """
 
+import argparse
 import json
 import math
 import random
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -32,8 +32,7 @@ from passk.verifiers.base import ConventionsVerifier
 
 ALPHABET = "0123456789+*=;TC"
 SPECIAL = ["<pad>", "</s>"]
-CORPUS = Mix(calculator_fraction=0.12, skill_fraction=0.04)
-NUM_STEPS, BATCH_SIZE, LEARNING_RATE, SEED = 900, 256, 4e-3, 0
+BATCH_SIZE, LEARNING_RATE, SEED = 256, 4e-3, 0
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -92,8 +91,8 @@ def success_rates(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     return rates
 
 
-def main(folder: Path) -> None:
-    """Train, measure, save."""
+def main(folder: Path, mix: Mix, num_steps: int) -> None:
+    """Train on `num_steps` batches of solutions of this mix, measure, save."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     started = time.time()
@@ -107,15 +106,13 @@ def main(folder: Path) -> None:
         max_grad_norm=1.0,
         max_tokens_per_batch=16384,
     )
-    learner = Learner(build_model(tokenizer), cfg, NUM_STEPS, temperature=1.0)
-    corpus = make_problems(
-        NUM_STEPS * BATCH_SIZE, CORPUS, split="corpus", seed=1000, duplicates=True
-    )
+    learner = Learner(build_model(tokenizer), cfg, num_steps, temperature=1.0)
+    corpus = make_problems(num_steps * BATCH_SIZE, mix, split="corpus", seed=1000, duplicates=True)
     random.Random(SEED).shuffle(corpus)
-    for step in range(NUM_STEPS):
+    for step in range(num_steps):
         batch = corpus[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
         stats = learner.update(imitate(PromptEncoder(tokenizer, PromptConfig()), batch).rows)
-        if step % 100 == 0 or step + 1 == NUM_STEPS:
+        if step % 100 == 0 or step + 1 == num_steps:
             assert math.isfinite(stats.loss)
             print(f"step {step}  loss {stats.loss:.4f}  {time.time() - started:.0f} s", flush=True)
     learner.model.eval()
@@ -125,8 +122,8 @@ def main(folder: Path) -> None:
     facts = {
         "command": "python scripts/tools/build_tiny.py",
         "parameters": sum(p.numel() for p in learner.model.parameters()),
-        "corpus": asdict(CORPUS),
-        "steps": NUM_STEPS,
+        "corpus": asdict(mix),
+        "steps": num_steps,
         "batch_size": BATCH_SIZE,
         "learning_rate": LEARNING_RATE,
         "seed": SEED,
@@ -138,4 +135,10 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "passk/assets/tiny"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("passk/assets/tiny"))
+    parser.add_argument("--num-steps", type=int, default=900)
+    parser.add_argument("--calculator-fraction", type=float, default=0.12)
+    parser.add_argument("--skill-fraction", type=float, default=0.04)
+    args = parser.parse_args()
+    main(args.folder, Mix(args.calculator_fraction, args.skill_fraction), args.num_steps)
