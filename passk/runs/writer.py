@@ -214,7 +214,9 @@ class Run:
                 zip(group.completions, group.verdicts, strict=True)
             )
         ]
-        self._write_parquet("rollouts", step_name(step), pd.DataFrame(rows))
+        # Every step's file has one schema, even if no sample of a step was judged or learnt from.
+        numbers = {"reward": float, "logprob_learner": float}
+        self._write_parquet("rollouts", step_name(step), pd.DataFrame(rows).astype(numbers))
 
     @_by_rank_0
     def write_gold_refused(self, refused: Sequence[tuple[str, Problem, Verdict]]) -> None:

@@ -58,7 +58,7 @@ def test_files_and_rows(found):
     assert len(silent) and (silent["agreement"] == 0).all()
     # It is 0 where all right answers are the same completion, and all wrong ones too.
     errors = prompts["agreement_error"][signal == ""]
-    assert (errors >= 0).all() and (errors > 0).mean() > 0.9
+    assert (errors >= 0).all() and (errors > 0).mean() > 0.7
     curve = pd.read_csv(found / "curve.csv")
     assert curve["k"].tolist() == list(range(1, NUM_SAMPLES + 1))
     # Among so few prompts a norm may not differ clearly from 0, and then there is no cosine.

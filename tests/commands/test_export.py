@@ -193,7 +193,7 @@ def test_what_was_trained_and_how_is_told(card):
         "training: `own problems.jsonl`",
     ):
         assert f"- {line}" in card.text
-    for key, value in {"regime.k": "2", "learner.lr": "0.0002", "train.seed": "0"}.items():
+    for key, value in {"regime.k": "2", "learner.lr": "2e-05", "train.seed": "0"}.items():
         assert f"| `{key}` | {value} |" in card.text
     assert f"| torch | {torch.__version__} |" in card.text
     assert "not finished" not in card.text and "flatters" not in card.text

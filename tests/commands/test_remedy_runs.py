@@ -23,7 +23,7 @@ EVERY_STEP = "regime.measure_every=1"
 REMEDIES = {
     "adaptive_k": ("regime=adaptive_k", "regime.k=4", "regime.level=0.1", EVERY_STEP),
     "slope": ("regime=adaptive_k", "regime.k=4", "regime.trigger=slope", "regime.level=0.01"),
-    "projected": ("regime=projected", "regime.k=4", "regime.level=0.1"),
+    "projected": ("regime=projected", "regime.k=4", "regime.level=0.1", "train.seed=2"),
     "along_adam": (
         "regime=projected",
         "regime.preconditioned=true",

@@ -73,7 +73,7 @@ def test_products_are_those_of_the_gradients_of_different_blocks(
         passk_MD = pass_gradient(learner, groups, k, NUM_BLOCKS).double()
         terms = [float(passk_MD[m] @ others(pass1_MD, m)) for m in range(NUM_BLOCKS)]
         found = measured.contributions_PK[:, k - 1].mean()
-        assert found == pytest.approx(sum(terms), abs=5e-4 * np.abs(terms).sum())
+        assert found == pytest.approx(sum(terms), abs=2e-3 * np.abs(terms).sum())
 
 
 def test_the_error_of_the_differences_is_small_and_told(learner, groups, rewards_PG, derivatives):
