@@ -25,6 +25,8 @@ CONDITIONS = {  # name: (cue of the prompts, cue of the corpus)
     "cue 1": (1.0, 1.0),
     "cue 1 in the prompts alone": (1.0, 0.0),
 }
+# Start and end at temperature 1 are all that the table shows.
+FEW = ("eval.temperatures=[]", "eval.every=75", "diagnostics.every=150")
 
 
 def run_condition(
@@ -39,6 +41,7 @@ def run_condition(
             f"seeds={seeds}",
             f"data.cue={cue}",
             f"data.corpus_cue={corpus_cue}",
+            *FEW,
             *overrides,
             f"hydra.run.dir={json.dumps(str(folder), ensure_ascii=False)}",
             f"resume={str(resume).lower()}",

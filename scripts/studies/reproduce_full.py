@@ -1,6 +1,6 @@
-"""Three tables of `docs/results`, trained on the embedded task in one go.
+"""Four tables of `docs/results`, trained on the embedded task in one go.
 
-    python scripts/studies/reproduce_full.py [--folder FOLDER] [--results FOLDER] [--seeds 3]
+    python scripts/studies/reproduce_full.py [--folder FOLDER] [--results FOLDER] [--seeds 7]
         [--ks 2,4,8,16] [--weights 0.5,0.7,0.9] [key=value ...]
 
 All regimes over seeds, the cue experiment, and the grid of k and the weight of Pass@1 from the
@@ -42,12 +42,16 @@ class Plan:
     overrides: tuple[str, ...]
 
     def reproduce(self) -> Path:
-        """All regimes over seeds; the table of it."""
+        """Train all regimes over seeds; return the table of them."""
         folder = self.folder / "reproduce"
         begun = (folder / "config.yaml").is_file()
         words = [f"seeds={self.seeds}", *self.overrides, f"hydra.run.dir={quoted(folder)}"]
         run("reproduce", *words, f"resume={str(begun).lower()}")
         return folder / "table.csv"
+
+    def fronts(self) -> Path:
+        """Return the table of the fronts of `reproduce`."""
+        return self.folder / "reproduce" / "tables" / "fronts.csv"
 
     def cue(self) -> Path:
         """Pass@k-only training under every condition of the cue experiment."""
@@ -80,6 +84,7 @@ def run(*words: str) -> None:
 
 STUDIES = {  # file of docs/results: the work, and what the table is
     "reproduce.csv": (Plan.reproduce, "all regimes from SFT, each seed and their mean"),
+    "fronts.csv": (Plan.fronts, "areas of fronts and three questions to them, beside no training"),
     "cue.csv": (Plan.cue, "Pass@k-only training by how far a prompt's letter tells its kind"),
     "sweep.csv": (Plan.sweep, "hybrid over k and the weight of Pass@1, from one SFT checkpoint"),
 }
@@ -95,7 +100,8 @@ def main(plan: Plan, results: Path, command: str) -> None:
     results.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         shutil.copyfile(table, results / name)
-        found.append(source(name, STUDIES[name][1], command, table.parent))
+        runs = table.parent.parent if table.parent.name == "tables" else table.parent
+        found.append(source(name, STUDIES[name][1], command, runs))
     sources = Sources(results)
     sources.update(found)
     print(sources.page.read_text(encoding="utf-8"))
@@ -105,7 +111,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("outputs/reproduce-full"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=7)
     parser.add_argument("--ks", default="2,4,8,16")
     parser.add_argument("--weights", default="0.5,0.7,0.9")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all runs")
