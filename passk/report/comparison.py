@@ -81,9 +81,9 @@ def _row(row: Mapping[Any, Any]) -> dict[str, object]:
     """Write the cells of a k for people, signed where they are differences."""
     cells = {"k": str(row["k"]), "supported": row["supported"]}
     cells |= {of: number_cell(row[of], ".1%") + _ends(row, of, ".1%") for of in "ab"}
-    cells["difference"] = number_cell(row["difference"], "+z.1%")
-    cells["difference"] += _ends(row, "difference", "+z.1%")
-    cells["band"] = _ends(row, "band", "+z.1%").strip()
+    cells["difference"] = number_cell(row["difference"], "+.1%")
+    cells["difference"] += _ends(row, "difference", "+.1%")
+    cells["band"] = _ends(row, "band", "+.1%").strip()
     if not cells["band"]:
         cells["band"] = f"none: {row['effective_problems']:.0f} problems differ"
     return {name: str(text).replace("-", "\u2212") for name, text in cells.items()}

@@ -60,7 +60,8 @@ def frame_table(table: pd.DataFrame, headings: Mapping[str, str]) -> Table:
 
     `headings` maps columns to their headings; `delta_pass4` of a sweep needs no entry of its own.
     X_low and X_high are folded into X. Rates and their deltas are in percent with one decimal,
-    deltas signed; alignments have two decimals; missing values are left empty.
+    deltas signed, so that an end of -0.04 points reads -0.0 and not +0.0; alignments have two
+    decimals; missing values are left empty.
     """
     shown = [name for name in map(str, table.columns) if not name.endswith(("_low", "_high"))]
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
@@ -73,8 +74,8 @@ def rate_form(column: str) -> Form:
     """Return how numbers of a column are written, by its name; see `frame_table`."""
     if column in _PLAIN:
         return "g"
-    form = "+z.1%" if column.startswith("delta") else "z.1%"
-    return _with_minus("+z.2f" if column == "alignment" else form)
+    form = "+.1%" if column.startswith("delta") else "z.1%"
+    return _with_minus("+.2f" if column == "alignment" else form)
 
 
 def _with_minus(form: str) -> Form:

@@ -52,8 +52,8 @@ def run_seed(folder: Path, seed: int) -> None:
     """All runs of one seed."""
     seeds = (f"train.seed={seed}", f"data.seed={seed}")
     sft = folder / "sft"
-    # Every 15 of 120 steps; the five newest stay.
-    once(sft, "train", "regime=sft", "train.save_every=15", "train.keep_last=5", *seeds)
+    # Every 30 of 240 steps; the five newest stay.
+    once(sft, "train", "regime=sft", "train.save_every=30", "train.keep_last=5", *seeds)
     for name, words in (("filter", ()), ("filter-last", ("filter.num_checkpoints=1",))):
         once(folder / name, "filter", f"run={sft}", "checkpoint=all", *words)
     write_known(sft, folder / "known")

@@ -16,7 +16,8 @@ _HEAD = """# Where these tables come from
 Written by `scripts/studies/results_index.py` from [sources.csv](sources.csv). `make reproduce-full`
 ([how](../research/findings.md#make-the-tables-again)) makes some of the tables anew and enters
 their rows itself. A commit that is marked as changed had changes on top that no commit holds; where
-only the commit is known that a table came with, it says so.
+only the commit is known that a table came with, it says so. Tables made before 2026-11-30 are of
+[the task before December](../research/findings.md#the-task-before-december).
 
 """
 
