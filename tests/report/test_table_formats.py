@@ -16,7 +16,7 @@ TABLE = Table(
     [
         [
             "a_b",
-            "\u22125.2 [\u22127.1, +0.0]",
+            "\u22125.2 [\u22127.1, \u22120.0]",
             r"passk --x={y}$ #1 ~ ^ \end{tabular} | <b> \"",
             "12",
         ],
@@ -139,5 +139,5 @@ def test_frames_are_in_percent_and_points():
         "Pass@1": "45.1",
         "Pass@4 (%)": "",
         "alignment": "\u22120.30",
-        "\u0394 Pass@1 (points)": "\u22125.2 [\u22127.1, +0.0]",
+        "\u0394 Pass@1 (points)": "\u22125.2 [\u22127.1, \u22120.0]",
     }
