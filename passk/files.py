@@ -272,7 +272,7 @@ _ADVICE = {
     "overrides.txt": _WITHOUT + "nothing but lines in reports is lost",
     **dict.fromkeys(
         (
-            *("table.csv", "summary.csv", "front.csv", "front_summary.csv"),
+            *("table.csv", "summary.csv", "front.csv", "front_summary.csv", "distance.csv"),
             *(f"table_by_{name}.csv" for name in _TEXT[:3]),
         ),
         _WITHOUT + "it begins anew with the next evaluation",

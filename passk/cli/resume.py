@@ -65,9 +65,36 @@ def starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, Path | None]:
             checkpoint = last_checkpoint(run_dir)
     if checkpoint is not None and not cfg.model.lora_rank:
         return str(checkpoint), checkpoint
+    return _first_weights(cfg), checkpoint
+
+
+def _first_weights(cfg: TrainConfig) -> str:
+    """Return the place of the weights that a run has before its first step."""
     if cfg.train.init_from is not None:
-        return resolve_model(cfg.train.init_from, "train.init_from"), checkpoint
-    return model_location(cfg), checkpoint
+        return resolve_model(cfg.train.init_from, "train.init_from")
+    return model_location(cfg)
+
+
+def measured_origin(cfg: TrainConfig, run_dir: Path) -> str | None:
+    """Return the place of the policy that a run measures its distance from; None if it does not.
+
+    Raises UserError if a resumed run no longer finds the weights that it started from.
+    """
+    if not cfg.eval.num_distance_samples:
+        return None
+    way_out = "; or add eval.num_distance_samples=0, to go on without the distance from the start"
+    try:
+        origin = _first_weights(cfg)
+    except UserError as error:
+        raise UserError(f"{error}{way_out}") from None
+    now = model_state(origin).get(_WEIGHTS)
+    before = read_manifest(run_dir).get(_WEIGHTS, now) if cfg.resume else now
+    if before != now:
+        raise UserError(
+            f"resume=true, but {_changed(str(before), str(now))} of {origin}, which the run in "
+            f"{run_dir} started from, changed since; put back what was there{way_out}"
+        )
+    return origin
 
 
 def model_location(cfg: RunConfig) -> str:

@@ -270,6 +270,8 @@ class EvalConfig:
     max_new_tokens: int | None = bounded(None, at_least=1)  # null: rollout.max_new_tokens
     seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)
     num_resamples: int = bounded(2000, at_least=1)
+    # of each problem, to measure how far a run's policy is from its start; 0: not measured
+    num_distance_samples: int = bounded(1, at_least=0)
     # further ones in the summary, at each of ks and taus: pass_hat, g_pass, mg_pass, cover, maj
     measures: list[str] = field(default_factory=list)
     taus: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0])  # of g_pass and cover
@@ -420,6 +422,7 @@ FREE_ON_RESUME = (
     "learner.defer_reduction",
     "learner.cpu_offload",
     "verifier.num_workers",
+    "eval.num_distance_samples",
     "seeds",  # a finished reproduction may be given more of both
     "regimes",
     "num_parallel",

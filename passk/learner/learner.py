@@ -1,9 +1,9 @@
 """Train a policy: own the model and its optimiser, and make one update per batch of rollouts."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from passk.learner.micro_batches import NO_TREES, TokenBatch, micro_batches
 from passk.ranks import gather, num_ranks, rank
 
 _CPU_ACTIVATIONS = 512 * 2**20  # bytes; more makes a step on a CPU no faster (benchmarks.md)
+T = TypeVar("T")
 _MOST_ON_CPU, _MOST_ON_GPU = 2048, 65536  # tokens; small batches suit a CPU's cache
 
 
@@ -207,16 +208,32 @@ class Learner:
     @torch.no_grad()
     def logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
         """Compute log pi(y|x) of each row, in the dtype of the weights."""
-        logprobs = dict[int, float]()
+        return self._of_rows(rows, lambda logp_BT, _: logp_BT.double().sum(dim=1).tolist())
+
+    @torch.no_grad()
+    def token_logprobs(self, rows: Sequence[TokenRow]) -> list[list[float]]:
+        """Compute log pi(y_t | x, y_<t) of each row's completion, in the dtype of the weights."""
+        return self._of_rows(
+            rows,
+            lambda logp_BT, mask_BT: [
+                logp_T[mask_T].tolist() for logp_T, mask_T in zip(logp_BT, mask_BT, strict=True)
+            ],
+        )
+
+    def _of_rows(
+        self, rows: Sequence[TokenRow], read: Callable[[Tensor, Tensor], list[T]]
+    ) -> list[T]:
+        """Return what `read` makes of log-probabilities and mask [B, T], of each row in order."""
+        found = dict[int, T]()
         batches = list(self._batches(rows))
         with working("log-probabilities", len(batches), "micro-batches") as phase:
             for batch in batches:
                 logp_BT = batch_logprobs(self.model, batch, self.temperature)
-                sums_B = logp_BT.double().sum(dim=1)
-                logprobs |= zip(batch.rows, sums_B.tolist(), strict=bool(batch.rows))
+                values = read(logp_BT, batch.mask_BT)
+                found |= zip(batch.rows, values, strict=bool(batch.rows))
                 phase.advance()
         reshard(self.model)
-        return _in_order(gather(logprobs))
+        return _in_order(gather(found))
 
     def _batches(self, rows: Sequence[TokenRow]) -> Iterator[TokenBatch]:
         """Yield this rank's micro-batches, of trees where the model takes them."""
@@ -278,7 +295,7 @@ class Learner:
             self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
 
 
-def _in_order(parts: Sequence[Mapping[int, float]]) -> list[float]:
+def _in_order(parts: Sequence[Mapping[int, T]]) -> list[T]:
     """Return the rows' values, of which each rank has some, in the order of the rows."""
     return [value for _, value in sorted(item for part in parts for item in part.items())]
 

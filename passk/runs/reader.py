@@ -43,6 +43,10 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("regime.ks", "regime.weights"), (list,)),
 }
 _COUNTS = ["temperature", "n", "c", "n_first", "c_first"]
+DISTANCES = (  # of eval/distance.csv, in nats but for the last two; the first four have ends
+    *("kl_per_answer", "kl_per_token", "entropy_per_answer", "entropy_per_token"),
+    *("distance", "relative_distance"),
+)
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
 
 
@@ -163,6 +167,14 @@ class RunRecord:
         columns = ["step", "metric", "value", "ci_low", "ci_high", "num_problems"]
         empty = pd.DataFrame(columns=columns, dtype=object)
         return read_table(self.path / "eval" / "summary.csv", default=empty)
+
+    @property
+    def distances(self) -> pd.DataFrame:
+        """`eval/distance.csv`, a row per step; empty for a run that measured no distance."""
+        empty = pd.DataFrame(columns=["step", *DISTANCES])
+        file = self.path / "eval" / "distance.csv"
+        table = read_table(file, default=empty, numbers=["step", *DISTANCES])
+        return table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
 
     def problems(self) -> pd.DataFrame:
         """Read problem_id, split (train or heldout), kind, prompt, answer; empty if missing."""

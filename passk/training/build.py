@@ -91,6 +91,7 @@ class Parts:
     training_verifier: Verifier  # the same verifier, or one that errs on purpose
     learner: Learner
     engine: str
+    origin: str | None = None  # place of the policy whose distance evaluations measure, if any
 
     @property
     def actor(self) -> Actor:

@@ -12,6 +12,7 @@ from passk.ranks import any_rank, from_rank_0, rank
 from passk.rollout.rollout import Actor, SampleKey, eval_params, rollout, sample_fields
 from passk.runs.writer import Run
 from passk.training.build import Parts
+from passk.training.distance import measure_distance
 from passk.types import Problem
 
 
@@ -64,6 +65,8 @@ def evaluate(step: int, cfg: TrainConfig, parts: Parts, run: Run, shown: Display
     temperatures = front_temperatures(cfg.eval) if has_front else [cfg.eval.temperature]
     samples = draw_samples(parts.actor, parts.data.heldout, cfg, temperatures)
     tables = eval_tables(samples, cfg.eval)
+    if parts.origin is not None:
+        tables["distance"] = measure_distance(cfg, parts, parts.origin)
     run.write_eval(step, count_correct(samples), tables)
     table = tables["table"]
     values = "  ".join(

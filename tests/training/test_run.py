@@ -93,7 +93,7 @@ def test_files_are_those_of_the_contract(run):
     expected = {"config.yaml", "overrides.txt", "manifest.json", "metrics.jsonl"}
     expected.add("problems.parquet")
     expected |= {"eval/table.csv", "eval/table.md", "eval/table_by_kind.csv"}
-    expected.add("eval/summary.csv")
+    expected |= {"eval/summary.csv", "eval/distance.csv"}
     expected |= {f"eval/step-{step:06d}.parquet" for step in (0, 2, NUM_STEPS)}
     expected |= {f"rollouts/step-{step:06d}.parquet" for step in steps}
     assert {name for name in names if not name.startswith("checkpoints/")} == expected

@@ -1,12 +1,14 @@
 """`passk train`: one training run, from its start or from its last checkpoint. Imports torch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 from passk.cli.launch import on_all_ranks
 from passk.cli.resume import (
     how_to_resume,
+    measured_origin,
     origin_state,
     prompt_day,
     refuse_other_contents,
@@ -50,6 +52,7 @@ def run_train(
     """
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, checkpoint = starting_point(cfg, run_dir)
+    origin = measured_origin(cfg, run_dir)
     day = day or prompt_day(run_dir if cfg.resume else None)
     with open_parts(cfg, start, day=day) as parts:
         # Facts of all problems: time limits may decide which gold answers are refused.
@@ -62,7 +65,7 @@ def run_train(
             print_notes(parts.data)
         trained_on = parts.data.train if cfg.regime.name != "sft" else ()
         check_saving(parts.learner.model, parts.tokenizer, model_name(start))
-        parts, gold = run_preflight(cfg, parts, trained_on)
+        parts, gold = run_preflight(cfg, replace(parts, origin=origin), trained_on)
         require_weights(cfg, parts.data)
         state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
         measured, weight_facts = with_measured_weight(cfg, parts, run_dir)
