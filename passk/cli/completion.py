@@ -47,7 +47,7 @@ LAUNCHERS = ("basic", "submitit_local", "submitit_slurm")
 OF_HYDRA = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra/launcher=")
 FILES = ("data.path", "data.eval_path")
 FOLDERS = (
-    *("run", "train.init_from", "model.path", "out", "tracker.dir"),
+    *("run", "train.init_from", "model.path", "interpolate", "out", "tracker.dir"),
     *("hydra.run.dir", "hydra.sweep.dir"),
 )
 # Hydra gives these a special meaning, unless a backslash is before them.

@@ -4,10 +4,11 @@ Training's own configuration is in `passk.config.schema`.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from passk.config.fields import LARGEST_SEED, bounded, one_of, share
 from passk.config.schema import RegimeConfig, RolloutConfig, RunConfig, SweepConfig, TrainConfig
+from passk.errors import UserError
 
 
 @dataclass(kw_only=True)
@@ -16,7 +17,32 @@ class EvaluateConfig(RunConfig):
 
     run: str | None = None
     checkpoint: str = "last"  # of the run: last, best (by its own evaluations), or a step
+    # MODEL:W,W,...: not that model, but (1 - W) of its weights and W of those of MODEL (a run, a
+    # checkpoint or a model folder), for each W from 0 to 1
+    interpolate: str | None = None
     resume: bool = False
+
+
+class Interpolated(NamedTuple):
+    """Value of `interpolate`: the other model, and its weights, ascending."""
+
+    other: str
+    weights: tuple[float, ...]
+
+
+def read_interpolate(text: str) -> Interpolated:
+    """Read MODEL:W,W,... of `interpolate`; raise UserError unless it has this form."""
+    other, _, listed = text.rpartition(":")
+    try:
+        weights = sorted({float(weight) for weight in listed.split(",")})
+    except ValueError:
+        weights = []
+    if not other or not weights or not all(0 <= weight <= 1 for weight in weights):
+        raise UserError(
+            f"interpolate={text} must be MODEL:W,W,... with a run, checkpoint or model folder, "
+            "and weights from 0 to 1 that it gets"
+        )
+    return Interpolated(other, tuple(weights))
 
 
 @dataclass(kw_only=True)
@@ -89,6 +115,8 @@ class ReproduceConfig(TrainConfig):
     num_parallel: int | None = bounded(None, at_least=1, at_most=1024)
     alignment_prompts: int = bounded(2048, at_least=1)
     alignment_samples: int = bounded(32, at_least=2)
+    # weights of regime passk, the rest SFT's: interpolated policies that are evaluated, too
+    interpolate: list[float] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)

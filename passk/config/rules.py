@@ -20,6 +20,7 @@ from passk.config.commands import (
     ReportConfig,
     ReproduceConfig,
     ToyConfig,
+    read_interpolate,
 )
 from passk.config.fields import check_fields
 from passk.config.schema import (
@@ -72,11 +73,8 @@ def check(
         _check_reproduce(cfg)
     if isinstance(cfg, EvaluateConfig | DiagnoseConfig | ExportConfig):
         _check_measured(cfg)
-    if isinstance(cfg, EvaluateConfig) and is_noisy(cfg.verifier):
-        raise UserError(
-            "verifier.false_negative_rate and verifier.false_positive_rate go with passk train, "
-            "reproduce, diagnose and filter; passk eval measures with the verifier as it is"
-        )
+    if isinstance(cfg, EvaluateConfig):
+        _check_evaluate(cfg)
     if isinstance(cfg, DiagnoseConfig):
         _check_diagnose(cfg)
     if isinstance(cfg, ReportConfig | CompareConfig):
@@ -433,6 +431,16 @@ def _check_measured(cfg: EvaluateConfig | DiagnoseConfig | ExportConfig) -> None
         raise UserError(f"checkpoint={which} needs the run it belongs to: run=DIR")
 
 
+def _check_evaluate(cfg: EvaluateConfig) -> None:
+    if is_noisy(cfg.verifier):
+        raise UserError(
+            "verifier.false_negative_rate and verifier.false_positive_rate go with passk train, "
+            "reproduce, diagnose and filter; passk eval measures with the verifier as it is"
+        )
+    if cfg.interpolate is not None:
+        read_interpolate(cfg.interpolate)
+
+
 def _check_export(cfg: ExportConfig) -> None:
     if cfg.run is None:
         raise UserError("passk export needs the run whose model it writes: run=DIR")
@@ -540,6 +548,13 @@ def _check_reproduce(cfg: ReproduceConfig) -> None:
         raise UserError(
             f"tracker.run_name={cfg.tracker.run_name} would give all runs one name; passk "
             "reproduce names them seed-S/REGIME, in a group (tracker.group) of their own"
+        )
+    if not all(0 <= weight <= 1 for weight in cfg.interpolate):
+        raise UserError(f"interpolate={cfg.interpolate} must be weights from 0 to 1")
+    if cfg.interpolate and "passk" not in cfg.regimes:
+        raise UserError(
+            f"interpolate={cfg.interpolate} is between SFT and passk, which is not in "
+            f"regimes={cfg.regimes}"
         )
     if cfg.diagnostics.every == 0:
         return

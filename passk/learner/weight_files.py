@@ -163,13 +163,14 @@ def fits_by_name(model: PreTrainedModel, folder: Path, name: str) -> bool:
     for head in tied.keys() & stored.keys():
         source = tied[head]
         if source in stored and not torch.equal(
-            _read(stored[head], head), _read(stored[source], source)
+            read_tensor(stored[head], head), read_tensor(stored[source], source)
         ):
             refuse_second_head(head, source, name)
     return True
 
 
-def _read(tensor: Stored, key: str) -> Tensor:
+def read_tensor(tensor: Stored, key: str) -> Tensor:
+    """Read one tensor from its file."""
     with safe_open(tensor.file, framework="pt") as opened:
         values: Tensor = opened.get_tensor(key)
         return values

@@ -2,7 +2,8 @@
 
 Row and line `base` are of the model before any training, where a run started from it. Those of
 `coin` and `first` need no training either: answers of a Pass@k-only policy and of its start, mixed
-(`passk.evaluation.fronts.Mixtures`).
+(`passk.evaluation.fronts.Mixtures`). Nor do those of interpolated weights, which `passk eval` has
+measured (`passk.runs.interpolations`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,20 @@ import pandas as pd
 
 from passk.console import working
 from passk.evaluation.fronts import Front, area, front_change, front_of, hull, mixtures
-from passk.report.chart_style import SIZES, Drawing, Legend, Titles, rows_where, series_of, tips
+from passk.report.chart_style import (
+    SHAPES,
+    SIZES,
+    Drawing,
+    Legend,
+    Titles,
+    rows_where,
+    series_of,
+    tips,
+)
 from passk.report.table_formats import rate_form
 from passk.report.tables import reported_k, summary_rows, with_all_seeds
 from passk.runs.baselines import Evaluated, evaluated_before, last_evaluated, sft_of
+from passk.runs.interpolations import InterpolationRecord
 from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
 from passk.statistics import bootstrap_intervals
@@ -42,18 +53,21 @@ _CHANGES = {
 
 @working("fronts over temperatures")
 def front_tables(
-    records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
+    records: Sequence[RunRecord],
+    baseline: Sequence[RunRecord] | None = None,
+    interpolations: Sequence[InterpolationRecord] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compute the points of each run's front, and how the fronts differ from their starts.
 
     Points: regime, seed, temperature, and pass1 and passk with their ends. Changes: regime, seed,
     `area`, and the columns of `FrontChange`, against what `evaluated_before` names (for `base`: the
-    last evaluation of the run that started from it). Several seeds end in rows of seed `all`. Both
+    last evaluation of the run that started from it; for interpolated weights: what their run is
+    compared with). Several seeds end in rows of seed `all`. Both
     are empty where fewer than two temperatures were measured.
     """
     points: list[dict[str, object]] = []
     rows: list[dict[str, object]] = []
-    for label, record, front, start in _fronts(records, baseline):
+    for label, record, front, start in _fronts(records, baseline, interpolations):
         if sum(t > 0 for t in front.temperatures) < 2:
             continue
         seed = {"regime": label, "seed": record.seed}
@@ -72,9 +86,11 @@ def front_tables(
 
 
 def _fronts(
-    records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None
+    records: Sequence[RunRecord],
+    baseline: Sequence[RunRecord] | None,
+    interpolations: Sequence[InterpolationRecord],
 ) -> Iterator[tuple[str, RunRecord, Front, Front | None]]:
-    """Yield label, run, front and the front that it is compared with; mixtures come last."""
+    """Yield label, run, front and the front that it is compared with; what is not trained last."""
     mixed = []
     for label, record, after, before in _measured(records, baseline):
         k = reported_k(record, records)
@@ -88,6 +104,11 @@ def _fronts(
         for record, start, both in mixed:
             if both is not None:
                 yield name, record, getattr(both, name), start
+    for found in interpolations:
+        record, k = found.record, reported_k(found.record, records)
+        front = front_of(found.front_counts, k, record.temperature)
+        if front is not None:
+            yield found.label, record, front, _front(evaluated_before(record, records, baseline), k)
 
 
 def _measured(
@@ -122,7 +143,11 @@ def _points(front: Front) -> list[dict[str, object]]:
 
 
 def front_figure(
-    points: pd.DataFrame, records: Sequence[RunRecord], titles: Titles, k: int
+    points: pd.DataFrame,
+    records: Sequence[RunRecord],
+    titles: Titles,
+    k: int,
+    interpolations: Sequence[InterpolationRecord] = (),
 ) -> Drawing | None:
     """Draw Pass@k against Pass@1, a point for each temperature and a line for each regime."""
     if points.empty or k < 2:
@@ -132,12 +157,12 @@ def front_figure(
     if len(series.legends) > 1:  # a large sweep: its figures are over k and weight
         return None
     untrained = [
-        dict(zip(("name", "color", "dash", "shape"), UNTRAINED[regime], strict=True))
-        for regime in shown["regime"].unique()
-        if regime in UNTRAINED
+        dict(zip(("name", "color", "dash", "shape"), style, strict=True))
+        for regime, style in _untrained(interpolations, titles).items()
+        if (shown["regime"] == regime).any()
     ]
     legend = Legend("run", "", [*series.legends[0].entries, *untrained])
-    named = shown["regime"].map(all_titles(titles))
+    named = shown["regime"].map(all_titles(titles, interpolations))
     data = pd.DataFrame({"run": named, "temperature": shown["temperature"]})
     for axis, column in (("x", "pass1"), ("y", "passk")):
         for end in ("", "_low", "_high"):
@@ -172,15 +197,31 @@ def change_headings(k: int) -> dict[str, str]:
     return {"regime": "Regime", "area": "Area (%)"} | changes
 
 
-def shown_changes(changes: pd.DataFrame, titles: Titles) -> pd.DataFrame:
+def shown_changes(
+    changes: pd.DataFrame, titles: Titles, interpolations: Sequence[InterpolationRecord] = ()
+) -> pd.DataFrame:
     """Select a row for each regime, with titles for people."""
     rows = summary_rows(changes)
-    return rows.assign(regime=rows["regime"].map(all_titles(titles)))
+    return rows.assign(regime=rows["regime"].map(all_titles(titles, interpolations)))
 
 
-def all_titles(titles: Titles) -> dict[str, str]:
+def all_titles(
+    titles: Titles, interpolations: Sequence[InterpolationRecord] = ()
+) -> dict[str, str]:
     """Return the titles of runs, and of the rows without a run of their own."""
-    return dict(titles) | {regime: title for regime, (title, *_) in UNTRAINED.items()}
+    untrained = _untrained(interpolations, titles)
+    return dict(titles) | {regime: title for regime, (title, *_) in untrained.items()}
+
+
+def _untrained(
+    interpolations: Sequence[InterpolationRecord], titles: Titles
+) -> dict[str, tuple[str, str, list[int], str]]:
+    """Return title, colour, dash and shape of every row without a run of its own."""
+    mixed = {found.label: f"Weights {found.title(titles)}" for found in interpolations}
+    return UNTRAINED | {
+        label: (title, SOFT, [8, 3], SHAPES[place % len(SHAPES)])
+        for place, (label, title) in enumerate(mixed.items())
+    }
 
 
 def front_sentences(
@@ -190,7 +231,7 @@ def front_sentences(
     if changes.empty:
         return []
     compared = summary_rows(changes).dropna(subset="delta_pass1")
-    rows = compared[~compared["regime"].isin(UNTRAINED)].to_dict("records")
+    rows = compared[compared["regime"].isin(ks.keys())].to_dict("records")
     return [_answers(row, titles[row["regime"]], ks[row["regime"]], main) for row in rows]
 
 

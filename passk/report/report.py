@@ -38,6 +38,7 @@ from passk.report.tables import (
 )
 from passk.runs.baselines import baseline_runs, repeat_sentences
 from passk.runs.command_lines import outermost
+from passk.runs.interpolations import InterpolationRecord, find_interpolations
 from passk.runs.labels import in_order
 from passk.runs.ledger import FOLDER as LEDGER
 from passk.runs.reader import DiagnosisRecord, RunRecord, find_diagnoses, find_measured, find_runs
@@ -65,6 +66,7 @@ class Material:
         against: the runs that `baseline` names; None for the starting checkpoints.
         table, costs: `reproduction_table` and `cost_table` of the headline.
         front_points, front_changes: `front_tables` of the headline, empty without temperatures.
+        interpolations: evaluations of weights between runs of the headline.
         cells: `sweep_table` of the sweep, if there is one.
         k, swept_k: the largest k that a row of the headline table reports, and that k if all cells
             of the sweep evaluated it, else the largest k that all did.
@@ -82,6 +84,7 @@ class Material:
     costs: pd.DataFrame
     front_points: pd.DataFrame
     front_changes: pd.DataFrame
+    interpolations: list[InterpolationRecord]
     diagnoses: Mapping[str, DiagnosisRecord]
 
     @property
@@ -105,7 +108,8 @@ def read_material(dirs: Sequence[str | Path], baseline: str | None) -> Material:
     swept = [r for r in records if r.seed_dir is None and r.regime != "sft"]
     is_sweep = len(swept) > (0 if reproduced else 1)
     table = reproduction_table(headline, against)
-    points, changes = front_tables(headline, against)
+    interpolations = find_interpolations(dirs, headline)
+    points, changes = front_tables(headline, against, interpolations)
     return Material(
         records=records,
         headline=headline,
@@ -118,6 +122,7 @@ def read_material(dirs: Sequence[str | Path], baseline: str | None) -> Material:
         costs=cost_table(headline, None if against else table),
         front_points=points,
         front_changes=changes,
+        interpolations=interpolations,
         diagnoses={
             f"{_AGREEMENT}_{number}".removesuffix("_1"): diagnosis
             for number, diagnosis in enumerate(find_diagnoses(dirs), 1)
@@ -250,7 +255,8 @@ def _tables(
 def _front_sheet(found: Material) -> Table | None:
     if found.front_changes.empty:
         return None
-    shown = shown_changes(found.front_changes, found.titles).drop(columns="seed")
+    shown = shown_changes(found.front_changes, found.titles, found.interpolations)
+    shown = shown.drop(columns="seed")
     return frame_table(shown, change_headings(found.k)).without_empty_columns()
 
 
@@ -276,7 +282,7 @@ def _figures(found: Material) -> dict[str, Drawing]:
     of_focus = prompts[prompts["regime"] == _focus(found)]
     drawn = {
         "training_curves": run_plots.training_curves(records, titles),
-        "fronts": front_figure(found.front_points, records, titles, k),
+        "fronts": front_figure(found.front_points, records, titles, k, found.interpolations),
         "distances": distance_figure(records, titles),
         "final_curves": run_plots.final_curves(records, titles),
         "pareto_regimes": run_plots.pareto(of_regimes, _shown_k(of_regimes, k), trained, titles),

@@ -140,7 +140,7 @@ def sample_rows(
         UserError: a file cannot be read.
     """
     files = [file for label, record in in_order(records) for file in _rollout_files(label, record)]
-    files += [_eval_file(folder, seed) for folder in evaluations]
+    files += [_eval_file(f, seed) for f in evaluations if (f / "samples").is_dir()]
     turns = zip_longest(*(_in_turn(file.groups, seed) for file in files))
     chosen = [(number, group) for turn in turns for number, group in enumerate(turn) if group]
 

@@ -7,17 +7,34 @@ sampler must show that it holds the learner's values.
 
 import random
 from collections.abc import Iterator
+from typing import Protocol
 
 from torch import Tensor
 
 from passk.console import working
 from passk.errors import Diverged, PolicyMismatch
-from passk.learner.learner import Learner
 from passk.memory import memory_advice
 from passk.rollout.base import Sampler
 
 
-def hand_over(learner: Learner, sampler: Sampler, num_checks: int) -> None:
+class WeightSource(Protocol):
+    """Weights at a step: those of a `Learner`, or interpolated between two models."""
+
+    @property
+    def step(self) -> int:
+        """Number of the policy version."""
+        ...
+
+    def weight_names(self) -> list[str]:
+        """Return the names that `weights` yields."""
+        ...
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters by name, each once."""
+        ...
+
+
+def hand_over(learner: WeightSource, sampler: Sampler, num_checks: int) -> None:
     """Give the sampler the learner's weights as policy version `learner.step`.
 
     Compares `num_checks` tensors, drawn anew at each step; tensors that the sampler cannot see are

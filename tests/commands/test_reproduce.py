@@ -195,3 +195,30 @@ def test_some_regimes_only(tmp_path):
     assert {p.name for p in (root / "seed-4").iterdir() if p.is_dir()} == {"sft", "passk"}
     table = pd.read_csv(root / "table.csv")
     assert list(zip(table["regime"], table["seed"], strict=True)) == [("sft", 4), ("passk", 4)]
+
+
+def test_weights_between_sft_and_passk_are_evaluated_and_reported(tmp_path, capsys):
+    words = ("diagnostics.every=0", "eval.num_samples=8", "eval.ks=[1,2]", "eval.num_problems=6")
+    run = tmp_path / "run"
+    assert reproduce(run, *words, "regimes=[pass1]", "interpolate=[0.5]") == 2
+    assert "between SFT and passk, which is not in regimes=['pass1']" in capsys.readouterr().err
+    assert reproduce(run, *words, "interpolate=[1.5]") == 2
+    assert "interpolate=[1.5] must be weights from 0 to 1" in capsys.readouterr().err
+    words += ("regimes=[passk]", "interpolate=[0.5,1]")
+    assert reproduce(run, *words) == 0
+    evaluation = run / "seed-0" / "interpolation"
+    fronts = pd.read_csv(run / "tables" / "fronts.csv")
+    assert fronts["regime"].tolist()[-2:] == ["0.5 sft + 0.5 passk", "0 sft + 1 passk"]
+    deltas = [name for name in fronts if name.startswith("delta_")]
+    ends = (fronts.set_index("regime").loc[name, deltas] for name in ("0 sft + 1 passk", "passk"))
+    np.testing.assert_array_equal(*ends)  # all of the weight is Pass@k-only itself
+    assert "Weights 0.5 SFT + 0.5 Pass@2-only" in (run / "report.html").read_text()
+    before = snapshot(evaluation)
+    shutil.rmtree(evaluation / "weight-1")
+    facts = json.loads((evaluation / "manifest.json").read_text())
+    (evaluation / "manifest.json").write_text(json.dumps(facts | {"status": "interrupted"}))
+    assert reproduce(run, *words, "resume=true") == 0
+    after = snapshot(evaluation)
+    assert after["weight-1/eval/table.csv"] == before["weight-1/eval/table.csv"]
+    assert reproduce(run, *words, "resume=true") == 0  # finished: not evaluated again
+    assert snapshot(evaluation) == after

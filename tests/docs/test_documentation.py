@@ -39,6 +39,7 @@ PLACEHOLDERS = {
     "MODEL": "{model}",
     "RUN_OR_SWEEP": "{run}",
     "RUN": "{run}",
+    "OTHER": "{other_run}",
     "run=DIR": "run={run}",
     "SWEEP": "{sweep}",
     "FILTER": "{filtered}",

@@ -1,5 +1,8 @@
 """The report's fronts: a row for each regime and the base model, a point for each temperature."""
 
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +16,10 @@ from passk.report.fronts import (
     front_figure,
     front_sentences,
     front_tables,
+    shown_changes,
 )
 from passk.report.tables import titles_of
+from passk.runs.interpolations import find_interpolations
 from passk.runs.reader import find_runs
 
 N, NUM_PROBLEMS = 32, 40
@@ -92,3 +97,55 @@ def test_the_figure_has_a_line_for_each_and_none_without_temperatures(records, t
     points, changes = front_tables(find_runs([run]))
     assert points.empty and changes.empty
     assert front_figure(points, find_runs([run]), titles, 8) is None
+
+
+def interpolated(folder, records, weight, digest=None):
+    """Write an evaluation of weights from SFT to Pass@k-only: the counts of the better run."""
+    passk, sft = (record.path for record in records)
+    ends = [str(run / "checkpoints" / "step-000009") for run in (sft, passk)]
+    facts = {"command": "eval", "interpolation_weight": weight}
+    facts |= dict(zip(("policy", "interpolated_with"), ends, strict=True))
+    shutil.copytree((sft if weight < 0.5 else passk) / "eval", folder / "eval")
+    text = json.dumps(facts | ({"heldout_sha256": digest} if digest else {}))
+    (folder / "manifest.json").write_text(text)
+
+
+def test_interpolated_weights_have_a_row_and_a_line_each(records, tmp_path):
+    for weight in (0.75, 0.25):
+        interpolated(tmp_path / f"weight-{weight:g}", records, weight)
+    found = find_interpolations([tmp_path], records)
+    labels = ["0.75 sft + 0.25 passk", "0.25 sft + 0.75 passk"]
+    assert [each.label for each in found] == labels
+    points, changes = front_tables(records, None, found)
+    assert changes["regime"].tolist() == [BASE, "sft", "passk", COIN, FIRST, *labels]
+    by_regime = changes.set_index("regime")
+    deltas = [name for name in changes if name.startswith("delta_")]
+    np.testing.assert_allclose(by_regime.loc[labels[0], deltas].astype(float), 0, atol=1e-12)
+    own, same = (by_regime.loc[label, ["area", *deltas]] for label in ("passk", labels[1]))
+    np.testing.assert_array_equal(same.astype(float), own.astype(float))  # NaN equals NaN
+    titles = titles_of(records)
+    drawn = front_figure(points, records, titles, 8, found)
+    shown = ["Weights 0.75 SFT + 0.25 Pass@8-only", "Weights 0.25 SFT + 0.75 Pass@8-only"]
+    assert drawn.legends[0].names[-2:] == shown
+    assert len({entry["shape"] for entry in drawn.legends[0].entries[-2:]}) == 2
+    assert drawn.data["run"].notna().all() and (drawn.data["run"] == shown[0]).sum() == 3
+    assert shown_changes(changes, titles, found)["regime"].tolist()[-2:] == shown
+    sentences = front_sentences(changes, titles, {"sft": 8, "passk": 8}, 1.0)
+    assert len(sentences) == 1 and "Weights" not in sentences[0]
+
+
+def test_interpolations_of_other_problems_or_runs_are_left_out(records, tmp_path):
+    """Runs that were moved are known by their place beside the evaluation."""
+    moved = tmp_path / "moved"
+    shutil.copytree(records[0].path.parent, moved)
+    for run in moved.iterdir():
+        facts = json.loads((run / "manifest.json").read_text())
+        (run / "manifest.json").write_text(json.dumps(facts | {"heldout_sha256": "abc"}))
+    copies = find_runs([moved])
+    interpolated(moved / "interpolation" / "weight-0.5", records, 0.5, "abc")
+    interpolated(moved / "interpolation" / "weight-0.25", records, 0.25, "def")
+    interpolated(tmp_path / "elsewhere" / "weight-0.5", records, 0.5)
+    (found,) = find_interpolations([tmp_path], copies)
+    assert found.weight == 0.5 and found.record is next(r for r in copies if r.regime == "passk")
+    (other,) = find_interpolations([tmp_path], records)
+    assert other.path.parent.name == "elsewhere" and other.record in records

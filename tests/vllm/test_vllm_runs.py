@@ -38,6 +38,12 @@ def test_a_run_is_resumed_on_two_ranks_and_evaluated(tmp_path):
     assert passk(tmp_path, "eval", "run=run", *VLLM, "hydra.run.dir=measured").code == 0
     table = pd.read_csv(tmp_path / "measured" / "eval" / "table.csv")
     assert table["value"].between(0, 1).all()
+    between = ["interpolate=tiny:0,1", "eval.temperatures=[]", "hydra.run.dir=between"]
+    assert passk(tmp_path, "eval", "run=run", *VLLM, *between).code == 0
+    again = pd.read_csv(tmp_path / "between" / "weight-0" / "eval" / "table.csv")
+    pd.testing.assert_frame_equal(again, table)
+    other = pd.read_csv(tmp_path / "between" / "weight-1" / "eval" / "table.csv")
+    assert not other.equals(table)
 
 
 def test_training_curves_agree_with_the_torch_sampler(tmp_path):

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from functools import partial
 from itertools import combinations_with_replacement
@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from passk.cli.commands.eval import run_eval
 from passk.cli.commands.train import run_train
 from passk.cli.launch import ranks_to_start
 from passk.cli.resume import (
@@ -27,9 +28,9 @@ from passk.cli.resume import (
 )
 from passk.cli.slots import gpu_slots, gpus, num_cores
 from passk.cli.workers import Piece, run_pieces
-from passk.config.commands import ReproduceConfig
+from passk.config.commands import EvaluateConfig, ReproduceConfig
 from passk.config.compose import compose_train
-from passk.config.schema import ConventionsConfig, TrainConfig
+from passk.config.schema import ConventionsConfig, RunConfig, TrainConfig
 from passk.config.words import in_quotes
 from passk.data.problems import load_data
 from passk.diagnostics.alignment import alignment, block_gradients, block_shares
@@ -56,7 +57,7 @@ from passk.types import Group
 # Keys of `passk reproduce` itself; everything else is passed on to the runs.
 _OWN_KEYS = (
     *("seeds", "regimes", "sft_steps", "alignment_", "num_parallel"),
-    *("resume", "hydra.", "train.seed"),
+    *("interpolate", "resume", "hydra.", "train.seed"),
 )
 _RL_ONLY_KEYS = ("regime", "train.", "learner.", "diagnostics.", "rollout.", "eval.every")
 # ... except these: where SFT starts, how much data it sees, the device, and how it is measured.
@@ -179,6 +180,11 @@ def _pieces(cfg: ReproduceConfig, seed: _Seed, day: date) -> list[Piece]:
     for run in seed.regimes:
         if not run.is_finished:
             pieces.append(Piece(run.name, partial(_train, run, day, sft.path), needs=sft.name))
+    between = seed.path / "interpolation"
+    if cfg.interpolate and read_manifest(between).get("status") != "finished":
+        work = partial(_evaluate_between, cfg, between)
+        name = f"{seed.path.name}/{between.name}"
+        pieces.append(Piece(name, work, needs=f"{seed.path.name}/passk"))
     return pieces
 
 
@@ -271,6 +277,19 @@ def _train(run: _PlannedRun, day: date, sft_dir: Path | None = None) -> None:
         refuse_other_problems(cfg, sft_dir, needs_training=False)
     with only_writer(run.path):
         run_train(cfg, run.path, run.words, show_notes=False, day=day)
+
+
+def _evaluate_between(cfg: ReproduceConfig, path: Path) -> None:
+    """Evaluate weights between the SFT and the Pass@k-only run beside `path`, or go on with it."""
+    weights = ",".join(map(str, cfg.interpolate))
+    evaluation = EvaluateConfig(
+        **{field.name: getattr(cfg, field.name) for field in fields(RunConfig)},
+        run=str(path.parent / "sft"),
+        interpolate=f"{path.parent / 'passk'}:{weights}",
+        resume=(path / "config.yaml").is_file(),
+    )
+    with only_writer(path):
+        run_eval(evaluation, path, [])
 
 
 def measure_start(
