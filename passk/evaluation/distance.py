@@ -42,10 +42,10 @@ def distance_columns(answers: Sequence[SampledAnswer], num_resamples: int) -> pd
     """Estimate KL(pi || pi_0) and the entropy of pi, per answer and per token; return one row.
 
     The KL of an answer is the sum of `k3` over its tokens, whose expectation is that of log pi(y|x)
-    - log pi_0(y|x), by the chain rule, with less noise where no token is much likelier under pi_0. Its entropy is -log pi(y|x). Per token:
-    sums over all answers by the number of their tokens, so long answers count more. Means are over
-    samples and then problems; intervals are bootstraps over problems (95 %), with the ends of each
-    in NAME_low and NAME_high.
+    - log pi_0(y|x), by the chain rule, with less noise where no token is much likelier under pi_0.
+    Its entropy is -log pi(y|x). Per token: sums over all answers by the number of their tokens, so
+    long answers count more. Means are over samples and then problems; intervals are bootstraps over
+    problems (95 %), with the ends of each in NAME_low and NAME_high.
     """
     sums = pd.DataFrame(
         {
