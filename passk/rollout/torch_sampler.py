@@ -282,7 +282,7 @@ class _Rows:
         if not len(self.starts_R):
             self.now = len(prompts[0])
         old = len(self.starts_R)
-        first = int(self.starts_R.min(initial=self.now))
+        first = int(self.starts_R.min(initial=self.now - len(prompts[0])))
         size = max(1, _PREFILL_TOKENS // len(prompts[0]))
         for some in (prompts[i : i + size] for i in range(0, len(prompts), size)):
             rows = slice(len(self.starts_R), len(self.starts_R) + len(some))

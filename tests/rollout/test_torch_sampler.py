@@ -17,7 +17,7 @@ from passk.errors import UserError
 from passk.learner.logprobs import token_logprobs
 from passk.rollout import torch_sampler
 from passk.rollout.base import SamplingParams, group_seeds
-from passk.rollout.row_cache import RowCache, row_bytes
+from passk.rollout.row_cache import RowCache, _RowLayer, row_bytes
 from passk.rollout.torch_sampler import TorchSampler, _draw, _nucleus
 from passk.types import FinishReason
 
@@ -273,6 +273,37 @@ def test_completions_do_not_depend_on_their_company(tiny_tokenizer, monkeypatch,
     assert len(moved) > 0
     assert tokens([0, 1, 2, 3], 12) == together
     assert tokens([0], 1) == {0: together[0]}
+
+
+@pytest.mark.parametrize("num_places", [None, 3, 12])
+@pytest.mark.parametrize("num_samples", [1, 4])
+def test_memory_that_was_not_written_is_not_read(
+    tiny_tokenizer, monkeypatch, num_places, num_samples
+):
+    """What an allocator returns may hold NaN, which a mask does not hide: 0 times NaN is NaN."""
+    generator = np.random.default_rng(2)
+    prompts = [generator.integers(2, VOCABULARY, size).tolist() for size in (3, 9, 6, 12, 4, 12)]
+    seeds_PG = seeds_for(len(prompts), num_samples)
+
+    def sampled() -> list:
+        model = random_model("llama")
+        model.generation_config.eos_token_id = [EOS, 5, 9, 13]
+        memory = num_places and memory_for(model, num_places, 12, 20)
+        sampler = TorchSampler(model, tiny_tokenizer, memory_gib=memory)
+        groups = sample_all(sampler, prompts, seeds_PG, SamplingParams(1.0, 20))
+        return [(c.token_ids, np.isfinite(c.logprobs).all()) for group in groups for c in group]
+
+    expected = sampled()
+
+    def unwritten(layer: _RowLayer, states: torch.Tensor) -> torch.Tensor:
+        _, heads, _, head_dim = states.shape
+        shape = (layer.view.num_rows, heads, layer.view.length, head_dim)
+        return states.new_full(shape, torch.nan)
+
+    monkeypatch.setattr(_RowLayer, "_buffer", unwritten)
+    for prefilled in (12, 24, 4096):  # at once: a prompt, two, all
+        monkeypatch.setattr(torch_sampler, "_PREFILL_TOKENS", prefilled)
+        assert sampled() == expected
 
 
 def test_more_samples_leave_the_first_ones_alone(tiny_model, tiny_tokenizer, prompts):
