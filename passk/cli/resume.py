@@ -65,9 +65,38 @@ def starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, Path | None]:
             checkpoint = last_checkpoint(run_dir)
     if checkpoint is not None and not cfg.model.lora_rank:
         return str(checkpoint), checkpoint
+    return origin(cfg), checkpoint
+
+
+def origin(cfg: TrainConfig) -> str:
+    """Return the place of the weights that a run starts from before its first step."""
     if cfg.train.init_from is not None:
-        return resolve_model(cfg.train.init_from, "train.init_from"), checkpoint
-    return model_location(cfg), checkpoint
+        return resolve_model(cfg.train.init_from, "train.init_from")
+    return model_location(cfg)
+
+
+def unchanged_origin(cfg: TrainConfig, checkpoint: Path | None, run_dir: Path) -> str | None:
+    """Return `origin` to compare the run with; None, after a note, where it is gone or changed.
+
+    A run that goes on from its own checkpoint needs its start for nothing else. Adapters do, and
+    `restore` compares its weights.
+    """
+    if checkpoint is None or cfg.model.lora_rank:
+        return origin(cfg)
+    started = read_manifest(run_dir)
+    recorded_state = {fact: started[fact] for fact in (_WEIGHTS, _MODEL_FILES) if fact in started}
+    try:
+        place = origin(cfg)
+        if model_state(place) == recorded_state:
+            return place
+    except UserError:
+        pass
+    print(
+        "note: the model that the run started from is gone or was changed, so eval/distance.csv "
+        "gets no further rows",
+        flush=True,
+    )
+    return None
 
 
 def model_location(cfg: RunConfig) -> str:

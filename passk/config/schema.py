@@ -274,6 +274,8 @@ class EvalConfig:
     measures: list[str] = field(default_factory=list)
     taus: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0])  # of g_pass and cover
     chunk_size: int = bounded(50, at_least=1)  # problems saved together, passk eval
+    # of each problem, on which a run is compared with its start (eval/distance.csv); 0: never
+    num_distance_samples: int = bounded(4, at_least=0)
 
 
 def front_temperatures(cfg: EvalConfig) -> list[float]:
@@ -412,6 +414,7 @@ FREE_ON_RESUME = (
     "rollout.tensor_parallel",
     "rollout.max_logprob_gap",
     "rollout.num_synced_checks",
+    "eval.num_distance_samples",
     "learner.max_tokens_per_batch",
     "learner.gradient_checkpointing",
     "learner.prefix_trees",
