@@ -65,36 +65,38 @@ def starting_point(cfg: TrainConfig, run_dir: Path) -> tuple[str, Path | None]:
             checkpoint = last_checkpoint(run_dir)
     if checkpoint is not None and not cfg.model.lora_rank:
         return str(checkpoint), checkpoint
-    return _first_weights(cfg), checkpoint
+    return origin(cfg), checkpoint
 
 
-def _first_weights(cfg: TrainConfig) -> str:
-    """Return the place of the weights that a run has before its first step."""
+def origin(cfg: TrainConfig) -> str:
+    """Return the place of the weights that a run starts from before its first step."""
     if cfg.train.init_from is not None:
         return resolve_model(cfg.train.init_from, "train.init_from")
     return model_location(cfg)
 
 
-def measured_origin(cfg: TrainConfig, run_dir: Path) -> str | None:
-    """Return the place of the policy that a run measures its distance from; None if it does not.
+def unchanged_origin(cfg: TrainConfig, checkpoint: Path | None, run_dir: Path) -> str | None:
+    """Return `origin` to compare the run with; None, after a note, where it is gone or changed.
 
-    Raises UserError if a resumed run no longer finds the weights that it started from.
+    A run that goes on from its own checkpoint needs its start for nothing else. Adapters do, and
+    `restore` compares its weights.
     """
-    if not cfg.eval.num_distance_samples:
-        return None
-    way_out = "; or add eval.num_distance_samples=0, to go on without the distance from the start"
+    if checkpoint is None or cfg.model.lora_rank:
+        return origin(cfg)
+    started = read_manifest(run_dir)
+    recorded_state = {fact: started[fact] for fact in (_WEIGHTS, _MODEL_FILES) if fact in started}
     try:
-        origin = _first_weights(cfg)
-    except UserError as error:
-        raise UserError(f"{error}{way_out}") from None
-    now = model_state(origin).get(_WEIGHTS)
-    before = read_manifest(run_dir).get(_WEIGHTS, now) if cfg.resume else now
-    if before != now:
-        raise UserError(
-            f"resume=true, but {_changed(str(before), str(now))} of {origin}, which the run in "
-            f"{run_dir} started from, changed since; put back what was there{way_out}"
-        )
-    return origin
+        place = origin(cfg)
+        if model_state(place) == recorded_state:
+            return place
+    except UserError:
+        pass
+    print(
+        "note: the model that the run started from is gone or was changed, so eval/distance.csv "
+        "gets no further rows",
+        flush=True,
+    )
+    return None
 
 
 def model_location(cfg: RunConfig) -> str:

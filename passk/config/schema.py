@@ -270,12 +270,12 @@ class EvalConfig:
     max_new_tokens: int | None = bounded(None, at_least=1)  # null: rollout.max_new_tokens
     seed: int = bounded(0, at_least=0, at_most=LARGEST_SEED)
     num_resamples: int = bounded(2000, at_least=1)
-    # of each problem, to measure how far a run's policy is from its start; 0: not measured
-    num_distance_samples: int = bounded(1, at_least=0)
     # further ones in the summary, at each of ks and taus: pass_hat, g_pass, mg_pass, cover, maj
     measures: list[str] = field(default_factory=list)
     taus: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0])  # of g_pass and cover
     chunk_size: int = bounded(50, at_least=1)  # problems saved together, passk eval
+    # of each problem, on which a run is compared with its start (eval/distance.csv); 0: never
+    num_distance_samples: int = bounded(2, at_least=0)
 
 
 def front_temperatures(cfg: EvalConfig) -> list[float]:
@@ -414,6 +414,7 @@ FREE_ON_RESUME = (
     "rollout.tensor_parallel",
     "rollout.max_logprob_gap",
     "rollout.num_synced_checks",
+    "eval.num_distance_samples",
     "learner.max_tokens_per_batch",
     "learner.gradient_checkpointing",
     "learner.prefix_trees",
@@ -422,7 +423,6 @@ FREE_ON_RESUME = (
     "learner.defer_reduction",
     "learner.cpu_offload",
     "verifier.num_workers",
-    "eval.num_distance_samples",
     "seeds",  # a finished reproduction may be given more of both
     "regimes",
     "num_parallel",

@@ -1,85 +1,70 @@
-"""Compute how far a policy is from another: pure functions over log-probabilities of samples.
+"""Estimate how far a policy is from another, from samples of its own: a pure function over numbers.
 
-All in nats. Samples are of the policy pi; the other one, pi_0, only gives their log-probabilities.
+KL(pi || pi_start) = E_pi sum_t KL_t, where KL_t compares the two policies' next tokens after the
+same sampled prefix. A sampled token estimates KL_t by k3 = r - 1 - log r, r = pi_start / pi: its
+mean under pi is KL_t, as that of r is 1. Unlike -log r it is never negative, and it varies less
+while the policies are close, but more where they have little in common (Schulman 2020,
+"Approximating KL divergence"). An answer that is cut at the length limit counts up to there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from passk.config.schema import EvalConfig
 from passk.objectives.pass_at_k import FloatArray
-from passk.statistics import Interval, bootstrap_intervals, bootstrap_means
+from passk.statistics import Interval, bootstrap_means
 
-_TAILS = (0.025, 0.975)
+_MEASURES = ("kl_per_answer", "kl_per_token", "entropy_per_answer", "entropy_per_token")
 
 
-@dataclass(frozen=True, slots=True)
-class SampledAnswer:
-    """Log-probabilities of a completion's tokens, end token included, under pi and under pi_0.
+def k3(logp_T: FloatArray, start_logp_T: FloatArray) -> FloatArray:
+    """Compute r - 1 - log r of each token, log r = start_logp_T - logp_T, in nats."""
+    log_ratio_T = start_logp_T - logp_T
+    values_T: FloatArray = np.expm1(log_ratio_T) - log_ratio_T
+    return values_T
 
-    `problem` is the number of its problem, `count` how often the problem's samples have it.
+
+def distance_table(
+    places_B: Sequence[int],
+    counts_B: Sequence[float],
+    logprobs: Sequence[FloatArray],
+    start_logprobs: Sequence[FloatArray],
+    cfg: EvalConfig,
+) -> pd.DataFrame:
+    """Compute a row with `kl` and `entropy` per answer and per token, in nats, with intervals.
+
+    Row B is a completion of problem `places_B`, which was sampled `counts_B` times; the two lists
+    hold its tokens' log-probabilities [T] under the policy that sampled it and under the other.
+    Entropy is the mean of -log pi. Per answer: the mean over problems of the mean over a problem's
+    samples. Per token: that divided by the mean number of tokens, so the sum over all tokens by
+    their number. Intervals are bootstraps over problems; `num_samples` is of all problems.
     """
-
-    problem: int
-    count: int
-    logp_T: Sequence[float]
-    logp_start_T: Sequence[float]
-
-
-def k3(log_ratio: FloatArray) -> FloatArray:
-    """Compute e^d - 1 - d of d = log pi_0 - log pi for tokens that pi sampled.
-
-    It is never negative, and its expectation is KL(pi || pi_0) of the next token wherever pi_0 is
-    positive only where pi is (Schulman 2020, "Approximating KL divergence", k3).
-    """
-    values: FloatArray = np.expm1(log_ratio) - log_ratio
-    return values
-
-
-def distance_columns(answers: Sequence[SampledAnswer], num_resamples: int) -> pd.DataFrame:
-    """Estimate KL(pi || pi_0) and the entropy of pi, per answer and per token; return one row.
-
-    The KL of an answer is the sum of `k3` over its tokens, whose expectation is that of log pi(y|x)
-    - log pi_0(y|x), by the chain rule, with less noise where no token is much likelier under pi_0.
-    Its entropy is -log pi(y|x). Per token: sums over all answers by the number of their tokens, so
-    long answers count more. Means are over samples and then problems; intervals are bootstraps over
-    problems (95 %), with the ends of each in NAME_low and NAME_high.
-    """
-    sums = pd.DataFrame(
-        {
-            "problem": [answer.problem for answer in answers],
-            "count": [answer.count for answer in answers],
-            "kl": [k3(_differences(answer)).sum() for answer in answers],
-            "entropy": [-float(np.sum(answer.logp_T)) for answer in answers],
-            "tokens": [len(answer.logp_T) for answer in answers],
-        }
+    sums_B3 = np.array(
+        [
+            (k3(logp_T, start_T).sum(), -logp_T.sum(), len(logp_T))
+            for logp_T, start_T in zip(logprobs, start_logprobs, strict=True)
+        ]
     )
-    weighted = sums[["kl", "entropy", "tokens"]].mul(sums["count"], axis=0)
-    by_problem = weighted.groupby(sums["problem"]).sum()
-    num_samples = sums.groupby("problem")["count"].sum()
-    means_P3 = by_problem.div(num_samples, axis=0).to_numpy()
-    answers_2 = bootstrap_intervals(means_P3[:, :2], num_resamples=num_resamples)
-    row = dict[str, float]()
-    for place, name in enumerate(("kl", "entropy")):
-        row |= answers_2[place].columns(f"{name}_per_answer")
-        row |= _ratio(means_P3[:, [place, 2]], num_resamples).columns(f"{name}_per_token")
-    row |= {"num_problems": len(means_P3), "num_samples": int(num_samples.max())}
+    counts_B1 = np.asarray(counts_B, dtype=np.float64)[:, None]
+    problems, at_B = np.unique(places_B, return_inverse=True)
+    sums_P4 = np.zeros((len(problems), 4))
+    np.add.at(sums_P4, at_B, np.hstack([sums_B3, np.ones_like(counts_B1)]) * counts_B1)
+    means_P3 = sums_P4[:, :3] / sums_P4[:, 3:]
+    values = _measures(means_P3.mean(axis=0, keepdims=True))[0]
+    drawn_RM = _measures(bootstrap_means(means_P3, num_resamples=cfg.num_resamples, seed=cfg.seed))
+    ends_2M = np.quantile(drawn_RM, [0.025, 0.975], axis=0)
+    if len(problems) < 2:
+        ends_2M[:] = np.nan
+    row: dict[str, float] = {"temperature": float(cfg.temperature)}
+    for name, value, low, high in zip(_MEASURES, values, *ends_2M, strict=True):
+        row |= Interval(float(value), float(low), float(high)).columns(name)
+    row |= {"num_problems": len(problems), "num_samples": int(counts_B1.sum())}
     return pd.DataFrame([row])
 
 
-def _differences(answer: SampledAnswer) -> FloatArray:
-    start_T, now_T = (np.asarray(logp, float) for logp in (answer.logp_start_T, answer.logp_T))
-    differences_T: FloatArray = start_T - now_T
-    return differences_T
-
-
-def _ratio(values_P2: FloatArray, num_resamples: int) -> Interval:
-    """Bootstrap the ratio of the sums of two columns over problems."""
-    total_2 = values_P2.sum(axis=0)
-    if len(values_P2) < 2:
-        return Interval(float(total_2[0] / total_2[1]), np.nan, np.nan)
-    drawn_R2 = bootstrap_means(values_P2, num_resamples=num_resamples)
-    low, high = np.quantile(drawn_R2[:, 0] / drawn_R2[:, 1], _TAILS)
-    return Interval(float(total_2[0] / total_2[1]), float(low), float(high))
+def _measures(means_R3: FloatArray) -> FloatArray:
+    """Compute the columns of `_MEASURES` from mean KL, entropy and tokens of an answer, [R, 4]."""
+    kl_R, entropy_R, tokens_R = means_R3.T
+    return np.stack([kl_R, kl_R / tokens_R, entropy_R, entropy_R / tokens_R], axis=1)

@@ -1,10 +1,11 @@
 """Train a policy: own the model and its optimiser, and make one update per batch of rollouts."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -20,8 +21,8 @@ from passk.learner.lora import adapter_parameters, base_parameters, plain_tensor
 from passk.learner.micro_batches import NO_TREES, TokenBatch, micro_batches
 from passk.ranks import gather, num_ranks, rank
 
-_CPU_ACTIVATIONS = 512 * 2**20  # bytes; more makes a step on a CPU no faster (benchmarks.md)
 T = TypeVar("T")
+_CPU_ACTIVATIONS = 512 * 2**20  # bytes; more makes a step on a CPU no faster (benchmarks.md)
 _MOST_ON_CPU, _MOST_ON_GPU = 2048, 65536  # tokens; small batches suit a CPU's cache
 
 
@@ -205,35 +206,30 @@ class Learner:
         states = (self.optimizer.state[parameter] for parameter in self._trained.values())
         return [{name: local_tensor(value) for name, value in state.items()} for state in states]
 
-    @torch.no_grad()
     def logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
         """Compute log pi(y|x) of each row, in the dtype of the weights."""
-        return self._of_rows(rows, lambda logp_BT, _: logp_BT.double().sum(dim=1).tolist())
+        return [float(logp_T.sum()) for logp_T in self.token_logprobs(rows)]
 
     @torch.no_grad()
-    def token_logprobs(self, rows: Sequence[TokenRow]) -> list[list[float]]:
-        """Compute log pi(y_t | x, y_<t) of each row's completion, in the dtype of the weights."""
-        return self._of_rows(
-            rows,
-            lambda logp_BT, mask_BT: [
-                logp_T[mask_T].tolist() for logp_T, mask_T in zip(logp_BT, mask_BT, strict=True)
-            ],
-        )
+    def token_logprobs(
+        self, rows: Sequence[TokenRow], temperature: float | None = None
+    ) -> list[np.ndarray]:
+        """Compute log pi(y_t | x, y_<t) of each row's completion, [T] each, in float64.
 
-    def _of_rows(
-        self, rows: Sequence[TokenRow], read: Callable[[Tensor, Tensor], list[T]]
-    ) -> list[T]:
-        """Return what `read` makes of log-probabilities and mask [B, T], of each row in order."""
-        found = dict[int, T]()
+        In the dtype of the weights, and at the learner's own temperature unless one is given.
+        """
+        logprobs = dict[int, np.ndarray]()
         batches = list(self._batches(rows))
         with working("log-probabilities", len(batches), "micro-batches") as phase:
             for batch in batches:
-                logp_BT = batch_logprobs(self.model, batch, self.temperature)
-                values = read(logp_BT, batch.mask_BT)
-                found |= zip(batch.rows, values, strict=bool(batch.rows))
+                logp_BT = batch_logprobs(self.model, batch, temperature or self.temperature)
+                logp_N = logp_BT[batch.mask_BT].double().cpu().numpy()
+                ends_B = batch.mask_BT.sum(dim=1).cumsum(dim=0).cpu().numpy()
+                parts = np.split(logp_N, ends_B[:-1])
+                logprobs |= zip(batch.rows, parts, strict=bool(batch.rows))
                 phase.advance()
         reshard(self.model)
-        return _in_order(gather(found))
+        return _in_order(gather(logprobs))
 
     def _batches(self, rows: Sequence[TokenRow]) -> Iterator[TokenBatch]:
         """Yield this rank's micro-batches, of trees where the model takes them."""
@@ -297,7 +293,8 @@ class Learner:
 
 def _in_order(parts: Sequence[Mapping[int, T]]) -> list[T]:
     """Return the rows' values, of which each rank has some, in the order of the rows."""
-    return [value for _, value in sorted(item for part in parts for item in part.items())]
+    found = {b: value for part in parts for b, value in part.items()}
+    return [found[b] for b in sorted(found)]
 
 
 GapSums = tuple[int, float, float, int]  # tokens, sum and maximum of gaps, truncated tokens

@@ -36,11 +36,10 @@ def distance_table(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     Empty where no run measured them.
     """
-    rows = [
-        {"regime": label, "seed": record.seed} | record.distances.iloc[-1].drop("step").to_dict()
-        for label, record in in_order(records)
-        if len(record.distances)
-    ]
+    rows = []
+    for label, record in in_order(records):
+        last = record.distances[record.distances["step"] == max(record.steps, default=-1)]
+        rows += [{"regime": label, "seed": record.seed} | row for row in last.to_dict("records")]
     ends = [f"{name}{end}" for name in DISTANCES for end in ("", "_low", "_high")]
     table = pd.DataFrame(rows).reindex(columns=["regime", "seed", *ends])
     return with_all_seeds(table, ["regime"]) if rows else pd.DataFrame()

@@ -91,7 +91,7 @@ class Parts:
     training_verifier: Verifier  # the same verifier, or one that errs on purpose
     learner: Learner
     engine: str
-    origin: str | None = None  # place of the policy whose distance evaluations measure, if any
+    origin: str | None = None  # of a run: the weights that it started from, to compare with
 
     @property
     def actor(self) -> Actor:

@@ -1,7 +1,7 @@
 """Evaluate a policy: in memory during a training run, or sample by sample on disk for itself."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -13,45 +13,57 @@ from passk.rollout.rollout import Actor, SampleKey, eval_params, rollout, sample
 from passk.runs.writer import Run
 from passk.training.build import Parts
 from passk.training.distance import measure_distance
-from passk.types import Problem
+from passk.types import Group, Problem
+
+
+def draw_groups(
+    actor: Actor, problems: Sequence[Problem], cfg: RunConfig, temperature: float
+) -> list[Group]:
+    """Sample each problem `eval.num_samples` times at a temperature, but once at 0 (greedy).
+
+    Seeds do not depend on the step, the run or the temperature, so two policies are compared with
+    common random numbers.
+    """
+    return rollout(
+        actor,
+        problems,
+        cfg.eval.num_samples if temperature else 1,
+        eval_params(cfg, temperature),
+        SampleKey(cfg.eval.seed, "eval", 0),
+    ).groups
 
 
 def draw_samples(
     actor: Actor, problems: Sequence[Problem], cfg: RunConfig, temperatures: Sequence[float]
 ) -> pd.DataFrame:
-    """Sample each problem `eval.num_samples` times at each temperature, but once at 0 (greedy).
+    """Return `sample_table` of the groups of `draw_groups` at each temperature."""
+    return sample_table({t: draw_groups(actor, problems, cfg, t) for t in temperatures})
 
-    Seeds do not depend on the step, the run or the temperature, so two policies are compared with
-    common random numbers. Returns a row per sample, all rows of a temperature together, with the
-    columns problem_id, kind, level, type, temperature, sample (0 to n-1), answer (as the verifier
-    extracted it), completion, num_tokens, finish_reason, reward (NaN where not judged), reason,
-    logprob_sampler (of the whole completion, in nats).
+
+def sample_table(drawn: Mapping[float, Sequence[Group]]) -> pd.DataFrame:
+    """Return a row per sample, all rows of a temperature together.
+
+    The columns are problem_id, kind, level, type, temperature, sample (0 to n-1), answer (as the
+    verifier extracted it), completion, num_tokens, finish_reason, reward (NaN where not judged),
+    reason, logprob_sampler (of the whole completion, in nats).
     """
-    rows = []
-    for temperature in temperatures:
-        sampled = rollout(
-            actor,
-            problems,
-            cfg.eval.num_samples if temperature else 1,
-            eval_params(cfg, temperature),
-            SampleKey(cfg.eval.seed, "eval", 0),
+    rows = [
+        {
+            "problem_id": group.problem.id,
+            "kind": group.problem.kind,
+            "level": group.problem.level,
+            "type": group.problem.type,
+            "temperature": float(temperature),
+            "sample": i,
+            "answer": verdict.answer,
+            **sample_fields(completion, verdict),
+        }
+        for temperature, groups in drawn.items()
+        for group in groups
+        for i, (completion, verdict) in enumerate(
+            zip(group.completions, group.verdicts, strict=True)
         )
-        rows += [
-            {
-                "problem_id": group.problem.id,
-                "kind": group.problem.kind,
-                "level": group.problem.level,
-                "type": group.problem.type,
-                "temperature": float(temperature),
-                "sample": i,
-                "answer": verdict.answer,
-                **sample_fields(completion, verdict),
-            }
-            for group in sampled.groups
-            for i, (completion, verdict) in enumerate(
-                zip(group.completions, group.verdicts, strict=True)
-            )
-        ]
+    ]
     return pd.DataFrame(rows, columns=SAMPLE_COLUMNS).astype({"reward": float})
 
 
@@ -63,10 +75,10 @@ def evaluate(step: int, cfg: TrainConfig, parts: Parts, run: Run, shown: Display
     is_start = step == 0 and cfg.train.init_from is None
     has_front = is_start or step == cfg.train.num_steps
     temperatures = front_temperatures(cfg.eval) if has_front else [cfg.eval.temperature]
-    samples = draw_samples(parts.actor, parts.data.heldout, cfg, temperatures)
+    drawn = {t: draw_groups(parts.actor, parts.data.heldout, cfg, t) for t in temperatures}
+    samples = sample_table(drawn)
     tables = eval_tables(samples, cfg.eval)
-    if parts.origin is not None:
-        tables["distance"] = measure_distance(cfg, parts, parts.origin)
+    tables |= measure_distance(cfg, parts, drawn[cfg.eval.temperature])
     run.write_eval(step, count_correct(samples), tables)
     table = tables["table"]
     values = "  ".join(

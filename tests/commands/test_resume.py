@@ -242,5 +242,6 @@ def test_training_goes_on_with_the_model_it_started_from(tmp_path, capsys, adapt
         started = json.loads((run / "manifest.json").read_text())
         shutil.rmtree(folder)
         assert train(run, *words, "resume=true") == 0
+        assert "eval/distance.csv gets no further rows" in capsys.readouterr().out
         ended = json.loads((run / "manifest.json").read_text())
         assert ended["model_files"] == started["model_files"]

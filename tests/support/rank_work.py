@@ -23,6 +23,7 @@ from passk.learner.layers import freeze_outside
 from passk.learner.learner import Learner
 from passk.learner.lora import adapter_parameters, add_adapters, base_fingerprint
 from passk.learner.policy import load_policy, load_sharded, load_tokenizer
+from passk.learner.reference import at_start, distance_from, read_reference
 from passk.ranks import gather, num_ranks, rank
 from passk.rollout.base import SamplingParams
 from passk.rollout.rollout import Actor, Rollout, SampleKey, rollout
@@ -116,6 +117,37 @@ def measured(learner: Learner, rows: list[TokenRow]) -> tuple[float, list[float]
         for p in learner.model.parameters()
     ]
     return loss, list(logprobs), torch.cat([g.flatten() for g in grads]).tolist()
+
+
+def compared_with_start(out: str, path: str, cfg: ModelConfig, replicas: int) -> None:
+    """Write log-probabilities of a moved learner and of its start, and how far it has moved."""
+    torch.set_num_threads(1)
+    options = {"lr": 0.02, "eps": 0.1, "schedule": "constant", "replicas": replicas}
+    learner_cfg, device = LearnerConfig(**options), torch.device("cpu")
+    if num_ranks() == 1:
+        model = load_policy(cfg, path, device)
+        add_adapters(model, cfg, seed=7)
+    else:
+        model = load_sharded(cfg, path, device, learner_cfg, seed=7)
+    learner = Learner(model, learner_cfg, 10, 1.0)
+    for seed in range(2):
+        learner.update(some_rows(9, seed=seed))
+    before = {name: part.clone() for name, part in learner.trained_parts().items()}
+    rows = some_rows(12)
+    own = learner.token_logprobs(rows)
+    reference = read_reference(learner, cfg, path)
+    with at_start(learner, reference):
+        starts = learner.token_logprobs(rows)
+    moved = distance_from(learner, reference)
+    same = all(torch.equal(part, before[name]) for name, part in learner.trained_parts().items())
+    found = {
+        "own": [logp_T.tolist() for logp_T in own],
+        "start": [logp_T.tolist() for logp_T in starts],
+        "distance": list(moved),
+        "unchanged": all(gather(same)),
+    }
+    if rank() == 0:
+        Path(out).write_text(json.dumps(found))
 
 
 def save_after_steps(

@@ -99,6 +99,31 @@ def test_files_are_those_of_the_contract(run):
     assert {name for name in names if not name.startswith("checkpoints/")} == expected
 
 
+def test_the_distance_from_the_start_is_measured_at_each_evaluation(run):
+    rows = table(run, "distance.csv").set_index("step")
+    assert list(rows.index) == [0, 2, NUM_STEPS]
+    start, later = rows.loc[0], rows.loc[[2, NUM_STEPS]]
+    assert (start[["kl_per_answer", "kl_per_token", "distance", "relative_distance"]] == 0).all()
+    assert (later[["kl_per_answer", "kl_per_token", "distance"]] > 0).all(axis=None)
+    assert (rows["num_samples"] == 2 * rows["num_problems"]).all()
+    assert (rows["entropy_per_answer"] > rows["entropy_per_token"]).all()
+    assert (later["kl_per_answer_low"] <= later["kl_per_answer"]).all()
+
+
+def test_the_distance_is_from_where_the_run_started(run, tmp_path):
+    words = ("train.num_steps=1", "diagnostics.every=0", "train.save_every=0", "learner.lr=1e-9")
+    assert train(tmp_path / "run", "regime=pass1", f"train.init_from={run}", *words) == 0
+    moved = table(tmp_path / "run", "distance.csv").set_index("step").loc[1]
+    assert 0 < moved["relative_distance"] < 1e-6 and moved["kl_per_answer"] < 1e-6
+
+
+@pytest.mark.parametrize("words", ["eval.num_distance_samples=0", "eval.top_p=0.9"])
+def test_nothing_is_compared_with_the_start_unless_asked(tmp_path, words):
+    one = ("train.num_steps=1", "diagnostics.every=0", "train.save_every=0")
+    assert train(tmp_path / "run", "regime=pass1", *one, words) == 0
+    assert not (tmp_path / "run" / "eval" / "distance.csv").exists()
+
+
 def test_overrides_and_config_say_what_was_asked(run):
     typed = (run / "overrides.txt").read_text().splitlines()
     assert typed == ["experiment=smoke", "eval.every=2", "num_threads=1"]

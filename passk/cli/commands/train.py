@@ -8,11 +8,11 @@ from pathlib import Path
 from passk.cli.launch import on_all_ranks
 from passk.cli.resume import (
     how_to_resume,
-    measured_origin,
     origin_state,
     prompt_day,
     refuse_other_contents,
     starting_point,
+    unchanged_origin,
 )
 from passk.config.schema import TrainConfig, is_own
 from passk.console import display, interrupt_flag
@@ -52,8 +52,10 @@ def run_train(
     """
     prepare_torch(cfg.num_threads, cfg.train.seed)
     start, checkpoint = starting_point(cfg, run_dir)
-    origin = measured_origin(cfg, run_dir)
     day = day or prompt_day(run_dir if cfg.resume else None)
+    compared = None
+    if cfg.eval.num_distance_samples:
+        compared = unchanged_origin(cfg, checkpoint, run_dir)
     with open_parts(cfg, start, day=day) as parts:
         # Facts of all problems: time limits may decide which gold answers are refused.
         facts = parts.facts | origin_state(start, checkpoint, run_dir)
@@ -65,7 +67,7 @@ def run_train(
             print_notes(parts.data)
         trained_on = parts.data.train if cfg.regime.name != "sft" else ()
         check_saving(parts.learner.model, parts.tokenizer, model_name(start))
-        parts, gold = run_preflight(cfg, replace(parts, origin=origin), trained_on)
+        parts, gold = run_preflight(cfg, replace(parts, origin=compared), trained_on)
         require_weights(cfg, parts.data)
         state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
         measured, weight_facts = with_measured_weight(cfg, parts, run_dir)

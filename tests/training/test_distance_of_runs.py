@@ -1,22 +1,17 @@
-"""The distance of a run from its start: on disk, beside exact computations, resumed, refused."""
+"""The distance of a run from its start: on disk, resumed, on two ranks, and without a trace."""
 
-import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from resuming import as_if_killed, assert_same_run
-from small_runs import SMALL, assert_refused, train
+from small_runs import train
 from transformers import AutoModelForCausalLM
 
 from passk.config.compose import load_run_config
-from passk.learner.learner import Learner
-from passk.learner.lora import add_adapters
 from passk.learner.policy import load_policy
-from passk.training.distance import weight_distance
 
 STEPS = 4
 WORDS = (f"train.num_steps={STEPS}", "train.save_every=2", "train.keep_last=9", "eval.every=2")
@@ -38,7 +33,7 @@ def weights(folder) -> torch.Tensor:
 def test_every_evaluation_has_its_distance(run):
     table = pd.read_csv(run / "eval" / "distance.csv")
     assert table["step"].tolist() == [0, 2, 4]
-    assert (table["num_problems"] == 8).all() and (table["num_samples"] == 3).all()
+    assert (table["num_problems"] == 8).all() and (table["num_samples"] == 3 * 8).all()
     start = table.iloc[0]
     assert start["kl_per_answer"] == start["distance"] == start["relative_distance"] == 0
     assert (table["entropy_per_answer"] > 0).all() and (table["kl_per_answer"].iloc[1:] > 0).all()
@@ -77,43 +72,3 @@ def test_two_ranks_measure_as_one(run, tmp_path):
     one, two = (pd.read_csv(p / "eval" / "distance.csv") for p in (run, tmp_path / "run"))
     np.testing.assert_allclose(two.iloc[0], one.iloc[0], atol=1e-5)
     np.testing.assert_allclose(two["distance"], one["distance"], rtol=1e-3)
-
-
-def test_adapters_are_merged(run):
-    cfg = load_run_config(run)
-    cpu = torch.device("cpu")
-    model = load_policy(cfg.model, "tiny", cpu)
-    add_adapters(model, replace(cfg.model, lora_rank=2, lora_targets="all-linear"), 0)
-    adapted, start = (
-        Learner(m, cfg.learner, 1, 1.0) for m in (model, load_policy(cfg.model, "tiny", cpu))
-    )
-    assert weight_distance(adapted, start)[0] == 0, "B starts at 0"
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    merged = dict(adapted.weights())
-    expected = sum(
-        float((merged[name].double() - p.detach().double()).square().sum())
-        for name, p in start.model.named_parameters()
-    )
-    found, whole = weight_distance(adapted, start)
-    assert found == pytest.approx(expected**0.5, rel=1e-6) and found > 0
-    squares = sum(float(p.detach().double().square().sum()) for p in start.model.parameters())
-    assert whole == pytest.approx(squares**0.5, rel=1e-6)
-
-
-def test_a_start_that_is_gone_or_changed_is_named(run, tmp_path, passk):
-    start, second = tmp_path / "start", tmp_path / "second"
-    shutil.copytree(run / "checkpoints" / "step-000004", start)
-    words = ("train", *SMALL, *WORDS, f'model.path="{start}"', "hydra.run.dir=second")
-    assert passk(*words).code == 0
-    as_if_killed(second, last_step=2)
-    way_out = "eval.num_distance_samples=0"
-    (start / "model.safetensors").touch()
-    assert_refused(passk(*words, "resume=true"), "model.safetensors", "changed", way_out)
-    shutil.rmtree(start)
-    assert_refused(passk(*words, "resume=true"), "start does not exist", way_out)
-    assert passk(*words, "resume=true", way_out).code == 0
-    assert json.loads((second / "manifest.json").read_text())["status"] == "finished"
