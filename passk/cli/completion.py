@@ -45,7 +45,7 @@ complete -c passk -f -a '(__passk_complete)'
 COMMANDS = (*SCHEMAS, "sweep", "completion")
 LAUNCHERS = ("basic", "submitit_local", "submitit_slurm")
 OF_HYDRA = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra/launcher=")
-FILES = ("data.path", "data.eval_path")
+FILES = ("data.path", "data.eval_path", "filter.trusted")
 FOLDERS = (
     *("run", "train.init_from", "model.path", "interpolate", "out", "tracker.dir"),
     *("hydra.run.dir", "hydra.sweep.dir"),

@@ -39,6 +39,7 @@ _FREE_IN_EVAL = (*FREE_ON_RESUME, "eval.chunk_size", *_TABLES)
 _BEHIND_NAMES = {
     "heldout_sha256": "the held-out problems of data.path or data.eval_path, or the shots,",
     "training_sha256": "the training problems of data.path",
+    "trusted_sha256": "the problems of filter.trusted",
     "estimator_sha256": "the file of regime.estimator",
 }
 # The fact about prompts, which depend on the model and the problems.

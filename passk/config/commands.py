@@ -89,6 +89,9 @@ class FilteringConfig:
     fdr: float = share(0.1)  # false-discovery rate: harmless ones among them, at most
     weight: float = share(0.0)  # that they keep in training; 0 drops them
     num_checkpoints: int | None = bounded(None, at_least=1)  # newest ones of the run; null: all
+    # file of trusted problems: agreement is with their gradient of Pass@1, not with that of the
+    # training problems
+    trusted: str | None = None
 
 
 @dataclass(kw_only=True)

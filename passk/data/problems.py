@@ -50,10 +50,11 @@ class Data:
         sides = {"heldout": (self.heldout, self.shots)}
         if self.train or self.corpus:
             sides["training"] = (self.train, self.corpus)
-        return {f"{name}_sha256": _digest(side) for name, side in sides.items()}
+        return {f"{name}_sha256": digest(side) for name, side in sides.items()}
 
 
-def _digest(side: Sequence[Sequence[Problem]]) -> str:
+def digest(side: Sequence[Sequence[Problem]]) -> str:
+    """Return a short hash of lists of problems, with all their fields."""
     # Not `astuple`, which copies every value and so took as long as loading the model.
     values = attrgetter(*(field.name for field in fields(Problem)))
     text = json.dumps([[values(problem) for problem in problems] for problems in side])
@@ -89,6 +90,25 @@ def load_data(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool = T
     if isinstance(cfg, TableConfig):
         heldout = _shuffled(heldout, f"heldout/{eval_cfg.seed}")
     return replace(data, heldout=heldout[: eval_cfg.num_problems])
+
+
+def read_trusted(path: str, key: str, cfg: DataConfig, data: Data) -> tuple[Problem, ...]:
+    """Read trusted problems, in the columns of the training problems.
+
+    Raises UserError for one that is held out, as what chooses training data must not measure the
+    result, and for one that is trained on, as its gradient would meet itself.
+    """
+    refuse_missing(path, key)
+    problems, _ = read_problems(path, key, cfg if isinstance(cfg, TableConfig) else None)
+    for what, side in (("held out", data.heldout), ("a training problem", data.train)):
+        known = {normalised(problem.prompt): problem.id for problem in side}
+        for problem in problems:
+            if other := known.get(normalised(problem.prompt)):
+                raise UserError(
+                    f"{key}={path}: {problem.id} is {what}, too ({other}); trusted problems must "
+                    "be neither"
+                )
+    return problems
 
 
 def check_files(cfg: DataConfig, eval_cfg: EvalConfig, *, needs_training: bool) -> None:

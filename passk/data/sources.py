@@ -377,6 +377,8 @@ def with_absolute_paths(cfg: C) -> C:
         changes["train"] = replace(train, init_from=_absolute_folder(train.init_from))
     if (regime := getattr(cfg, "regime", None)) and is_own(regime.estimator):
         changes["regime"] = replace(regime, estimator=_absolute(regime.estimator))
+    if (filtering := getattr(cfg, "filter", None)) and filtering.trusted:
+        changes["filter"] = replace(filtering, trusted=_absolute(filtering.trusted))
     if run := getattr(cfg, "run", None):
         changes["run"] = _absolute_folder(run)
     return replace(cfg, **changes)

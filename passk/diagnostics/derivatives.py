@@ -54,13 +54,16 @@ def derivatives_along(
     *,
     metric: Tensor | None = None,
     length: float | None = None,
+    of_others: bool = False,
 ) -> Derivatives:
     """Compute the derivative of each sample's log-probability along other prompts' gradient.
 
     `gradients` is [blocks, parameters]; block m is the part of prompts m, m + M, ... in the mean
     over all P. The direction of a sample of block m is the sum of the other blocks, scaled to the
     mean over their prompts. `metric` multiplies the direction, a number per parameter. `length`
-    reuses that of an earlier call. The weights are the same afterwards, bit by bit.
+    reuses that of an earlier call. With `of_others` the gradients are of other problems than all of
+    these, and their sum is the direction of every sample. The weights are the same afterwards, bit
+    by bit.
     """
     rewards_PG = np.array([group.rewards() for group in groups])
     signal_P = (rewards_PG == 1).any(axis=1) & (rewards_PG == 0).any(axis=1)
@@ -73,8 +76,10 @@ def derivatives_along(
             chosen = slice(block, None, len(gradients))
             members = range(num_prompts)[chosen]
             if rows := make_rows(groups[chosen], weighed_PG[chosen][..., None]):
-                rest = num_prompts / (num_prompts - len(members))
-                direction = (total - gradients[block]) * rest
+                direction = total.clone()
+                if not of_others:
+                    direction -= gradients[block]
+                    direction *= num_prompts / (num_prompts - len(members))
                 if metric is not None:
                     direction *= metric
                 if length is None:

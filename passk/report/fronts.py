@@ -26,8 +26,8 @@ from passk.report.chart_style import (
     tips,
 )
 from passk.report.table_formats import rate_form
-from passk.report.tables import reported_k, summary_rows, with_all_seeds
-from passk.runs.baselines import Evaluated, evaluated_before, last_evaluated, sft_of
+from passk.report.tables import BASE, reported_k, summary_rows, with_all_seeds
+from passk.runs.baselines import Evaluated, evaluated_before, last_evaluated, sft_of, untrained
 from passk.runs.interpolations import InterpolationRecord
 from passk.runs.labels import in_order
 from passk.runs.reader import RunRecord
@@ -35,7 +35,7 @@ from passk.statistics import bootstrap_intervals
 from passk.style import FAINT, PANEL, SOFT
 from passk.text import cell
 
-BASE, COIN, FIRST = "base", "coin", "first"
+COIN, FIRST = "coin", "first"
 UNTRAINED = {  # regimes without a run of their own: title, colour, dash, shape
     BASE: ("Base model", FAINT, [2, 2], "circle"),
     COIN: ("A coin between Pass@k-only and its start", SOFT, [1, 3], "cross"),
@@ -119,9 +119,9 @@ def _measured(
     for label, record in in_order(records):
         last = last_evaluated(record)
         runs.append((label, record, last, evaluated_before(record, records, baseline)))
-        if record.setting("train.init_from") is None and 0 in record.steps[:-1]:
+        if (base := untrained(record)) is not None:
             others = [r for r in records if sft_of(r, records) is record]
-            bases.append((BASE, record, Evaluated(record, 0), last if others else None))
+            bases.append((BASE, record, base, last if others else None))
     return [*bases, *runs]
 
 

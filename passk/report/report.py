@@ -17,6 +17,7 @@ from passk.report.chart_style import Drawing
 from passk.report.costs import cost_sheet, cost_table, price_sheet
 from passk.report.distance import HEADINGS, distance_figure, distance_table
 from passk.report.fronts import (
+    all_titles,
     change_headings,
     front_figure,
     front_sentences,
@@ -154,7 +155,7 @@ def write_report(
     sentences += sweep_reading(summary_rows(cells), found.swept_k) if len(cells) else []
     sentences += repeat_sentences(found.records)
     headings = table_formats.column_names(set(found.ks.values()))
-    people = found.table.assign(regime=found.table["regime"].map(titles))
+    people = found.table.assign(regime=found.table["regime"].map(all_titles(titles)))
     drawings = _figures(found)
     tables = _tables(found, people, headings)
     samples = sample_rows(found.records, SAMPLE_BYTES, find_measured(dirs, "eval"))
@@ -186,7 +187,7 @@ def write_report(
         found.table.to_csv(folder / "table.csv", index=False)
         if len(cells):
             cells.to_csv(folder / "sweep.csv", index=False)
-        markdown = frame_table(people, headings).markdown()
+        markdown = frame_table(people, headings).without_empty_columns().markdown()
         (folder / "table.md").write_text(markdown + words, encoding="utf-8")
         save_figures(drawings, folder / "figures")
         for name, (table, numbers) in tables.items():
@@ -220,7 +221,7 @@ def _tables(
 ) -> dict[str, tuple[Table | None, pd.DataFrame | None]]:
     """Build the page's tables by name (None without rows), with the numbers for their CSV."""
     first = headline_table(found.headline, found.table)
-    first["regime"] = first["regime"].map(found.titles)
+    first["regime"] = first["regime"].map(all_titles(found.titles))
     cells, costs = found.cells, found.costs
     moved = distance_table(found.headline)
     several = (people["seed"] == "all").any()

@@ -6,6 +6,7 @@ changes in percentage points; a regime keeps its colour in all figures.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -27,7 +28,9 @@ from passk.report.chart_style import (
     tips,
     zoom,
 )
-from passk.report.tables import by_label, reported_k, summary_rows
+from passk.report.fronts import UNTRAINED
+from passk.report.tables import BASE, by_label, reported_k, summary_rows
+from passk.runs.baselines import untrained
 from passk.runs.reader import RunRecord
 from passk.statistics import rate_band
 from passk.style import FAINT, INK, K_COLORS, PANEL, PAPER, SOFT, line_at
@@ -41,7 +44,7 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
 
     One run: a line with the bootstrap interval over problems. Several seeds: a thin line for each,
     and their mean as a thick one. SFT is the level from which the others start, unless there is
-    nothing else.
+    nothing else; the base model, where SFT evaluated it, is a level below that.
     """
     shown = [record for record in records if len(record.evals)]
     groups = by_label(shown)
@@ -50,8 +53,15 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
     ks = {reported_k(record, records) for record in records if record.regime != "sft"}
     k_name = f"Pass@{ks.pop()}" if len(ks) == 1 else "Pass@k, k of each run"
     only_sft = all(members[0].regime == "sft" for members in groups.values())
-    series, frames = series_of(shown, titles), []
+    bases = [] if only_sft else [r for r in shown if r.regime == "sft" and untrained(r)]
+    series, frames = _with_base(series_of(shown, titles), bases), []
     for name in ("Pass@1", k_name):
+        starts = [
+            (r.seed, _curve(r, 1 if name == "Pass@1" else reported_k(r, records)).head(1))
+            for r in bases
+        ]
+        if BASE in series.columns and (lines := _of_seeds(starts)):
+            frames.append(_end_level(lines).assign(measure=name, **series.columns[BASE]))
         for label, members in groups.items():
             k = 1 if name == "Pass@1" else reported_k(members[0], records)
             lines = _of_seeds([(record.seed, _curve(record, k)) for record in members])
@@ -75,21 +85,26 @@ def training_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | N
 def final_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None:
     """Draw held-out Pass@k of each run's last evaluation at every k.
 
-    One run: with the band that holds for all k at once (`rate_band`), if there are few lines.
-    Several seeds: a thin line for each, and their mean. Without SFT among the runs, a dashed line
-    is the start: the evaluations at step 0, a run of each seed.
+    The base model has a line too, where SFT evaluated it. One run: with the band that holds for all
+    k at once (`rate_band`), if there are few lines. Several seeds: a thin line for each, and their
+    mean. Without SFT among the runs, a dashed line is the start: the evaluations at step 0, a run
+    of each seed.
     """
     shown = [record for record in records if record.steps]
     groups = by_label(shown)
     if not groups:
         return None
-    series, few = series_of(shown, titles), len(groups) <= MOST_BANDS
+    bases = [record for record in shown if record.regime == "sft" and untrained(record)]
+    series, few = _with_base(series_of(shown, titles), bases), len(groups) <= MOST_BANDS
     frames = [_start_curve(shown)] if all(record.regime != "sft" for record in shown) else []
     for label, members in groups.items():
         banded = few and len({record.seed for record in members}) == 1
         curves = [(run.seed, _over_all_k(run, run.steps[-1], banded=banded)) for run in members]
         if lines := _of_seeds(curves):
             frames.append(_with_mean(lines).assign(**series.columns[label]))
+    if BASE in series.columns:
+        curves = [(record.seed, _over_all_k(record, 0, banded=False)) for record in bases]
+        frames.append(_with_mean(_of_seeds(curves)).assign(**series.columns[BASE]))
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         return None
@@ -109,6 +124,16 @@ def final_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None
         main.mark_line().encode(strokeDash=series.dash),
     ).properties(width=2 * PANEL, height=320, title="Held-out Pass@k (%)")
     return Drawing(chart, data, series.legends)
+
+
+def _with_base(series: Series, bases: Sequence[RunRecord]) -> Series:
+    """Add the base model to the legend, if it was evaluated and runs are told apart by name."""
+    if not bases or len(series.legends) > 1:
+        return series
+    marks = ("name", "color", "dash", "shape")
+    entry = dict(zip(marks, UNTRAINED[BASE], strict=True))
+    legend = replace(series.legends[0], entries=[entry, *series.legends[0].entries])
+    return Series({BASE: {"run": UNTRAINED[BASE][0]}, **series.columns}, (legend,))
 
 
 def _start_curve(records: Sequence[RunRecord]) -> pd.DataFrame:

@@ -46,6 +46,8 @@ def column_names(ks: set[int]) -> dict[str, str]:
         "delta_pass1": "Δ Pass@1 (points)",
         "delta_passk": f"Δ {passk} (points)",
         "alignment": "Alignment (cosine)",
+        "greedy": "Greedy (%)",
+        "majk": f"{passk.replace('Pass', 'maj')} (%)",
         "kind": "Kind",
         "num_problems": "Problems",
         "pass1_before": "Pass@1 before (%)",

@@ -13,19 +13,29 @@ import pandas as pd
 
 from passk.config.schema import AUTO
 from passk.console import working
+from passk.evaluation.tables import at_temperature
 from passk.objectives.pass_at_k import all_wrong, pass_at_k
-from passk.runs.baselines import counts_before, last_counts, sft_of
+from passk.runs.baselines import (
+    Evaluated,
+    counts_before,
+    last_counts,
+    last_evaluated,
+    sft_of,
+    untrained,
+)
 from passk.runs.labels import in_order, run_title
 from passk.runs.reader import RunRecord, read_seed_table
 from passk.statistics import Interval, bootstrap_intervals, seed_interval
 
 ALL_SEEDS = "all"
+BASE = "base"  # regime of the row of the model before any training
 NOTHING = Interval(np.nan, np.nan, np.nan)
 REPRODUCTION_COLUMNS = [
     *("regime", "seed", "pass1", "passk"),
     *("delta_pass1", "delta_pass1_low", "delta_pass1_high"),
     *("delta_passk", "delta_passk_low", "delta_passk_high"),
     *("alignment", "alignment_low", "alignment_high"),
+    *("greedy", "majk"),
 ]
 
 
@@ -33,25 +43,29 @@ REPRODUCTION_COLUMNS = [
 def reproduction_table(
     records: Sequence[RunRecord], baseline: Sequence[RunRecord] | None = None
 ) -> pd.DataFrame:
-    """Compute how each regime changed Pass@1 and Pass@k: a row per regime and seed, SFT first.
+    """Compute how each regime changed Pass@1 and Pass@k: a row per regime and seed.
 
-    `pass1` and `passk` are of the last evaluation; k is `reported_k`. Deltas are against the
-    starting checkpoint, or the last evaluation of the baseline's run of the same seed
-    (`baselines.counts_before`), with a paired bootstrap over held-out problems. A regime with
-    several runs ends in a row of seed `all`, see `with_all_seeds`. `regime` is the label of
-    `run_labels`. Columns: `REPRODUCTION_COLUMNS`.
+    First the base model, where SFT evaluated it, then SFT; neither has deltas. `pass1` and `passk`
+    are of the last evaluation; k is `reported_k`. Deltas are against the starting checkpoint, or
+    the last evaluation of the baseline's run of the same seed (`baselines.counts_before`), with a
+    paired bootstrap over held-out problems. `greedy` is the share of greedy answers that are right,
+    `majk` maj@k; NaN where they were not measured (eval.temperatures with 0, eval.measures with
+    maj). A regime with several runs ends in a row of seed `all`, see `with_all_seeds`. `regime` is
+    the label of `run_labels`. Columns: `REPRODUCTION_COLUMNS`.
     """
-    rows = []
+    rows = [
+        {"regime": BASE, "seed": record.seed} | _levels(base, reported_k(record, records))
+        for _, record in in_order(records)
+        if record.regime == "sft" and (base := untrained(record)) is not None
+    ]
     for label, record in in_order(records):
         k = reported_k(record, records)
         row: dict[str, object] = {"regime": label, "seed": record.seed}
         before, after = counts_before(record, records, baseline), last_counts(record)
-        ks = {"pass1": 1, "passk": k}
-        deltas = paired_deltas(before, after, list(ks.values()))
-        for (name, this_k), delta in zip(ks.items(), deltas, strict=True):
-            row[name] = _mean_pass_at_k(after, this_k)
+        deltas = paired_deltas(before, after, [1, k])
+        for name, delta in zip(("pass1", "passk"), deltas, strict=True):
             row |= delta.columns(f"delta_{name}")
-        rows.append(row | _alignment(record))
+        rows.append(row | _levels(last_evaluated(record), k) | _alignment(record))
     table = pd.DataFrame(rows, columns=REPRODUCTION_COLUMNS)
     return with_all_seeds(table, ["regime"])
 
@@ -137,6 +151,21 @@ def with_all_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     cosines = merged.columns.intersection(["alignment", "alignment_low", "alignment_high"])
     merged[cosines] = merged[cosines].astype(float).clip(-1, 1)
     return merged
+
+
+def _levels(evaluated: Evaluated | None, k: int) -> dict[str, float]:
+    """Compute pass1, passk, greedy and majk of an evaluation; NaN for what was not measured."""
+    if evaluated is None:
+        return dict.fromkeys(("pass1", "passk", "greedy", "majk"), np.nan)
+    counts, summary = evaluated.front_counts, evaluated.record.summary
+    own = at_temperature(counts, evaluated.record.temperature)
+    majority = summary[(summary["step"] == evaluated.step) & (summary["metric"] == f"maj_{k}")]
+    return {
+        "pass1": _mean_pass_at_k(own, 1),
+        "passk": _mean_pass_at_k(own, k),
+        "greedy": _mean_pass_at_k(at_temperature(counts, 0.0), 1),
+        "majk": float(majority["value"].iloc[-1]) if len(majority) else np.nan,
+    }
 
 
 def _mean_pass_at_k(counts: pd.DataFrame | None, k: int) -> float:
@@ -291,6 +320,7 @@ def headline_table(records: Sequence[RunRecord], table: pd.DataFrame) -> pd.Data
     seeds (`with_all_seeds`).
     """
     runs = by_label(records)
+    runs[BASE] = [record for record in records if record.regime == "sft" and untrained(record)]
     rows = []
     for row in summary_rows(table).to_dict("records"):
         label, members = str(row["regime"]), runs[str(row["regime"])]
@@ -303,7 +333,7 @@ def headline_table(records: Sequence[RunRecord], table: pd.DataFrame) -> pd.Data
         }
         for name in ("pass1", "passk"):
             about[name] = row.pop(name)
-            low, high = _interval(members, name, records)
+            low, high = _interval(members, name, records, 0 if label == BASE else None)
             about |= {f"{name}_low": low, f"{name}_high": high}
         rows.append(about | {name: row[name] for name in row if name not in ("regime", "seed")})
     frame = pd.DataFrame(rows)
@@ -311,11 +341,11 @@ def headline_table(records: Sequence[RunRecord], table: pd.DataFrame) -> pd.Data
 
 
 def _interval(
-    members: Sequence[RunRecord], name: str, records: Sequence[RunRecord]
+    members: Sequence[RunRecord], name: str, records: Sequence[RunRecord], step: int | None
 ) -> tuple[float, float]:
     ks = [1 if name == "pass1" else reported_k(record, records) for record in members]
     rows = [
-        {"cell": name, "seed": record.seed} | recorded_value(record, k).columns("x")
+        {"cell": name, "seed": record.seed} | recorded_value(record, k, step).columns("x")
         for record, k in zip(members, ks, strict=True)
     ]
     last = with_all_seeds(pd.DataFrame(rows).dropna(subset="x"), ["cell"])

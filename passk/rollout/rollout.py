@@ -24,6 +24,7 @@ _TITLES = {
     "eval": "evaluation",
     "diagnose": "sampling for gradients",
     "filter": "sampling to choose sets",
+    "trusted": "sampling trusted problems",
     "curvature": "sampling beside the weights",
 }
 

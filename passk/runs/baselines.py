@@ -129,6 +129,12 @@ def last_evaluated(record: RunRecord) -> Evaluated | None:
     return Evaluated(record, record.steps[-1]) if record.steps else None
 
 
+def untrained(record: RunRecord) -> Evaluated | None:
+    """Return a run's evaluation of the base model, which it began with; None if there is none."""
+    is_base = record.setting("train.init_from") is None and 0 in record.steps[:-1]
+    return Evaluated(record, 0) if is_base else None
+
+
 def last_counts(record: RunRecord) -> pd.DataFrame | None:
     """Return the counts of a run's last evaluation, or None if it has none yet."""
     last = last_evaluated(record)

@@ -25,7 +25,7 @@ def changes(table: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
     rows = table[seeds == "all"] if (seeds == "all").any() else table
     return {
         (row["regime"], change): (row[f"{change}_low"], row[f"{change}_high"])
-        for _, row in rows[rows["regime"] != "sft"].iterrows()
+        for _, row in rows[~rows["regime"].isin(("base", "sft"))].iterrows()
         for change in CHANGES
     }
 

@@ -13,8 +13,9 @@ from small_runs import assert_refused, metrics, train
 
 from passk.cli.main import main
 from passk.config.commands import FilteringConfig
+from passk.config.compose import load_run_config
 from passk.config.schema import ConventionsConfig, EvalConfig, TableConfig
-from passk.data.problems import load_data, read_problems, write_problems
+from passk.data.problems import load_data, normalised, read_problems, write_problems
 from passk.report.filter_tables import decisions, filter_page, product_after
 from passk.types import Problem
 
@@ -237,3 +238,45 @@ def test_a_bad_weight_is_named_by_its_line(weight, tmp_path):
     file.write_text(f'{{"prompt": "a", "answer": "1", "weight": {weight}}}\n')
     with pytest.raises(Exception, match="line 1: 'weight' must be a finite number of 0 or more"):
         read_problems(str(file), "data.path")
+
+
+def write_trusted(file: Path, run: Path, count: int = 12) -> Path:
+    """Problems of another seed, whose expressions are neither held out nor trained on."""
+    cfg = load_run_config(run)
+    data = load_data(cfg.data, cfg.eval)
+    known = {normalised(problem.prompt) for problem in (*data.train, *data.heldout)}
+    others = load_data(replace(cfg.data, seed=1), replace(cfg.eval, num_problems=40)).heldout
+    apart = [problem for problem in others if normalised(problem.prompt) not in known]
+    assert len(apart) >= count
+    write_problems(file, apart[:count], cfg.data)
+    return file
+
+
+def test_trusted_problems_give_the_direction(trained, filtered, tmp_path):
+    file = write_trusted(tmp_path / "trusted.jsonl", trained)
+    words = (f"run={trained}", "filter.num_checkpoints=1", "filter.fdr=0.9")
+    run = tmp_path / "run"
+    assert filter_run(run, *words, f"filter.trusted={file}") == 0
+    found = pd.read_parquet(run / "agreement" / "step-000003.parquet")
+    usual = pd.read_parquet(filtered / "agreement" / "step-000003.parquet")
+    pd.testing.assert_frame_equal(found[["problem_id", "n", "c"]], usual[["problem_id", "n", "c"]])
+    differ = found["agreement"] != usual["agreement"]  # the same samples along another gradient
+    signal = found["c"].between(1, found["n"] - 1)
+    assert signal.any() and (differ == signal).all()
+    page = (run / "filter.md").read_text()
+    assert "gradient of Pass@1 is that of the trusted problems (filter.trusted)" in page
+    assert "trusted" not in (filtered / "filter.md").read_text()
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    assert filter_run(run, *words, f"filter.trusted={file}", "resume=true") == 2
+
+
+@pytest.mark.parametrize(("side", "what"), [("heldout", "held out"), ("train", "a training pro")])
+def test_trusted_problems_that_measure_or_train_are_refused(passk, trained, tmp_path, side, what):
+    cfg = load_run_config(trained)
+    problems = getattr(load_data(cfg.data, cfg.eval), side)
+    file = tmp_path / "trusted.jsonl"
+    write_problems(file, problems[:2], cfg.data)
+    outcome = passk("filter", *MEASURED, f"run={trained}", f"filter.trusted={file}")
+    assert_refused(outcome, f"filter.trusted={file}", f"{problems[0].id} is {what}")
+    outcome = passk("filter", *MEASURED, f"run={trained}", "filter.trusted=nowhere.jsonl")
+    assert_refused(outcome, "filter.trusted=nowhere.jsonl cannot be read")

@@ -26,9 +26,11 @@ TINY = (
     "rollout.max_new_tokens=24",
 )
 CHILDREN = ("sft", "pass1", "passk", "hybrid")
+ROWS = ("base", *CHILDREN)
 TABLE = (
     "regime,seed,pass1,passk,delta_pass1,delta_pass1_low,delta_pass1_high,"
-    "delta_passk,delta_passk_low,delta_passk_high,alignment,alignment_low,alignment_high"
+    "delta_passk,delta_passk_low,delta_passk_high,alignment,alignment_low,alignment_high,"
+    "greedy,majk"
 )
 MEASURED = (
     "regime,k,pass1_weight,alignment,alignment_low,alignment_high,"
@@ -69,11 +71,13 @@ def test_every_file_of_the_contract_is_written(reproduced):
 def test_table_has_a_row_per_regime_and_seed_and_one_over_seeds(reproduced):
     assert (reproduced / "table.csv").read_text().splitlines()[0] == TABLE
     table = pd.read_csv(reproduced / "table.csv", dtype={"seed": str})
-    expected = [(regime, seed) for regime in CHILDREN for seed in ("0", "1", "all")]
+    expected = [(regime, seed) for regime in ROWS for seed in ("0", "1", "all")]
     assert list(zip(table["regime"], table["seed"], strict=True)) == expected
-    of_sft = table["regime"] == "sft"
-    assert table.loc[of_sft, table.columns[4:]].isna().all(axis=None)
-    assert table.loc[~of_sft, ["delta_pass1", "delta_passk"]].notna().all(axis=None)
+    starts = table["regime"].isin(["base", "sft"])
+    changes = table.columns.drop(["regime", "seed", "pass1", "passk", "greedy", "majk"])
+    assert table.loc[starts, changes].isna().all(axis=None)
+    assert table.loc[~starts, ["delta_pass1", "delta_passk"]].notna().all(axis=None)
+    assert table["greedy"].between(0, 1).all() and table["majk"].isna().all()
 
 
 def test_table_agrees_with_the_runs_below(reproduced):
@@ -194,7 +198,7 @@ def test_some_regimes_only(tmp_path):
     assert main(["reproduce", *words]) == 0
     assert {p.name for p in (root / "seed-4").iterdir() if p.is_dir()} == {"sft", "passk"}
     table = pd.read_csv(root / "table.csv")
-    assert list(zip(table["regime"], table["seed"], strict=True)) == [("sft", 4), ("passk", 4)]
+    assert table["regime"].tolist() == ["base", "sft", "passk"] and (table["seed"] == 4).all()
 
 
 def test_weights_between_sft_and_passk_are_evaluated_and_reported(tmp_path, capsys):

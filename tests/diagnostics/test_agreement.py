@@ -64,6 +64,24 @@ def test_agreement_is_that_of_a_backward_pass_per_prompt(learner, groups, reward
     assert (direct_P > 0).any() and (direct_P < 0).any()
 
 
+def test_agreement_with_other_problems_is_the_product_with_their_whole_gradient(
+    learner, groups, rewards_PG
+):
+    """The last 6 of the groups are the reference, all in one block; the others meet all of it."""
+    measured, reference = groups[:-6], groups[-6:]
+    trusted_1D = pass_gradient(learner, reference, 1, 1)
+    derivatives = derivatives_along(learner, measured, trusted_1D, of_others=True)
+    scores_P, _ = agreement_scores(rewards_PG[:-6], derivatives.values_PG)
+    by_prompt = pass_gradient(learner, measured, 1, len(measured)).double() * len(measured)
+    direct_P = (by_prompt @ trusted_1D[0].double()).numpy()
+    assert np.abs(scores_P - direct_P).max() < 2e-3 * np.abs(direct_P).max()
+    several = derivatives_along(
+        learner, measured, pass_gradient(learner, reference, 1, 3), of_others=True
+    )
+    error_PG = np.abs(several.values_PG - derivatives.values_PG)
+    assert error_PG.max() < 2e-3 * np.abs(derivatives.values_PG).max()
+
+
 def test_products_are_those_of_the_gradients_of_different_blocks(
     learner, groups, rewards_PG, derivatives
 ):

@@ -61,6 +61,11 @@ def test_an_effect_that_is_gone_is_said(published, regime, change, interval, say
     assert says is None or says in sentences[0]
 
 
+def test_the_base_model_is_no_effect(published):
+    base = published[published["regime"] == "sft"].assign(regime="base")
+    assert missing(pd.concat([base, published]), pd.concat([base, published])) == []
+
+
 def test_pass_at_k_must_have_been_measured(published, tmp_path):
     published[published["regime"] != "passk"].to_csv(tmp_path / "table.csv", index=False)
     with pytest.raises(SystemExit, match=r"passk: the change of Pass@1 is not measured"):

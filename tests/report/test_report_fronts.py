@@ -18,7 +18,8 @@ from passk.report.fronts import (
     front_tables,
     shown_changes,
 )
-from passk.report.tables import titles_of
+from passk.report.run_plots import final_curves, training_curves
+from passk.report.tables import headline_table, reproduction_table, titles_of
 from passk.runs.interpolations import find_interpolations
 from passk.runs.reader import find_runs
 
@@ -149,3 +150,41 @@ def test_interpolations_of_other_problems_or_runs_are_left_out(records, tmp_path
     assert found.weight == 0.5 and found.record is next(r for r in copies if r.regime == "passk")
     (other,) = find_interpolations([tmp_path], records)
     assert other.path.parent.name == "elsewhere" and other.record in records
+
+
+def test_the_base_model_has_a_row_and_greedy_and_majority_have_columns(records, tmp_path):
+    runs = tmp_path / "seed-0"
+    shutil.copytree(records[0].path.parent, runs)
+    summary = {"step": [9, 9, 0], "metric": ["maj_8", "maj_4", "maj_8"], "value": [0.5, 0.9, 0.25]}
+    ends = {"ci_low": 0.0, "ci_high": 1.0, "num_problems": NUM_PROBLEMS, "temperature": 1.0}
+    pd.DataFrame(summary).assign(**ends).to_csv(runs / "sft" / "eval" / "summary.csv", index=False)
+    copies = find_runs([runs])
+    table = reproduction_table(copies)
+    assert table["regime"].tolist() == [BASE, "sft", "passk"]
+    assert table["majk"].tolist()[:2] == [0.25, 0.5] and np.isnan(table["majk"].iloc[2])
+    assert table.filter(like="delta").iloc[:2].isna().all(axis=None)
+    places = (("sft", 0), ("sft", 9), ("passk", 9))
+    for (run, step), row in zip(places, table.to_dict("records"), strict=True):
+        counts = pd.read_parquet(runs / run / "eval" / f"step-{step:06d}.parquet")
+        hot, greedy = (counts[counts["temperature"] == t] for t in (1, 0))
+        assert row["pass1"] == pytest.approx((hot["c"] / hot["n"]).mean())
+        assert row["greedy"] == pytest.approx(greedy["c"].mean())
+    shown = headline_table(copies, table).set_index("regime")
+    base = shown.loc[BASE]
+    assert base["num_seeds"] == 1 and base["pass1_low"] < base["pass1"] < base["pass1_high"]
+    assert list(shown.columns[-2:]) == ["greedy", "majk"]
+
+
+def test_the_base_model_is_a_level_of_the_curves_and_a_line_over_k(records):
+    titles = titles_of(records)
+    table = reproduction_table(records).set_index("regime")
+    over_steps = training_curves(records, titles)
+    rows = over_steps.data[over_steps.data["run"] == "Base model"]
+    assert rows["role"].tolist() == ["level", "level"]
+    expected = 100 * table.loc[BASE, ["pass1", "passk"]].astype(float)
+    np.testing.assert_allclose(rows["value"].astype(float), expected)
+    over_k = final_curves(records, titles)
+    at_1 = over_k.data[(over_k.data["run"] == "Base model") & (over_k.data["k"] == 1)]
+    assert at_1["value"].iloc[0] == pytest.approx(expected.iloc[0])
+    for drawing in (over_steps, over_k):
+        assert drawing.legends[0].names[0] == "Base model" and len(drawing.legends[0].names) == 3

@@ -23,7 +23,8 @@ from passk.runs.reader import find_runs, load_run
 
 COLUMNS = (
     "regime,seed,pass1,passk,delta_pass1,delta_pass1_low,delta_pass1_high,delta_passk,"
-    "delta_passk_low,delta_passk_high,alignment,alignment_low,alignment_high"
+    "delta_passk_low,delta_passk_high,alignment,alignment_low,alignment_high,"
+    "greedy,majk"
 )
 
 

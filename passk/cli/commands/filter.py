@@ -21,12 +21,14 @@ from passk.cli.resume import (
 )
 from passk.config.commands import FilterConfig
 from passk.config.schema import TrainConfig
-from passk.data.problems import write_problems
+from passk.data.problems import digest, read_trusted, write_problems
+from passk.data.prompts import check_characters, check_room, check_shown
 from passk.diagnostics.agreement import agreement_scores, correlations, weighted
 from passk.diagnostics.alignment import pass_gradient
 from passk.diagnostics.derivatives import derivatives_along, saved_adam_metric
 from passk.errors import Interrupted, UserError
 from passk.files import replacing, step_name
+from passk.learner.policy import context_length
 from passk.memory import memory_advice
 from passk.objectives.advantages import prompt_weights
 from passk.objectives.pass_at_k import judged_counts
@@ -59,6 +61,8 @@ def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> No
     try:
         with open_parts(base, first.start, day=day, parameters=parameters) as parts:
             facts = parts.facts | model_states([policy.start for policy in policies])
+            trusted = _trusted(cfg.filter.trusted, base, parts)
+            facts |= {"trusted_sha256": digest([trusted])} if trusted else {}
             if cfg.resume:
                 refuse_other_contents(facts, run_dir)
             print_notes(parts.data)
@@ -66,7 +70,9 @@ def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> No
             problems = parts.data.train
             measured_before = agreement_file(run_dir, first.step).is_file()
             number = f"1 of {len(policies)}"
-            found = None if measured_before else measure_checkpoint(cfg, first, parts, number)
+            found = None
+            if not measured_before:
+                found = measure_checkpoint(cfg, first, parts, number, trusted)
     except KeyboardInterrupt:
         raise Interrupted("interrupted before anything was measured") from None
     run = Run(run_dir, "filter", cfg.diagnose.seed)
@@ -82,11 +88,25 @@ def run_filter(cfg: FilterConfig, run_dir: Path, overrides: Sequence[str]) -> No
                 with open_parts(policy.base, policy.start, day=day, parameters=parameters) as parts:
                     parts = replace(parts, data=replace(parts.data, train=problems))
                     number = f"{place} of {len(policies)}"
-                    write_agreement(file, measure_checkpoint(cfg, policy, parts, number))
+                    found = measure_checkpoint(cfg, policy, parts, number, trusted)
+                    write_agreement(file, found)
             if rank() == 0:
                 _write_filtered(cfg, base, problems, [policy.step for policy in policies], run)
     except KeyboardInterrupt:
         raise Interrupted(how_to_resume("filter", run_dir, overrides)) from None
+
+
+def _trusted(path: str | None, base: TrainConfig, parts: Parts) -> tuple[Problem, ...]:
+    """Read the problems of `filter.trusted`, if it is given, and check that their prompts fit."""
+    if path is None:
+        return ()
+    problems = read_trusted(path, "filter.trusted", base.data, parts.data)
+    check_shown(parts.encoder, problems)
+    check_characters(parts.encoder, problems, base.model.path)
+    context, rollout = context_length(parts.learner.model), base.rollout
+    key = "rollout.max_new_tokens"
+    check_room(parts.encoder, problems, rollout.max_new_tokens, context, rollout.max_model_len, key)
+    return problems
 
 
 def agreement_file(run_dir: Path, step: int) -> Path:
@@ -95,9 +115,16 @@ def agreement_file(run_dir: Path, step: int) -> Path:
 
 
 def measure_checkpoint(
-    cfg: FilterConfig, policy: MeasuredPolicy, parts: Parts, number: str
+    cfg: FilterConfig,
+    policy: MeasuredPolicy,
+    parts: Parts,
+    number: str,
+    trusted: Sequence[Problem] = (),
 ) -> pd.DataFrame:
     """Measure the agreement of every prompt at the policy in `parts`, from fresh samples.
+
+    It is with the gradient of Pass@1 over `trusted`, as Yang et al. 2026 (arXiv:2602.21492) rank
+    training problems, or without any over the training problems of other blocks.
 
     `number` is that of the checkpoint among all that are measured, for the line that says so.
     """
@@ -112,11 +139,19 @@ def measure_checkpoint(
         raise UserError(
             f"step {step}: {error}; or leave early checkpoints out with filter.num_checkpoints"
         ) from None
+    reference, num_blocks = groups, min(asked.num_blocks, len(groups))
+    if trusted:  # judged by the verifier as it is
+        of_trusted = replace(parts.data, train=tuple(trusted))
+        exact = replace(parts, data=of_trusted, training_verifier=parts.verifier)
+        reference = diagnostic_groups(step, base, exact, None, asked.num_samples, "trusted")
+        require_gradient_signal(np.array([group.rewards() for group in reference]))
+        num_blocks = 1
     parts.sampler.sleep()
     with memory_advice("learner"):
-        num_blocks = min(asked.num_blocks, len(groups))
-        pass1_MD = pass_gradient(parts.learner, groups, 1, num_blocks)
-        derivatives_PG = derivatives_along(parts.learner, groups, pass1_MD, metric=metric).values_PG
+        pass1_MD = pass_gradient(parts.learner, reference, 1, num_blocks)
+        derivatives_PG = derivatives_along(
+            parts.learner, groups, pass1_MD, metric=metric, of_others=bool(trusted)
+        ).values_PG
     scores_P, errors_P = agreement_scores(rewards_PG, derivatives_PG)
     n_P, c_P = judged_counts(rewards_PG)
     k = min(base.regime.k, asked.num_samples)
