@@ -15,6 +15,7 @@ from passk.files import filled_at_once, read_manifest
 from passk.report import prompt_plots, run_plots, table_formats, verdicts
 from passk.report.chart_style import Drawing
 from passk.report.costs import cost_sheet, cost_table, price_sheet
+from passk.report.distances import distance_curves, distance_sheet, distance_table
 from passk.report.fronts import (
     change_headings,
     front_figure,
@@ -216,11 +217,13 @@ def _tables(
     first = headline_table(found.headline, found.table)
     first["regime"] = first["regime"].map(found.titles)
     cells, costs = found.cells, found.costs
+    distance = distance_table(found.headline)
     several = (people["seed"] == "all").any()
     shown = {
         "headline": frame_table(first, headings).without_empty_columns(),
         "per_seed": frame_table(people, headings).without_empty_columns() if several else None,
         "fronts": _front_sheet(found),
+        "distance": distance_sheet(distance, found.titles),
         "sweep": table_formats.cells(cells, found.swept_k, headings) if len(cells) else None,
         "kinds": table_formats.kinds(found.headline, found.titles, headings),
         "kernel": table_formats.kernel(found.headline),
@@ -232,6 +235,7 @@ def _tables(
     }
     numbers = {
         "fronts": found.front_changes,
+        "distance": distance,
         "headline": first,
         "per_seed": found.table,
         "sweep": cells,
@@ -263,6 +267,7 @@ def _figures(found: Material) -> dict[str, Drawing]:
     drawn = {
         "training_curves": run_plots.training_curves(records, titles),
         "fronts": front_figure(found.front_points, records, titles, k),
+        "distance_curves": distance_curves(records, titles),
         "final_curves": run_plots.final_curves(records, titles),
         "pareto_regimes": run_plots.pareto(of_regimes, _shown_k(of_regimes, k), trained, titles),
         "pareto_sweep": run_plots.pareto(cells, found.swept_k, found.swept, titles_of(found.swept)),

@@ -164,6 +164,14 @@ class RunRecord:
         empty = pd.DataFrame(columns=columns, dtype=object)
         return read_table(self.path / "eval" / "summary.csv", default=empty)
 
+    @property
+    def distance(self) -> pd.DataFrame:
+        """`eval/distance.csv`, a row per evaluated step, ascending; empty for a run without it."""
+        columns = ["step", "kl_per_answer"]
+        empty = pd.DataFrame(columns=columns, dtype=float)
+        file = self.path / "eval" / "distance.csv"
+        return read_table(file, default=empty, numbers=columns).sort_values("step")
+
     def problems(self) -> pd.DataFrame:
         """Read problem_id, split (train or heldout), kind, prompt, answer; empty if missing."""
         return read_problems(self.path)
