@@ -237,6 +237,9 @@ class LearnerConfig:
     max_grad_norm: float | None = bounded(None, positive=True)
     # padded, of a micro-batch; null: as many as a budget of activations holds (docs/guide/train.md)
     max_tokens_per_batch: int | None = bounded(None, at_least=1)
+    # of KL from the policy that the run started from, on its samples; above 0 its weights wait in
+    # main memory, and each step makes a further pass without gradients (docs/method/methods.md)
+    kl_weight: float = bounded(0.0, at_least=0)
     prefix_trees: bool = True  # tokens that a prompt's samples share are computed once
     skip_zero_advantages: bool = True
     merge_identical: bool = True

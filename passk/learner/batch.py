@@ -16,7 +16,9 @@ from passk.types import Group
 class TokenRow:
     """A prompt with one completion, and the weights of the completion's log-probability.
 
-    `weights` holds one number per objective; training and diagnostics feed one at a time.
+    `weights` holds one number per objective; training and diagnostics feed one at a time. Training
+    with a KL term has its weight as a second number, and `start_logprobs`, one number per
+    completion token under the policy that the run started from.
     `samples` are the (prompt, sample) indices that were merged into the row. `sampler_logprobs`
     has one number per completion token, and is empty if nothing was sampled.
     """
@@ -26,6 +28,7 @@ class TokenRow:
     weights: tuple[float, ...]
     samples: tuple[tuple[int, int], ...] = ()
     sampler_logprobs: tuple[float, ...] = ()
+    start_logprobs: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)

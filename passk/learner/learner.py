@@ -41,15 +41,17 @@ class PolicyGap:
 class PassStats(NamedTuple):
     """Statistics of a forward and backward pass over rows.
 
-    The loss is -sum w log pi, whatever importance weights the gradient had. `logprobs` is the
-    learner's log pi(y|x) of each row. `gap` is None if no row has the sampler's log-probabilities.
-    `num_fed` tokens were computed by the model, over all ranks, padding included.
+    The loss is -sum w log pi, whatever importance weights the gradient had, with the KL term if
+    there is one. `logprobs` is the learner's log pi(y|x) of each row. `gap` is None if no row has
+    the sampler's log-probabilities. `num_fed` tokens were computed by the model, over all ranks,
+    padding included. `kl` is the mean of k3 per token, weighted as in the loss, if it has that.
     """
 
     loss: float
     logprobs: tuple[float, ...]
     gap: PolicyGap | None
     num_fed: int
+    kl: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class LearnStats:
     logprobs: tuple[float, ...]
     gap: PolicyGap | None
     num_fed: int
+    kl: float | None = None
 
 
 class Learner:
@@ -120,7 +123,7 @@ class Learner:
         """
         for parameter in self._trained.values():
             parameter.grad = torch.zeros_like(parameter)
-        loss, logprobs, gap, num_fed = self.accumulate_gradient(rows)
+        loss, logprobs, gap, num_fed, kl = self.accumulate_gradient(rows)
         if math.isfinite(loss) and gap is not None and not gap.mean <= self.max_logprob_gap:
             raise PolicyMismatch(_mismatch(self.step, gap, self.max_logprob_gap))
         limit = self.cfg.max_grad_norm
@@ -141,14 +144,17 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # free memory for a sampler on the same GPU
         self.step += 1
-        return LearnStats(loss, norm.item(), learning_rate, logprobs, gap, num_fed)
+        return LearnStats(loss, norm.item(), learning_rate, logprobs, gap, num_fed, kl)
 
     def accumulate_gradient(self, rows: Sequence[TokenRow]) -> PassStats:
         """Add the loss gradient of the rows to `.grad`.
 
+        Rows with `start_logprobs` add v sum_t k3_t to the loss, with v the second of their weights
+        and k3 = r - 1 - log r, r = pi_start / pi of the token (`passk.evaluation.distance.k3`).
         All ranks must be given the same rows; each computes its share of them.
         """
         loss_sum, num_fed, logprobs, log_ratios = 0.0, 0, dict[int, float](), []
+        kl_sum = kl_tokens = 0.0
         batches = list(self._batches(rows))
         with working("gradient", len(batches), "micro-batches") as phase:
             for turn, batch in enumerate(batches, 1):
@@ -159,16 +165,25 @@ class Learner:
                 log_ratios.append(log_ratio_BT[batch.sampled_BT])
                 weights_B = batch.weights_BO[:, 0]
                 objective_BT = self._importance(log_ratio_BT, batch) * logp_BT
+                loss = -(weights_B * objective_BT.sum(dim=1)).sum()
+                if batch.start_logprobs_BT is not None:
+                    kl = _kl_term(logp_BT, batch.start_logprobs_BT, batch.weights_BO[:, 1])
+                    loss = loss + kl
+                    kl_sum += kl.item()
+                    kl_tokens += (batch.weights_BO[:, 1:] * batch.mask_BT).sum().item()
                 # FSDP takes the mean over ranks, but the sum is needed.
-                (-num_ranks() * (weights_B * objective_BT.sum(dim=1)).sum()).backward()
+                (num_ranks() * loss).backward()
                 logp_B = logp_BT.detach().sum(dim=1)
                 loss_sum -= (weights_B * logp_B).sum().item()
                 num_fed += batch.num_fed
                 logprobs |= zip(batch.rows, logp_B.tolist(), strict=bool(batch.rows))
                 phase.advance()
-        parts = gather((loss_sum, logprobs, _gap_sums(log_ratios, self.importance_cap), num_fed))
-        losses, found, gaps, fed = zip(*parts, strict=True)
-        return PassStats(sum(losses), tuple(_in_order(found)), _policy_gap(gaps), sum(fed))
+        gap_sums = _gap_sums(log_ratios, self.importance_cap)
+        parts = gather((loss_sum, logprobs, gap_sums, num_fed, kl_sum, kl_tokens))
+        losses, found, gaps, fed, kls, tokens = zip(*parts, strict=True)
+        mean_kl = sum(kls) / sum(tokens) if any(tokens) else None
+        loss_sum = sum(losses) + sum(kls)
+        return PassStats(loss_sum, tuple(_in_order(found)), _policy_gap(gaps), sum(fed), mean_kl)
 
     def gradient(self, rows: Sequence[TokenRow]) -> Tensor:
         """Return the rows' loss gradient as a float32 vector on the CPU; `.grad` stays empty.
@@ -212,17 +227,23 @@ class Learner:
 
     @torch.no_grad()
     def token_logprobs(
-        self, rows: Sequence[TokenRow], temperature: float | None = None
+        self,
+        rows: Sequence[TokenRow],
+        temperature: float | None = None,
+        compute_dtype: torch.dtype | None = None,
     ) -> list[np.ndarray]:
         """Compute log pi(y_t | x, y_<t) of each row's completion, [T] each, in float64.
 
-        In the dtype of the weights, and at the learner's own temperature unless one is given.
+        At the learner's own temperature, and with activations in the dtype of the weights, unless
+        others are given.
         """
         logprobs = dict[int, np.ndarray]()
         batches = list(self._batches(rows))
         with working("log-probabilities", len(batches), "micro-batches") as phase:
             for batch in batches:
-                logp_BT = batch_logprobs(self.model, batch, temperature or self.temperature)
+                logp_BT = batch_logprobs(
+                    self.model, batch, temperature or self.temperature, compute_dtype
+                )
                 logp_N = logp_BT[batch.mask_BT].double().cpu().numpy()
                 ends_B = batch.mask_BT.sum(dim=1).cumsum(dim=0).cpu().numpy()
                 parts = np.split(logp_N, ends_B[:-1])
@@ -289,6 +310,12 @@ class Learner:
         for parameter in self._trained.values():
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+
+
+def _kl_term(logp_BT: Tensor, start_logp_BT: Tensor, weights_B: Tensor) -> Tensor:
+    """Compute the weighted sum of k3 over rows; places that are no tokens hold 0 in both."""
+    log_ratio_BT = start_logp_BT - logp_BT
+    return (weights_B * (log_ratio_BT.expm1() - log_ratio_BT).sum(dim=1)).sum()
 
 
 def _in_order(parts: Sequence[Mapping[int, T]]) -> list[T]:

@@ -37,7 +37,8 @@ class TokenBatch:
     """Rows padded on the right: ids and completion mask [B, T], weights [B, objectives].
 
     `sampled_BT` marks the tokens that have a number in `sampler_logprobs_BT`. With `tree` the model
-    reads trees, and the rows are completions without their prompts.
+    reads trees, and the rows are completions without their prompts. `start_logprobs_BT` is None
+    unless rows have such numbers.
     """
 
     input_ids_BT: Tensor
@@ -47,6 +48,7 @@ class TokenBatch:
     sampled_BT: Tensor
     rows: tuple[int, ...]  # positions in the list of rows that was batched
     tree: TreeTokens | None = None
+    start_logprobs_BT: Tensor | None = None
 
     @property
     def num_fed(self) -> int:
@@ -143,7 +145,19 @@ def _pad(
         torch.from_numpy(sampled_BT).to(device),
         tuple(chosen),
         tree,
+        _start_logprobs([rows[b] for b in chosen], mask_BT, device),
     )
+
+
+def _start_logprobs(
+    chosen: Sequence[TokenRow], mask_BT: np.ndarray, device: torch.device
+) -> Tensor | None:
+    """Return the rows' `start_logprobs` at the places of the mask, 0 elsewhere; None if absent."""
+    if not any(row.start_logprobs for row in chosen):
+        return None
+    logprobs_BT = np.zeros(mask_BT.shape, dtype=np.float32)
+    logprobs_BT[mask_BT] = np.concatenate([row.start_logprobs for row in chosen])
+    return torch.from_numpy(logprobs_BT).to(device)
 
 
 def _pad_trees(

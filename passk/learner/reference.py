@@ -5,8 +5,9 @@ and change places with the policy's own for a pass without gradients.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from passk.config.schema import ModelConfig
 from passk.console import working
+from passk.learner.batch import TokenRow
 from passk.learner.fsdp import local_tensor, reshard
 from passk.learner.learner import Learner
 from passk.learner.lora import adapter_parameters, base_parameters, plain_tensors
@@ -89,6 +91,23 @@ def _exchange(parts: Mapping[str, Tensor], others: Reference) -> None:
         kept = part.clone()
         part.copy_(others[name])
         others[name].copy_(kept)
+
+
+def with_start_logprobs(
+    learner: Learner, reference: Reference | None, rows: Sequence[TokenRow]
+) -> Sequence[TokenRow]:
+    """Return the rows with log pi_start of their tokens, computed as the learner's gradient is.
+
+    Without a reference they stay as they are.
+    """
+    if reference is None:
+        return rows
+    with at_start(learner, reference):
+        logprobs = learner.token_logprobs(rows, compute_dtype=learner.compute_dtype)
+    return [
+        replace(row, start_logprobs=tuple(logp_T.tolist()))
+        for row, logp_T in zip(rows, logprobs, strict=True)
+    ]
 
 
 class Distance(NamedTuple):

@@ -15,7 +15,7 @@ from passk.files import filled_at_once, read_manifest
 from passk.report import prompt_plots, run_plots, table_formats, verdicts
 from passk.report.chart_style import Drawing
 from passk.report.costs import cost_sheet, cost_table, price_sheet
-from passk.report.distance import HEADINGS, distance_figure, distance_table
+from passk.report.distances import distance_curves, distance_sheet, distance_table
 from passk.report.fronts import (
     all_titles,
     change_headings,
@@ -223,13 +223,13 @@ def _tables(
     first = headline_table(found.headline, found.table)
     first["regime"] = first["regime"].map(all_titles(found.titles))
     cells, costs = found.cells, found.costs
-    moved = distance_table(found.headline)
+    distance = distance_table(found.headline)
     several = (people["seed"] == "all").any()
     shown = {
         "headline": frame_table(first, headings).without_empty_columns(),
         "per_seed": frame_table(people, headings).without_empty_columns() if several else None,
         "fronts": _front_sheet(found),
-        "distances": _distance_sheet(moved, found.titles),
+        "distance": distance_sheet(distance, found.titles),
         "sweep": table_formats.cells(cells, found.swept_k, headings) if len(cells) else None,
         "kinds": table_formats.kinds(found.headline, found.titles, headings),
         "kernel": table_formats.kernel(found.headline),
@@ -241,7 +241,7 @@ def _tables(
     }
     numbers = {
         "fronts": found.front_changes,
-        "distances": moved,
+        "distance": distance,
         "headline": first,
         "per_seed": found.table,
         "sweep": cells,
@@ -261,16 +261,6 @@ def _front_sheet(found: Material) -> Table | None:
     return frame_table(shown, change_headings(found.k)).without_empty_columns()
 
 
-def _distance_sheet(moved: pd.DataFrame, titles: Mapping[str, str]) -> Table | None:
-    """Make a row for each regime; None without distances."""
-    if moved.empty:
-        return None
-    rows = summary_rows(moved)
-    rows = rows.assign(regime=rows["regime"].map(titles))
-    forms = {name: ".3g" for name in HEADINGS if name != "regime"}
-    return Table.of(rows.to_dict("records"), HEADINGS, forms)
-
-
 @working("figures of the report")
 def _figures(found: Material) -> dict[str, Drawing]:
     """Draw the figures that the files allow, by name, in the order of the page."""
@@ -284,7 +274,7 @@ def _figures(found: Material) -> dict[str, Drawing]:
     drawn = {
         "training_curves": run_plots.training_curves(records, titles),
         "fronts": front_figure(found.front_points, records, titles, k, found.interpolations),
-        "distances": distance_figure(records, titles),
+        "distance_curves": distance_curves(records, titles),
         "final_curves": run_plots.final_curves(records, titles),
         "pareto_regimes": run_plots.pareto(of_regimes, _shown_k(of_regimes, k), trained, titles),
         "pareto_sweep": run_plots.pareto(cells, found.swept_k, found.swept, titles_of(found.swept)),

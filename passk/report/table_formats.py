@@ -15,6 +15,7 @@ from passk.text import Form, Table, number_cell
 
 _NAMED = (("model", "model.path"), ("data", "data.name"))
 _PLAIN = ("k", "pass1_weight", "num_problems")  # columns of numbers that are not rates
+_IN_NATS = r"(kl|entropy)_per_\w+|relative_distance"
 _KNOWN_TO_SFT = ("regime.name", "regime.num_demonstrations")
 
 
@@ -76,6 +77,8 @@ def rate_form(column: str) -> Form:
     """Return how numbers of a column are written, by its name; see `frame_table`."""
     if column in _PLAIN:
         return "g"
+    if re.fullmatch(_IN_NATS, column):
+        return ".3g"
     form = "+.1%" if column.startswith("delta") else "z.1%"
     return _with_minus("+.2f" if column == "alignment" else form)
 

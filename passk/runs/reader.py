@@ -43,10 +43,6 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("regime.ks", "regime.weights"), (list,)),
 }
 _COUNTS = ["temperature", "n", "c", "n_first", "c_first"]
-DISTANCES = (  # of eval/distance.csv, in nats but for the last two; the first four have ends
-    *("kl_per_answer", "kl_per_token", "entropy_per_answer", "entropy_per_token"),
-    *("distance", "relative_distance"),
-)
 _EVAL_COLUMNS = ("step", "k", "value", "ci_low", "ci_high", "num_problems", "num_samples")
 
 
@@ -169,12 +165,12 @@ class RunRecord:
         return read_table(self.path / "eval" / "summary.csv", default=empty)
 
     @property
-    def distances(self) -> pd.DataFrame:
-        """`eval/distance.csv`, a row per step; empty for a run that measured no distance."""
-        empty = pd.DataFrame(columns=["step", *DISTANCES])
+    def distance(self) -> pd.DataFrame:
+        """`eval/distance.csv`, a row per evaluated step, ascending; empty for a run without it."""
+        columns = ["step", "kl_per_answer"]
+        empty = pd.DataFrame(columns=columns, dtype=float)
         file = self.path / "eval" / "distance.csv"
-        table = read_table(file, default=empty, numbers=["step", *DISTANCES])
-        return table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+        return read_table(file, default=empty, numbers=columns).sort_values("step")
 
     def problems(self) -> pd.DataFrame:
         """Read problem_id, split (train or heldout), kind, prompt, answer; empty if missing."""

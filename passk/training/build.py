@@ -48,6 +48,7 @@ from passk.learner.policy import (
     model_name,
     vocabulary_size,
 )
+from passk.learner.reference import Reference
 from passk.objectives.advantages import as_configured
 from passk.ranks import from_rank_0, num_ranks
 from passk.rollout.base import Sampler
@@ -91,6 +92,7 @@ class Parts:
     training_verifier: Verifier  # the same verifier, or one that errs on purpose
     learner: Learner
     engine: str
+    reference: Reference | None = None  # the start's weights, of a run with learner.kl_weight
     origin: str | None = None  # of a run: the weights that it started from, to compare with
 
     @property

@@ -36,7 +36,7 @@ def measure_distance(
         logprobs = start_logprobs = learner.token_logprobs(rows, temperature)
         reference = None
         if learner.step:
-            reference = read_reference(learner, cfg.model, parts.origin)
+            reference = parts.reference or read_reference(learner, cfg.model, parts.origin)
             with at_start(learner, reference):
                 start_logprobs = learner.token_logprobs(rows, temperature)
         moved = distance_from(learner, reference)

@@ -98,9 +98,13 @@ def explore(
     rewards_PG = sampled.rewards_PG
     advantages_PG = objective.advantages(rewards_PG)
     weights_P11 = np.array([problem.weight for problem in problems])[:, None, None]
+    weights_PGO = advantage_weights(advantages_PG, rewards_PG)[..., None]
+    if cfg.learner.kl_weight:  # of every sample, judged or not, so none is skipped
+        of_kl_PG1 = np.full_like(weights_PGO, cfg.learner.kl_weight / rewards_PG.size)
+        weights_PGO = np.concatenate([weights_PGO, of_kl_PG1], axis=-1)
     rows = make_rows(
         sampled.groups,
-        weights_P11 * advantage_weights(advantages_PG, rewards_PG)[..., None],
+        weights_P11 * weights_PGO,
         merge_identical=cfg.learner.merge_identical,
         skip_zero=cfg.learner.skip_zero_advantages,
     )

@@ -8,6 +8,7 @@ from passk.data.problems import ProblemStream
 from passk.diagnostics.alignment import Alignment, alignment, batch_products, block_gradients
 from passk.learner.checkpoint import TrainState
 from passk.learner.learner import Learner, LearnStats
+from passk.learner.reference import with_start_logprobs
 from passk.memory import memory_advice
 from passk.objectives.adaptive import choose, evidence, remember
 from passk.objectives.advantages import PASS1, Objective
@@ -55,7 +56,8 @@ def train(
         with memory_advice("learner"):
             products = measure_products(step, cfg, learner, experience)
             learn_started = time.perf_counter()
-            learned = learner.update(experience.rows)
+            rows = with_start_logprobs(learner, parts.reference, experience.rows)
+            learned = learner.update(rows)
         sync_started = time.perf_counter()
         hand_over(learner, sampler, cfg.rollout.num_synced_checks)
         ended = time.perf_counter()
@@ -97,6 +99,7 @@ def learning_metrics(learned: LearnStats) -> dict[str, float | None]:
         "loss": learned.loss,
         "grad_norm": learned.grad_norm,
         "learning_rate": learned.learning_rate,
+        "kl": learned.kl,
         "logprob_gap_mean": gap.mean if gap else None,
         "logprob_gap_max": gap.max if gap else None,
         "importance_truncated_fraction": gap.truncated_fraction if gap else None,

@@ -25,6 +25,7 @@ KEYS = TIMES | {
     "reward_mean",
     "grad_norm",
     "learning_rate",
+    "kl",
     "dead_group_fraction",
     "dead_fail_fraction",
     "dead_solved_fraction",
@@ -115,6 +116,21 @@ def test_the_distance_is_from_where_the_run_started(run, tmp_path):
     assert train(tmp_path / "run", "regime=pass1", f"train.init_from={run}", *words) == 0
     moved = table(tmp_path / "run", "distance.csv").set_index("step").loc[1]
     assert 0 < moved["relative_distance"] < 1e-6 and moved["kl_per_answer"] < 1e-6
+
+
+@pytest.mark.parametrize("words", [(), ("model.lora_rank=4",)], ids=["whole", "adapters"])
+def test_a_kl_weight_keeps_the_policy_near_its_start(tmp_path, words):
+    words += ("train.num_steps=4", "diagnostics.every=0", "train.save_every=0", "learner.lr=3e-3")
+    distances = []
+    for weight in (0, 1):
+        folder = tmp_path / f"{weight}"
+        assert train(folder, "regime=passk", f"learner.kl_weight={weight}", *words) == 0
+        distances.append(table(folder, "distance.csv")["kl_per_answer"].iloc[-1])
+        found = [line["kl"] for line in metrics(folder)]
+        assert found == [None] * 4 if not weight else found[0] == 0 and min(found[1:]) > 0
+    assert distances[1] < distances[0]
+    rollouts = pd.read_parquet(tmp_path / "1" / "rollouts" / "step-000000.parquet")
+    assert rollouts["logprob_learner"].notna().all()  # no sample was skipped
 
 
 @pytest.mark.parametrize("words", ["eval.num_distance_samples=0", "eval.top_p=0.9"])

@@ -16,10 +16,11 @@ from passk.cli.resume import (
 )
 from passk.config.schema import TrainConfig, is_own
 from passk.console import display, interrupt_flag
-from passk.errors import Interrupted
+from passk.errors import Interrupted, UserError
 from passk.learner.checkpoint import TrainState, restore
 from passk.learner.checkpoint_writer import check_saving
 from passk.learner.policy import generation_settings, model_name
+from passk.learner.reference import read_reference
 from passk.objectives.own_estimator import own_digest
 from passk.ranks import rank
 from passk.runs.writer import Run
@@ -54,8 +55,14 @@ def run_train(
     start, checkpoint = starting_point(cfg, run_dir)
     day = day or prompt_day(run_dir if cfg.resume else None)
     compared = None
-    if cfg.eval.num_distance_samples:
+    has_kl = cfg.learner.kl_weight > 0 and cfg.regime.name != "sft"
+    if cfg.eval.num_distance_samples or has_kl:
         compared = unchanged_origin(cfg, checkpoint, run_dir)
+    if has_kl and compared is None:
+        raise UserError(
+            f"learner.kl_weight={cfg.learner.kl_weight:g} needs the model that {run_dir} "
+            "started from; put it back as it was, or start in another directory"
+        )
     with open_parts(cfg, start, day=day) as parts:
         # Facts of all problems: time limits may decide which gold answers are refused.
         facts = parts.facts | origin_state(start, checkpoint, run_dir)
@@ -70,6 +77,9 @@ def run_train(
         parts, gold = run_preflight(cfg, replace(parts, origin=compared), trained_on)
         require_weights(cfg, parts.data)
         state = restore(checkpoint, parts.learner) if checkpoint else TrainState(0, 0)
+        if has_kl and compared is not None:
+            reference = read_reference(parts.learner, cfg.model, compared)
+            parts = replace(parts, reference=reference)
         measured, weight_facts = with_measured_weight(cfg, parts, run_dir)
         run = Run(run_dir, "train", cfg.train.seed)
         generation = generation_settings(start)
