@@ -217,12 +217,12 @@ def over_steps(**scale: Any) -> alt.X:
     return alt.X("step:Q", title="training step", axis=axis, scale=alt.Scale(nice=False, **scale))
 
 
-def over_k(most: int, title: str) -> alt.X:
-    """Return the axis of k from 1 to `most`, logarithmic, with ticks at powers of two."""
+def over_k(most: int, title: str, field: str = "k") -> alt.X:
+    """Return the axis of a field of k, from 1 to `most`, logarithmic, with ticks at powers of 2."""
     most = max(most, 2)
     scale = alt.Scale(type="log", base=2, domain=[1, most], padding=10, nice=False)
     axis = ticks_at([2**i for i in range(most.bit_length())], format="d")
-    return alt.X("k:Q", title=title, scale=scale, axis=axis)
+    return alt.X(f"{field}:Q", title=title, scale=scale, axis=axis)
 
 
 def zoom(name: str) -> alt.Parameter:

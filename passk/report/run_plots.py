@@ -108,8 +108,9 @@ def final_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         return None
-    data = pd.concat(frames, ignore_index=True).rename(columns={"step": "k"})
-    x = over_k(int(data["k"].max()), "k, log scale")
+    # A sweep's runs have a column k of their own, that of their objective.
+    data = pd.concat(frames, ignore_index=True).rename(columns={"step": "at_k"})
+    x = over_k(int(data["at_k"].max()), "k, log scale", "at_k")
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, padding=6))
     main = rows_where(series.test, "datum.role == 'main'").encode(x=x, y=y, color=series.color)
     seeds = rows_where(series.test, "datum.role == 'seed'").encode(x=x, y=y, color=series.color)

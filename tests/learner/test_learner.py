@@ -428,7 +428,7 @@ def test_importance_weights_multiply_the_gradient_and_stop_at_the_cap(
         copy.deepcopy(tiny_model).double(), LearnerConfig(), 10, TEMPERATURE, importance_cap=cap
     )
     shifted = with_sampler_logprobs(rows, tiny_model, shift)
-    loss, logprobs, gap, _ = learner.accumulate_gradient(shifted)
+    loss, logprobs, gap, *_ = learner.accumulate_gradient(shifted)
     assert relative_difference(accumulated(learner), weight * plain) < 1e-4
     assert gap.truncated_fraction == (1.0 if weight == cap else 0.0)
     # What is reported keeps its meaning.

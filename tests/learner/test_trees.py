@@ -149,7 +149,7 @@ def gradients(model, rows, dtype, trees: bool, **options):
         widen_norms(model)
     learner = Learner(model, cfg, 10, 0.8, importance_cap=1.5)
     assert (learner.tree_limits.longest_path > 0) == trees
-    loss, logprobs, gap, _ = learner.accumulate_gradient(rows)
+    loss, logprobs, gap, *_ = learner.accumulate_gradient(rows)
     trained = [p for p in learner.model.parameters() if p.requires_grad]
     gradient = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
     return loss, logprobs, gap, gradient, learner.logprobs(rows)

@@ -14,7 +14,7 @@ from passk.errors import UserError
 from passk.report.report import write_report
 from passk.report.run_plots import final_curves, pareto_front
 from passk.report.tables import kind_order, titles_of
-from passk.runs.reader import load_run
+from passk.runs.reader import find_runs, load_run
 from passk.style import kind_colors, picture
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -157,9 +157,9 @@ def test_final_curves_have_bands_for_one_seed_and_a_start(tmp_path):
     records = list(map(load_run, runs))
     data = final_curves(records, titles_of(records)).data
     hybrid = data[data["run"] == "Hybrid 0.7/0.3"]
-    assert hybrid["k"].tolist() == list(range(1, 33))
+    assert hybrid["at_k"].tolist() == list(range(1, 33))
     c_P = counted("hybrid", 0)["counts"][10]
-    by_hand = [100 * np.mean([exact_pass_at_k(32, c, k) for c in c_P]) for k in hybrid["k"]]
+    by_hand = [100 * np.mean([exact_pass_at_k(32, c, k) for c in c_P]) for k in hybrid["at_k"]]
     assert hybrid["value"].tolist() == pytest.approx(by_hand)
     assert (hybrid["low"] < hybrid["value"]).all() and (hybrid["value"] < hybrid["high"]).all()
     passk = data[data["run"] == "Pass@8-only"]
@@ -170,6 +170,18 @@ def test_final_curves_have_bands_for_one_seed_and_a_start(tmp_path):
     assert start["value"].iloc[0] == pytest.approx(100 * np.mean(seeds) / 32)
     assert len(start) == 32 and start["low"].isna().all()
     assert len(picture(final_curves(records, titles_of(records)))) > 10_000
+
+
+def test_a_large_sweep_alone_has_a_report(tmp_path):
+    """Its legends are k and the weight, and its figures may not take these names for others."""
+    write_sweep(tmp_path / "sweep", ks=(2, 4, 8, 16), weights=(0.5, 0.7, 0.9))
+    page = write_report([tmp_path / "sweep"], tmp_path / "out")
+    drawn = {file.stem for file in (page.parent / "figures").glob("*.png")}
+    assert {"training_curves", "final_curves", "pareto_sweep", "heatmaps"} <= drawn
+    records = find_runs([tmp_path / "sweep"])
+    data = final_curves(records, titles_of(records)).data
+    ends = data[data["role"] == "main"].groupby(["k", "weight"])["at_k"].max()
+    assert len(ends) == 12 and (ends == ends.iloc[0]).all()
 
 
 def counted(regime: str, seed: int) -> dict:

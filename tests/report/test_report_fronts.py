@@ -184,7 +184,7 @@ def test_the_base_model_is_a_level_of_the_curves_and_a_line_over_k(records):
     expected = 100 * table.loc[BASE, ["pass1", "passk"]].astype(float)
     np.testing.assert_allclose(rows["value"].astype(float), expected)
     over_k = final_curves(records, titles)
-    at_1 = over_k.data[(over_k.data["run"] == "Base model") & (over_k.data["k"] == 1)]
+    at_1 = over_k.data[(over_k.data["run"] == "Base model") & (over_k.data["at_k"] == 1)]
     assert at_1["value"].iloc[0] == pytest.approx(expected.iloc[0])
     for drawing in (over_steps, over_k):
         assert drawing.legends[0].names[0] == "Base model" and len(drawing.legends[0].names) == 3
