@@ -46,7 +46,7 @@ models/smollm2-135m/config.json: $(VENV)/.base
 reproduce: base ## SFT, Pass@1, Pass@k and hybrid on the embedded task; table and report (seeds=3)
 	$(BIN)/passk reproduce seeds=$(seeds)
 
-reproduce-full: base ## four tables of docs/results, trained anew; goes on where it stopped
+reproduce-full: base ## five tables of docs/results, trained anew; goes on where it stopped
 	$(BIN)/python scripts/studies/reproduce_full.py $(args)
 
 check-effect: base ## is the newest reproduction's effect still the published one?

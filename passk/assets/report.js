@@ -109,6 +109,8 @@ const SYMBOLS = {
   square: "M-4.5-4.5H4.5V4.5H-4.5Z",
   "triangle-up": "M0-5.5L5.5 4.5H-5.5Z",
   "triangle-down": "M0 5.5L5.5-4.5H-5.5Z",
+  "triangle-right": "M5.5 0L-4.5 5.5V-5.5Z",
+  "triangle-left": "M-5.5 0L4.5 5.5V-5.5Z",
   diamond: "M0-6L5 0L0 6L-5 0Z",
   cross: "M-2-5.5H2V-2H5.5V2H2V5.5H-2V2H-5.5V-2H-2Z",
 };

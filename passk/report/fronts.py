@@ -16,7 +16,6 @@ import pandas as pd
 from passk.console import working
 from passk.evaluation.fronts import Front, area, front_change, front_of, hull, mixtures
 from passk.report.chart_style import (
-    SHAPES,
     SIZES,
     Drawing,
     Legend,
@@ -41,6 +40,7 @@ UNTRAINED = {  # regimes without a run of their own: title, colour, dash, shape
     COIN: ("A coin between Pass@k-only and its start", SOFT, [1, 3], "cross"),
     FIRST: ("One answer of the start, the rest of Pass@k-only", SOFT, [6, 2], "triangle-down"),
 }
+_MIXED_SHAPES = ("triangle-right", "triangle-left")  # of interpolated weights, none of a run's
 _CHANGES = {
     "delta_pass1": "Δ Pass@1 (points)",
     "delta_passk": "Δ Pass@{k} (points)",
@@ -219,7 +219,7 @@ def _untrained(
     """Return title, colour, dash and shape of every row without a run of its own."""
     mixed = {found.label: f"Weights {found.title(titles)}" for found in interpolations}
     return UNTRAINED | {
-        label: (title, SOFT, [8, 3], SHAPES[place % len(SHAPES)])
+        label: (title, SOFT, [8, 3], _MIXED_SHAPES[place % 2])
         for place, (label, title) in enumerate(mixed.items())
     }
 

@@ -1,4 +1,4 @@
-"""Four tables of `docs/results`, trained on the embedded task in one go.
+"""Five tables of `docs/results`, trained on the embedded task in one go.
 
     python scripts/studies/reproduce_full.py [--folder FOLDER] [--results FOLDER] [--seeds 7]
         [--ks 2,4,8,16] [--weights 0.5,0.7,0.9] [key=value ...]
@@ -45,13 +45,22 @@ class Plan:
         """Train all regimes over seeds; return the table of them."""
         folder = self.folder / "reproduce"
         begun = (folder / "config.yaml").is_file()
-        words = [f"seeds={self.seeds}", *self.overrides, f"hydra.run.dir={quoted(folder)}"]
+        words = [
+            f"seeds={self.seeds}",
+            "interpolate=[0.5]",
+            *self.overrides,
+            f"hydra.run.dir={quoted(folder)}",
+        ]
         run("reproduce", *words, f"resume={str(begun).lower()}")
         return folder / "table.csv"
 
     def fronts(self) -> Path:
         """Return the table of the fronts of `reproduce`."""
         return self.folder / "reproduce" / "tables" / "fronts.csv"
+
+    def distance(self) -> Path:
+        """Return the table of how far each run of `reproduce` moved."""
+        return self.folder / "reproduce" / "tables" / "distance.csv"
 
     def cue(self) -> Path:
         """Pass@k-only training under every condition of the cue experiment."""
@@ -85,6 +94,7 @@ def run(*words: str) -> None:
 STUDIES = {  # file of docs/results: the work, and what the table is
     "reproduce.csv": (Plan.reproduce, "all regimes from SFT, each seed and their mean"),
     "fronts.csv": (Plan.fronts, "areas of fronts and three questions to them, beside no training"),
+    "distance.csv": (Plan.distance, "KL, entropy and the way in weights at the end of each run"),
     "cue.csv": (Plan.cue, "Pass@k-only training by how far a prompt's letter tells its kind"),
     "sweep.csv": (Plan.sweep, "hybrid over k and the weight of Pass@1, from one SFT checkpoint"),
 }
