@@ -111,7 +111,7 @@ def test_reproduce_takes_them_and_the_report_shows_them(tmp_path):
     run = tmp_path / "run"
     assert main(["reproduce", *SMALL, *words, regimes, f'hydra.run.dir="{run}"']) == 0
     table = pd.read_csv(run / "table.csv")
-    assert set(table["regime"]) == {"sft", *names}
+    assert set(table["regime"]) == {"base", "sft", *names}
     aligned = pd.read_csv(run / "seed-0" / "alignment.csv").set_index("regime")
     # At step 0 the adaptive one is Pass@1 alone, and the projected one as its weight says.
     assert aligned["k"].to_dict() == {"passk": 2, "adaptive_k": 1, "curriculum": 2, "projected": 2}
