@@ -51,7 +51,7 @@ def test_training_curves_agree_with_the_torch_sampler(tmp_path):
     ends = {}
     for engine in ("vllm", "torch"):
         words = [f"rollout={engine}", "rollout.memory_fraction=0.2", f"hydra.run.dir={engine}"]
-        words += ["regime=passk", "train.num_steps=20", "learner.lr=1e-3", "eval.every=0"]
+        words += ["regime=passk", "train.num_steps=20", "learner.lr=1e-4", "eval.every=0"]
         words += ["eval.num_problems=200", "eval.num_samples=32", "eval.ks=[1,8]"]
         outcome = passk(tmp_path, "train", *words, "diagnostics.every=0")
         assert outcome.code == 0, outcome.err
