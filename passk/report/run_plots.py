@@ -128,7 +128,7 @@ def final_curves(records: Sequence[RunRecord], titles: Titles) -> Drawing | None
 
 
 def _with_base(series: Series, bases: Sequence[RunRecord]) -> Series:
-    """Add the base model to the legend, if it was evaluated and runs are told apart by name."""
+    """Add the base model to the legend, if it was evaluated and each run has a name there."""
     if not bases or len(series.legends) > 1:
         return series
     marks = ("name", "color", "dash", "shape")

@@ -11,14 +11,12 @@ What is finished is left alone, so the same line goes on; keys go to both comman
 """
 
 import argparse
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from weight_from_diagnosis import once
 
-from passk.cli.main import main as passk
 from passk.statistics import seed_interval
 from passk.text import Table
 
@@ -44,15 +42,6 @@ class Plan:
     num_seeds: int
     rates: tuple[str, ...]
     overrides: tuple[str, ...]
-
-
-def once(folder: Path, *words: str) -> None:
-    """Run a command whose run is in `folder`, unless it has been finished there."""
-    manifest = folder / "manifest.json"
-    if manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished":
-        return
-    if (code := passk([*words, f"hydra.run.dir={folder}"])) != 0:
-        sys.exit(code)
 
 
 def run_cell(plan: Plan, rate: str, seed: int) -> pd.DataFrame:
